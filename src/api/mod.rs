@@ -1,0 +1,3 @@
+//! The REST API: a file per resource, the wire types, and one exhaustive map from error to status.
+
+pub mod wire;

@@ -1,0 +1,1 @@
+//! Who is asking: the trust store, the server's certificate, peer credentials, the rustls verifier.

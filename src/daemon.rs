@@ -1,0 +1,1 @@
+//! Composition: build, adopt, serve, shut down.

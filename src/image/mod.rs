@@ -1,0 +1,1 @@
+//! Images: the store, unpacking of untrusted archives, metadata.

@@ -1,0 +1,1 @@
+//! Instances: one task per container, the queue of requests, the state machine.

@@ -1,0 +1,30 @@
+//! Warren: a daemon for system containers, a thin supervisor over liblxc that speaks LXD's API 1.0.
+//!
+//! Every module is a *room* with one purpose; dependencies point one way (see `docs/architecture.md`,
+//! held by `tests/architecture.rs`):
+//!
+//! ```text
+//! api -> {instance, storage, network, image, ops, auth} -> {profile, device, config, security, db, events}
+//!     -> {helper, lxc, sys} -> lxc-sys
+//! ```
+//! `names` stands below all of them: the typed identifiers that are parsed once, at the edge.
+
+pub mod api;
+pub mod auth;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod db;
+pub mod device;
+pub mod events;
+pub mod helper;
+pub mod image;
+pub mod instance;
+pub mod lxc;
+pub mod names;
+pub mod network;
+pub mod ops;
+pub mod profile;
+pub mod security;
+pub mod storage;
+pub mod sys;

@@ -1,0 +1,272 @@
+//! The identifiers of the API as types. A value of one of these has been checked; inner code takes no raw strings.
+//!
+//! Rules: instance names are host names (RFC 1123 label that starts with a letter), other names are free of `/` and
+//! of anything that could be mistaken for a path (`../shared` rules of LXD's API 1.0).
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a text is not a name. Its `Display` names the kind of name, the text and the rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameError {
+    /// What the text should have named, e.g. "instance name".
+    pub kind: &'static str,
+    /// The refused text, shortened for display.
+    pub text: String,
+    /// The rule that it breaks.
+    pub rule: &'static str,
+}
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Invalid {} {:?}: {}", self.kind, self.text, self.rule)
+    }
+}
+
+impl std::error::Error for NameError {}
+
+fn refuse(kind: &'static str, text: &str, rule: &'static str) -> NameError {
+    NameError { kind, text: text.chars().take(80).collect(), rule }
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $check:path) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks `text` and makes it a name.
+            ///
+            /// # Errors
+            /// [`NameError`] with the rule that `text` breaks.
+            pub fn new(text: impl Into<String>) -> Result<Self, NameError> {
+                let text = text.into();
+                match $check(&text) {
+                    Ok(()) => Ok(Self(text)),
+                    Err(rule) => Err(refuse($kind, &text, rule)),
+                }
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::new(text)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                Self::new(text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+fn host_name(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() || text.len() > 63 {
+        return Err("a name has 1 to 63 characters");
+    }
+    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Err("only letters, digits and hyphens are allowed");
+    }
+    if text.starts_with(|c: char| c.is_ascii_digit() || c == '-') {
+        return Err("a name starts with a letter");
+    }
+    if text.ends_with('-') {
+        return Err("a name does not end with a hyphen");
+    }
+    Ok(())
+}
+
+fn path_segment(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() || text.len() > 64 {
+        return Err("a name has 1 to 64 characters");
+    }
+    if text == "." || text == ".." || text.starts_with('-') {
+        return Err("a name is not \".\" or \"..\" and does not start with a hyphen");
+    }
+    if text.contains(|c: char| c == '/' || c == '\\' || c.is_whitespace() || c.is_control()) {
+        return Err("slashes, white space and control characters are not allowed");
+    }
+    if text.contains(['"', '\'', '*', '?', '&', '#', ':', '$']) {
+        return Err("quotes and the characters * ? & # : $ are not allowed");
+    }
+    Ok(())
+}
+
+fn project(text: &str) -> Result<(), &'static str> {
+    path_segment(text)?;
+    if text.contains('_') || text == "*" {
+        return Err("underscores are not allowed in a project's name");
+    }
+    Ok(())
+}
+
+fn interface(text: &str) -> Result<(), &'static str> {
+    if text.len() < 2 || text.len() > 15 {
+        return Err("a network's name has 2 to 15 characters");
+    }
+    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
+        return Err("only letters, digits, hyphens, dots and underscores are allowed");
+    }
+    if text.starts_with('-') || text.starts_with('.') {
+        return Err("a network's name starts with a letter or digit");
+    }
+    Ok(())
+}
+
+fn alias(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() || text.len() > 255 {
+        return Err("an alias has 1 to 255 characters");
+    }
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) || text.contains(':') {
+        return Err("white space, control characters and colons are not allowed");
+    }
+    Ok(())
+}
+
+fn fingerprint(text: &str) -> Result<(), &'static str> {
+    if text.len() != 64 || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err("a fingerprint is a SHA-256 in 64 lower-case hexadecimal digits");
+    }
+    Ok(())
+}
+
+name_type!(
+    /// An instance: a host name of 1–63 characters.
+    InstanceName, "instance name", host_name
+);
+name_type!(
+    /// A project; `default` always exists.
+    ProjectName, "project name", project
+);
+name_type!(
+    /// A profile.
+    ProfileName, "profile name", path_segment
+);
+name_type!(
+    /// A storage pool.
+    PoolName, "storage pool name", path_segment
+);
+name_type!(
+    /// A device of an instance or profile.
+    DeviceName, "device name", path_segment
+);
+name_type!(
+    /// A managed network: the name of its interface, at most 15 characters (`IFNAMSIZ`).
+    NetworkName, "network name", interface
+);
+name_type!(
+    /// An image alias; may contain slashes.
+    AliasName, "image alias", alias
+);
+name_type!(
+    /// The SHA-256 of an image or a certificate.
+    Fingerprint, "fingerprint", fingerprint
+);
+
+/// The name of the project that always exists.
+pub const DEFAULT_PROJECT: &str = "default";
+
+impl Default for ProjectName {
+    fn default() -> Self {
+        Self(DEFAULT_PROJECT.to_owned())
+    }
+}
+
+impl ProjectName {
+    /// Whether this is the project `default`, whose objects carry no prefix in file and interface names.
+    pub fn is_default(&self) -> bool {
+        self.0 == DEFAULT_PROJECT
+    }
+
+    /// The name of an instance's files and of its container in liblxc: `name`, or `project_name` outside `default`.
+    pub fn prefixed(&self, name: &str) -> String {
+        if self.is_default() { name.to_owned() } else { format!("{}_{}", self.0, name) }
+    }
+}
+
+/// An instance's full key. Projects are in every key from the first row.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InstanceKey {
+    /// The project.
+    pub project: ProjectName,
+    /// The name, unique within the project.
+    pub name: InstanceName,
+}
+
+impl InstanceKey {
+    /// The name of the container in liblxc and of its directories.
+    pub fn container(&self) -> String {
+        self.project.prefixed(self.name.as_str())
+    }
+}
+
+impl fmt::Display for InstanceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.container())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instance_names_are_host_names() {
+        for good in ["c1", "a", "Web-01", &"a".repeat(63)] {
+            assert!(InstanceName::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "1c", "-c", "c-", "a/b", "a_b", "a.b", "ä", &"a".repeat(64), "..", "a b"] {
+            assert!(InstanceName::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_kind_and_the_rule() {
+        let text = InstanceName::new("a/b").unwrap_err().to_string();
+        assert_eq!(text, "Invalid instance name \"a/b\": only letters, digits and hyphens are allowed");
+    }
+
+    #[test]
+    fn only_the_default_project_has_no_prefix() {
+        assert_eq!(ProjectName::default().prefixed("c1"), "c1");
+        assert_eq!(ProjectName::new("p").unwrap().prefixed("c1"), "p_c1");
+        assert!(ProjectName::new("a_b").is_err());
+    }
+}

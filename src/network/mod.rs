@@ -1,0 +1,1 @@
+//! Managed bridges: addresses, DHCP and DNS by dnsmasq, NAT by nftables, leases.

@@ -1,0 +1,1 @@
+//! Operations: tasks and websockets that a client can watch, wait for and cancel.

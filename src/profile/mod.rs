@@ -1,0 +1,1 @@
+//! Composition: profiles in order, then the instance; devices replaced by name.

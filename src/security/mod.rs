@@ -1,0 +1,1 @@
+//! The defaults in one place: id maps, seccomp, AppArmor, capabilities.

@@ -1,0 +1,1 @@
+//! Pools and volumes: a driver per backend behind one narrow trait.

@@ -1,0 +1,1 @@
+//! Safe kernel interfaces: file descriptors, pidfds, ptys, mounts, user namespaces, netlink, cgroups.
