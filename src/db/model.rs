@@ -1,0 +1,231 @@
+//! The model: what the database holds, as typed immutable records.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::api::wire::{Config, Devices};
+use crate::db::Seconds;
+use crate::names::{AliasName, Fingerprint, InstanceKey, NetworkName, PoolName, ProfileName, ProjectName};
+
+/// Where an object stands in its life. `Creating` and `Deleting` are the journal of multi-step work: what a crash
+/// leaves in `Creating` is undone at the next start, what it leaves in `Deleting` is finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Row written, files not complete.
+    Creating,
+    /// Whole.
+    Ready,
+    /// Files going away, row still there.
+    Deleting,
+}
+
+impl Phase {
+    /// As stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Ready => "ready",
+            Self::Deleting => "deleting",
+        }
+    }
+
+    /// From its stored form.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "creating" => Some(Self::Creating),
+            "ready" => Some(Self::Ready),
+            "deleting" => Some(Self::Deleting),
+            _ => None,
+        }
+    }
+}
+
+/// A project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Project {
+    /// Its name.
+    pub name: ProjectName,
+    /// Free text.
+    pub description: String,
+    /// Configuration.
+    pub config: Config,
+}
+
+/// A profile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    /// Its project.
+    pub project: ProjectName,
+    /// Its name.
+    pub name: ProfileName,
+    /// Free text.
+    pub description: String,
+    /// Configuration.
+    pub config: Config,
+    /// Devices.
+    pub devices: Devices,
+}
+
+/// An instance: its definition, not its state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Project and name.
+    pub key: InstanceKey,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Free text.
+    pub description: String,
+    /// Kernel architecture.
+    pub architecture: String,
+    /// Deleted when it stops.
+    pub ephemeral: bool,
+    /// In order of application.
+    pub profiles: Vec<ProfileName>,
+    /// Own configuration, volatile keys included.
+    pub config: Config,
+    /// Own devices.
+    pub devices: Devices,
+    /// When it was made.
+    pub created_at: Seconds,
+    /// Last start, 0 before the first.
+    pub last_used_at: Seconds,
+    /// Pool of its root volume.
+    pub pool: PoolName,
+}
+
+/// An image of a project. Its files are named by the fingerprint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Its project.
+    pub project: ProjectName,
+    /// SHA-256 of its files.
+    pub fingerprint: Fingerprint,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Name of the file it came as.
+    pub filename: String,
+    /// Bytes.
+    pub size: i64,
+    /// Anyone may read it.
+    pub public: bool,
+    /// Refresh from its source.
+    pub auto_update: bool,
+    /// Fetched as a cache.
+    pub cached: bool,
+    /// Kernel architecture.
+    pub architecture: String,
+    /// Free properties.
+    pub properties: Config,
+    /// Profiles of instances made from it.
+    pub profiles: Vec<ProfileName>,
+    /// From its metadata.
+    pub created_at: Seconds,
+    /// 0 is never.
+    pub expires_at: Seconds,
+    /// 0 is never.
+    pub last_used_at: Seconds,
+    /// When it arrived here.
+    pub uploaded_at: Seconds,
+}
+
+/// A name of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alias {
+    /// Its project.
+    pub project: ProjectName,
+    /// The alias.
+    pub name: AliasName,
+    /// Free text.
+    pub description: String,
+    /// The image.
+    pub target: Fingerprint,
+}
+
+/// A storage pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// Its name.
+    pub name: PoolName,
+    /// Where it stands.
+    pub phase: Phase,
+    /// `dir`, `overlay`.
+    pub driver: String,
+    /// Free text.
+    pub description: String,
+    /// Configuration.
+    pub config: Config,
+}
+
+/// A managed network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Its project.
+    pub project: ProjectName,
+    /// Its name, which is that of its interface.
+    pub name: NetworkName,
+    /// Where it stands.
+    pub phase: Phase,
+    /// `bridge`.
+    pub kind: String,
+    /// Free text.
+    pub description: String,
+    /// Configuration.
+    pub config: Config,
+}
+
+/// A trusted certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// SHA-256 of the DER form.
+    pub fingerprint: Fingerprint,
+    /// `client`.
+    pub kind: String,
+    /// Free name.
+    pub name: String,
+    /// Limited to `projects`.
+    pub restricted: bool,
+    /// Projects of a restricted certificate.
+    pub projects: Vec<ProjectName>,
+    /// The certificate.
+    pub pem: String,
+}
+
+/// Everything the daemon knows. A clone shares all maps; [`crate::db::Tx`] copies those that it changes.
+#[derive(Debug, Clone, Default)]
+#[expect(missing_docs, reason = "each map is named by what it holds")]
+pub struct Model {
+    /// Counts commits.
+    pub generation: u64,
+    /// The server's configuration.
+    pub config: Arc<Config>,
+    pub projects: Arc<BTreeMap<ProjectName, Arc<Project>>>,
+    pub profiles: Arc<BTreeMap<(ProjectName, ProfileName), Arc<Profile>>>,
+    pub instances: Arc<BTreeMap<InstanceKey, Arc<Instance>>>,
+    pub images: Arc<BTreeMap<(ProjectName, Fingerprint), Arc<Image>>>,
+    pub aliases: Arc<BTreeMap<(ProjectName, AliasName), Arc<Alias>>>,
+    pub pools: Arc<BTreeMap<PoolName, Arc<Pool>>>,
+    pub networks: Arc<BTreeMap<(ProjectName, NetworkName), Arc<Network>>>,
+    pub certificates: Arc<BTreeMap<Fingerprint, Arc<Certificate>>>,
+}
+
+impl Model {
+    /// A profile by name.
+    pub fn profile(&self, project: &ProjectName, name: &ProfileName) -> Option<&Arc<Profile>> {
+        self.profiles.get(&(project.clone(), name.clone()))
+    }
+
+    /// An image by its whole fingerprint.
+    pub fn image(&self, project: &ProjectName, fingerprint: &Fingerprint) -> Option<&Arc<Image>> {
+        self.images.get(&(project.clone(), fingerprint.clone()))
+    }
+
+    /// An alias by name.
+    pub fn alias(&self, project: &ProjectName, name: &AliasName) -> Option<&Arc<Alias>> {
+        self.aliases.get(&(project.clone(), name.clone()))
+    }
+
+    /// A managed network by name.
+    pub fn network(&self, project: &ProjectName, name: &NetworkName) -> Option<&Arc<Network>> {
+        self.networks.get(&(project.clone(), name.clone()))
+    }
+}

@@ -1,0 +1,54 @@
+//! The tables, for diesel, and the SQL that makes them.
+//!
+//! Maps and lists are JSON text: they are read and written whole, and the model answers every query.
+
+diesel::table! { server_config (key) { key -> Text, value -> Text, } }
+diesel::table! { projects (name) { name -> Text, description -> Text, config -> Text, } }
+diesel::table! { profiles (project, name) {
+    project -> Text, name -> Text, description -> Text, config -> Text, devices -> Text,
+} }
+diesel::table! { instances (project, name) {
+    project -> Text, name -> Text, phase -> Text, description -> Text, architecture -> Text, ephemeral -> Bool,
+    profiles -> Text, config -> Text, devices -> Text, created_at -> BigInt, last_used_at -> BigInt, pool -> Text,
+} }
+diesel::table! { images (project, fingerprint) {
+    project -> Text, fingerprint -> Text, phase -> Text, filename -> Text, size -> BigInt, public -> Bool,
+    auto_update -> Bool, cached -> Bool, architecture -> Text, properties -> Text, profiles -> Text,
+    created_at -> BigInt, expires_at -> BigInt, last_used_at -> BigInt, uploaded_at -> BigInt,
+} }
+diesel::table! { aliases (project, name) { project -> Text, name -> Text, description -> Text, target -> Text, } }
+diesel::table! { pools (name) { name -> Text, phase -> Text, driver -> Text, description -> Text, config -> Text, } }
+diesel::table! { networks (project, name) {
+    project -> Text, name -> Text, phase -> Text, kind -> Text, description -> Text, config -> Text,
+} }
+diesel::table! { certificates (fingerprint) {
+    fingerprint -> Text, kind -> Text, name -> Text, restricted -> Bool, projects -> Text, pem -> Text,
+} }
+
+/// The schema's versions in order: entry `i` leads from version `i` to `i + 1` (`PRAGMA user_version`).
+pub(super) const MIGRATIONS: &[&str] = &["
+CREATE TABLE server_config (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE projects (name TEXT PRIMARY KEY NOT NULL, description TEXT NOT NULL, config TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE profiles (project TEXT NOT NULL REFERENCES projects (name), name TEXT NOT NULL,
+  description TEXT NOT NULL, config TEXT NOT NULL, devices TEXT NOT NULL, PRIMARY KEY (project, name)) WITHOUT ROWID;
+CREATE TABLE pools (name TEXT PRIMARY KEY NOT NULL, phase TEXT NOT NULL, driver TEXT NOT NULL,
+  description TEXT NOT NULL, config TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE instances (project TEXT NOT NULL REFERENCES projects (name), name TEXT NOT NULL, phase TEXT NOT NULL,
+  description TEXT NOT NULL, architecture TEXT NOT NULL, ephemeral INTEGER NOT NULL, profiles TEXT NOT NULL,
+  config TEXT NOT NULL, devices TEXT NOT NULL, created_at INTEGER NOT NULL, last_used_at INTEGER NOT NULL,
+  pool TEXT NOT NULL REFERENCES pools (name), PRIMARY KEY (project, name)) WITHOUT ROWID;
+CREATE TABLE images (project TEXT NOT NULL REFERENCES projects (name), fingerprint TEXT NOT NULL, phase TEXT NOT NULL,
+  filename TEXT NOT NULL, size INTEGER NOT NULL, public INTEGER NOT NULL, auto_update INTEGER NOT NULL,
+  cached INTEGER NOT NULL, architecture TEXT NOT NULL, properties TEXT NOT NULL, profiles TEXT NOT NULL,
+  created_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, last_used_at INTEGER NOT NULL,
+  uploaded_at INTEGER NOT NULL, PRIMARY KEY (project, fingerprint)) WITHOUT ROWID;
+CREATE TABLE aliases (project TEXT NOT NULL, name TEXT NOT NULL, description TEXT NOT NULL, target TEXT NOT NULL,
+  PRIMARY KEY (project, name),
+  FOREIGN KEY (project, target) REFERENCES images (project, fingerprint) ON DELETE CASCADE) WITHOUT ROWID;
+CREATE TABLE networks (project TEXT NOT NULL REFERENCES projects (name), name TEXT NOT NULL, phase TEXT NOT NULL,
+  kind TEXT NOT NULL, description TEXT NOT NULL, config TEXT NOT NULL, PRIMARY KEY (project, name)) WITHOUT ROWID;
+CREATE TABLE certificates (fingerprint TEXT PRIMARY KEY NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
+  restricted INTEGER NOT NULL, projects TEXT NOT NULL, pem TEXT NOT NULL) WITHOUT ROWID;
+INSERT INTO projects VALUES ('default', 'Default LXD project', '{}');
+INSERT INTO profiles VALUES ('default', 'default', 'Default LXD profile', '{}', '{}');
+"];

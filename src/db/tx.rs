@@ -1,0 +1,174 @@
+//! A transaction's view: typed writes that change the file and the draft of the model together.
+
+use std::sync::Arc;
+
+use diesel::prelude::*;
+
+use super::error::Error;
+use super::model::{Alias, Certificate, Image, Instance, Model, Network, Pool, Profile, Project};
+use super::schema;
+use super::tables::{
+    AliasRow, CertificateRow, ConfigRow, ImageRow, InstanceRow, NetworkRow, PoolRow, ProfileRow, ProjectRow,
+};
+use crate::api::wire::Config;
+use crate::names::{AliasName, Fingerprint, InstanceKey, NetworkName, PoolName, ProfileName, ProjectName};
+
+/// What a closure given to [`crate::db::Database::write`] works on.
+pub struct Tx<'a> {
+    pub(super) connection: &'a mut SqliteConnection,
+    pub(super) model: Model,
+}
+
+macro_rules! put {
+    (@pk $dsl:ident, [$one:ident]) => { $dsl::$one };
+    (@pk $dsl:ident, [$one:ident, $two:ident]) => { ($dsl::$one, $dsl::$two) };
+    ($(#[$doc:meta])* $name:ident, $record:ty, $table:ident, $pk:tt, $row:expr, $map:ident, $key:expr) => {
+        $(#[$doc])*
+        ///
+        /// # Errors
+        /// When the statement fails; the savepoint is then rolled back.
+        pub fn $name(&mut self, record: $record) -> Result<(), Error> {
+            // An upsert, not `REPLACE`: replacing would delete the row first and cascade to its aliases.
+            let row = $row(&record)?;
+            use schema::$table::dsl;
+            diesel::insert_into(dsl::$table)
+                .values(&row)
+                .on_conflict(put!(@pk dsl, $pk))
+                .do_update()
+                .set(&row)
+                .execute(self.connection)?;
+            Arc::make_mut(&mut self.model.$map).insert($key(&record), Arc::new(record));
+            Ok(())
+        }
+    };
+}
+
+impl Tx<'_> {
+    /// The model as this transaction has it so far.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    put!(
+        /// Adds or replaces a project.
+        put_project, Project, projects, [name], ProjectRow::of, projects, |r: &Project| r.name.clone()
+    );
+    put!(
+        /// Adds or replaces a profile.
+        put_profile, Profile, profiles, [project, name], ProfileRow::of, profiles, |r: &Profile| (r.project.clone(), r.name.clone())
+    );
+    put!(
+        /// Adds or replaces an instance.
+        put_instance, Instance, instances, [project, name], InstanceRow::of, instances, |r: &Instance| r.key.clone()
+    );
+    put!(
+        /// Adds or replaces an alias.
+        put_alias, Alias, aliases, [project, name], |r: &Alias| Ok::<_, Error>(AliasRow::of(r)), aliases,
+        |r: &Alias| (r.project.clone(), r.name.clone())
+    );
+    put!(
+        /// Adds or replaces a storage pool.
+        put_pool, Pool, pools, [name], PoolRow::of, pools, |r: &Pool| r.name.clone()
+    );
+    put!(
+        /// Adds or replaces a network.
+        put_network, Network, networks, [project, name], NetworkRow::of, networks, |r: &Network| (r.project.clone(), r.name.clone())
+    );
+    put!(
+        /// Adds or replaces a trusted certificate.
+        put_certificate, Certificate, certificates, [fingerprint], CertificateRow::of, certificates,
+        |r: &Certificate| r.fingerprint.clone()
+    );
+    put!(
+        /// Adds or replaces an image.
+        put_image, Image, images, [project, fingerprint], ImageRow::of, images, |r: &Image| (r.project.clone(), r.fingerprint.clone())
+    );
+
+    /// Replaces the whole configuration of the server.
+    ///
+    /// # Errors
+    /// When a statement fails.
+    pub fn set_config(&mut self, config: Config) -> Result<(), Error> {
+        diesel::delete(schema::server_config::table).execute(self.connection)?;
+        for (key, value) in &config {
+            let row = ConfigRow { key: key.clone(), value: value.clone() };
+            diesel::insert_into(schema::server_config::table).values(&row).execute(self.connection)?;
+        }
+        self.model.config = Arc::new(config);
+        Ok(())
+    }
+
+    /// Removes a profile.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub fn delete_profile(&mut self, project: &ProjectName, name: &ProfileName) -> Result<(), Error> {
+        diesel::delete(schema::profiles::table.find((project.as_str(), name.as_str()))).execute(self.connection)?;
+        Arc::make_mut(&mut self.model.profiles).remove(&(project.clone(), name.clone()));
+        Ok(())
+    }
+
+    /// Removes an instance.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub fn delete_instance(&mut self, key: &InstanceKey) -> Result<(), Error> {
+        diesel::delete(schema::instances::table.find((key.project.as_str(), key.name.as_str())))
+            .execute(self.connection)?;
+        Arc::make_mut(&mut self.model.instances).remove(key);
+        Ok(())
+    }
+
+    /// Removes an image and its aliases.
+    ///
+    /// # Errors
+    /// When a statement fails.
+    pub fn delete_image(&mut self, project: &ProjectName, fingerprint: &Fingerprint) -> Result<(), Error> {
+        diesel::delete(schema::images::table.find((project.as_str(), fingerprint.as_str())))
+            .execute(self.connection)?;
+        Arc::make_mut(&mut self.model.images).remove(&(project.clone(), fingerprint.clone()));
+        // The file's aliases went by `ON DELETE CASCADE`.
+        Arc::make_mut(&mut self.model.aliases).retain(|_, a| !(a.project == *project && a.target == *fingerprint));
+        Ok(())
+    }
+
+    /// Removes an alias.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub fn delete_alias(&mut self, project: &ProjectName, name: &AliasName) -> Result<(), Error> {
+        diesel::delete(schema::aliases::table.find((project.as_str(), name.as_str()))).execute(self.connection)?;
+        Arc::make_mut(&mut self.model.aliases).remove(&(project.clone(), name.clone()));
+        Ok(())
+    }
+
+    /// Removes a storage pool.
+    ///
+    /// # Errors
+    /// When the statement fails, or instances still refer to it.
+    pub fn delete_pool(&mut self, name: &PoolName) -> Result<(), Error> {
+        diesel::delete(schema::pools::table.find(name.as_str())).execute(self.connection)?;
+        Arc::make_mut(&mut self.model.pools).remove(name);
+        Ok(())
+    }
+
+    /// Removes a network.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub fn delete_network(&mut self, project: &ProjectName, name: &NetworkName) -> Result<(), Error> {
+        diesel::delete(schema::networks::table.find((project.as_str(), name.as_str()))).execute(self.connection)?;
+        Arc::make_mut(&mut self.model.networks).remove(&(project.clone(), name.clone()));
+        Ok(())
+    }
+
+    /// Removes a trusted certificate.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub fn delete_certificate(&mut self, fingerprint: &Fingerprint) -> Result<(), Error> {
+        diesel::delete(schema::certificates::table.find(fingerprint.as_str())).execute(self.connection)?;
+        Arc::make_mut(&mut self.model.certificates).remove(fingerprint);
+        Ok(())
+    }
+}
