@@ -1,1 +1,215 @@
-//! The typed event bus.
+//! The event bus: what happens is published once, as ready-made JSON, to every subscriber whose filter lets it pass.
+//!
+//! Nothing is dropped silently: each subscriber has its own queue; one that falls [`QUEUE`] events behind is cut off
+//! (its stream ends), because a gap that nobody sees is worse than a connection to open again.
+
+pub mod lifecycle;
+mod logging;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use crate::api::wire;
+use crate::names::ProjectName;
+
+pub use logging::LogLayer;
+
+/// Events that a subscriber may lie behind before it is cut off.
+pub const QUEUE: usize = 8192;
+
+/// The three kinds of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A change of an operation.
+    Operation,
+    /// Something happened to an object.
+    Lifecycle,
+    /// A line of the daemon's log.
+    Logging,
+}
+
+impl Kind {
+    /// All kinds, which is what `?type=` means when it is absent.
+    pub const ALL: [Self; 3] = [Self::Operation, Self::Lifecycle, Self::Logging];
+
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Operation => "operation",
+            Self::Lifecycle => "lifecycle",
+            Self::Logging => "logging",
+        }
+    }
+
+    /// From the word on the wire.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+/// What a subscriber wants to see.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    /// These kinds.
+    pub kinds: Vec<Kind>,
+    /// Only this project's operations and lifecycle; `None` is all projects. Log lines belong to no project.
+    pub project: Option<ProjectName>,
+}
+
+impl Filter {
+    fn passes(&self, kind: Kind, project: Option<&ProjectName>) -> bool {
+        self.kinds.contains(&kind)
+            && match (&self.project, project) {
+                (Some(wanted), Some(project)) => wanted == project,
+                (Some(_) | None, None) | (None, Some(_)) => true,
+            }
+    }
+}
+
+struct Subscriber {
+    filter: Filter,
+    queue: mpsc::Sender<Arc<str>>,
+}
+
+/// The bus. Clones share it.
+#[derive(Clone, Default)]
+pub struct Bus {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    subscribers: Mutex<Vec<Subscriber>>,
+    log_listeners: AtomicUsize,
+}
+
+/// The receiving end; dropping it ends the subscription.
+pub struct Subscription {
+    queue: mpsc::Receiver<Arc<str>>,
+}
+
+impl Subscription {
+    /// The next event as JSON text; `None` when this subscriber was cut off or the daemon ends.
+    pub async fn next(&mut self) -> Option<Arc<str>> {
+        self.queue.recv().await
+    }
+}
+
+impl Bus {
+    fn subscribers(&self) -> MutexGuard<'_, Vec<Subscriber>> {
+        self.shared.subscribers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Opens a subscription.
+    pub fn subscribe(&self, filter: Filter) -> Subscription {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let mut subscribers = self.subscribers();
+        subscribers.push(Subscriber { filter, queue: sender });
+        self.count_log_listeners(&subscribers);
+        Subscription { queue }
+    }
+
+    /// Whether anybody listens to log lines; asked before one is rendered.
+    pub fn logging_wanted(&self) -> bool {
+        self.shared.log_listeners.load(Ordering::Relaxed) > 0
+    }
+
+    /// Publishes an event of now.
+    pub fn publish(&self, kind: Kind, project: Option<&ProjectName>, metadata: Value) {
+        let mut subscribers = self.subscribers();
+        if !subscribers.iter().any(|s| s.filter.passes(kind, project)) {
+            return;
+        }
+        let event = wire::Event {
+            kind: kind.as_str().to_owned(),
+            timestamp: timestamp(),
+            metadata,
+            location: "none".to_owned(),
+            project: project.map(ToString::to_string).unwrap_or_default(),
+        };
+        let Ok(text) = serde_json::to_string(&event) else { return };
+        let text: Arc<str> = text.into();
+        let before = subscribers.len();
+        subscribers.retain(|s| {
+            if !s.filter.passes(kind, project) {
+                return !s.queue.is_closed();
+            }
+            match s.queue.try_send(Arc::clone(&text)) {
+                Ok(()) => true,
+                Err(TrySendError::Full(_) | TrySendError::Closed(_)) => false,
+            }
+        });
+        if subscribers.len() != before {
+            self.count_log_listeners(&subscribers);
+        }
+    }
+
+    /// Ends all subscriptions, at shutdown.
+    pub fn close(&self) {
+        self.subscribers().clear();
+    }
+
+    fn count_log_listeners(&self, subscribers: &[Subscriber]) {
+        let count = subscribers.iter().filter(|s| s.filter.kinds.contains(&Kind::Logging)).count();
+        self.shared.log_listeners.store(count, Ordering::Relaxed);
+    }
+}
+
+/// Now in RFC 3339 with nanoseconds, UTC.
+pub fn timestamp() -> String {
+    time::OffsetDateTime::now_utc()
+        .format(&time::format_description::well_known::Rfc3339)
+        .unwrap_or_else(|_| wire::NEVER.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(kinds: &[Kind], project: Option<&str>) -> Filter {
+        Filter { kinds: kinds.to_vec(), project: project.map(|p| ProjectName::new(p).unwrap()) }
+    }
+
+    #[tokio::test]
+    async fn a_filter_lets_pass_what_it_names() {
+        let bus = Bus::default();
+        let mut all = bus.subscribe(filter(&Kind::ALL, None));
+        let mut operations = bus.subscribe(filter(&[Kind::Operation], Some("default")));
+        bus.publish(Kind::Lifecycle, Some(&ProjectName::default()), Value::from(1));
+        bus.publish(Kind::Operation, Some(&ProjectName::new("other").unwrap()), Value::from(2));
+        bus.publish(Kind::Operation, Some(&ProjectName::default()), Value::from(3));
+        assert!(operations.next().await.unwrap().contains("\"metadata\":3"));
+        for number in 1..=3 {
+            assert!(all.next().await.unwrap().contains(&format!("\"metadata\":{number}")));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_that_falls_behind_is_cut_off_after_what_it_has() {
+        let bus = Bus::default();
+        let mut slow = bus.subscribe(filter(&[Kind::Operation], None));
+        for number in 0..=QUEUE {
+            bus.publish(Kind::Operation, None, Value::from(number));
+        }
+        for _ in 0..QUEUE {
+            assert!(slow.next().await.is_some());
+        }
+        assert!(slow.next().await.is_none());
+        assert!(bus.subscribers().is_empty());
+    }
+
+    #[test]
+    fn log_lines_are_rendered_only_when_wanted() {
+        let bus = Bus::default();
+        assert!(!bus.logging_wanted());
+        let subscription = bus.subscribe(filter(&[Kind::Logging], None));
+        assert!(bus.logging_wanted());
+        drop(subscription);
+        bus.publish(Kind::Logging, None, Value::Null);
+        assert!(!bus.logging_wanted());
+    }
+}

@@ -1,0 +1,54 @@
+//! Lifecycle events: who did what to which object.
+
+use serde_json::{Map, Value, json};
+
+use super::{Bus, Kind};
+use crate::names::ProjectName;
+
+/// Who asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requestor {
+    /// Certificate name, or name or number of the local user.
+    pub username: String,
+    /// `unix`, `tls`.
+    pub protocol: String,
+    /// Address and port, or `@` for the socket.
+    pub address: String,
+}
+
+impl Requestor {
+    /// As it stands in an event.
+    pub fn to_json(&self) -> Value {
+        json!({"username": self.username, "protocol": self.protocol, "address": self.address})
+    }
+}
+
+/// One thing that happened, e.g. action `instance-started` to `/1.0/instances/c1`.
+pub struct Lifecycle<'a> {
+    /// The specification's name, e.g. `instance-started`.
+    pub action: &'static str,
+    /// URL of the object.
+    pub source: String,
+    /// Its project.
+    pub project: &'a ProjectName,
+    /// Details.
+    pub context: Map<String, Value>,
+    /// Who asked; nobody when the daemon or the container itself did it.
+    pub requestor: Option<&'a Requestor>,
+}
+
+impl Bus {
+    /// Publishes a lifecycle event.
+    pub fn lifecycle(&self, event: Lifecycle<'_>) {
+        let mut metadata = Map::new();
+        metadata.insert("action".to_owned(), event.action.into());
+        metadata.insert("source".to_owned(), event.source.into());
+        if !event.context.is_empty() {
+            metadata.insert("context".to_owned(), event.context.into());
+        }
+        if let Some(requestor) = event.requestor {
+            metadata.insert("requestor".to_owned(), requestor.to_json());
+        }
+        self.publish(Kind::Lifecycle, Some(event.project), metadata.into());
+    }
+}

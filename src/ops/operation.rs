@@ -1,0 +1,255 @@
+//! One operation: its state, its websockets, and the handle its task holds.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tokio::sync::{oneshot, watch};
+use uuid::Uuid;
+
+use super::{Class, Error, Spec, Status};
+use crate::api::wire;
+use crate::events::lifecycle::Requestor;
+use crate::events::{Bus, Kind, timestamp};
+use crate::names::ProjectName;
+
+/// A websocket of a client.
+pub type WebSocket = tokio_tungstenite::WebSocketStream<hyper_util::rt::TokioIo<hyper::upgrade::Upgraded>>;
+
+struct State {
+    status: Status,
+    updated_at: String,
+    metadata: Option<Map<String, Value>>,
+    error: String,
+}
+
+/// An operation as the API and its task share it.
+pub struct Operation {
+    id: Uuid,
+    class: Class,
+    description: &'static str,
+    project: ProjectName,
+    resources: BTreeMap<String, Vec<String>>,
+    requestor: Option<Requestor>,
+    may_cancel: bool,
+    created_at: String,
+    state: Mutex<State>,
+    ended: watch::Sender<bool>,
+    cancel: watch::Sender<bool>,
+    /// Secret to name of the socket.
+    secrets: BTreeMap<String, String>,
+    /// Sockets that the task waits for, by name.
+    waiting: Mutex<BTreeMap<String, oneshot::Sender<WebSocket>>>,
+    bus: Bus,
+}
+
+impl Operation {
+    pub(super) fn new(
+        class: Class,
+        spec: Spec,
+        secrets: BTreeMap<String, String>,
+        bus: Bus,
+    ) -> (Arc<Self>, Handle) {
+        let mut waiting = BTreeMap::new();
+        let mut sockets = BTreeMap::new();
+        for name in secrets.values() {
+            let (sender, receiver) = oneshot::channel();
+            waiting.insert(name.clone(), sender);
+            sockets.insert(name.clone(), receiver);
+        }
+        let now = timestamp();
+        let operation = Arc::new(Self {
+            id: Uuid::new_v4(),
+            class,
+            description: spec.description,
+            project: spec.project,
+            resources: spec.resources,
+            requestor: spec.requestor,
+            may_cancel: spec.may_cancel,
+            created_at: now.clone(),
+            state: Mutex::new(State {
+                status: Status::Pending,
+                updated_at: now,
+                metadata: spec.metadata,
+                error: String::new(),
+            }),
+            ended: watch::Sender::new(false),
+            cancel: watch::Sender::new(false),
+            secrets,
+            waiting: Mutex::new(waiting),
+            bus,
+        });
+        let handle = Handle { operation: Arc::clone(&operation), sockets };
+        (operation, handle)
+    }
+
+    /// Its id.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Its project.
+    pub fn project(&self) -> &ProjectName {
+        &self.project
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("/1.0/operations/{}", self.id)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its status.
+    pub fn status(&self) -> Status {
+        self.state().status
+    }
+
+    /// As it travels.
+    pub fn to_wire(&self) -> wire::Operation {
+        self.wire_of(&self.state())
+    }
+
+    fn wire_of(&self, state: &State) -> wire::Operation {
+        wire::Operation {
+            id: self.id.to_string(),
+            class: match self.class {
+                Class::Task => "task",
+                Class::Websocket => "websocket",
+            }
+            .to_owned(),
+            description: self.description.to_owned(),
+            created_at: self.created_at.clone(),
+            updated_at: state.updated_at.clone(),
+            status: state.status.word().to_owned(),
+            status_code: state.status.code(),
+            resources: self.resources.clone(),
+            metadata: state.metadata.clone(),
+            may_cancel: self.may_cancel && !state.status.is_final(),
+            err: state.error.clone(),
+            location: "none".to_owned(),
+        }
+    }
+
+    /// Changes the state and publishes that, in one step.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        if state.status.is_final() {
+            return;
+        }
+        change(&mut state);
+        state.updated_at = timestamp();
+        let mut metadata = serde_json::to_value(self.wire_of(&state)).unwrap_or_default();
+        if let (Some(object), Some(requestor)) = (metadata.as_object_mut(), &self.requestor) {
+            object.insert("requestor".to_owned(), requestor.to_json());
+        }
+        self.bus.publish(Kind::Operation, Some(&self.project), metadata);
+        if state.status.is_final() {
+            self.ended.send_replace(true);
+        }
+    }
+
+    pub(super) fn set(&self, status: Status) {
+        self.change(|state| state.status = status);
+    }
+
+    pub(super) fn finish(&self, status: Status, error: String) {
+        self.change(|state| {
+            state.status = status;
+            state.error = error;
+        });
+        // Clients that connect after the end are refused, and those the task never took are hung up.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Waits until the operation has ended, or for `timeout`; `None` waits for ever.
+    pub async fn wait(&self, timeout: Option<Duration>) {
+        let mut ended = self.ended.subscribe();
+        let end = async {
+            // The sender lives in `self`, so this cannot fail.
+            let _ = ended.wait_for(|ended| *ended).await;
+        };
+        match timeout {
+            None => end.await,
+            Some(timeout) => {
+                let _ = tokio::time::timeout(timeout, end).await;
+            }
+        }
+    }
+
+    /// Asks the operation to stop.
+    ///
+    /// # Errors
+    /// When it has ended or cannot be cancelled.
+    pub fn cancel(&self) -> Result<(), Error> {
+        if self.status() != Status::Running {
+            return Err(Error::NotRunning);
+        }
+        if !self.may_cancel {
+            return Err(Error::NotCancellable);
+        }
+        self.set(Status::Cancelling);
+        self.cancel.send_replace(true);
+        Ok(())
+    }
+
+    /// Reserves the websocket of `secret`; the caller then shakes hands and sends it.
+    ///
+    /// # Errors
+    /// When the operation is over, has no websockets, or the secret is wrong or used.
+    pub fn connect(&self, secret: &str) -> Result<oneshot::Sender<WebSocket>, Error> {
+        if self.class != Class::Websocket {
+            return Err(Error::NoWebsocket);
+        }
+        let Some(name) = self.secrets.get(secret) else { return Err(Error::Secret) };
+        if self.status().is_final() {
+            return Err(Error::NotRunning);
+        }
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.remove(name).ok_or(Error::Connected)
+    }
+}
+
+/// What the task of an operation holds.
+pub struct Handle {
+    operation: Arc<Operation>,
+    sockets: BTreeMap<String, oneshot::Receiver<WebSocket>>,
+}
+
+impl Handle {
+    /// Replaces the metadata and tells everyone.
+    pub fn set_metadata(&self, metadata: Map<String, Value>) {
+        self.operation.change(|state| state.metadata = Some(metadata));
+    }
+
+    /// Adds one piece of metadata and tells everyone.
+    pub fn add_metadata(&self, key: &str, value: Value) {
+        self.operation.change(|state| {
+            state.metadata.get_or_insert_default().insert(key.to_owned(), value);
+        });
+    }
+
+    /// The operation's id.
+    pub fn id(&self) -> Uuid {
+        self.operation.id
+    }
+
+    /// Takes out the future websocket called `name`. It fails when the operation ends first.
+    pub fn socket(&mut self, name: &str) -> Option<oneshot::Receiver<WebSocket>> {
+        self.sockets.remove(name)
+    }
+
+    /// Resolves when the operation is cancelled.
+    pub(super) fn cancelled(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut cancel = self.operation.cancel.subscribe();
+        async move {
+            if cancel.wait_for(|cancel| *cancel).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Operations and their events.
+
+use serde_json::Value;
+
+use super::{Error, Operations, Spec, Status};
+use crate::events::{Bus, Filter, Kind};
+use crate::names::ProjectName;
+
+fn spec(may_cancel: bool) -> Spec {
+    Spec {
+        description: "Testing",
+        project: ProjectName::default(),
+        resources: Default::default(),
+        metadata: None,
+        requestor: None,
+        may_cancel,
+    }
+}
+
+#[tokio::test]
+async fn events_follow_the_changes_and_the_last_one_never_overtakes_the_result() {
+    let bus = Bus::default();
+    let operations = Operations::new(bus.clone());
+    let mut events = bus.subscribe(Filter { kinds: vec![Kind::Operation], project: None });
+    let ids: Vec<_> = (0..200)
+        .map(|n| {
+            operations
+                .task(spec(false), async move |handle| {
+                    handle.add_metadata("n", n.into());
+                    if n % 2 == 0 { Ok(()) } else { Err("odd") }
+                })
+                .id()
+        })
+        .collect();
+    let mut seen: std::collections::BTreeMap<String, Vec<u64>> = Default::default();
+    let mut finals = 0;
+    while finals < 200 {
+        let event: Value = serde_json::from_str(&events.next().await.unwrap()).unwrap();
+        let id = event["metadata"]["id"].as_str().unwrap().to_owned();
+        let code = event["metadata"]["status_code"].as_u64().unwrap();
+        if code >= 200 {
+            finals += 1;
+            let operation = operations.get(id.parse().unwrap()).unwrap();
+            assert!(operation.status().is_final(), "the result is there when its event is");
+        }
+        seen.entry(id).or_default().push(code);
+    }
+    for id in ids {
+        let codes = &seen[&id.to_string()];
+        assert_eq!(codes[..3], [105, 103, 103]);
+        assert!(codes.len() == 4 && codes[3] >= 200, "{codes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_fails_the_operation() {
+    let operations = Operations::new(Bus::default());
+    let operation = operations.task(spec(false), async move |_| -> Result<(), &str> { panic!("deliberate") });
+    operation.wait(None).await;
+    assert_eq!(operation.status(), Status::Failure);
+    assert!(operation.to_wire().err.contains("panicked"));
+}
+
+#[tokio::test]
+async fn only_a_cancellable_operation_is_cancelled() {
+    let operations = Operations::new(Bus::default());
+    let stubborn = operations.task(spec(false), async move |_| {
+        std::future::pending::<()>().await;
+        Ok::<(), &str>(())
+    });
+    assert_eq!(stubborn.cancel(), Err(Error::NotCancellable));
+    let meek = operations.task(spec(true), async move |_| {
+        std::future::pending::<()>().await;
+        Ok::<(), &str>(())
+    });
+    assert_eq!(meek.cancel(), Ok(()));
+    meek.wait(None).await;
+    assert_eq!(meek.status(), Status::Cancelled);
+    assert_eq!(meek.cancel(), Err(Error::NotRunning));
+}
+
+#[tokio::test]
+async fn a_wait_with_a_timeout_returns_before_the_end() {
+    let operations = Operations::new(Bus::default());
+    let operation = operations.task(spec(true), async move |_| {
+        std::future::pending::<()>().await;
+        Ok::<(), &str>(())
+    });
+    operation.wait(Some(std::time::Duration::ZERO)).await;
+    assert_eq!(operation.status(), Status::Running);
+}
+
+#[tokio::test]
+async fn a_secret_opens_its_websocket_once() {
+    let operations = Operations::new(Bus::default());
+    let operation = operations
+        .websocket(spec(false), &["0", "control"], async move |_handle| {
+            std::future::pending::<()>().await;
+            Ok::<(), &str>(())
+        })
+        .unwrap();
+    let told = operation.to_wire().metadata.unwrap();
+    let secret = told["fds"]["0"].as_str().unwrap().to_owned();
+    assert_eq!(secret.len(), 64);
+    assert!(matches!(operation.connect("wrong"), Err(Error::Secret)));
+    let slot = operation.connect(&secret).unwrap();
+    assert!(matches!(operation.connect(&secret), Err(Error::Connected)));
+    drop(slot);
+}
