@@ -1,1 +1,211 @@
-//! The key table: one row per key with its type, default, validator, documentation and effect.
+//! The key table: one row per key with its type, default, scope, documentation and effect.
+//!
+//! Validation, documentation and the start of an instance all read the same rows, so a key cannot be accepted without
+//! an effect or act without being documented.
+
+mod instance_keys;
+mod server_keys;
+mod value;
+
+use std::fmt;
+
+use crate::api::wire::Config;
+
+pub use instance_keys::{Effect, INSTANCE_KEYS, InstanceRow, Scope};
+pub use server_keys::{SERVER_KEYS, ServerRow};
+pub use value::{Kind, parse_bool, parse_int};
+
+/// The longest value of a key, bytes. LXD's database takes values up to 256 KiB.
+pub const MAX_VALUE: usize = 256 * 1024;
+
+/// How a row names its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pattern {
+    /// One key.
+    Exact(&'static str),
+    /// All keys that begin so.
+    Prefix(&'static str),
+}
+
+impl Pattern {
+    fn matches(self, key: &str) -> bool {
+        match self {
+            Self::Exact(name) => key == name,
+            Self::Prefix(prefix) => key.len() > prefix.len() && key.starts_with(prefix),
+        }
+    }
+
+    /// As the documentation shows it.
+    pub fn shown(self) -> String {
+        match self {
+            Self::Exact(name) => name.to_owned(),
+            Self::Prefix(prefix) => format!("{prefix}*"),
+        }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// No row has this key.
+    UnknownKey {
+        /// "instance" or "server".
+        of: &'static str,
+        /// The key.
+        key: String,
+    },
+    /// The key does not belong here.
+    WrongScope {
+        /// The key.
+        key: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The value does not fit.
+    Value {
+        /// The key.
+        key: String,
+        /// The value, shortened; empty for hidden keys.
+        value: String,
+        /// What would fit.
+        expected: String,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownKey { of, key } => write!(
+                f,
+                "Unknown {of} configuration key {key:?}; user.* takes values of your own, the known keys are in the documentation"
+            ),
+            Self::WrongScope { key, reason } => write!(f, "Configuration key {key:?}: {reason}"),
+            Self::Value { key, value, expected } => {
+                write!(f, "Invalid value {value:?} for configuration key {key:?}: {expected}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+fn row<T>(table: &'static [T], pattern: impl Fn(&T) -> Pattern, key: &str) -> Option<&'static T> {
+    table.iter().find(|row| pattern(row).matches(key))
+}
+
+/// The row of an instance's key.
+pub fn instance_row(key: &str) -> Option<&'static InstanceRow> {
+    row(INSTANCE_KEYS, |row| row.pattern, key)
+}
+
+/// The row of a server's key.
+pub fn server_row(key: &str) -> Option<&'static ServerRow> {
+    row(SERVER_KEYS, |row| row.pattern, key)
+}
+
+/// Checks the configuration of an instance or profile.
+///
+/// # Errors
+/// With the first key that is unknown, misplaced, or has a value that does not fit.
+pub fn validate_instance(config: &Config, scope: Scope) -> Result<(), Error> {
+    for (key, value) in config {
+        let Some(row) = instance_row(key) else {
+            return Err(Error::UnknownKey { of: "instance", key: key.clone() });
+        };
+        if scope == Scope::Profile && row.scope == Scope::Instance {
+            return Err(Error::WrongScope { key: key.clone(), reason: "it belongs to one instance, not to a profile" });
+        }
+        row.kind.check(key, value, false)?;
+    }
+    Ok(())
+}
+
+/// Checks the configuration of the server.
+///
+/// # Errors
+/// With the first key that is unknown or has a value that does not fit.
+pub fn validate_server(config: &Config) -> Result<(), Error> {
+    for (key, value) in config {
+        let Some(row) = server_row(key) else {
+            return Err(Error::UnknownKey { of: "server", key: key.clone() });
+        };
+        row.kind.check(key, value, row.hidden)?;
+    }
+    Ok(())
+}
+
+/// The value of a boolean key, with the default of its row.
+pub fn bool_of(config: &Config, key: &str) -> bool {
+    let default = || instance_row(key).is_some_and(|row| parse_bool(row.default) == Some(true));
+    config.get(key).and_then(|text| parse_bool(text)).unwrap_or_else(default)
+}
+
+/// The value of an integer key, with the default of its row, else 0.
+pub fn int_of(config: &Config, key: &str) -> i64 {
+    let default = || {
+        instance_row(key)
+            .map(|row| row.default)
+            .or_else(|| server_row(key).map(|row| row.default))
+            .and_then(parse_int)
+            .unwrap_or(0)
+    };
+    config.get(key).and_then(|text| parse_int(text)).unwrap_or_else(default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(key: &str, value: &str) -> Config {
+        [(key.to_owned(), value.to_owned())].into()
+    }
+
+    #[test]
+    fn every_row_has_documentation() {
+        for row in INSTANCE_KEYS {
+            assert!(row.doc.len() > 20, "{}", row.pattern.shown());
+        }
+        for row in SERVER_KEYS {
+            assert!(row.doc.len() > 20, "{}", row.pattern.shown());
+        }
+    }
+
+    #[test]
+    fn every_default_fits_its_own_kind() {
+        for row in INSTANCE_KEYS.iter().filter(|row| !row.default.is_empty()) {
+            row.kind.check("default", row.default, false).unwrap();
+        }
+        for row in SERVER_KEYS.iter().filter(|row| !row.default.is_empty()) {
+            row.kind.check("default", row.default, false).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = validate_instance(&config("limits.mem", "1"), Scope::Instance).unwrap_err();
+        assert!(error.to_string().contains("\"limits.mem\""), "{error}");
+        assert!(validate_instance(&config("user.", "1"), Scope::Instance).is_err());
+        assert!(validate_instance(&config("user.x", "1"), Scope::Profile).is_ok());
+    }
+
+    #[test]
+    fn a_volatile_key_has_no_place_in_a_profile() {
+        assert!(validate_instance(&config("volatile.uuid", "1"), Scope::Profile).is_err());
+        assert!(validate_instance(&config("volatile.uuid", "1"), Scope::Instance).is_ok());
+    }
+
+    #[test]
+    fn booleans_are_taken_in_any_case() {
+        for word in ["True", "YES", "on", "1", "false", "Off", "no", "0"] {
+            assert!(validate_instance(&config("security.nesting", word), Scope::Instance).is_ok(), "{word}");
+        }
+        let error = validate_instance(&config("security.nesting", "maybe"), Scope::Instance).unwrap_err();
+        assert!(error.to_string().contains("security.nesting") && error.to_string().contains("true or false"));
+    }
+
+    #[test]
+    fn a_hidden_value_is_not_repeated_in_its_refusal() {
+        let error = validate_server(&config("core.trust_password", "sec\0ret")).unwrap_err();
+        assert!(!error.to_string().contains("ret"), "{error}");
+    }
+}

@@ -57,7 +57,9 @@ impl fmt::Display for Error {
                 f,
                 "The database has schema version {found}, this program knows up to {known}: install the newer version again"
             ),
-            Self::Full => f.write_str("The database cannot be written: no space left on its disk; free some and try again"),
+            Self::Full => {
+                f.write_str("The database cannot be written: no space left on its disk; free some and try again")
+            }
             Self::Row { what, reason } => write!(f, "Damaged database row {what}: {reason}"),
             Self::Statement { reason } => write!(f, "Database error: {reason}"),
             Self::Lost => f.write_str("The database transaction failed, nothing was changed; try again"),

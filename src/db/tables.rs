@@ -121,10 +121,7 @@ impl InstanceRow {
     fn record(self) -> Result<Instance, Error> {
         let what = format!("instances/{}/{}", self.project, self.name);
         Ok(Instance {
-            key: InstanceKey {
-                project: named(&what, self.project.parse())?,
-                name: named(&what, self.name.parse())?,
-            },
+            key: InstanceKey { project: named(&what, self.project.parse())?, name: named(&what, self.name.parse())? },
             phase: phase(&what, &self.phase)?,
             description: self.description,
             architecture: self.architecture,

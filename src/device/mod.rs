@@ -1,1 +1,273 @@
 //! Devices: a file per kind. A device returns a plan; it never calls back.
+//!
+//! [`Device::parse`] turns an expanded device's properties into a typed value, once; the kinds then give their plans for
+//! the start. What a plan needs to be remembered (addresses, names) comes back as `volatile.*` pairs.
+
+mod disk;
+mod nic;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::api::wire::{Config, Devices};
+use crate::names::{DeviceName, NameError, PoolName};
+
+pub use disk::RootDisk;
+pub use nic::{Nic, NicPlan, NicType, plan_nics};
+
+/// Why devices are refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// The device's name is no name.
+    Name(NameError),
+    /// No or unknown type.
+    Type {
+        /// The device.
+        device: String,
+        /// What `type` says.
+        found: String,
+    },
+    /// A property that this kind does not have.
+    UnknownProperty {
+        /// The device.
+        device: String,
+        /// Its kind.
+        kind: &'static str,
+        /// The property.
+        property: String,
+    },
+    /// A property that this kind needs.
+    MissingProperty {
+        /// The device.
+        device: String,
+        /// The property.
+        property: &'static str,
+        /// How to mend it.
+        hint: &'static str,
+    },
+    /// A value that does not fit.
+    Value {
+        /// The device.
+        device: String,
+        /// The property.
+        property: &'static str,
+        /// The value.
+        value: String,
+        /// What would fit.
+        expected: &'static str,
+    },
+    /// An instance without a root disk.
+    NoRoot,
+    /// Two root disks.
+    TwoRoots {
+        /// The first.
+        first: String,
+        /// The second.
+        second: String,
+    },
+    /// Two nics that would have the same name inside.
+    SameInterface {
+        /// The name.
+        name: String,
+        /// The second device.
+        device: String,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(error) => error.fmt(f),
+            Self::Type { device, found } if found.is_empty() => {
+                write!(f, "Device {device:?} has no \"type\"; known types: disk, nic, none")
+            }
+            Self::Type { device, found } => {
+                write!(f, "Device {device:?} has the unsupported type {found:?}; known types: disk, nic, none")
+            }
+            Self::UnknownProperty { device, kind, property } => {
+                write!(f, "Device {device:?}: a {kind} has no property {property:?}")
+            }
+            Self::MissingProperty { device, property, hint } => {
+                write!(f, "Device {device:?} lacks the property {property:?}: {hint}")
+            }
+            Self::Value { device, property, value, expected } => {
+                write!(f, "Device {device:?}: invalid value {value:?} for {property:?}: {expected}")
+            }
+            Self::NoRoot => f.write_str(
+                "No root device: the instance and its profiles have no disk with path=/; add one to a profile, e.g. \
+                 \"lxc profile device add default root disk path=/ pool=<pool>\"",
+            ),
+            Self::TwoRoots { first, second } => {
+                write!(f, "Devices {first:?} and {second:?} both have path=/; an instance has one root disk")
+            }
+            Self::SameInterface { name, device } => {
+                write!(
+                    f,
+                    "Device {device:?} would be called {name:?} inside, which another nic has already; set its name="
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A device, parsed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Device {
+    /// The root disk.
+    Root(RootDisk),
+    /// A network interface.
+    Nic(Nic),
+    /// Masks a device of a profile.
+    None,
+}
+
+/// The properties of a device, taken out one by one; what is left over is unknown.
+struct Properties<'a> {
+    device: &'a DeviceName,
+    kind: &'static str,
+    left: BTreeMap<&'a str, &'a str>,
+}
+
+impl<'a> Properties<'a> {
+    fn take(&mut self, property: &str) -> Option<&'a str> {
+        self.left.remove(property).filter(|value| !value.is_empty())
+    }
+
+    fn end(self) -> Result<(), Error> {
+        match self.left.into_keys().next() {
+            None => Ok(()),
+            Some(property) => Err(Error::UnknownProperty {
+                device: self.device.to_string(),
+                kind: self.kind,
+                property: property.to_owned(),
+            }),
+        }
+    }
+}
+
+impl Device {
+    /// Reads the properties of the device called `name`.
+    ///
+    /// # Errors
+    /// With the first property that is unknown, missing or does not fit.
+    pub fn parse(name: &DeviceName, properties: &Config) -> Result<Self, Error> {
+        let mut left: BTreeMap<&str, &str> = properties.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let kind = left.remove("type").unwrap_or_default();
+        let reader = |kind| Properties { device: name, kind, left };
+        match kind {
+            "disk" => disk::parse(reader("disk")).map(Self::Root),
+            "nic" => nic::parse(reader("nic")).map(Self::Nic),
+            "none" => reader("none").end().map(|()| Self::None),
+            other => Err(Error::Type { device: name.to_string(), found: other.to_owned() }),
+        }
+    }
+}
+
+/// All devices of an expanded instance, parsed, those of type `none` left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set {
+    /// The root disk and its name.
+    pub root: (DeviceName, RootDisk),
+    /// The nics by name.
+    pub nics: BTreeMap<DeviceName, Nic>,
+}
+
+impl Set {
+    /// Parses the devices of an instance; there is exactly one root disk.
+    ///
+    /// # Errors
+    /// With the first device that does not fit, or when there is no root disk or a second one.
+    pub fn parse(devices: &Devices) -> Result<Self, Error> {
+        let mut root: Option<(DeviceName, RootDisk)> = None;
+        let mut nics = BTreeMap::new();
+        for (name, properties) in devices {
+            let name = DeviceName::new(name.clone()).map_err(Error::Name)?;
+            match Device::parse(&name, properties)? {
+                Device::Root(disk) => {
+                    if let Some((first, _)) = &root {
+                        return Err(Error::TwoRoots { first: first.to_string(), second: name.to_string() });
+                    }
+                    root = Some((name, disk));
+                }
+                Device::Nic(nic) => {
+                    nics.insert(name, nic);
+                }
+                Device::None => {}
+            }
+        }
+        Ok(Self { root: root.ok_or(Error::NoRoot)?, nics })
+    }
+}
+
+/// Checks the devices of a profile or of an instance on their own: each must parse, but a root disk may be missing.
+///
+/// # Errors
+/// As [`Set::parse`], but without [`Error::NoRoot`].
+pub fn validate(devices: &Devices) -> Result<(), Error> {
+    match Set::parse(devices) {
+        Ok(_) | Err(Error::NoRoot) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The pools that the root disks among `devices` name.
+pub fn pools(devices: &Devices) -> Vec<PoolName> {
+    devices
+        .values()
+        .filter(|device| device.get("type").is_some_and(|t| t == "disk"))
+        .filter_map(|device| device.get("pool").and_then(|pool| PoolName::new(pool.clone()).ok()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(pairs: &[(&str, &str)]) -> Config {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    fn devices(list: &[(&str, &[(&str, &str)])]) -> Devices {
+        list.iter().map(|(name, pairs)| ((*name).to_owned(), device(pairs))).collect()
+    }
+
+    const ROOT: (&str, &[(&str, &str)]) = ("root", &[("type", "disk"), ("path", "/"), ("pool", "default")]);
+
+    #[test]
+    fn an_instance_has_exactly_one_root() {
+        assert_eq!(Set::parse(&Devices::new()), Err(Error::NoRoot));
+        assert!(Set::parse(&devices(&[ROOT])).is_ok());
+        let two = devices(&[ROOT, ("zoot", ROOT.1)]);
+        assert!(matches!(Set::parse(&two), Err(Error::TwoRoots { .. })));
+        assert!(validate(&Devices::new()).is_ok());
+    }
+
+    #[test]
+    fn a_masked_device_is_gone() {
+        let set = Set::parse(&devices(&[ROOT, ("eth0", &[("type", "none")])])).unwrap();
+        assert!(set.nics.is_empty());
+    }
+
+    #[test]
+    fn refusals_name_device_and_property() {
+        for (pairs, wanted) in [
+            (vec![("type", "nic"), ("nictype", "bridged"), ("parent", "br0"), ("colour", "red")], "\"colour\""),
+            (vec![("type", "nic"), ("nictype", "bridged")], "\"parent\""),
+            (vec![("type", "nic")], "\"nictype\""),
+            (vec![("type", "nic"), ("nictype", "token-ring")], "\"token-ring\""),
+            (vec![("type", "nic"), ("nictype", "p2p"), ("mtu", "big")], "\"mtu\""),
+            (vec![("type", "nic"), ("nictype", "p2p"), ("hwaddr", "zz")], "\"hwaddr\""),
+            (vec![("type", "nic"), ("nictype", "p2p"), ("name", "a/b")], "\"name\""),
+            (vec![("type", "gpu")], "\"gpu\""),
+            (vec![], "\"type\""),
+            (vec![("type", "disk")], "\"path\""),
+            (vec![("type", "disk"), ("path", "/"), ("pool", "")], "\"pool\""),
+        ] {
+            let name = DeviceName::new("dev").unwrap();
+            let error = Device::parse(&name, &device(&pairs)).unwrap_err().to_string();
+            assert!(error.contains("\"dev\"") && error.contains(wanted), "{error}");
+        }
+    }
+}

@@ -46,12 +46,7 @@ pub struct Operation {
 }
 
 impl Operation {
-    pub(super) fn new(
-        class: Class,
-        spec: Spec,
-        secrets: BTreeMap<String, String>,
-        bus: Bus,
-    ) -> (Arc<Self>, Handle) {
+    pub(super) fn new(class: Class, spec: Spec, secrets: BTreeMap<String, String>, bus: Bus) -> (Arc<Self>, Handle) {
         let mut waiting = BTreeMap::new();
         let mut sockets = BTreeMap::new();
         for name in secrets.values() {

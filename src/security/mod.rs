@@ -1,1 +1,126 @@
 //! The defaults in one place: id maps, seccomp, AppArmor, capabilities.
+//!
+//! Every instance runs in a user namespace unless `security.privileged` says otherwise; there is no fallback.
+
+use std::path::Path;
+
+/// How one instance is confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confinement {
+    /// Without a user namespace.
+    pub privileged: bool,
+    /// Containers may run inside.
+    pub nesting: bool,
+}
+
+/// The seccomp policy of every instance, in liblxc's format (version 2, a list of what is denied).
+///
+/// Denied: unmounting by force (it breaks mounts of others), loading kernels and modules, and opening files by handle,
+/// which walks around every path check. Everything else the kernel decides by the user namespace.
+pub const SECCOMP_POLICY: &str = "2
+denylist
+reject_force_umount
+[all]
+kexec_load errno 1
+kexec_file_load errno 1
+open_by_handle_at errno 1
+init_module errno 1
+finit_module errno 1
+delete_module errno 1
+";
+
+/// The character devices that every container may use: type, major, minor (Linux `Documentation/admin-guide/devices.txt`).
+const ALLOWED_DEVICES: &[&str] = &[
+    "c 1:3 rwm",    // null
+    "c 1:5 rwm",    // zero
+    "c 1:7 rwm",    // full
+    "c 1:8 rwm",    // random
+    "c 1:9 rwm",    // urandom
+    "c 5:0 rwm",    // tty
+    "c 5:1 rwm",    // console
+    "c 5:2 rwm",    // ptmx
+    "c 10:200 rwm", // net/tun
+    "c 10:229 rwm", // fuse
+    "c 136:* rwm",  // pts
+];
+
+/// Which hierarchy carries the devices controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceRules {
+    /// The `devices` controller of cgroup 1.
+    Cgroup1,
+    /// BPF on cgroup 2.
+    Cgroup2,
+}
+
+impl Confinement {
+    /// The capabilities that init and everything below it never has. In a user namespace they would not reach the host
+    /// anyway; dropping them makes programs that ask (`ConditionCapability=`) see the truth.
+    pub fn dropped_capabilities(self) -> &'static [&'static str] {
+        match (self.privileged, self.nesting) {
+            (_, false) => &["mac_admin", "mac_override", "sys_module", "sys_rawio", "sys_time"],
+            (true, true) => &["sys_module", "sys_rawio", "sys_time"],
+            (false, true) => &["sys_module", "sys_time"],
+        }
+    }
+
+    /// The lines of lxc.conf that confine the container. `seccomp` is the path of a file with [`SECCOMP_POLICY`].
+    pub fn lxc_lines(self, seccomp: &Path, rules: DeviceRules, apparmor: bool) -> Vec<(String, String)> {
+        let mut lines = vec![
+            ("lxc.cap.drop".to_owned(), self.dropped_capabilities().join(" ")),
+            ("lxc.seccomp.profile".to_owned(), seccomp.display().to_string()),
+            // A container gets a cgroup namespace of its own where the kernel has them.
+            ("lxc.mount.auto".to_owned(), self.automatic_mounts().to_owned()),
+        ];
+        if apparmor {
+            // liblxc writes and loads a profile per container.
+            lines.push(("lxc.apparmor.profile".to_owned(), "generated".to_owned()));
+            lines.push(("lxc.apparmor.allow_nesting".to_owned(), u8::from(self.nesting).to_string()));
+        }
+        let family = match rules {
+            DeviceRules::Cgroup1 => "lxc.cgroup.devices",
+            DeviceRules::Cgroup2 => "lxc.cgroup2.devices",
+        };
+        lines.push((format!("{family}.deny"), "a".to_owned()));
+        lines.push((format!("{family}.allow"), "b *:* m".to_owned()));
+        lines.push((format!("{family}.allow"), "c *:* m".to_owned()));
+        for device in ALLOWED_DEVICES {
+            lines.push((format!("{family}.allow"), (*device).to_owned()));
+        }
+        lines
+    }
+
+    fn automatic_mounts(self) -> &'static str {
+        if self.privileged { "proc:mixed sys:mixed cgroup:mixed" } else { "proc:rw sys:rw cgroup:mixed" }
+    }
+}
+
+/// Whether the kernel confines by AppArmor.
+pub fn apparmor_enabled() -> bool {
+    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y")
+        && Path::new("/sys/kernel/security/apparmor").exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_loses_the_capabilities_of_the_machine() {
+        for privileged in [false, true] {
+            for nesting in [false, true] {
+                let dropped = Confinement { privileged, nesting }.dropped_capabilities();
+                assert!(dropped.contains(&"sys_module") && dropped.contains(&"sys_time"));
+            }
+        }
+    }
+
+    #[test]
+    fn privileged_containers_get_a_guarded_proc() {
+        let lines = |privileged| {
+            Confinement { privileged, nesting: false }.lxc_lines(Path::new("/s"), DeviceRules::Cgroup1, false)
+        };
+        assert!(lines(true).contains(&("lxc.mount.auto".to_owned(), "proc:mixed sys:mixed cgroup:mixed".to_owned())));
+        assert!(lines(false).contains(&("lxc.mount.auto".to_owned(), "proc:rw sys:rw cgroup:mixed".to_owned())));
+    }
+}

@@ -1,0 +1,50 @@
+//! The keys of the server.
+
+use super::{Kind, Pattern};
+
+/// A row of the table. All keys act as soon as they are set.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerRow {
+    /// The key.
+    pub pattern: Pattern,
+    /// What values look like.
+    pub kind: Kind,
+    /// Value when unset, empty for none.
+    pub default: &'static str,
+    /// Never shown; `true` stands for "is set".
+    pub hidden: bool,
+    /// For the reference.
+    pub doc: &'static str,
+}
+
+/// All of them. Names and meanings: LXD's API 1.0.
+pub const SERVER_KEYS: &[ServerRow] = &[
+    ServerRow {
+        pattern: Pattern::Exact("core.https_address"),
+        kind: Kind::Line,
+        default: "",
+        hidden: false,
+        doc: "Address and port of the API over HTTPS, e.g. [::]:8443; unset: only the unix socket.",
+    },
+    ServerRow {
+        pattern: Pattern::Exact("core.shutdown_timeout"),
+        kind: Kind::Int(0, 1440),
+        default: "5",
+        hidden: false,
+        doc: "Minutes that running operations get to end when the daemon is asked to shut down.",
+    },
+    ServerRow {
+        pattern: Pattern::Exact("core.trust_password"),
+        kind: Kind::Line,
+        default: "",
+        hidden: true,
+        doc: "Password by which a client's certificate is added to the trust store; kept as a slow hash.",
+    },
+    ServerRow {
+        pattern: Pattern::Prefix("user."),
+        kind: Kind::Text,
+        default: "",
+        hidden: false,
+        doc: "Values of your own, kept as they are.",
+    },
+];
