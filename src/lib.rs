@@ -26,5 +26,6 @@ pub mod network;
 pub mod ops;
 pub mod profile;
 pub mod security;
+pub mod state_dir;
 pub mod storage;
 pub mod sys;

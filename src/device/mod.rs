@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::api::wire::{Config, Devices};
-use crate::names::{DeviceName, NameError, PoolName};
+use crate::names::{DeviceName, NameError, NetworkName, PoolName};
 
 pub use disk::RootDisk;
 pub use nic::{Nic, NicPlan, NicType, plan_nics};
@@ -198,6 +198,14 @@ impl Set {
             }
         }
         Ok(Self { root: root.ok_or(Error::NoRoot)?, nics })
+    }
+
+    /// The nics on managed networks.
+    pub fn networks(&self) -> impl Iterator<Item = (&DeviceName, &NetworkName)> {
+        self.nics.iter().filter_map(|(device, nic)| match &nic.kind {
+            NicType::Network(network) => Some((device, network)),
+            NicType::Bridged { .. } | NicType::P2p => None,
+        })
     }
 }
 

@@ -1,1 +1,27 @@
-//! Managed bridges: addresses, DHCP and DNS by dnsmasq, NAT by nftables, leases.
+//! Managed bridges: addresses, DHCP and DNS by dnsmasq, NAT and filtering by nftables, leases; and what the network of
+//! a running instance or of the host looks like now.
+//!
+//! A bridge outlives the daemon, and so does its dnsmasq: [`Manager::up`] finds what is there and changes only what
+//! differs. Everything a network made on the host goes with [`Manager::down`].
+
+mod auto;
+mod dnsmasq;
+mod error;
+mod host;
+mod leases;
+mod manager;
+mod net;
+mod nft;
+mod random;
+mod spec;
+pub mod state;
+mod sysctl;
+
+pub use auto::{fill_auto, fill_new};
+pub use error::Error;
+pub use host::{HostInterface, host_interface, host_interfaces, interface_exists};
+pub use leases::{Lease, LeaseKind};
+pub use manager::{Host, Manager};
+pub use net::{Net4, Net6};
+pub use random::{random_mac, random_veth};
+pub use spec::{BridgeSpec, Dns, DnsMode, Ipv4, Ipv6, KEYS, Key};

@@ -2,6 +2,8 @@
 //!
 //! Every instance runs in a user namespace unless `security.privileged` says otherwise; there is no fallback.
 
+pub mod idmap;
+
 use std::path::Path;
 
 /// How one instance is confined.

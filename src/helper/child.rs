@@ -1,0 +1,190 @@
+//! The child: reads one request from the socket that is its stdin, makes the one liblxc call, answers, exits.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::ContainerRef;
+use super::protocol::{AttachRequest, Inbox, Reply, Request, encode};
+use crate::lxc::{self, Container};
+use crate::sys::{process, pty, socket};
+
+/// Seconds that a failed start gets for its stop hooks.
+const SETTLE: i32 = 10;
+
+/// Entry of `warrend helper`. There is one thread, and stdin is the socket.
+pub fn main() -> ExitCode {
+    process::clean_inheritance();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run() -> io::Result<()> {
+    // liblxc changes signal handlers when it attaches a stdin that is fd 0, and a program must not inherit the socket.
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    drop(null);
+    let mut inbox = Inbox::default();
+    let request = loop {
+        if let Some(request) = inbox.take::<Request>()? {
+            break request;
+        }
+        if !inbox.fill(&socket)? {
+            return Ok(());
+        }
+    };
+    match request {
+        Request::Start(container) => match start(&container) {
+            Ok((init, pidfd)) => answer(&socket, &Reply::Started { init }, &[pidfd.as_fd()]),
+            Err(error) => fail(&socket, &error),
+        },
+        Request::Freeze(container) => done(&socket, open(&container).and_then(|mut c| c.freeze())),
+        Request::Unfreeze(container) => done(&socket, open(&container).and_then(|mut c| c.unfreeze())),
+        Request::Attach(container, what) => attach(&socket, inbox, &container, &what),
+        Request::Signal(_) => Ok(()),
+    }
+}
+
+fn answer(socket: &OwnedFd, reply: &Reply, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let bytes = encode(reply)?;
+    let mut sent = socket::send(socket, &bytes, fds)?;
+    while sent < bytes.len() {
+        sent += socket::send(socket, &bytes[sent..], &[])?;
+    }
+    Ok(())
+}
+
+fn fail(socket: &OwnedFd, reason: &impl std::fmt::Display) -> io::Result<()> {
+    answer(socket, &Reply::Failed { reason: reason.to_string() }, &[])
+}
+
+fn done(socket: &OwnedFd, result: Result<(), lxc::Error>) -> io::Result<()> {
+    match result {
+        Ok(()) => answer(socket, &Reply::Done, &[]),
+        Err(error) => fail(socket, &error),
+    }
+}
+
+fn open(container: &ContainerRef) -> Result<Container, lxc::Error> {
+    Container::new(&container.name, &container.lxc_path)
+}
+
+fn start(container: &ContainerRef) -> Result<(i32, OwnedFd), lxc::Error> {
+    let mut handle = open(container)?;
+    handle.load_config(&container.config)?;
+    if let Err(error) = handle.start() {
+        // The hooks of the failed start may still run; who undoes what it did must not overtake them.
+        let _ = handle.wait_stopped(SETTLE);
+        return Err(error);
+    }
+    Ok((handle.init_pid()?, handle.init_pidfd()?))
+}
+
+fn c_strings<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<CString>, lxc::Error> {
+    texts.map(|text| CString::new(text).map_err(lxc::Error::from)).collect()
+}
+
+/// The id outside that `id` inside has, by the id map of `pid` (user_namespaces(7)).
+fn outside(pid: i32, file: &str, id: u32) -> Option<u32> {
+    let map = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join(file)).ok()?;
+    map.lines().find_map(|line| {
+        let mut words = line.split_ascii_whitespace().map(|word| word.parse::<u32>());
+        let (inside, outside, count) = (words.next()?.ok()?, words.next()?.ok()?, words.next()?.ok()?);
+        let offset = id.checked_sub(inside)?;
+        (offset < count).then(|| outside.saturating_add(offset))
+    })
+}
+
+fn attach(socket: &OwnedFd, mut inbox: Inbox, container: &ContainerRef, what: &AttachRequest) -> io::Result<()> {
+    let mut ptx = None;
+    let stdio: [OwnedFd; 3] = match what.pty {
+        None => match std::mem::take(&mut inbox.fds).try_into() {
+            Ok(fds) => fds,
+            Err(_) => return fail(socket, &"three file descriptors must come along"),
+        },
+        Some((columns, rows)) => match terminal(container, what, columns, rows) {
+            Ok((pair, stdio)) => {
+                ptx = Some(pair);
+                stdio
+            }
+            Err(reason) => return fail(socket, &reason),
+        },
+    };
+    let attached = (|| {
+        let argv = c_strings(what.argv.iter().map(String::as_str))?;
+        let env: Vec<String> = what.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let env = c_strings(env.iter().map(String::as_str))?;
+        let cwd = CString::new(what.cwd.as_str())?;
+        let [stdin, stdout, stderr] = stdio.each_ref().map(AsFd::as_fd);
+        open(container)?.attach(&lxc::Attach {
+            argv: &argv,
+            env: &env,
+            cwd: &cwd,
+            uid: what.uid,
+            gid: what.gid,
+            stdio: [stdin, stdout, stderr],
+        })
+    })();
+    // The program has its own copies; ours would keep its pipes and its terminal open.
+    drop(stdio);
+    let pid = match attached {
+        Ok(pid) => pid,
+        Err(error) => return fail(socket, &error),
+    };
+    let fds: Vec<BorrowedFd<'_>> = ptx.iter().map(AsFd::as_fd).collect();
+    // Should the daemon be gone, the program is waited for nevertheless: it is this process's child.
+    let told = answer(socket, &Reply::Attached { pid }, &fds);
+    drop(ptx);
+    supervise(socket, inbox, pid, told.is_ok())
+}
+
+fn terminal(
+    container: &ContainerRef,
+    what: &AttachRequest,
+    columns: u16,
+    rows: u16,
+) -> Result<(OwnedFd, [OwnedFd; 3]), String> {
+    let handle = open(container).map_err(|e| e.to_string())?;
+    let devpts = handle.devpts().map_err(|e| e.to_string())?;
+    let init = handle.init_pid().map_err(|e| e.to_string())?;
+    let uid = outside(init, "uid_map", what.uid).ok_or("the user does not exist in the container's id map")?;
+    let gid = outside(init, "gid_map", what.gid).ok_or("the group does not exist in the container's id map")?;
+    let failed = |e: io::Error| format!("no terminal: {e}");
+    let pair = pty::open(&devpts, uid, gid).map_err(failed)?;
+    pty::resize(&pair.ptx, columns, rows).map_err(failed)?;
+    let copy = || pair.pts.try_clone().map_err(failed);
+    let stdio = [copy()?, copy()?, copy()?];
+    Ok((pair.ptx, stdio))
+}
+
+/// Waits for the program, passing on signals meanwhile.
+fn supervise(socket: &OwnedFd, mut inbox: Inbox, pid: i32, mut connected: bool) -> io::Result<()> {
+    let pidfd = process::pidfd_open(pid)?;
+    loop {
+        let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
+        if connected {
+            fds.push(PollFd::new(socket, PollFlags::IN));
+        }
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if fds[0].revents().contains(PollFlags::IN) {
+            return answer(socket, &Reply::Exited(process::wait(pid)?), &[]);
+        }
+        if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) {
+            connected = inbox.fill(socket).unwrap_or(false);
+            while let Ok(Some(Request::Signal(number))) = inbox.take::<Request>() {
+                // It may have ended just now.
+                let _ = process::pidfd_signal(&pidfd, number);
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The stop hook: liblxc runs `warrend hook stop <socket> <spool> <container>` when a container goes down.
+//!
+//! `LXC_TARGET` says `stop` or `reboot` (lxc.container.conf(5), `lxc.hook.version = 1`). With the daemon there, a reboot
+//! makes the hook fail on purpose: the monitor then ends, and the daemon starts the container with fresh configuration.
+//! With the daemon away, the hook leaves a record in the spool directory and succeeds: the monitor reboots by itself.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+
+/// How long a hook waits for the daemon before it counts as away.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// The longest message.
+const MAX: u64 = 4096;
+
+/// What the container is going down for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// To stay down.
+    Stop,
+    /// To come up again.
+    Reboot,
+}
+
+/// What a hook tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The container's name in liblxc.
+    pub container: String,
+    /// What for.
+    pub target: Target,
+}
+
+/// Entry of `warrend hook`: `arguments` are those behind it.
+pub fn main(arguments: &[String]) -> ExitCode {
+    let [kind, socket, spool, container] = arguments else { return ExitCode::FAILURE };
+    if kind != "stop" {
+        return ExitCode::FAILURE;
+    }
+    let target = match std::env::var("LXC_TARGET").as_deref() {
+        Ok("reboot") => Target::Reboot,
+        _ => Target::Stop,
+    };
+    let record = Record { container: container.clone(), target };
+    match tell(Path::new(socket), &record) {
+        Ok(()) if target == Target::Reboot => ExitCode::FAILURE,
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => {
+            // Nothing more can be done when this fails, too: the next start then finds the container down.
+            let _ = leave(Path::new(spool), &record);
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn tell(socket: &Path, record: &Record) -> io::Result<()> {
+    let stream = StdStream::connect(socket)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    let mut line = serde_json::to_vec(record)?;
+    line.push(b'\n');
+    (&stream).write_all(&line)?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(16)).read_line(&mut answer)?;
+    if answer == "ok\n" { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+fn leave(spool: &Path, record: &Record) -> io::Result<()> {
+    let temporary = spool.join(format!(".{}", record.container));
+    std::fs::write(&temporary, serde_json::to_vec(record)?)?;
+    std::fs::rename(temporary, spool.join(&record.container))
+}
+
+/// Reads and removes what hooks left.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn read_spool(spool: &Path) -> io::Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for entry in std::fs::read_dir(spool)? {
+        let path = entry?.path();
+        if let Ok(record) =
+            std::fs::read(&path).map_err(io::Error::from).and_then(|text| Ok(serde_json::from_slice(&text)?))
+        {
+            records.push(record);
+        }
+        std::fs::remove_file(&path)?;
+    }
+    Ok(records)
+}
+
+/// The daemon's end.
+pub struct Listener {
+    listener: UnixListener,
+}
+
+impl Listener {
+    /// Listens at `path`, for root only. A stale socket is replaced.
+    ///
+    /// # Errors
+    /// When it cannot be bound.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        Ok(Self { listener })
+    }
+
+    /// Passes every record to `told`, and lets its hook go on after that.
+    pub async fn serve(self, told: impl Fn(Record) + Send + Sync + 'static) {
+        let told = std::sync::Arc::new(told);
+        loop {
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a stop hook");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let told = std::sync::Arc::clone(&told);
+            tokio::spawn(async move {
+                let (reader, mut writer) = stream.into_split();
+                let mut line = String::new();
+                let mut reader = tokio::io::BufReader::new(reader.take(MAX));
+                if !matches!(tokio::time::timeout(DEADLINE, reader.read_line(&mut line)).await, Ok(Ok(1..))) {
+                    return;
+                }
+                match serde_json::from_str(&line) {
+                    Ok(record) => {
+                        told(record);
+                        // A hook that is gone has left its record in the spool.
+                        let _ = writer.write_all(b"ok\n").await;
+                    }
+                    Err(error) => tracing::warn!(%error, "a stop hook told nonsense"),
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_hook_reaches_the_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hook.socket");
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        let listener = Listener::bind(&path).unwrap();
+        tokio::spawn(listener.serve(move |record| drop(sender.send(record))));
+        let record = Record { container: "c1".to_owned(), target: Target::Reboot };
+        let sent = record.clone();
+        tokio::task::spawn_blocking(move || tell(&path, &sent)).await.unwrap().unwrap();
+        assert_eq!(receiver.recv().await, Some(record));
+    }
+
+    #[test]
+    fn without_a_daemon_a_record_is_left_and_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = Record { container: "c1".to_owned(), target: Target::Stop };
+        assert!(tell(&dir.path().join("none"), &record).is_err());
+        leave(dir.path(), &record).unwrap();
+        assert_eq!(read_spool(dir.path()).unwrap(), [record]);
+        assert!(read_spool(dir.path()).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,298 @@
+//! The daemon's side: spawns helpers and talks to them.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+
+use super::protocol::{AttachRequest, Inbox, Reply, Request, encode};
+use super::{ContainerRef, Error};
+use crate::lxc::{self, Container, State};
+use crate::sys::process::Exit;
+use crate::sys::socket;
+
+/// A start takes tens of milliseconds; a hook or a mount that hangs must not hold the instance for ever.
+const START: Duration = Duration::from_secs(120);
+/// Freezing and thawing poll inside liblxc.
+const FREEZE: Duration = Duration::from_secs(60);
+/// Entering a container.
+const ATTACH: Duration = Duration::from_secs(60);
+/// A question to a monitor.
+const QUERY: Duration = Duration::from_secs(2);
+
+/// Spawns helpers.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    exe: PathBuf,
+}
+
+impl Default for Launcher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A container that runs.
+pub struct Started {
+    /// Its init in the host's numbering.
+    pub init_pid: i32,
+    /// Of that init.
+    pub init_pidfd: OwnedFd,
+}
+
+/// What liblxc knows about a container.
+pub struct Query {
+    /// Its state.
+    pub state: State,
+    /// Its init, when it runs.
+    pub init_pid: Option<i32>,
+    /// Of that init.
+    pub init_pidfd: Option<OwnedFd>,
+}
+
+/// A helper and the line to it.
+struct Line {
+    child: Child,
+    socket: UnixStream,
+    inbox: Inbox,
+    action: &'static str,
+    container: String,
+}
+
+impl Launcher {
+    /// Helpers of this very program, also after its file was replaced.
+    pub fn new() -> Self {
+        Self { exe: PathBuf::from("/proc/self/exe") }
+    }
+
+    /// Helpers of another program (tests).
+    pub fn with_exe(exe: PathBuf) -> Self {
+        Self { exe }
+    }
+
+    fn spawn(&self, action: &'static str, container: &ContainerRef) -> Result<Line, Error> {
+        let (ours, theirs) = StdStream::pair().map_err(Error::Spawn)?;
+        ours.set_nonblocking(true).map_err(Error::Spawn)?;
+        // Without pre_exec the standard library can use posix_spawn: no fork of this threaded process.
+        let child = Command::new(&self.exe)
+            .arg("helper")
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(Error::Spawn)?;
+        let socket = UnixStream::from_std(ours).map_err(Error::Spawn)?;
+        Ok(Line { child, socket, inbox: Inbox::default(), action, container: container.name.clone() })
+    }
+
+    /// Starts a container. On failure the error holds the ERROR lines of `log`, liblxc's log of this start.
+    ///
+    /// # Errors
+    /// When it does not run; its stop hooks have ended then.
+    pub async fn start(&self, container: &ContainerRef, log: &Path) -> Result<Started, Error> {
+        let mut line = self.spawn("start", container)?;
+        line.send(&Request::Start(container.clone()), &[]).await?;
+        match line.reply_within(START).await {
+            Ok(Reply::Started { init }) => match line.inbox.fds.pop() {
+                Some(init_pidfd) => {
+                    line.finish();
+                    Ok(Started { init_pid: init, init_pidfd })
+                }
+                None => Err(line.broken("sent no pidfd")),
+            },
+            Ok(Reply::Failed { reason }) => Err(line.refused(reason, lxc::log::excerpt_of(log))),
+            Ok(Reply::Done | Reply::Attached { .. } | Reply::Exited(_)) => Err(line.broken("gave a wrong answer")),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs a program inside. Without a pty, `stdio` is its stdin, stdout and stderr.
+    ///
+    /// # Errors
+    /// When the container could not be entered. A program that cannot be executed ends with 126 or 127.
+    pub async fn attach(
+        &self,
+        container: &ContainerRef,
+        what: AttachRequest,
+        stdio: Option<[OwnedFd; 3]>,
+    ) -> Result<Attached, Error> {
+        let mut line = self.spawn("run a command in", container)?;
+        let fds: Vec<BorrowedFd<'_>> = stdio.iter().flatten().map(AsFd::as_fd).collect();
+        line.send(&Request::Attach(container.clone(), what), &fds).await?;
+        drop(stdio);
+        match line.reply_within(ATTACH).await? {
+            Reply::Attached { pid } => {
+                let ptx = line.inbox.fds.pop();
+                Ok(Attached { pid, ptx, line })
+            }
+            Reply::Failed { reason } => Err(line.refused(reason, Vec::new())),
+            Reply::Started { .. } | Reply::Done | Reply::Exited(_) => Err(line.broken("gave a wrong answer")),
+        }
+    }
+
+    async fn simple(&self, action: &'static str, container: &ContainerRef, request: Request) -> Result<(), Error> {
+        let mut line = self.spawn(action, container)?;
+        line.send(&request, &[]).await?;
+        match line.reply_within(FREEZE).await? {
+            Reply::Done => {
+                line.finish();
+                Ok(())
+            }
+            Reply::Failed { reason } => Err(line.refused(reason, Vec::new())),
+            Reply::Started { .. } | Reply::Attached { .. } | Reply::Exited(_) => {
+                Err(line.broken("gave a wrong answer"))
+            }
+        }
+    }
+
+    /// Holds all processes of a container.
+    ///
+    /// # Errors
+    /// When the freezer does not get there.
+    pub async fn freeze(&self, container: &ContainerRef) -> Result<(), Error> {
+        self.simple("freeze", container, Request::Freeze(container.clone())).await
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// When the freezer does not get there.
+    pub async fn unfreeze(&self, container: &ContainerRef) -> Result<(), Error> {
+        self.simple("unfreeze", container, Request::Unfreeze(container.clone())).await
+    }
+
+    /// Asks liblxc about a container, in this process: these calls do not fork.
+    ///
+    /// # Errors
+    /// When the monitor does not answer in time: nobody knows then.
+    pub async fn query(&self, container: &ContainerRef) -> Result<Query, Error> {
+        let (name, path) = (container.name.clone(), container.lxc_path.clone());
+        let ask = tokio::task::spawn_blocking(move || {
+            let handle = Container::new(&name, &path)?;
+            let state = handle.state()?;
+            Ok::<_, lxc::Error>(Query { state, init_pid: handle.init_pid().ok(), init_pidfd: handle.init_pidfd().ok() })
+        });
+        let action = "ask about";
+        match tokio::time::timeout(QUERY, ask).await {
+            Err(_) => Err(Error::Timeout { action, container: container.name.clone(), after: QUERY }),
+            Ok(Ok(Ok(query))) => Ok(query),
+            Ok(Ok(Err(error))) => Err(Error::Lxc {
+                action,
+                container: container.name.clone(),
+                reason: error.to_string(),
+                log: Vec::new(),
+            }),
+            Ok(Err(error)) => {
+                Err(Error::Broken { action, container: container.name.clone(), reason: error.to_string() })
+            }
+        }
+    }
+}
+
+impl Line {
+    fn broken(&self, reason: &str) -> Error {
+        Error::Broken { action: self.action, container: self.container.clone(), reason: reason.to_owned() }
+    }
+
+    fn refused(&self, reason: String, log: Vec<String>) -> Error {
+        Error::Lxc { action: self.action, container: self.container.clone(), reason, log }
+    }
+
+    async fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        let bytes = encode(request).map_err(Error::Spawn)?;
+        let mut sent = 0;
+        while sent < bytes.len() {
+            let rights = if sent == 0 { fds } else { &[] };
+            let write = || socket::send(&self.socket, &bytes[sent..], rights);
+            sent += self
+                .socket
+                .async_io(Interest::WRITABLE, write)
+                .await
+                .map_err(|e| self.broken(&format!("does not listen: {e}")))?;
+        }
+        Ok(())
+    }
+
+    async fn reply(&mut self) -> Result<Reply, Error> {
+        loop {
+            match self.inbox.take() {
+                Ok(Some(reply)) => return Ok(reply),
+                Ok(None) => {}
+                Err(error) => return Err(self.broken(&format!("answered nonsense: {error}"))),
+            }
+            let (socket, inbox) = (&self.socket, &mut self.inbox);
+            let mut received: io::Result<bool> = Ok(false);
+            let read = socket
+                .async_io(Interest::READABLE, || {
+                    received = Ok(inbox.fill(socket)?);
+                    Ok(())
+                })
+                .await;
+            match read.and(received) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let status = self.child.wait().await.map(|s| s.to_string()).unwrap_or_default();
+                    return Err(self.broken(&format!("ended without an answer ({status})")));
+                }
+                Err(error) => return Err(self.broken(&format!("cannot be heard: {error}"))),
+            }
+        }
+    }
+
+    async fn reply_within(&mut self, limit: Duration) -> Result<Reply, Error> {
+        match tokio::time::timeout(limit, self.reply()).await {
+            Ok(reply) => reply,
+            Err(_) => {
+                // Killing the helper of a start that hangs also ends what it forked: liblxc ties them by their socket.
+                let _ = self.child.start_kill();
+                Err(Error::Timeout { action: self.action, container: self.container.clone(), after: limit })
+            }
+        }
+    }
+
+    /// The helper has answered and ends by itself; tokio reaps it.
+    fn finish(self) {
+        drop(self);
+    }
+}
+
+/// A program that runs inside a container.
+pub struct Attached {
+    /// Its pid in the host's numbering.
+    pub pid: i32,
+    /// The daemon's end of its pty, if it has one.
+    pub ptx: Option<OwnedFd>,
+    line: Line,
+}
+
+impl Attached {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When the helper that waits for it has vanished.
+    pub async fn wait(&mut self) -> Result<Exit, Error> {
+        match self.line.reply().await? {
+            Reply::Exited(exit) => Ok(exit),
+            Reply::Failed { reason } => Err(self.line.refused(reason, Vec::new())),
+            Reply::Started { .. } | Reply::Attached { .. } | Reply::Done => {
+                Err(self.line.broken("gave a wrong answer"))
+            }
+        }
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When the helper has vanished.
+    pub async fn signal(&self, number: i32) -> Result<(), Error> {
+        self.line.send(&Request::Signal(number), &[]).await
+    }
+}

@@ -1,0 +1,118 @@
+//! The state directory: where everything of a daemon lies. Names below it are those that tools around LXD look at.
+
+use std::fs::{DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// A path of a unix socket has at most this many bytes (`sun_path` in unix(7), less the NUL).
+pub const MAX_SOCKET_PATH: usize = 107;
+
+/// The state directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateDir {
+    root: PathBuf,
+}
+
+impl StateDir {
+    /// `root` as it is; nothing is created.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The API's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("unix.socket")
+    }
+
+    /// Whether a socket fits into this directory.
+    pub fn socket_fits(&self) -> bool {
+        use std::os::unix::ffi::OsStrExt;
+        self.socket().as_os_str().as_bytes().len() <= MAX_SOCKET_PATH
+    }
+
+    /// The database's directory.
+    pub fn database(&self) -> PathBuf {
+        self.root.join("database/global")
+    }
+
+    /// The image store.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// Logs, console and lxc.conf of a container.
+    pub fn logs(&self, container: &str) -> PathBuf {
+        self.root.join("logs").join(container)
+    }
+
+    /// liblxc's own path: part of the name of its command sockets; holds nothing.
+    pub fn lxc_path(&self) -> PathBuf {
+        self.root.join("run/lxc")
+    }
+
+    /// The socket that stop hooks talk to.
+    pub fn hook_socket(&self) -> PathBuf {
+        self.root.join("run/hook.socket")
+    }
+
+    /// What stop hooks leave while the daemon is away.
+    pub fn spool(&self) -> PathBuf {
+        self.root.join("run/spool")
+    }
+
+    /// The seccomp policy that all containers share.
+    pub fn seccomp(&self) -> PathBuf {
+        self.root.join("security/seccomp/default")
+    }
+
+    /// Creates what is missing, with the permissions that it needs: containers traverse the top and their pool, nothing
+    /// else is anybody's business.
+    ///
+    /// # Errors
+    /// When a directory cannot be made; the error names it.
+    pub fn create(&self) -> io::Result<()> {
+        let make = |path: PathBuf, mode: u32| {
+            let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+            DirBuilder::new().recursive(true).mode(mode).create(&path).map_err(named)?;
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(named)
+        };
+        make(self.root.clone(), 0o711)?;
+        for (name, mode) in [
+            ("backups", 0o700),
+            ("containers", 0o711),
+            ("database", 0o700),
+            ("database/global", 0o700),
+            ("devices", 0o711),
+            ("images", 0o700),
+            ("logs", 0o700),
+            ("networks", 0o711),
+            ("run", 0o711),
+            ("run/lxc", 0o711),
+            ("run/spool", 0o700),
+            ("security", 0o700),
+            ("security/seccomp", 0o700),
+            ("snapshots", 0o711),
+            ("storage-pools", 0o711),
+        ] {
+            make(self.root.join(name), mode)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_too_long_for_a_socket_is_seen() {
+        assert!(StateDir::new(PathBuf::from("/var/lib/warren")).socket_fits());
+        assert!(!StateDir::new(PathBuf::from(format!("/{}", "a".repeat(100)))).socket_fits());
+    }
+}

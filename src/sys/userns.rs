@@ -1,0 +1,76 @@
+//! User namespaces as id maps for mounts (mount_setattr(2), `MOUNT_ATTR_IDMAP`).
+//!
+//! A namespace is made by a child that is exec'd for it (the daemon never forks): it unshares, the daemon writes its
+//! maps and opens `/proc/<pid>/ns/user`, the child ends. One namespace per distinct map is kept for the daemon's life.
+#![allow(unsafe_code, reason = "unshare(2)")]
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+static MADE: Mutex<BTreeMap<(String, String), Arc<OwnedFd>>> = Mutex::new(BTreeMap::new());
+
+/// The namespace with these maps (lines of `uid_map` and `gid_map`).
+///
+/// # Errors
+/// When it cannot be made.
+pub fn with_maps(uid_map: &str, gid_map: &str) -> io::Result<Arc<OwnedFd>> {
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = (uid_map.to_owned(), gid_map.to_owned());
+    if let Some(namespace) = made.get(&key) {
+        return Ok(Arc::clone(namespace));
+    }
+    let namespace = Arc::new(make(uid_map, gid_map)?);
+    made.insert(key, Arc::clone(&namespace));
+    Ok(namespace)
+}
+
+fn program() -> PathBuf {
+    // Tests run in a program of their own; there the daemon stands beside it.
+    std::env::var_os("WARREN_TEST_WARREND").map_or_else(|| PathBuf::from("/proc/self/exe"), PathBuf::from)
+}
+
+fn make(uid_map: &str, gid_map: &str) -> io::Result<OwnedFd> {
+    let mut child = Command::new(program())
+        .arg("userns")
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let result: io::Result<OwnedFd> = (|| {
+        let mut ready = [0];
+        child.stdout.as_mut().ok_or(io::ErrorKind::BrokenPipe)?.read_exact(&mut ready)?;
+        let path = |name: &str| PathBuf::from(format!("/proc/{}/{name}", child.id()));
+        std::fs::write(path("uid_map"), uid_map)?;
+        std::fs::write(path("gid_map"), gid_map)?;
+        Ok(OwnedFd::from(File::open(path("ns/user"))?))
+    })();
+    // The end of its stdin ends the child.
+    drop(child.stdin.take());
+    let ended = child.wait();
+    let namespace = result?;
+    ended?;
+    Ok(namespace)
+}
+
+/// Entry of `warrend userns`: unshares, says so, waits for the end of stdin.
+pub fn child_main() -> ExitCode {
+    // SAFETY: plain system call; there is one thread.
+    if unsafe { libc::unshare(libc::CLONE_NEWUSER) } != 0 {
+        return ExitCode::FAILURE;
+    }
+    let mut stdout = io::stdout();
+    if stdout.write_all(b"x").and_then(|()| stdout.flush()).is_err() {
+        return ExitCode::FAILURE;
+    }
+    let mut rest = Vec::new();
+    match io::stdin().read_to_end(&mut rest) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
