@@ -1,1 +1,16 @@
 //! Images: the store, unpacking of untrusted archives, metadata.
+//!
+//! Two formats: *unified*, one tarball with `metadata.yaml`, `rootfs/` and perhaps `templates/`; and *split*, a tarball
+//! with the metadata and a squashfs (or tarball) that is the root. The fingerprint is the SHA-256 of the one file, or
+//! of both in that order. Nothing in an archive is trusted (see [`unpack`](self)).
+
+mod compression;
+mod error;
+mod metadata;
+mod store;
+mod unpack;
+
+pub use error::Error;
+pub use metadata::{Metadata, architecture};
+pub use store::{Part, Received, Store, StoredImage, Upload};
+pub use unpack::{Limits, Report};

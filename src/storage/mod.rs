@@ -1,1 +1,29 @@
 //! Pools and volumes: a driver per backend behind one narrow trait.
+//!
+//! Files lie on disk with the container's own ids (0, 1, …) in every driver; a start mounts the root id-mapped at
+//! `<pool>/containers/<volume>/rootfs`, a stop unmounts it.
+//!
+//! ```text
+//!   storage-pools/<pool>/
+//!     containers/<volume>/       0100, owner the container's root
+//!       rootfs/                  dir: the files; overlay: mount point
+//!       upper/{fs,work}          overlay: what the container changed
+//!       volume.json              which lower it belongs to, format version
+//!       metadata.yaml, templates/
+//!     images/<fingerprint>/      overlay: rootfs/ mounted from image.squashfs, or unpacked
+//!     .new/<volume>, .trash/…    half made, half deleted: cleared when the pool is opened
+//! ```
+
+mod dir;
+mod error;
+mod files;
+mod overlay;
+mod pool;
+mod probe;
+mod registry;
+
+pub use error::Error;
+pub use files::{link_instance, unlink_instance};
+pub use pool::{DriverKind, Pool, PoolSpec, Resources, RootMount};
+pub use probe::{Feature, Probes};
+pub use registry::Registry;

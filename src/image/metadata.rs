@@ -1,0 +1,115 @@
+//! `metadata.yaml`.
+
+use std::collections::BTreeMap;
+
+use serde_norway::Value;
+
+use super::error::Error;
+
+/// The longest `metadata.yaml`, bytes.
+pub(super) const MAX: u64 = 1024 * 1024;
+
+/// What an image says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metadata {
+    /// Kernel architecture, in LXD's words.
+    pub architecture: String,
+    /// Seconds since 1970.
+    pub creation_date: i64,
+    /// Seconds since 1970.
+    pub expiry_date: Option<i64>,
+    /// Free properties.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// LXD's word for an architecture, from its own or Debian's.
+pub fn architecture(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "x86_64" | "amd64" => "x86_64",
+        "i686" | "i386" | "i586" => "i686",
+        "aarch64" | "arm64" => "aarch64",
+        "armv7l" | "armhf" => "armv7l",
+        "ppc" => "ppc",
+        "ppc64" => "ppc64",
+        "ppc64le" | "ppc64el" => "ppc64le",
+        "s390x" => "s390x",
+        "riscv64" => "riscv64",
+        _ => return None,
+    })
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(value) => Some(value.to_string()),
+        Value::Number(value) => Some(value.to_string()),
+        Value::Null => Some(String::new()),
+        Value::Sequence(_) | Value::Mapping(_) | Value::Tagged(_) => None,
+    }
+}
+
+impl Metadata {
+    /// Reads the YAML.
+    ///
+    /// # Errors
+    /// With the field that is missing or wrong.
+    pub fn parse(yaml: &[u8]) -> Result<Self, Error> {
+        let wrong = |field, reason: &str| Error::Metadata { field, reason: reason.to_owned() };
+        let root: Value = serde_norway::from_slice(yaml)
+            .map_err(|e| Error::BadArchive { reason: format!("its metadata.yaml is not YAML: {e}") })?;
+        let word = root.get("architecture").and_then(text).ok_or_else(|| wrong("architecture", "it is missing"))?;
+        let date = |field: &'static str| match root.get(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => value.as_i64().map(Some).ok_or_else(|| wrong(field, "it must be a number of seconds")),
+        };
+        let mut properties = BTreeMap::new();
+        match root.get("properties") {
+            None | Some(Value::Null) => {}
+            Some(Value::Mapping(map)) => {
+                for (key, value) in map {
+                    let pair = text(key).zip(text(value));
+                    let (key, value) = pair.ok_or_else(|| wrong("properties", "each must be a plain value"))?;
+                    properties.insert(key, value);
+                }
+            }
+            Some(_) => return Err(wrong("properties", "it must be a map")),
+        }
+        Ok(Self {
+            architecture: architecture(&word)
+                .ok_or_else(|| wrong("architecture", &format!("{word:?} is not known")))?
+                .to_owned(),
+            creation_date: date("creation_date")?.ok_or_else(|| wrong("creation_date", "it is missing"))?,
+            expiry_date: date("expiry_date")?.filter(|date| *date > 0),
+            properties,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_any_scalar_type_become_text() {
+        let yaml = b"architecture: amd64\ncreation_date: 1700000000\nproperties:\n  os: Debian\n  release: 12\n  lts: true\n";
+        let metadata = Metadata::parse(yaml).unwrap();
+        assert_eq!(metadata.architecture, "x86_64");
+        assert_eq!(metadata.properties["release"], "12");
+        assert_eq!(metadata.properties["lts"], "true");
+    }
+
+    #[test]
+    fn refusals_name_the_field() {
+        for (yaml, field) in [
+            ("creation_date: 1", "architecture"),
+            ("architecture: x86_64", "creation_date"),
+            ("architecture: pdp11\ncreation_date: 1", "architecture"),
+            ("architecture: x86_64\ncreation_date: soon", "creation_date"),
+            ("architecture: x86_64\ncreation_date: 1\nproperties: [a]", "properties"),
+        ] {
+            let error = Metadata::parse(yaml.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+        assert!(Metadata::parse(b"\x00: [").is_err());
+    }
+}

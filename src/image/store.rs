@@ -1,0 +1,278 @@
+//! The store: `<state>/images/<fingerprint>` and, for split images, `<fingerprint>.rootfs`.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use ring::digest::{Context, SHA256};
+
+use super::compression::{Compression, detect, open_tar};
+use super::error::{Error, io};
+use super::metadata::{MAX, Metadata};
+use super::unpack::Limits;
+use crate::names::Fingerprint;
+
+/// The parts an image arrives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The one file of a unified image.
+    Unified,
+    /// The metadata tarball of a split image.
+    Metadata,
+    /// Its root.
+    Rootfs,
+}
+
+/// The files of all images.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+}
+
+/// An image whose files are here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredImage {
+    /// Its fingerprint.
+    pub fingerprint: Fingerprint,
+    /// The tarball: unified, or metadata.
+    pub meta_path: PathBuf,
+    /// The root of a split image.
+    pub rootfs_path: Option<PathBuf>,
+    /// Whether that root is a squashfs.
+    pub squashfs: bool,
+}
+
+const INCOMING: &str = ".incoming-";
+
+impl Store {
+    /// Opens the store in `dir`; what interrupted uploads left is removed.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or read.
+    pub fn open(dir: PathBuf) -> Result<Self, Error> {
+        std::fs::create_dir_all(&dir).map_err(io("create", &dir))?;
+        for entry in std::fs::read_dir(&dir).map_err(io("read", &dir))? {
+            let entry = entry.map_err(io("read", &dir))?;
+            if entry.file_name().to_string_lossy().starts_with(INCOMING) {
+                std::fs::remove_file(entry.path()).map_err(io("remove", entry.path()))?;
+            }
+        }
+        Ok(Self { dir })
+    }
+
+    /// Begins an upload.
+    pub fn begin(&self) -> Upload {
+        let base = self.dir.join(format!("{INCOMING}{}", uuid::Uuid::new_v4()));
+        Upload {
+            dir: self.dir.clone(),
+            meta: Temporary(base.with_extension("meta")),
+            rootfs: Temporary(base.with_extension("rootfs")),
+            split: false,
+            file: None,
+            digest: Context::new(&SHA256),
+            size: 0,
+        }
+    }
+
+    fn paths(&self, fingerprint: &Fingerprint) -> (PathBuf, PathBuf) {
+        (self.dir.join(fingerprint.as_str()), self.dir.join(format!("{fingerprint}.rootfs")))
+    }
+
+    /// The files of an image.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn get(&self, fingerprint: &Fingerprint) -> Result<StoredImage, Error> {
+        let (meta_path, rootfs) = self.paths(fingerprint);
+        if !meta_path.exists() {
+            return Err(Error::NotFound { fingerprint: fingerprint.clone() });
+        }
+        let rootfs_path = rootfs.exists().then_some(rootfs);
+        let squashfs = match &rootfs_path {
+            Some(path) => detect(path)? == Compression::Squashfs,
+            None => false,
+        };
+        Ok(StoredImage { fingerprint: fingerprint.clone(), meta_path, rootfs_path, squashfs })
+    }
+
+    /// Removes the files of an image; none is fine.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub fn remove(&self, fingerprint: &Fingerprint) -> Result<(), Error> {
+        let (meta, rootfs) = self.paths(fingerprint);
+        for path in [rootfs, meta] {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io("remove", path)(error)),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The fingerprints of all images whose files are here.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn list(&self) -> Result<Vec<Fingerprint>, Error> {
+        let entries = std::fs::read_dir(&self.dir).map_err(io("read", &self.dir))?;
+        Ok(entries
+            .filter_map(|entry| Fingerprint::new(entry.ok()?.file_name().to_string_lossy().into_owned()).ok())
+            .collect())
+    }
+}
+
+/// A file that goes when it is not kept.
+#[derive(Debug)]
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // Renamed, never made, or removed at the next opening.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// An image on its way in. Blocking.
+pub struct Upload {
+    dir: PathBuf,
+    meta: Temporary,
+    rootfs: Temporary,
+    split: bool,
+    file: Option<File>,
+    digest: Context,
+    size: i64,
+}
+
+impl Upload {
+    /// What is written from now on belongs to `part`. The order is that of the fingerprint: metadata, then root.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn part(&mut self, part: Part) -> Result<(), Error> {
+        let path = match part {
+            Part::Unified | Part::Metadata => &self.meta.0,
+            Part::Rootfs => {
+                self.split = true;
+                &self.rootfs.0
+            }
+        };
+        self.file = Some(File::create_new(path).map_err(io("create", path))?);
+        Ok(())
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] and other ones of the disk.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.digest.update(bytes);
+        self.size = self.size.saturating_add(i64::try_from(bytes.len()).unwrap_or(i64::MAX));
+        match &mut self.file {
+            Some(file) => file.write_all(bytes).map_err(io("write an image to", &self.dir)),
+            None => Err(Error::Empty),
+        }
+    }
+
+    /// All is here: verifies it.
+    ///
+    /// # Errors
+    /// When it is not the announced one, or no image that can be used.
+    pub fn finish(self, expected: Option<&Fingerprint>) -> Result<Received, Error> {
+        let found = hex::encode(self.digest.finish());
+        let found = Fingerprint::new(found).map_err(|e| Error::BadArchive { reason: e.to_string() })?;
+        if self.size == 0 || self.file.is_none() {
+            return Err(Error::Empty);
+        }
+        if let Some(expected) = expected.filter(|expected| **expected != found) {
+            return Err(Error::Fingerprint { expected: expected.clone(), found });
+        }
+        let metadata = inspect(&self.meta.0, !self.split)?;
+        if self.split {
+            match detect(&self.rootfs.0)? {
+                Compression::Squashfs => {}
+                _ => check_tar(&self.rootfs.0)?,
+            }
+        }
+        let rootfs = self.split.then_some(self.rootfs);
+        Ok(Received { fingerprint: found, size: self.size, metadata, dir: self.dir, meta: self.meta, rootfs })
+    }
+}
+
+/// A verified image that is not in the store yet.
+pub struct Received {
+    /// Its fingerprint.
+    pub fingerprint: Fingerprint,
+    /// Bytes.
+    pub size: i64,
+    /// What it says about itself.
+    pub metadata: Metadata,
+    dir: PathBuf,
+    meta: Temporary,
+    rootfs: Option<Temporary>,
+}
+
+impl Received {
+    /// Moves it into the store, on disk for good.
+    ///
+    /// # Errors
+    /// Of the disk; then it is not in the store.
+    pub fn commit(self) -> Result<(), Error> {
+        let place = |name: String| self.dir.join(name);
+        let keep = |from: &Temporary, to: PathBuf| {
+            File::open(&from.0).and_then(|file| file.sync_all()).map_err(io("write", &from.0))?;
+            std::fs::rename(&from.0, &to).map_err(io("create", to))
+        };
+        // The root first: an image without its root would be taken for a unified one.
+        if let Some(rootfs) = &self.rootfs {
+            keep(rootfs, place(format!("{}.rootfs", self.fingerprint)))?;
+        }
+        keep(&self.meta, place(self.fingerprint.to_string()))?;
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io("write", &self.dir))
+    }
+}
+
+fn unreadable(error: &std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::FileTooLarge => Error::Limit { what: "bytes", limit: Limits::default().max_bytes },
+        _ => Error::BadArchive { reason: format!("it is not a readable tarball ({error})") },
+    }
+}
+
+/// Looks for `metadata.yaml` and, in a unified image, for `rootfs/`.
+fn inspect(path: &Path, unified: bool) -> Result<Metadata, Error> {
+    let mut archive = open_tar(path, Limits::default().max_bytes)?;
+    let mut metadata = None;
+    let mut root = !unified;
+    for entry in archive.entries().map_err(|e| unreadable(&e))? {
+        let entry = entry.map_err(|e| unreadable(&e))?;
+        let name = entry.path_bytes().into_owned();
+        let name = name.strip_prefix(b"./").unwrap_or(&name);
+        if name == b"metadata.yaml" {
+            let mut text = Vec::new();
+            entry.take(MAX + 1).read_to_end(&mut text).map_err(|e| unreadable(&e))?;
+            if u64::try_from(text.len()).unwrap_or(u64::MAX) > MAX {
+                return Err(Error::Limit { what: "bytes of metadata.yaml", limit: MAX });
+            }
+            metadata = Some(Metadata::parse(&text)?);
+        } else if name == b"rootfs" || name.starts_with(b"rootfs/") {
+            root = true;
+        }
+        if root && let Some(metadata) = metadata.take() {
+            return Ok(metadata);
+        }
+    }
+    match metadata {
+        Some(_) => Err(Error::BadArchive { reason: "it has no rootfs directory".to_owned() }),
+        None => Err(Error::BadArchive { reason: "it has no metadata.yaml".to_owned() }),
+    }
+}
+
+fn check_tar(path: &Path) -> Result<(), Error> {
+    let mut archive = open_tar(path, Limits::default().max_bytes)?;
+    match archive.entries().map_err(|e| unreadable(&e))?.next() {
+        Some(Ok(_)) => Ok(()),
+        Some(Err(error)) => Err(unreadable(&error)),
+        None => Err(Error::BadArchive { reason: "its root is empty".to_owned() }),
+    }
+}

@@ -1,0 +1,58 @@
+//! `dir`: the image unpacked into the volume; the ids are mapped by an id-mapped mount over the root itself.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::error::{Error, io};
+use super::files::make_dir;
+use super::pool::{Driver, RootMount};
+use super::probe::Probes;
+use crate::image::{Limits, StoredImage};
+use crate::names::Fingerprint;
+use crate::security::idmap::IdMap;
+use crate::sys::{mount, userns};
+
+pub(super) struct Dir {
+    probes: Arc<Probes>,
+}
+
+impl Dir {
+    pub(super) fn new(probes: Arc<Probes>) -> Self {
+        Self { probes }
+    }
+}
+
+impl Driver for Dir {
+    fn fill(&self, _pool: &Path, volume: &Path, image: &StoredImage) -> Result<(), Error> {
+        image.unpack(volume, &Limits::default())?;
+        Ok(())
+    }
+
+    fn fill_empty(&self, volume: &Path) -> Result<(), Error> {
+        make_dir(&volume.join("rootfs"), 0o755)
+    }
+
+    fn mount(&self, _pool: &Path, volume: &Path, map: Option<&IdMap>) -> Result<RootMount, Error> {
+        let rootfs = volume.join("rootfs");
+        if let Some(map) = map {
+            if let Some(reason) = self.probes.id_mapped_missing() {
+                return Err(Error::DriverUnavailable { driver: "dir", reason });
+            }
+            let (uids, gids) = map.mount_maps(false);
+            (|| {
+                let namespace = userns::with_maps(&uids, &gids)?;
+                let clone = mount::clone_of(&rootfs)?;
+                mount::map_ids(&clone, &*namespace)?;
+                // Not nosuid: sudo inside must work. Setuid files are the container's root's, who is nobody outside.
+                mount::set_nodev(&clone)?;
+                mount::attach(&clone, &rootfs)
+            })()
+            .map_err(io("make an id-mapped mount of", &rootfs))?;
+        }
+        Ok(RootMount { path: rootfs, lxc_options: None })
+    }
+
+    fn lower(&self, _volume: &Path) -> Option<Fingerprint> {
+        None
+    }
+}

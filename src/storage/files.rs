@@ -1,0 +1,49 @@
+//! Small file work that the drivers share.
+
+use std::fs::{DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+use super::error::{Error, io};
+
+/// Makes a directory of this mode, whatever the umask; one that is there keeps its content.
+pub(super) fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
+    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(io("create", path))?;
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(io("set the mode of", path))
+}
+
+/// Removes a directory with all it has; none is fine. Never crosses into what a symlink names.
+pub(super) fn remove_dir(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io("remove", path)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// `<state>/containers/<container>`: a link to where its volume lies, for tools that look there.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn link_instance(state: &Path, container: &str, volume: &Path) -> Result<(), Error> {
+    let link = state.join("containers").join(container);
+    match std::os::unix::fs::symlink(volume, &link) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            std::fs::remove_file(&link).map_err(io("remove", &link))?;
+            std::os::unix::fs::symlink(volume, &link).map_err(io("create", &link))
+        }
+        result => result.map_err(io("create", &link)),
+    }
+}
+
+/// Removes that link; none is fine.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn unlink_instance(state: &Path, container: &str) -> Result<(), Error> {
+    let link = state.join("containers").join(container);
+    match std::fs::remove_file(&link) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io("remove", link)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
