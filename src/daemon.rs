@@ -1,8 +1,329 @@
-//! Composition: build, adopt, serve, shut down.
+//! Composition: build, adopt, serve, shut down; and the administrative verbs.
 
+mod admin;
+mod init;
+mod local;
+
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 
-/// Runs the daemon or one of its verbs.
-pub fn main(_arguments: Vec<String>) -> ExitCode {
-    ExitCode::SUCCESS
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, filter::LevelFilter};
+
+use crate::api::app::App;
+use crate::api::{Router, server::Server};
+use crate::auth::{ServerCertificate, TrustStore, server_config};
+use crate::db::{Database, Phase};
+use crate::events::{Bus, LogLayer};
+use crate::helper::{Launcher, hook};
+use crate::instance::{Context, Host, Manager};
+use crate::network::{self, BridgeSpec};
+use crate::ops::Operations;
+use crate::security::{self, DeviceRules};
+use crate::state_dir::{MAX_SOCKET_PATH, StateDir};
+use crate::sys::cgroup::{Hierarchies, Version};
+use crate::sys::{activation, peercred};
+use crate::{image, storage};
+
+/// Runs system containers and speaks LXD's API.
+#[derive(Debug, Parser)]
+#[command(name = "warrend", version, disable_help_subcommand = true)]
+struct Arguments {
+    /// State directory [default: $WARREN_DIR, $LXD_DIR, /var/lib/warren]
+    #[arg(long, global = true)]
+    state_dir: Option<PathBuf>,
+    /// Group that may use the socket
+    #[arg(long, global = true)]
+    group: Option<String>,
+    /// Log to this file as well
+    #[arg(long, global = true)]
+    logfile: Option<PathBuf>,
+    /// Log everything
+    #[arg(long, short = 'd', global = true)]
+    debug: bool,
+    /// Log what happens
+    #[arg(long, short = 'v', global = true)]
+    verbose: bool,
+    /// An administrative verb; none runs the daemon
+    #[command(subcommand)]
+    verb: Option<admin::Verb>,
+}
+
+/// Where everything lies, by flag or environment.
+fn state_dir(flag: Option<PathBuf>) -> StateDir {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let root = flag.or_else(|| variable("WARREN_DIR")).or_else(|| variable("LXD_DIR"));
+    StateDir::new(root.unwrap_or_else(|| PathBuf::from("/var/lib/warren")))
+}
+
+/// Entry of everything but helper and hook. `arguments` are those behind the program's name.
+pub fn main(arguments: Vec<String>) -> ExitCode {
+    // Scripts write `lxd $LEVEL` quoted: an empty argument is none.
+    let arguments = arguments.into_iter().filter(|argument| !argument.is_empty());
+    let arguments = match Arguments::try_parse_from(std::iter::once("warrend".to_owned()).chain(arguments)) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no failures; clap knows which stream is theirs.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    let dir = state_dir(arguments.state_dir.clone());
+    if let Some(verb) = arguments.verb {
+        return admin::run(verb, &dir);
+    }
+    let inherited = activation::listen_fds();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .thread_stack_size(1024 * 1024)
+        .thread_name("warrend")
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(run(&arguments, dir, inherited));
+            // Blocking work that nobody waits for any more must not hold up the end.
+            runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+            result
+        }
+        Err(error) => Err(format!("cannot start the runtime: {error}")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            // The last line says why, whatever the log level.
+            eprintln!("Error: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_log(arguments: &Arguments, bus: &Bus) -> Result<(), String> {
+    let level = match (arguments.debug, arguments.verbose) {
+        (true, _) => LevelFilter::DEBUG,
+        (false, true) => LevelFilter::INFO,
+        (false, false) => LevelFilter::WARN,
+    };
+    let file = match &arguments.logfile {
+        None => None,
+        Some(path) => {
+            let file = std::fs::File::options().create(true).append(true).open(path);
+            let file = file.map_err(|e| format!("cannot open the log file {}: {e}", path.display()))?;
+            Some(tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Arc::new(file)).with_filter(level))
+        }
+    };
+    let stderr = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(io::stderr).with_filter(level);
+    let events = LogLayer::new(bus.clone()).with_filter(LevelFilter::DEBUG);
+    tracing_subscriber::registry().with(stderr).with(file).with(events).try_init().map_err(|e| e.to_string())
+}
+
+fn host() -> Host {
+    let machine = rustix::system::uname().machine().to_string_lossy().into_owned();
+    let rules = match Hierarchies::detect().ok().and_then(|found| found.version_of("devices")) {
+        Some(Version::V1) => DeviceRules::Cgroup1,
+        // On cgroup 2 there is no devices controller to find: rules are programs.
+        Some(Version::V2) | None => DeviceRules::Cgroup2,
+    };
+    let lxcfs = PathBuf::from("/var/lib/lxcfs");
+    Host {
+        architecture: image::architecture(&machine).unwrap_or("x86_64"),
+        device_rules: rules,
+        apparmor: security::apparmor_enabled(),
+        lxcfs: lxcfs.join("proc/meminfo").exists().then_some(lxcfs),
+    }
+}
+
+/// Builds everything that needs no other part running.
+fn build(dir: &StateDir, bus: Bus) -> Result<Arc<App>, String> {
+    dir.create().map_err(|e| format!("cannot set up the state directory: {e}"))?;
+    let seccomp = dir.seccomp();
+    std::fs::write(&seccomp, security::SECCOMP_POLICY)
+        .map_err(|e| format!("cannot write {}: {e}", seccomp.display()))?;
+    let (db, damaged) = Database::open(&dir.database()).map_err(|e| e.to_string())?;
+    for error in damaged {
+        tracing::error!(%error, "left out");
+    }
+    let db = Arc::new(db);
+    let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let certificate = ServerCertificate::load_or_create(dir.root(), &host_name).map_err(|e| e.to_string())?;
+    let images = image::Store::open(dir.images()).map_err(|e| e.to_string())?;
+    let trust = TrustStore::default();
+    trust.refresh(&db.model());
+    let instances = Manager::new(Context {
+        db: Arc::clone(&db),
+        bus: bus.clone(),
+        launcher: Launcher::new(),
+        pools: Arc::new(storage::Registry::new(dir.root().to_owned())),
+        networks: network::Manager::new(dir.root()),
+        images: Arc::new(images),
+        dir: dir.clone(),
+        host: host(),
+    });
+    Ok(Arc::new(App {
+        db,
+        ops: Operations::new(bus.clone()),
+        bus,
+        instances,
+        trust,
+        limiter: crate::auth::password::RateLimiter::default(),
+        certificate,
+        server: OnceLock::new(),
+        is_ready: watch::Sender::new(false),
+        ended: Notify::new(),
+        config_lock: tokio::sync::Mutex::new(()),
+    }))
+}
+
+/// Finishes or undoes what a crash left half made, opens pools, brings networks up. What fails degrades, it never stops
+/// the daemon.
+async fn recover(app: &Arc<App>) {
+    let model = app.db.model();
+    let context = Arc::clone(app.instances.context());
+    let (pools, records) = (Arc::clone(&context.pools), Arc::clone(&model.pools));
+    let opened = tokio::task::spawn_blocking(move || records.values().for_each(|record| pools.open(record))).await;
+    if let Err(error) = opened {
+        tracing::error!(%error, "opening the storage pools");
+    }
+    for record in model.networks.values() {
+        if let Err(error) = network_up(app, record).await {
+            tracing::error!(network = %record.name, %error, "the network is not up");
+        }
+    }
+    for image in model.images.values().filter(|image| image.phase != Phase::Ready) {
+        if let Err(error) = crate::api::remove_image(app, image).await {
+            tracing::error!(image = %image.fingerprint, %error, "clearing an interrupted upload or deletion");
+        }
+    }
+}
+
+async fn network_up(app: &Arc<App>, record: &crate::db::Network) -> Result<(), network::Error> {
+    let networks = &app.instances.context().networks;
+    match record.phase {
+        Phase::Ready => networks.up(&BridgeSpec::parse(&record.name, &record.config)?).await,
+        Phase::Creating | Phase::Deleting => {
+            networks.remove(&record.name).await?;
+            let (project, name) = (record.project.clone(), record.name.clone());
+            let removed = app.db.write(move |tx| tx.delete_network(&project, &name)).await;
+            if let Err(error) = removed {
+                tracing::error!(network = %record.name, %error, "forgetting a half-made network");
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Pools are cleared last: their volumes are, by the instances, before.
+async fn clear_pools(app: &Arc<App>) {
+    let model = app.db.model();
+    for record in model.pools.values().filter(|record| record.phase != Phase::Ready).cloned() {
+        let pools = Arc::clone(&app.instances.context().pools);
+        let name = record.name.clone();
+        let gone = tokio::task::spawn_blocking(move || pools.delete(&name)).await;
+        if let Ok(Err(error)) = gone {
+            tracing::warn!(pool = %record.name, %error, "clearing a half-made pool");
+        }
+        let name = record.name.clone();
+        if let Err(error) = app.db.write(move |tx| tx.delete_pool(&name)).await {
+            tracing::error!(pool = %record.name, %error, "forgetting a half-made pool");
+        }
+    }
+}
+
+fn unix_listeners(
+    arguments: &Arguments,
+    dir: &StateDir,
+    inherited: Vec<std::os::fd::OwnedFd>,
+) -> Result<Vec<std::os::unix::net::UnixListener>, String> {
+    if !inherited.is_empty() {
+        return Ok(inherited.into_iter().map(Into::into).collect());
+    }
+    let path = dir.socket();
+    if !dir.socket_fits() {
+        return Err(format!("the path {} is longer than the {MAX_SOCKET_PATH} bytes of a socket's", path.display()));
+    }
+    let group = match &arguments.group {
+        None => None,
+        Some(group) => Some(peercred::group_id(group).map_err(|e| format!("--group: {e}"))?),
+    };
+    let listener =
+        activation::bind_unix(&path, group).map_err(|e| format!("cannot listen on {}: {e}", path.display()))?;
+    Ok(vec![listener])
+}
+
+async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::OwnedFd>) -> Result<(), String> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("warrend must run as root".to_owned());
+    }
+    let bus = Bus::default();
+    start_log(arguments, &bus)?;
+    std::fs::create_dir_all(dir.root()).map_err(|e| format!("cannot create {}: {e}", dir.root().display()))?;
+    // Bound first: a second daemon in this directory must touch nothing.
+    let listeners = unix_listeners(arguments, &dir, inherited)?;
+    let app = build(&dir, bus)?;
+    let tls = server_config(&app.certificate).map_err(|e| e.to_string())?;
+    let router = Router::new(Arc::clone(&app)).map_err(|e| e.to_string())?;
+    let server = Server::new(Arc::new(router), tls);
+    let hooks = hook::Listener::bind(&dir.hook_socket()).map_err(|e| format!("cannot listen for hooks: {e}"))?;
+    let told = Arc::clone(&app);
+    tokio::spawn(hooks.serve(move |record| told.instances.hook(&record)));
+    recover(&app).await;
+    // Signals are taken before anyone is told that we are ready.
+    let mut terminate = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()]
+        .map(|kind| signal(kind).map_err(|e| e.to_string()));
+    let mut power = signal(SignalKind::from_raw(libc::SIGPWR)).map_err(|e| e.to_string())?;
+    let ran = app.instances.adopt_all().await;
+    clear_pools(&app).await;
+    for listener in listeners {
+        listener.set_nonblocking(true).map_err(|e| e.to_string())?;
+        server.serve_unix(tokio::net::UnixListener::from_std(listener).map_err(|e| e.to_string())?);
+    }
+    let address = app.db.model().config.get("core.https_address").cloned().unwrap_or_default();
+    if let Err(error) = server.set_https(&address).await {
+        tracing::error!(%error, "the API is not reachable over HTTPS");
+    }
+    // Set once, here.
+    let _ = app.server.set(server);
+    app.is_ready.send_replace(true);
+    activation::notify("READY=1");
+    tracing::info!("ready");
+    let starting = Arc::clone(&app);
+    tokio::spawn(async move { starting.instances.autostart(&ran).await });
+    let ended = {
+        let [first, second, third] = &mut terminate;
+        let (Ok(first), Ok(second), Ok(third)) = (first, second, third) else {
+            return Err("cannot take signals".to_owned());
+        };
+        tokio::select! {
+            _ = first.recv() => "SIGTERM",
+            _ = second.recv() => "SIGINT",
+            _ = third.recv() => "SIGQUIT",
+            _ = power.recv() => {
+                app.instances.bring_down().await;
+                "SIGPWR"
+            }
+            () = app.ended.notified() => {
+                // The request that asked for it is answered before the socket closes.
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                "shutdown"
+            }
+        }
+    };
+    tracing::info!(by = ended, "ending");
+    activation::notify("STOPPING=1");
+    app.bus.close();
+    remove_socket(&dir.socket());
+    remove_socket(&dir.hook_socket());
+    Ok(())
+}
+
+/// A socket that stays is replaced by the next start.
+fn remove_socket(path: &Path) {
+    let _ = std::fs::remove_file(path);
 }

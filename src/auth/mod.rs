@@ -1,1 +1,55 @@
-//! Who is asking: the trust store, the server's certificate, peer credentials, the rustls verifier.
+//! Who is asking: the trust store, the server's certificate, the rustls verifier, the trust password.
+//!
+//! A client's certificate is optional and may be signed by anybody; the handshake proves only that the client has its
+//! key. Trust is the fingerprint, looked up for each request, so that a removal counts at once.
+
+mod certificate;
+pub mod password;
+mod tls;
+mod trust;
+
+use std::fmt;
+use std::path::PathBuf;
+
+pub use certificate::{ClientCertificate, ServerCertificate};
+pub use tls::server_config;
+pub use trust::TrustStore;
+
+/// What can go wrong here.
+#[derive(Debug)]
+pub enum Error {
+    /// The text is no certificate.
+    NoCertificate {
+        /// Why not.
+        reason: String,
+    },
+    /// The server's own certificate or key cannot be used or made.
+    Server {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// TLS cannot be set up with it.
+    Tls {
+        /// rustls's words.
+        reason: String,
+    },
+    /// The kernel gives no random numbers.
+    Random,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoCertificate { reason } => {
+                write!(f, "The field \"certificate\" is neither PEM nor base64 of DER: {reason}")
+            }
+            Self::Server { path, reason } => write!(f, "The server certificate {} : {reason}", path.display()),
+            Self::Tls { reason } => write!(f, "TLS cannot be set up: {reason}"),
+            Self::Random => f.write_str("The kernel gives no random numbers"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -37,7 +37,9 @@ impl fmt::Display for Error {
             Self::NoSpace { path } => {
                 write!(f, "No space left on the disk of {}: free some and try again", path.display())
             }
-            Self::NotFound { fingerprint } => write!(f, "The files of image {fingerprint} are missing: import it again"),
+            Self::NotFound { fingerprint } => {
+                write!(f, "The files of image {fingerprint} are missing: import it again")
+            }
             Self::Tool { tool, reason } => write!(f, "{tool} failed: {reason}"),
             Self::Io { doing, path, error } => write!(f, "Cannot {doing} {}: {error}", path.display()),
         }

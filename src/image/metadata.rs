@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn values_of_any_scalar_type_become_text() {
-        let yaml = b"architecture: amd64\ncreation_date: 1700000000\nproperties:\n  os: Debian\n  release: 12\n  lts: true\n";
+        let yaml =
+            b"architecture: amd64\ncreation_date: 1700000000\nproperties:\n  os: Debian\n  release: 12\n  lts: true\n";
         let metadata = Metadata::parse(yaml).unwrap();
         assert_eq!(metadata.architecture, "x86_64");
         assert_eq!(metadata.properties["release"], "12");

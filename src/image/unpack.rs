@@ -12,9 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
-};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use tar::{Entry, EntryType};
 
@@ -78,13 +76,7 @@ impl StoredImage {
     }
 }
 
-fn tarball(
-    path: &Path,
-    dest: &Path,
-    prefix: Option<&str>,
-    want: Want,
-    limits: &Limits,
-) -> Result<Report, Error> {
+fn tarball(path: &Path, dest: &Path, prefix: Option<&str>, want: Want, limits: &Limits) -> Result<Report, Error> {
     let broken = |error: io::Error| match error.kind() {
         io::ErrorKind::FileTooLarge => Error::Limit { what: "bytes", limit: limits.max_bytes },
         _ => Error::BadArchive { reason: format!("its tarball breaks off ({error})") },
@@ -183,19 +175,18 @@ impl Writer<'_> {
         self.open_dir(name).map_err(self.failed(name, "open"))
     }
 
-    fn place(
-        &mut self,
-        entry: &mut Entry<'_, Box<dyn Read>>,
-        name: &Path,
-        prefix: Option<&str>,
-    ) -> Result<(), Error> {
+    fn place(&mut self, entry: &mut Entry<'_, Box<dyn Read>>, name: &Path, prefix: Option<&str>) -> Result<(), Error> {
         let kind = entry.header().entry_type();
         let parent = self.make_dir(name.parent().unwrap_or(Path::new("")))?;
         let base = name.file_name().unwrap_or_default();
         let failed = self.failed(name, "create");
         let odd = |_| Error::BadArchive { reason: format!("the entry {} has a damaged header", name.display()) };
-        let uid = Uid::from_raw(u32::try_from(entry.header().uid().map_err(odd)?).map_err(|_| odd(io::Error::last_os_error()))?);
-        let gid = Gid::from_raw(u32::try_from(entry.header().gid().map_err(odd)?).map_err(|_| odd(io::Error::last_os_error()))?);
+        let uid = Uid::from_raw(
+            u32::try_from(entry.header().uid().map_err(odd)?).map_err(|_| odd(io::Error::last_os_error()))?,
+        );
+        let gid = Gid::from_raw(
+            u32::try_from(entry.header().gid().map_err(odd)?).map_err(|_| odd(io::Error::last_os_error()))?,
+        );
         let mode = Mode::from_raw_mode(entry.header().mode().map_err(odd)? & 0o7777);
         let mtime = entry.header().mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0);
         if kind == EntryType::Directory {
@@ -209,7 +200,12 @@ impl Writer<'_> {
         }
         let supported = matches!(
             kind,
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse | EntryType::Symlink | EntryType::Link | EntryType::Fifo
+            EntryType::Regular
+                | EntryType::Continuous
+                | EntryType::GNUSparse
+                | EntryType::Symlink
+                | EntryType::Link
+                | EntryType::Fifo
         );
         if matches!(kind, EntryType::Char | EntryType::Block) {
             self.report.devices += 1;
@@ -295,10 +291,7 @@ impl Writer<'_> {
                 continue;
             };
             let allowed = attribute.starts_with("user.")
-                || matches!(
-                    attribute,
-                    "security.capability" | "system.posix_acl_access" | "system.posix_acl_default"
-                );
+                || matches!(attribute, "security.capability" | "system.posix_acl_access" | "system.posix_acl_default");
             if allowed {
                 rustix::fs::fsetxattr(&file, attribute, extension.value_bytes(), XattrFlags::empty())
                     .map_err(self.failed(name, "set an attribute of"))?;

@@ -1,1 +1,151 @@
 //! Instances: one task per container, the queue of requests, the state machine.
+//!
+//! ```text
+//!   API ── Request ──> actor (one task per instance) ── helper ──> liblxc
+//!                        │  ^
+//!              Snapshot  │  │ pidfd of the monitor, stop hook, timers
+//!                        v  │
+//!                    everybody reads
+//! ```
+//! The actor alone changes an instance's state. It holds pidfds of the container's init and of its liblxc monitor: the
+//! container is down when the *monitor* is gone, because then network, cgroups and mounts are, too. Whether a stop is
+//! a reboot, liblxc's stop hook says.
+
+mod actor;
+mod adopt;
+mod create;
+mod delete;
+mod error;
+mod exec;
+mod live;
+mod manager;
+mod policy;
+mod render;
+mod start;
+mod state;
+mod stop;
+mod undo;
+mod update;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Map, Value};
+
+use crate::db::Database;
+use crate::events::Bus;
+use crate::events::lifecycle::{Lifecycle, Requestor};
+use crate::helper::{ContainerRef, Launcher};
+use crate::names::InstanceKey;
+use crate::security::DeviceRules;
+use crate::security::idmap::IdMap;
+use crate::state_dir::StateDir;
+use crate::{image, network, storage};
+
+pub use create::{NewInstance, RootSource};
+pub use error::Error;
+pub use exec::{Exec, ExecSpec, Io, IoKind};
+pub use live::state as live_state;
+pub use manager::{Manager, Target};
+pub use state::{Snapshot, Status};
+pub use update::Definition;
+
+/// What this host is and has, found out once at the daemon's start.
+pub struct Host {
+    /// Kernel architecture, in LXD's words.
+    pub architecture: &'static str,
+    /// Which hierarchy has the devices controller.
+    pub device_rules: DeviceRules,
+    /// Whether the kernel confines by AppArmor.
+    pub apparmor: bool,
+    /// Where lxcfs is mounted, if it is.
+    pub lxcfs: Option<PathBuf>,
+}
+
+/// What the tasks of all instances share.
+pub struct Context {
+    /// The database.
+    pub db: Arc<Database>,
+    /// The event bus.
+    pub bus: Bus,
+    /// Starts helpers.
+    pub launcher: Launcher,
+    /// The pools.
+    pub pools: Arc<storage::Registry>,
+    /// The managed networks.
+    pub networks: network::Manager,
+    /// The files of images.
+    pub images: Arc<image::Store>,
+    /// Where everything lies.
+    pub dir: StateDir,
+    /// This host.
+    pub host: Host,
+}
+
+impl Context {
+    fn container(&self, key: &InstanceKey) -> ContainerRef {
+        let name = key.container();
+        ContainerRef { config: self.dir.logs(&name).join("lxc.conf"), lxc_path: self.dir.lxc_path(), name }
+    }
+
+    /// The id map that unprivileged containers get: read at each start, so that a mended /etc/subuid counts at once.
+    fn id_map(privileged: bool) -> Result<Option<IdMap>, Error> {
+        if privileged { Ok(None) } else { Ok(Some(IdMap::host_default()?)) }
+    }
+
+    fn lifecycle(&self, action: &'static str, key: &InstanceKey, requestor: Option<&Requestor>) {
+        self.bus.lifecycle(Lifecycle {
+            action,
+            source: format!("/1.0/instances/{}", key.name),
+            project: &key.project,
+            context: Map::new(),
+            requestor,
+        });
+    }
+}
+
+/// Times of the stages of a verb, milliseconds, told in the operation's metadata.
+pub struct Stages {
+    last: Instant,
+    times: BTreeMap<&'static str, f64>,
+}
+
+impl Default for Stages {
+    fn default() -> Self {
+        Self { last: Instant::now(), times: BTreeMap::new() }
+    }
+}
+
+impl Stages {
+    /// The stage called `name` ends now; the next one begins.
+    pub fn mark(&mut self, name: &'static str) {
+        let now = Instant::now();
+        *self.times.entry(name).or_default() += now.duration_since(self.last).as_secs_f64() * 1000.0;
+        self.last = now;
+    }
+
+    /// As metadata: stage to milliseconds with three digits.
+    pub fn to_json(&self) -> Value {
+        let rounded = |ms: f64| (ms * 1000.0).round() / 1000.0;
+        self.times
+            .iter()
+            .map(|(name, ms)| ((*name).to_owned(), Value::from(rounded(*ms))))
+            .collect::<Map<_, _>>()
+            .into()
+    }
+}
+
+/// Runs blocking work on the runtime's pool for it. The work itself never panics; should it, the panic goes on here and
+/// fails the operation.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Cancelled: only when the runtime ends.
+            Err(_) => Err(Error::ShuttingDown),
+        },
+    }
+}

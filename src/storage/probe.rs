@@ -32,9 +32,7 @@ const ID_MAPPED_OFF: &[&str] =
 const OVERLAY_OFF: &[&str] = &["WARREN_DISABLE_OVERLAY"];
 
 fn switched_off(names: &[&str]) -> Option<String> {
-    let on = |name: &&&str| {
-        std::env::var(name).ok().and_then(|text| crate::config::parse_bool(&text)) == Some(true)
-    };
+    let on = |name: &&&str| std::env::var(name).ok().and_then(|text| crate::config::parse_bool(&text)) == Some(true);
     names.iter().find(on).map(|name| format!("switched off by {name}"))
 }
 
@@ -46,9 +44,7 @@ impl Probes {
 
     /// Why there are no id-mapped mounts; `None` when there are.
     pub fn id_mapped_missing(&self) -> Option<String> {
-        self.idmapped
-            .get_or_init(|| switched_off(ID_MAPPED_OFF).or_else(|| self.attempt(try_id_mapped)))
-            .clone()
+        self.idmapped.get_or_init(|| switched_off(ID_MAPPED_OFF).or_else(|| self.attempt(try_id_mapped))).clone()
     }
 
     /// Why the overlay driver does not work; `None` when it does.

@@ -1,10 +1,13 @@
 //! Safe kernel interfaces: file descriptors, pidfds, ptys, mounts, user namespaces, netlink, cgroups.
 
+pub mod activation;
 pub mod cgroup;
 pub mod mount;
 pub mod netlink;
 mod netlink_wire;
+pub mod peercred;
 pub mod process;
 pub mod pty;
 pub mod socket;
 pub mod userns;
+pub mod watch;

@@ -35,10 +35,7 @@ fn tar_of(items: &[Item<'_>]) -> Vec<u8> {
 }
 
 fn base() -> Vec<Item<'static>> {
-    vec![
-        (b"metadata.yaml", EntryType::Regular, b"", METADATA),
-        (b"rootfs", EntryType::Directory, b"", b""),
-    ]
+    vec![(b"metadata.yaml", EntryType::Regular, b"", METADATA), (b"rootfs", EntryType::Directory, b"", b"")]
 }
 
 fn store(dir: &Path, bytes: &[u8]) -> Result<StoredImage, Error> {

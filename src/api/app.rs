@@ -1,0 +1,64 @@
+//! What all handlers share: the parts of the daemon.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::{Notify, watch};
+
+use super::server::Server;
+use crate::auth::password::RateLimiter;
+use crate::auth::{ServerCertificate, TrustStore};
+use crate::db::Database;
+use crate::events::Bus;
+use crate::instance;
+use crate::ops::Operations;
+
+/// The daemon, as the API sees it.
+pub struct App {
+    /// The database.
+    pub db: Arc<Database>,
+    /// The event bus.
+    pub bus: Bus,
+    /// The operations.
+    pub ops: Operations,
+    /// The instances, and by their context pools, networks and images.
+    pub instances: instance::Manager,
+    /// Which certificates are trusted.
+    pub trust: TrustStore,
+    /// Wrong passwords.
+    pub limiter: RateLimiter,
+    /// The server's own certificate.
+    pub certificate: ServerCertificate,
+    /// The listeners; set once they exist.
+    pub server: OnceLock<Arc<Server>>,
+    /// True when everything is up.
+    pub is_ready: watch::Sender<bool>,
+    /// Rung when the containers are stopped and the daemon may end.
+    pub ended: Notify,
+    /// Serialises changes of the server's configuration, whose effects lie outside the database.
+    pub config_lock: tokio::sync::Mutex<()>,
+}
+
+impl App {
+    /// Resolves when the daemon is ready.
+    pub async fn ready(&self) {
+        let mut ready = self.is_ready.subscribe();
+        // The sender lives in `self`.
+        let _ = ready.wait_for(|ready| *ready).await;
+    }
+
+    /// Stops the containers, then rings for the end of the daemon. Without `force`, running operations may end first.
+    pub async fn shutdown(&self, force: bool) {
+        if !force {
+            let minutes = crate::config::int_of(&self.db.model().config, "core.shutdown_timeout");
+            let limit = std::time::Duration::from_secs(u64::try_from(minutes).unwrap_or(0) * 60);
+            let done = async {
+                for operation in self.ops.list(None) {
+                    operation.wait(None).await;
+                }
+            };
+            let _ = tokio::time::timeout(limit, done).await;
+        }
+        self.instances.bring_down().await;
+        self.ended.notify_one();
+    }
+}

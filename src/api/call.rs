@@ -1,0 +1,250 @@
+//! A call: the request with everything the edge finds out about it, once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::header::IF_MATCH;
+use serde::de::DeserializeOwned;
+
+use super::app::App;
+use super::entry::{BodyStream, Peer};
+use super::error::Error;
+use super::response;
+use crate::events::lifecycle::Requestor;
+use crate::names::{InstanceKey, InstanceName, NameError, ProjectName};
+
+/// JSON bodies are at most this long, bytes.
+pub const MAX_JSON: usize = 4 * 1024 * 1024;
+
+/// Which of the two trees of instances the client walks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tree {
+    /// `/1.0/instances`.
+    Instances,
+    /// `/1.0/containers`, of LXD 2.0 and its clients.
+    Containers,
+}
+
+impl Tree {
+    /// Its URL.
+    pub fn url(self) -> &'static str {
+        match self {
+            Self::Instances => "/1.0/instances",
+            Self::Containers => "/1.0/containers",
+        }
+    }
+}
+
+/// How far the caller is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// By the socket's permissions or the trust store.
+    Trusted,
+    /// Not at all: sees what is public.
+    Untrusted,
+}
+
+/// A parsed request.
+pub struct Call {
+    /// The daemon.
+    pub app: Arc<App>,
+    /// Parameters of the path, decoded.
+    pub params: BTreeMap<String, String>,
+    /// Parameters of the query, decoded; the last one wins.
+    pub query: BTreeMap<String, String>,
+    /// Header fields.
+    pub headers: HeaderMap,
+    /// Who.
+    pub peer: Peer,
+    /// How far trusted.
+    pub trust: Trust,
+    /// Which tree.
+    pub tree: Tree,
+    /// Present when the client asks for an upgrade.
+    pub upgrade: Option<hyper::upgrade::OnUpgrade>,
+    /// The body, unread.
+    pub body: BodyStream,
+}
+
+impl Call {
+    /// A parameter of the path. The routes guarantee that it is there.
+    pub fn param(&self, name: &str) -> &str {
+        self.params.get(name).map_or("", String::as_str)
+    }
+
+    /// A parameter of the query.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        self.query.get(name).map(String::as_str).filter(|text| !text.is_empty())
+    }
+
+    /// `?recursion=`, 0 when absent.
+    pub fn recursion(&self) -> u8 {
+        self.query("recursion").and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    /// The project: `?project=`, empty or absent is `default`.
+    ///
+    /// # Errors
+    /// 404 when there is no such project.
+    pub fn project(&self) -> Result<ProjectName, Error> {
+        let name = match self.query("project") {
+            None => return Ok(ProjectName::default()),
+            Some(text) => ProjectName::new(text).map_err(Error::Name)?,
+        };
+        if self.app.db.model().projects.contains_key(&name) { Ok(name) } else { Err(Error::NotFound("Project")) }
+    }
+
+    /// The instance that path and query name. It need not exist.
+    ///
+    /// # Errors
+    /// 404: what is no name of an instance cannot exist.
+    pub fn instance_key(&self) -> Result<InstanceKey, Error> {
+        let project = self.project()?;
+        let name = InstanceName::new(self.param("name")).map_err(|_| Error::NotFound("Instance"))?;
+        Ok(InstanceKey { project, name })
+    }
+
+    /// A name out of the path that need not exist.
+    ///
+    /// # Errors
+    /// 404 naming `what`.
+    pub fn named<T>(
+        &self,
+        param: &str,
+        what: &'static str,
+        parse: impl FnOnce(String) -> Result<T, NameError>,
+    ) -> Result<T, Error> {
+        parse(self.param(param).to_owned()).map_err(|_| Error::NotFound(what))
+    }
+
+    /// Reads a JSON body; an absent or `null` one is the default.
+    ///
+    /// # Errors
+    /// 400 that names the place where the JSON is wrong, 400 for one that is too long.
+    pub async fn json<T: DeserializeOwned + Default>(&mut self) -> Result<T, Error> {
+        let bytes = self.bytes().await?;
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Ok(T::default());
+        }
+        serde_json::from_slice::<Option<T>>(&bytes)
+            .map(Option::unwrap_or_default)
+            .map_err(|e| Error::Json(e.to_string()))
+    }
+
+    /// Reads a whole small body.
+    ///
+    /// # Errors
+    /// 400 when it is too long or breaks off.
+    pub async fn bytes(&mut self) -> Result<bytes::Bytes, Error> {
+        let body = std::mem::replace(&mut self.body, BodyStream::empty());
+        body.read_limited(MAX_JSON).await.map_err(Error::Body)
+    }
+
+    /// Checks `If-Match` against the ETag of the modifiable part as it is now.
+    ///
+    /// # Errors
+    /// 412 when they differ.
+    pub fn if_match(&self, modifiable: impl serde::Serialize) -> Result<(), Error> {
+        let Some(wanted) = self.headers.get(IF_MATCH) else { return Ok(()) };
+        let now = response::etag(modifiable);
+        let matches = wanted.to_str().is_ok_and(|text| {
+            text.split(',')
+                .map(|tag| tag.trim().trim_matches('"'))
+                .any(|tag| tag == now || tag == "*" || tag.is_empty())
+        });
+        if matches { Ok(()) } else { Err(Error::Precondition { wanted: now }) }
+    }
+
+    /// `?timeout=` of a wait: absent or negative waits for ever.
+    ///
+    /// # Errors
+    /// 400 when it is no number.
+    pub fn timeout(&self) -> Result<Option<Duration>, Error> {
+        match self.query("timeout") {
+            None => Ok(None),
+            Some(text) => match text.parse::<i64>() {
+                Ok(seconds) => Ok(u64::try_from(seconds).ok().map(Duration::from_secs)),
+                Err(_) => Err(Error::Query { name: "timeout", expected: "a whole number of seconds" }),
+            },
+        }
+    }
+
+    /// Who asks, for events.
+    pub fn requestor(&self) -> Requestor {
+        match &self.peer {
+            Peer::Unix { uid, .. } => Requestor {
+                username: crate::sys::peercred::user_name(*uid).unwrap_or_else(|| uid.to_string()),
+                protocol: "unix".to_owned(),
+                address: "@".to_owned(),
+            },
+            Peer::Tls { address, certificate } => Requestor {
+                username: certificate.as_ref().map(|c| c.fingerprint.to_string()).unwrap_or_default(),
+                protocol: "tls".to_owned(),
+                address: address.to_string(),
+            },
+        }
+    }
+}
+
+/// Splits a query string into decoded pairs.
+pub fn parse_query(query: &str) -> BTreeMap<String, String> {
+    let decode =
+        |text: &str| percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(name), decode(value))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_decoded() {
+        let query = parse_query("project=&recursion=2&filter=name+eq%20c1&flag&&x=a=b");
+        assert_eq!(query["project"], "");
+        assert_eq!(query["recursion"], "2");
+        assert_eq!(query["filter"], "name eq c1");
+        assert_eq!(query["flag"], "");
+        assert_eq!(query["x"], "a=b");
+    }
+}
+
+impl Call {
+    /// Tells everyone what this call did to the object at `url`.
+    pub fn lifecycle(&self, action: &'static str, url: &str) {
+        let project = self.project().unwrap_or_default();
+        self.app.bus.lifecycle(crate::events::lifecycle::Lifecycle {
+            action,
+            source: url.to_owned(),
+            project: &project,
+            context: serde_json::Map::new(),
+            requestor: Some(&self.requestor()),
+        });
+    }
+}
+
+/// Runs blocking work off the workers.
+///
+/// # Errors
+/// Of the work.
+pub async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Error>
+where
+    T: Send + 'static,
+    E: Into<Error> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::Db(crate::db::Error::Closed)),
+        },
+    }
+}

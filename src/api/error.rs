@@ -1,0 +1,240 @@
+//! One exhaustive map from errors to the wire: every status of the API is decided here.
+
+use std::fmt;
+
+use http::StatusCode;
+
+use super::entry::BodyError;
+use super::server::AddressError;
+use super::websocket::NotAWebsocket;
+use crate::names::NameError;
+use crate::{auth, config, db, device, helper, image, instance, network, ops, profile, storage};
+
+/// Why a request is refused.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "Display says what each one means; fields are named after what they hold")]
+pub enum Error {
+    UnknownPath,
+    NotImplemented,
+    Forbidden,
+    NotFound(&'static str),
+    Exists { what: &'static str, name: String },
+    InUse { what: &'static str, name: String, by: String },
+    Json(String),
+    Body(BodyError),
+    Name(NameError),
+    Query { name: &'static str, expected: &'static str },
+    Field { name: &'static str, reason: String },
+    Unsupported { what: String },
+    Precondition { wanted: String },
+    Ambiguous { fingerprint: String },
+    DefaultProfile,
+    Trusted,
+    TooManyTries,
+    Random,
+    Operation(ops::Error),
+    Websocket(NotAWebsocket),
+    Address(AddressError),
+    Instance(instance::Error),
+    Auth(auth::Error),
+    Config(config::Error),
+    Device(device::Error),
+    Profile(profile::Missing),
+    Image(image::Error),
+    Storage(storage::Error),
+    Network(network::Error),
+    Db(db::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownPath => f.write_str("not found"),
+            Self::NotImplemented => f.write_str("not implemented"),
+            Self::Forbidden => f.write_str("not authorized"),
+            Self::NotFound(what) => write!(f, "{what} not found"),
+            Self::Exists { what, name } => write!(f, "{what} {name:?} already exists"),
+            Self::InUse { what, name, by } => {
+                write!(f, "{what} {name:?} is currently in use by {by}: change that first")
+            }
+            Self::Json(reason) => write!(f, "The request's body is not the JSON that this address takes: {reason}"),
+            Self::Body(error) => error.fmt(f),
+            Self::Name(error) => error.fmt(f),
+            Self::Query { name, expected } => write!(f, "The query parameter {name:?} must be {expected}"),
+            Self::Field { name, reason } => write!(f, "The field {name:?}: {reason}"),
+            Self::Unsupported { what } => write!(f, "Not supported by this version: {what}"),
+            Self::Precondition { wanted } => {
+                write!(
+                    f,
+                    "The object was changed meanwhile (its ETag is {wanted}): read it again and repeat the change"
+                )
+            }
+            Self::Ambiguous { fingerprint } => {
+                write!(f, "More than one image begins with {fingerprint:?}: give more of the fingerprint")
+            }
+            Self::DefaultProfile => f.write_str("The 'default' profile cannot be deleted or renamed"),
+            Self::Trusted => f.write_str("Certificate already in trust store"),
+            Self::TooManyTries => f.write_str("Too many wrong passwords from this address: try again in a minute"),
+            Self::Random => f.write_str("The kernel gives no random numbers"),
+            Self::Operation(error) => error.fmt(f),
+            Self::Websocket(error) => error.fmt(f),
+            Self::Address(error) => error.fmt(f),
+            Self::Instance(error) => error.fmt(f),
+            Self::Auth(error) => error.fmt(f),
+            Self::Config(error) => error.fmt(f),
+            Self::Device(error) => error.fmt(f),
+            Self::Profile(error) => error.fmt(f),
+            Self::Image(error) => error.fmt(f),
+            Self::Storage(error) => error.fmt(f),
+            Self::Network(error) => error.fmt(f),
+            Self::Db(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl Error {
+    /// The HTTP status. Never 5xx but 501: what a request meets here, it can know and mend.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::UnknownPath | Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
+            Self::Forbidden | Self::TooManyTries => StatusCode::FORBIDDEN,
+            Self::Exists { .. } => StatusCode::CONFLICT,
+            Self::Precondition { .. } => StatusCode::PRECONDITION_FAILED,
+            Self::InUse { .. }
+            | Self::Json(_)
+            | Self::Body(_)
+            | Self::Name(_)
+            | Self::Query { .. }
+            | Self::Field { .. }
+            | Self::Unsupported { .. }
+            | Self::Ambiguous { .. }
+            | Self::DefaultProfile
+            | Self::Trusted
+            | Self::Random
+            | Self::Websocket(_)
+            | Self::Address(_)
+            | Self::Auth(_)
+            | Self::Config(_)
+            | Self::Device(_)
+            | Self::Network(_)
+            | Self::Db(_) => StatusCode::BAD_REQUEST,
+            Self::Operation(error) => operation(error),
+            Self::Instance(error) => instance(error),
+            Self::Profile(_) => StatusCode::NOT_FOUND,
+            Self::Image(error) => image(error),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+fn operation(error: &ops::Error) -> StatusCode {
+    match error {
+        ops::Error::NotFound => StatusCode::NOT_FOUND,
+        ops::Error::Secret => StatusCode::FORBIDDEN,
+        ops::Error::NotCancellable | ops::Error::NotRunning | ops::Error::NoWebsocket | ops::Error::Connected => {
+            StatusCode::BAD_REQUEST
+        }
+    }
+}
+
+fn image(error: &image::Error) -> StatusCode {
+    match error {
+        image::Error::NotFound { .. } => StatusCode::NOT_FOUND,
+        image::Error::BadArchive { .. }
+        | image::Error::Hostile { .. }
+        | image::Error::Metadata { .. }
+        | image::Error::Fingerprint { .. }
+        | image::Error::Empty
+        | image::Error::Limit { .. }
+        | image::Error::NoSpace { .. }
+        | image::Error::Tool { .. }
+        | image::Error::Io { .. } => StatusCode::BAD_REQUEST,
+    }
+}
+
+fn storage(error: &storage::Error) -> StatusCode {
+    match error {
+        storage::Error::NoSuchPool { .. } => StatusCode::NOT_FOUND,
+        storage::Error::Exists { .. } | storage::Error::VolumeExists { .. } => StatusCode::CONFLICT,
+        storage::Error::Unavailable { .. }
+        | storage::Error::UnknownDriver { .. }
+        | storage::Error::DriverUnavailable { .. }
+        | storage::Error::UnknownKey { .. }
+        | storage::Error::Value { .. }
+        | storage::Error::NotEmpty { .. }
+        | storage::Error::InUse { .. }
+        | storage::Error::NoSpace { .. }
+        | storage::Error::Damaged { .. }
+        | storage::Error::Io { .. } => StatusCode::BAD_REQUEST,
+        storage::Error::Image(error) => image(error),
+    }
+}
+
+fn instance(error: &instance::Error) -> StatusCode {
+    match error {
+        instance::Error::NotFound | instance::Error::ImageMissing { .. } | instance::Error::Profile(_) => {
+            StatusCode::NOT_FOUND
+        }
+        instance::Error::Exists { .. } => StatusCode::CONFLICT,
+        instance::Error::Storage(error) => storage(error),
+        instance::Error::Undo { cause, .. } => instance(cause),
+        instance::Error::Name(_)
+        | instance::Error::Running
+        | instance::Error::AlreadyRunning
+        | instance::Error::AlreadyStopped
+        | instance::Error::NotRunning
+        | instance::Error::AlreadyFrozen
+        | instance::Error::NotFrozen
+        | instance::Error::Busy { .. }
+        | instance::Error::StopTimeout { .. }
+        | instance::Error::NoSuchPool(_)
+        | instance::Error::PoolChange { .. }
+        | instance::Error::Architecture { .. }
+        | instance::Error::NoParent { .. }
+        | instance::Error::Config(_)
+        | instance::Error::Device(_)
+        | instance::Error::Network(_)
+        | instance::Error::Idmap(_)
+        | instance::Error::Db(_)
+        | instance::Error::Io { .. }
+        | instance::Error::EmptyCommand
+        | instance::Error::NotUp { .. }
+        | instance::Error::NoConnection
+        | instance::Error::Random
+        | instance::Error::ShuttingDown => StatusCode::BAD_REQUEST,
+        instance::Error::Helper(error) => match error {
+            helper::Error::Spawn(_)
+            | helper::Error::Broken { .. }
+            | helper::Error::Lxc { .. }
+            | helper::Error::Timeout { .. } => StatusCode::BAD_REQUEST,
+        },
+    }
+}
+
+macro_rules! from {
+    ($($variant:ident $type:ty),* $(,)?) => {
+        $(impl From<$type> for Error {
+            fn from(error: $type) -> Self {
+                Self::$variant(error)
+            }
+        })*
+    };
+}
+
+from!(
+    Name NameError,
+    Operation ops::Error,
+    Address AddressError,
+    Instance instance::Error,
+    Auth auth::Error,
+    Config config::Error,
+    Device device::Error,
+    Profile profile::Missing,
+    Image image::Error,
+    Storage storage::Error,
+    Network network::Error,
+    Db db::Error,
+);

@@ -1,0 +1,352 @@
+//! `/1.0/instances` and, for clients of LXD 2.0, `/1.0/containers`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::call::{Call, Tree, blocking};
+use super::error::Error;
+use super::images::by_fingerprint;
+use super::response::{self, Response};
+use super::wire;
+use crate::db::{self, Image, Model, Phase, rfc3339};
+use crate::instance::{self, Definition, NewInstance, RootSource, Snapshot, Stages, Target};
+use crate::names::{AliasName, InstanceKey, InstanceName, ProfileName, ProjectName};
+use crate::ops::Spec;
+use crate::profile;
+
+type Result<T> = std::result::Result<T, Error>;
+
+fn to_wire(model: &Model, record: &db::Instance, snapshot: Snapshot) -> wire::Instance {
+    let expanded = profile::expand_instance(model, record);
+    wire::Instance {
+        architecture: record.architecture.clone(),
+        config: record.config.clone(),
+        devices: record.devices.clone(),
+        ephemeral: record.ephemeral,
+        profiles: record.profiles.iter().map(ToString::to_string).collect(),
+        stateful: false,
+        description: record.description.clone(),
+        created_at: rfc3339(record.created_at),
+        expanded_config: expanded.config,
+        expanded_devices: expanded.devices,
+        name: record.key.name.to_string(),
+        status: snapshot.status.word().to_owned(),
+        status_code: snapshot.status.code(),
+        last_used_at: rfc3339(record.last_used_at),
+        location: "none".to_owned(),
+        kind: "container".to_owned(),
+        project: record.key.project.to_string(),
+        backups: None,
+        state: None,
+        snapshots: None,
+    }
+}
+
+/// The operation's `resources`: LXD 5 names an instance in both words.
+fn resources(key: &InstanceKey) -> BTreeMap<String, Vec<String>> {
+    let url = |tree: Tree| vec![format!("{}/{}", tree.url(), key.name)];
+    [("instances".to_owned(), url(Tree::Instances)), ("containers".to_owned(), url(Tree::Containers))].into()
+}
+
+fn find(call: &Call) -> Result<(Arc<Model>, Arc<db::Instance>)> {
+    let model = call.app.db.model();
+    let record = model.instances.get(&call.instance_key()?).cloned().ok_or(Error::NotFound("Instance"))?;
+    Ok((model, record))
+}
+
+/// `GET /1.0/instances?recursion=`.
+pub async fn list(call: Call) -> Result<Response> {
+    let model = call.app.db.model();
+    let project = call.project()?;
+    let records = model.instances.values().filter(|record| record.key.project == project);
+    if call.recursion() == 0 {
+        let urls: Vec<String> = records.map(|record| format!("{}/{}", call.tree.url(), record.key.name)).collect();
+        return Ok(response::sync(urls));
+    }
+    let mut list: Vec<(Snapshot, wire::Instance)> = records
+        .map(|record| {
+            let snapshot = call.app.instances.snapshot(&record.key);
+            (snapshot, to_wire(&model, record, snapshot))
+        })
+        .collect();
+    if call.recursion() >= 2 {
+        list = blocking(move || {
+            for (snapshot, instance) in &mut list {
+                instance.backups = Some(Vec::new());
+                instance.snapshots = Some(Vec::new());
+                instance.state = Some(instance::live_state(*snapshot));
+            }
+            Ok::<_, Error>(list)
+        })
+        .await?;
+    }
+    Ok(response::sync(list.into_iter().map(|(_, instance)| instance).collect::<Vec<_>>()))
+}
+
+fn modifiable(record: &db::Instance) -> (&String, &wire::Config, &wire::Devices, bool, &Vec<ProfileName>, &String) {
+    (&record.architecture, &record.config, &record.devices, record.ephemeral, &record.profiles, &record.description)
+}
+
+/// `GET /1.0/instances/<name>?recursion=1`.
+pub async fn get(call: Call) -> Result<Response> {
+    let (model, record) = find(&call)?;
+    let snapshot = call.app.instances.snapshot(&record.key);
+    let mut instance = to_wire(&model, &record, snapshot);
+    if call.recursion() >= 1 {
+        instance.backups = Some(Vec::new());
+        instance.snapshots = Some(Vec::new());
+        instance.state = Some(blocking(move || Ok::<_, Error>(instance::live_state(snapshot))).await?);
+    }
+    Ok(response::tagged(instance, &response::etag(modifiable(&record))))
+}
+
+fn profile_names(names: Vec<String>) -> Result<Vec<ProfileName>> {
+    Ok(names.into_iter().map(ProfileName::new).collect::<std::result::Result<_, _>>()?)
+}
+
+/// The image that a source names, by alias, fingerprint or properties.
+fn image_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource) -> Result<Arc<Image>> {
+    if !source.server.is_empty() && source.mode != "local" {
+        return Err(Error::Unsupported { what: "images from remote servers; import the image first".to_owned() });
+    }
+    if !source.fingerprint.is_empty() {
+        return by_fingerprint(model, project, &source.fingerprint);
+    }
+    if !source.alias.is_empty() {
+        let missing = || Error::Instance(instance::Error::ImageMissing { what: source.alias.clone() });
+        let alias = AliasName::new(source.alias.clone()).map_err(|_| missing())?;
+        // A client hands a fingerprint over as an alias when it cannot know better.
+        return match model.alias(project, &alias) {
+            Some(alias) => by_fingerprint(model, project, alias.target.as_str()),
+            None => by_fingerprint(model, project, &source.alias).map_err(|_| missing()),
+        };
+    }
+    if source.properties.is_empty() {
+        let reason = "it names no image: set \"alias\", \"fingerprint\" or \"properties\"".to_owned();
+        return Err(Error::Field { name: "source", reason });
+    }
+    let fits = |image: &&Arc<Image>| {
+        image.project == *project
+            && image.phase == Phase::Ready
+            && source.properties.iter().all(|(key, value)| image.properties.get(key) == Some(value))
+    };
+    let newest = model.images.values().filter(fits).max_by_key(|image| image.created_at).cloned();
+    newest.ok_or_else(|| Error::Field { name: "source", reason: "No matching image could be found".to_owned() })
+}
+
+/// A name that nobody has yet, for a request without one.
+fn fresh_name(model: &Model, project: &ProjectName) -> Result<InstanceName> {
+    loop {
+        let secret = crate::ops::secret().map_err(|_| Error::Random)?;
+        let name = InstanceName::new(format!("c-{}", &secret[..8]))?;
+        let key = InstanceKey { project: project.clone(), name };
+        if !model.instances.contains_key(&key) {
+            return Ok(key.name);
+        }
+    }
+}
+
+/// `POST /1.0/instances`.
+pub async fn create(mut call: Call) -> Result<Response> {
+    let body: wire::InstancesPost = call.json().await?;
+    let project = call.project()?;
+    let model = call.app.db.model();
+    if !matches!(body.kind.as_str(), "" | "container") {
+        let reason = format!("{:?} is not supported: Warren runs containers", body.kind);
+        return Err(Error::Field { name: "type", reason });
+    }
+    if !body.instance_type.is_empty() {
+        return Err(Error::Unsupported { what: "the field \"instance_type\"".to_owned() });
+    }
+    if body.stateful {
+        return Err(Error::Unsupported { what: "the field \"stateful\"".to_owned() });
+    }
+    let source = match body.source.kind.as_str() {
+        "image" => RootSource::Image(image_of(&model, &project, &body.source)?.fingerprint.clone()),
+        "none" => RootSource::Empty,
+        "copy" | "migration" | "backup" => {
+            return Err(Error::Unsupported { what: format!("instances from a {}", body.source.kind) });
+        }
+        other => {
+            let reason = format!("the type {other:?} is not known: use \"image\" or \"none\"");
+            return Err(Error::Field { name: "source", reason });
+        }
+    };
+    let name = if body.name.is_empty() { fresh_name(&model, &project)? } else { InstanceName::new(body.name)? };
+    let key = InstanceKey { project, name };
+    let new = NewInstance {
+        key: key.clone(),
+        architecture: body.architecture,
+        profiles: profile_names(body.profiles.unwrap_or_else(|| vec!["default".to_owned()]))?,
+        config: body.config,
+        devices: body.devices,
+        ephemeral: body.ephemeral,
+        description: body.description,
+        source: source.clone(),
+    };
+    let record = call.app.instances.reserve(new).await?;
+    let requestor = call.requestor();
+    let spec = Spec {
+        description: "Creating instance",
+        project: key.project.clone(),
+        resources: resources(&key),
+        metadata: None,
+        requestor: Some(requestor.clone()),
+        may_cancel: false,
+    };
+    let app = Arc::clone(&call.app);
+    let operation = app.clone().ops.task(spec, async move |handle| {
+        let stages = app.instances.build(&record, &source, Some(&requestor)).await?;
+        handle.add_metadata("stages", stages.to_json());
+        if body.start {
+            let stages = app.instances.change(&key, Target::Start, None, false, Some(requestor)).await?;
+            handle.add_metadata("start_stages", stages.to_json());
+        }
+        Ok::<(), instance::Error>(())
+    });
+    Ok(response::accepted(&operation))
+}
+
+async fn update(call: Call, description: &'static str, new: Definition) -> Result<Response> {
+    let (_, record) = find(&call)?;
+    call.if_match(modifiable(&record))?;
+    let requestor = call.requestor();
+    let key = record.key.clone();
+    let spec = Spec {
+        description,
+        project: key.project.clone(),
+        resources: resources(&key),
+        metadata: None,
+        requestor: Some(requestor.clone()),
+        may_cancel: false,
+    };
+    let app = Arc::clone(&call.app);
+    // Checked here as well, so that a wrong request is refused at once and not by its operation.
+    crate::config::validate_instance(&new.config, crate::config::Scope::Instance)?;
+    crate::device::validate(&new.devices)?;
+    let operation = app.clone().ops.task(spec, async move |_| app.instances.update(&key, new, Some(requestor)).await);
+    Ok(response::accepted(&operation))
+}
+
+/// `PUT /1.0/instances/<name>`.
+pub async fn put(mut call: Call) -> Result<Response> {
+    let body: wire::InstancePut = call.json().await?;
+    let (_, record) = find(&call)?;
+    if !body.restore.is_empty() {
+        return Err(Error::Unsupported { what: "restoring snapshots".to_owned() });
+    }
+    let profiles = match body.profiles {
+        Some(names) => profile_names(names)?,
+        None => record.profiles.clone(),
+    };
+    let new = Definition {
+        config: body.config,
+        devices: body.devices,
+        profiles,
+        ephemeral: body.ephemeral,
+        description: body.description,
+    };
+    update(call, "Updating instance", new).await
+}
+
+/// `PATCH /1.0/instances/<name>`: only what the body names. Answered when it is done.
+pub async fn patch(mut call: Call) -> Result<Response> {
+    let body: Map<String, Value> = call.json().await?;
+    let part: wire::InstancePut =
+        serde_json::from_value(Value::Object(body.clone())).map_err(|e| Error::Json(e.to_string()))?;
+    let (_, record) = find(&call)?;
+    call.if_match(modifiable(&record))?;
+    let mut new = Definition {
+        config: record.config.clone(),
+        devices: record.devices.clone(),
+        profiles: record.profiles.clone(),
+        ephemeral: record.ephemeral,
+        description: record.description.clone(),
+    };
+    new.config.extend(part.config);
+    new.devices.extend(part.devices);
+    if let Some(names) = part.profiles {
+        new.profiles = profile_names(names)?;
+    }
+    if body.contains_key("ephemeral") {
+        new.ephemeral = part.ephemeral;
+    }
+    if body.contains_key("description") {
+        new.description = part.description;
+    }
+    call.app.instances.update(&record.key, new, Some(call.requestor())).await?;
+    Ok(response::empty())
+}
+
+/// `DELETE /1.0/instances/<name>`.
+pub async fn delete(call: Call) -> Result<Response> {
+    let (_, record) = find(&call)?;
+    if call.app.instances.snapshot(&record.key).status.is_up() {
+        return Err(Error::Instance(instance::Error::Running));
+    }
+    let requestor = call.requestor();
+    let key = record.key.clone();
+    let spec = Spec {
+        description: "Deleting instance",
+        project: key.project.clone(),
+        resources: resources(&key),
+        metadata: None,
+        requestor: Some(requestor.clone()),
+        may_cancel: false,
+    };
+    let app = Arc::clone(&call.app);
+    let operation = app.clone().ops.task(spec, async move |_| app.instances.delete(&key, Some(requestor)).await);
+    Ok(response::accepted(&operation))
+}
+
+/// `GET /1.0/instances/<name>/state`.
+pub async fn state(call: Call) -> Result<Response> {
+    let (_, record) = find(&call)?;
+    let snapshot = call.app.instances.snapshot(&record.key);
+    let state = blocking(move || Ok::<_, Error>(instance::live_state(snapshot))).await?;
+    let etag = response::etag(&state.status);
+    Ok(response::tagged(state, &etag))
+}
+
+/// `PUT /1.0/instances/<name>/state`.
+pub async fn change_state(mut call: Call) -> Result<Response> {
+    let body: wire::InstanceStatePut = call.json().await?;
+    let (_, record) = find(&call)?;
+    let (target, description) = match body.action.as_str() {
+        "start" => (Target::Start, "Starting instance"),
+        "stop" => (Target::Stop, "Stopping instance"),
+        "restart" => (Target::Restart, "Restarting instance"),
+        "freeze" => (Target::Freeze, "Freezing instance"),
+        "unfreeze" => (Target::Unfreeze, "Unfreezing instance"),
+        other => {
+            let reason = format!("{other:?} is not known: use start, stop, restart, freeze or unfreeze");
+            return Err(Error::Field { name: "action", reason });
+        }
+    };
+    if body.stateful {
+        return Err(Error::Unsupported { what: "stateful stops and starts".to_owned() });
+    }
+    let timeout = body.timeout.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+    let requestor = call.requestor();
+    let key = record.key.clone();
+    let spec = Spec {
+        description,
+        project: key.project.clone(),
+        resources: resources(&key),
+        metadata: None,
+        requestor: Some(requestor.clone()),
+        may_cancel: false,
+    };
+    let app = Arc::clone(&call.app);
+    let operation = app.clone().ops.task(spec, async move |handle| {
+        let stages: Stages = app.instances.change(&key, target, timeout, body.force, Some(requestor)).await?;
+        if matches!(target, Target::Start | Target::Restart) {
+            handle.add_metadata("stages", stages.to_json());
+        }
+        Ok::<(), instance::Error>(())
+    });
+    Ok(response::accepted(&operation))
+}

@@ -1,0 +1,190 @@
+//! `/1.0/networks`: managed bridges, and the host's own interfaces read-only.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::call::{Call, blocking};
+use super::error::Error;
+use super::response::{self, Response};
+use super::wire;
+use crate::db::{Model, Network, Phase};
+use crate::device::{Device, NicType};
+use crate::names::{DeviceName, NetworkName, ProjectName};
+use crate::network::{self, BridgeSpec, HostInterface};
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// Whether some of `devices` is connected to the interface `name`.
+fn uses(devices: &wire::Devices, name: &str) -> bool {
+    devices.iter().any(|(device, properties)| {
+        let Ok(device) = DeviceName::new(device.clone()) else { return false };
+        match Device::parse(&device, properties) {
+            Ok(Device::Nic(nic)) => match nic.kind {
+                NicType::Bridged { parent } => parent == name,
+                NicType::Network(network) => network.as_str() == name,
+                NicType::P2p => false,
+            },
+            Ok(Device::Root(_) | Device::None) | Err(_) => false,
+        }
+    })
+}
+
+fn used_by(model: &Model, name: &str) -> Vec<String> {
+    let instances = model.instances.values().filter(|i| uses(&i.devices, name));
+    let profiles = model.profiles.values().filter(|p| uses(&p.devices, name));
+    instances
+        .map(|i| format!("/1.0/instances/{}", i.key.name))
+        .chain(profiles.map(|p| format!("/1.0/profiles/{}", p.name)))
+        .collect()
+}
+
+fn managed(model: &Model, network: &Network) -> wire::Network {
+    wire::Network {
+        config: network.config.clone(),
+        description: network.description.clone(),
+        name: network.name.to_string(),
+        kind: network.kind.clone(),
+        used_by: used_by(model, network.name.as_str()),
+        managed: true,
+        status: if network.phase == Phase::Ready { "Created" } else { "Errored" }.to_owned(),
+        locations: vec!["none".to_owned()],
+    }
+}
+
+fn unmanaged(model: &Model, interface: &HostInterface) -> wire::Network {
+    wire::Network {
+        name: interface.name.clone(),
+        kind: interface.kind.to_owned(),
+        used_by: used_by(model, &interface.name),
+        ..wire::Network::default()
+    }
+}
+
+/// `GET /1.0/networks`.
+pub async fn list(call: Call) -> Result<Response> {
+    let model = call.app.db.model();
+    let mut all: BTreeMap<String, wire::Network> = BTreeMap::new();
+    for interface in blocking(network::host_interfaces).await? {
+        all.insert(interface.name.clone(), unmanaged(&model, &interface));
+    }
+    for network in model.networks.values() {
+        all.insert(network.name.to_string(), managed(&model, network));
+    }
+    let list: Vec<Value> = if call.recursion() == 0 {
+        all.into_keys().map(|name| format!("/1.0/networks/{name}").into()).collect()
+    } else {
+        all.into_values().map(|network| serde_json::to_value(network).unwrap_or_default()).collect()
+    };
+    Ok(response::sync(list))
+}
+
+fn find(call: &Call) -> Result<(Arc<Model>, Arc<Network>)> {
+    let model = call.app.db.model();
+    let name = call.named("name", "Network", NetworkName::new)?;
+    let network = model.network(&ProjectName::default(), &name).cloned().ok_or(Error::NotFound("Network"))?;
+    Ok((model, network))
+}
+
+/// `GET /1.0/networks/<name>`.
+pub async fn get(call: Call) -> Result<Response> {
+    match find(&call) {
+        Ok((model, network)) => {
+            let etag = response::etag((&network.name, &network.kind, &network.description, &network.config));
+            Ok(response::tagged(managed(&model, &network), &etag))
+        }
+        Err(Error::NotFound(_)) => {
+            let name = call.param("name").to_owned();
+            let interface =
+                blocking(move || network::host_interface(&name)).await?.ok_or(Error::NotFound("Network"))?;
+            Ok(response::sync(unmanaged(&call.app.db.model(), &interface)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// `POST /1.0/networks`.
+pub async fn create(mut call: Call) -> Result<Response> {
+    let body: wire::Network = call.json().await?;
+    let name = NetworkName::new(body.name)?;
+    if !matches!(body.kind.as_str(), "" | "bridge") {
+        let reason = format!("{:?} is not supported by this version; use \"bridge\"", body.kind);
+        return Err(Error::Field { name: "type", reason });
+    }
+    let mut config = body.config;
+    BridgeSpec::parse(&name, &config)?;
+    let model = call.app.db.model();
+    if model.networks.contains_key(&(ProjectName::default(), name.clone())) {
+        return Err(Error::Exists { what: "Network", name: name.to_string() });
+    }
+    let taken = name.clone();
+    if blocking(move || network::interface_exists(taken.as_str())).await? {
+        return Err(Error::Exists { what: "Network interface", name: name.to_string() });
+    }
+    network::fill_new(&mut config, model.networks.values().map(|network| &network.config))?;
+    let spec = BridgeSpec::parse(&name, &config)?;
+    let mut record = Network {
+        project: ProjectName::default(),
+        name: name.clone(),
+        phase: Phase::Creating,
+        kind: "bridge".to_owned(),
+        description: body.description,
+        config,
+    };
+    let row = record.clone();
+    let db = &call.app.db;
+    db.write(move |tx| {
+        if tx.model().network(&row.project, &row.name).is_some() {
+            return Err(Error::Exists { what: "Network", name: row.name.to_string() });
+        }
+        Ok(tx.put_network(row)?)
+    })
+    .await?;
+    if let Err(error) = call.app.instances.context().networks.up(&spec).await {
+        db.write(move |tx| Ok::<_, Error>(tx.delete_network(&record.project, &record.name)?)).await?;
+        return Err(error.into());
+    }
+    record.phase = Phase::Ready;
+    db.write(move |tx| Ok::<_, Error>(tx.put_network(record)?)).await?;
+    let url = format!("/1.0/networks/{name}");
+    call.lifecycle("network-created", &url);
+    Ok(response::created(&url))
+}
+
+/// `DELETE /1.0/networks/<name>`.
+pub async fn delete(call: Call) -> Result<Response> {
+    let (_, network) = find(&call)?;
+    let mut record = (*network).clone();
+    record.phase = Phase::Deleting;
+    let db = &call.app.db;
+    db.write(move |tx| {
+        if let Some(by) = used_by(tx.model(), record.name.as_str()).into_iter().next() {
+            return Err(Error::InUse { what: "Network", name: record.name.to_string(), by });
+        }
+        Ok(tx.put_network(record)?)
+    })
+    .await?;
+    call.app.instances.context().networks.remove(&network.name).await?;
+    let (project, name) = (network.project.clone(), network.name.clone());
+    db.write(move |tx| Ok::<_, Error>(tx.delete_network(&project, &name)?)).await?;
+    call.lifecycle("network-deleted", &format!("/1.0/networks/{}", network.name));
+    Ok(response::empty())
+}
+
+/// `GET /1.0/networks/<name>/leases`.
+pub async fn leases(call: Call) -> Result<Response> {
+    let (_, network) = find(&call)?;
+    let spec = BridgeSpec::parse(&network.name, &network.config)?;
+    Ok(response::sync(call.app.instances.context().networks.leases(&spec).await?))
+}
+
+/// `GET /1.0/networks/<name>/state`.
+pub async fn state(call: Call) -> Result<Response> {
+    let name = call.param("name").to_owned();
+    let checked = name.clone();
+    if !blocking(move || network::interface_exists(&checked)).await? {
+        return Err(Error::NotFound("Network"));
+    }
+    Ok(response::sync(blocking(move || network::state::of_host(&name)).await?))
+}

@@ -1,0 +1,190 @@
+//! `/1.0/profiles`.
+
+use serde_json::Value;
+
+use super::call::Call;
+use super::error::Error;
+use super::response::{self, Response};
+use super::wire;
+use crate::config::{self, Scope};
+use crate::db::{Model, Profile};
+use crate::device;
+use crate::names::{ProfileName, ProjectName};
+
+type Result<T> = std::result::Result<T, Error>;
+
+fn used_by(model: &Model, project: &ProjectName, name: &ProfileName) -> Vec<String> {
+    let users = model.instances.values().filter(|i| i.key.project == *project && i.profiles.contains(name));
+    users.map(|i| format!("/1.0/instances/{}", i.key.name)).collect()
+}
+
+fn to_wire(model: &Model, profile: &Profile) -> wire::Profile {
+    wire::Profile {
+        config: profile.config.clone(),
+        description: profile.description.clone(),
+        devices: profile.devices.clone(),
+        name: profile.name.to_string(),
+        used_by: used_by(model, &profile.project, &profile.name),
+    }
+}
+
+/// The modifiable part, for the ETag.
+fn modifiable(profile: &Profile) -> (&wire::Config, &String, &wire::Devices) {
+    (&profile.config, &profile.description, &profile.devices)
+}
+
+fn find(call: &Call) -> Result<(std::sync::Arc<Model>, std::sync::Arc<Profile>)> {
+    let model = call.app.db.model();
+    let name = call.named("name", "Profile", ProfileName::new)?;
+    let profile = model.profile(&call.project()?, &name).cloned().ok_or(Error::NotFound("Profile"))?;
+    Ok((model, profile))
+}
+
+/// `GET /1.0/profiles`.
+pub async fn list(call: Call) -> Result<Response> {
+    let (model, project) = (call.app.db.model(), call.project()?);
+    let profiles = model.profiles.values().filter(|profile| profile.project == project);
+    let list: Vec<Value> = if call.recursion() == 0 {
+        profiles.map(|profile| format!("/1.0/profiles/{}", profile.name).into()).collect()
+    } else {
+        profiles.map(|profile| serde_json::to_value(to_wire(&model, profile)).unwrap_or_default()).collect()
+    };
+    Ok(response::sync(list))
+}
+
+/// `GET /1.0/profiles/<name>`.
+pub async fn get(call: Call) -> Result<Response> {
+    let (model, profile) = find(&call)?;
+    Ok(response::tagged(to_wire(&model, &profile), &response::etag(modifiable(&profile))))
+}
+
+fn check(profile: &Profile) -> Result<()> {
+    config::validate_instance(&profile.config, Scope::Profile)?;
+    Ok(device::validate(&profile.devices)?)
+}
+
+/// `POST /1.0/profiles`.
+pub async fn create(mut call: Call) -> Result<Response> {
+    let body: wire::Profile = call.json().await?;
+    let profile = Profile {
+        project: call.project()?,
+        name: ProfileName::new(body.name)?,
+        description: body.description,
+        config: body.config,
+        devices: body.devices,
+    };
+    check(&profile)?;
+    let url = format!("/1.0/profiles/{}", profile.name);
+    call.app
+        .db
+        .write(move |tx| {
+            if tx.model().profile(&profile.project, &profile.name).is_some() {
+                return Err(Error::Exists { what: "Profile", name: profile.name.to_string() });
+            }
+            Ok(tx.put_profile(profile)?)
+        })
+        .await?;
+    call.lifecycle("profile-created", &url);
+    Ok(response::created(&url))
+}
+
+/// Replaces the modifiable part by what `change` makes of it.
+async fn update(call: Call, change: impl FnOnce(&Profile) -> Profile) -> Result<Response> {
+    let (_, old) = find(&call)?;
+    call.if_match(modifiable(&old))?;
+    let new = change(&old);
+    check(&new)?;
+    call.app
+        .db
+        .write(move |tx| {
+            if tx.model().profile(&new.project, &new.name).is_none() {
+                return Err(Error::NotFound("Profile"));
+            }
+            Ok(tx.put_profile(new)?)
+        })
+        .await?;
+    call.lifecycle("profile-updated", &format!("/1.0/profiles/{}", old.name));
+    Ok(response::empty())
+}
+
+/// `PUT /1.0/profiles/<name>`.
+pub async fn put(mut call: Call) -> Result<Response> {
+    let body: wire::Profile = call.json().await?;
+    update(call, |old| Profile {
+        description: body.description,
+        config: body.config,
+        devices: body.devices,
+        ..old.clone()
+    })
+    .await
+}
+
+/// `PATCH /1.0/profiles/<name>`: only what the body names.
+pub async fn patch(mut call: Call) -> Result<Response> {
+    let body: serde_json::Map<String, Value> = call.json().await?;
+    let part: wire::Profile =
+        serde_json::from_value(Value::Object(body.clone())).map_err(|e| Error::Json(e.to_string()))?;
+    update(call, |old| {
+        let mut new = old.clone();
+        new.config.extend(part.config);
+        new.devices.extend(part.devices);
+        if body.contains_key("description") {
+            new.description = part.description;
+        }
+        new
+    })
+    .await
+}
+
+/// `POST /1.0/profiles/<name>`: renames.
+pub async fn rename(mut call: Call) -> Result<Response> {
+    let body: wire::Profile = call.json().await?;
+    let new = ProfileName::new(body.name)?;
+    let (_, old) = find(&call)?;
+    if old.name.as_str() == "default" {
+        return Err(Error::DefaultProfile);
+    }
+    let url = format!("/1.0/profiles/{new}");
+    call.app
+        .db
+        .write(move |tx| {
+            let model = tx.model().clone();
+            if model.profile(&old.project, &new).is_some() {
+                return Err(Error::Exists { what: "Profile", name: new.to_string() });
+            }
+            tx.put_profile(Profile { name: new.clone(), ..(*old).clone() })?;
+            for instance in model.instances.values().filter(|i| i.key.project == old.project) {
+                if instance.profiles.contains(&old.name) {
+                    let mut instance = (**instance).clone();
+                    for name in instance.profiles.iter_mut().filter(|name| **name == old.name) {
+                        *name = new.clone();
+                    }
+                    tx.put_instance(instance)?;
+                }
+            }
+            Ok::<_, Error>(tx.delete_profile(&old.project, &old.name)?)
+        })
+        .await?;
+    call.lifecycle("profile-renamed", &url);
+    Ok(response::created(&url))
+}
+
+/// `DELETE /1.0/profiles/<name>`.
+pub async fn delete(call: Call) -> Result<Response> {
+    let (_, profile) = find(&call)?;
+    if profile.name.as_str() == "default" {
+        return Err(Error::DefaultProfile);
+    }
+    let url = format!("/1.0/profiles/{}", profile.name);
+    call.app
+        .db
+        .write(move |tx| {
+            if let Some(by) = used_by(tx.model(), &profile.project, &profile.name).into_iter().next() {
+                return Err(Error::InUse { what: "Profile", name: profile.name.to_string(), by });
+            }
+            Ok(tx.delete_profile(&profile.project, &profile.name)?)
+        })
+        .await?;
+    call.lifecycle("profile-deleted", &url);
+    Ok(response::empty())
+}

@@ -1,0 +1,116 @@
+//! Answers: the envelopes of the API as HTTP responses.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LOCATION};
+use http::{Response as HttpResponse, StatusCode};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::entry::Body;
+use super::error::Error;
+use super::wire::Envelope;
+use crate::ops::Operation;
+
+/// What a handler answers.
+pub type Response = HttpResponse<Body>;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const NOSNIFF: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+
+fn json(status: StatusCode, envelope: &Envelope) -> Response {
+    let mut text = serde_json::to_vec(envelope).unwrap_or_default();
+    text.push(b'\n');
+    raw_json(status, text.into())
+}
+
+/// A response with ready-made JSON.
+pub fn raw_json(status: StatusCode, text: Bytes) -> Response {
+    let mut response = HttpResponse::new(Body::full(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+fn to_value(metadata: impl Serialize) -> Value {
+    serde_json::to_value(metadata).unwrap_or_default()
+}
+
+/// 200 with `metadata`.
+pub fn sync(metadata: impl Serialize) -> Response {
+    json(StatusCode::OK, &success(to_value(metadata)))
+}
+
+fn success(metadata: Value) -> Envelope {
+    Envelope {
+        kind: "sync".to_owned(),
+        status: "Success".to_owned(),
+        status_code: 200,
+        metadata,
+        ..Envelope::default()
+    }
+}
+
+/// 200 without anything to tell.
+pub fn empty() -> Response {
+    sync(Value::Null)
+}
+
+/// 200 with `metadata` and the ETag of its modifiable part.
+pub fn tagged(metadata: impl Serialize, etag: &str) -> Response {
+    let mut response = sync(metadata);
+    if let Ok(value) = HeaderValue::from_str(etag) {
+        response.headers_mut().insert(ETAG, value);
+    }
+    response
+}
+
+/// 201: `location` was made.
+pub fn created(location: &str) -> Response {
+    let mut response = json(StatusCode::CREATED, &success(Value::Null));
+    locate(&mut response, location);
+    response
+}
+
+/// 202: `operation` runs.
+pub fn accepted(operation: &Operation) -> Response {
+    let url = operation.url();
+    let envelope = Envelope {
+        kind: "async".to_owned(),
+        status: "Operation created".to_owned(),
+        status_code: 100,
+        operation: url.clone(),
+        metadata: to_value(operation.to_wire()),
+        ..Envelope::default()
+    };
+    let mut response = json(StatusCode::ACCEPTED, &envelope);
+    locate(&mut response, &url);
+    response
+}
+
+fn locate(response: &mut Response, location: &str) {
+    if let Ok(value) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(LOCATION, value);
+    }
+}
+
+/// The error's status and message.
+pub fn error(error: &Error) -> Response {
+    let status = error.status();
+    let envelope = Envelope {
+        kind: "error".to_owned(),
+        error: error.to_string(),
+        error_code: status.as_u16(),
+        ..Envelope::default()
+    };
+    let mut response = json(status, &envelope);
+    let (name, value) = NOSNIFF;
+    response.headers_mut().insert(name, value);
+    response
+}
+
+/// The ETag of the modifiable part of an object: an opaque SHA-256.
+pub fn etag(modifiable: impl Serialize) -> String {
+    let text = serde_json::to_vec(&to_value(modifiable)).unwrap_or_default();
+    hex::encode(ring::digest::digest(&ring::digest::SHA256, &text))
+}

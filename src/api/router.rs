@@ -1,0 +1,258 @@
+//! The table of routes: path to resource, method to handler.
+//!
+//! An unknown path is 404, a method that a known path does not have 501, an untrusted caller of anything that is not
+//! public 403. Handlers return `Result`; nothing is rejected and nothing falls through.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::Method;
+use matchit::Router as Matcher;
+
+use super::app::App;
+use super::call::{Call, Tree, Trust, parse_query};
+use super::entry::{Handler, Peer, Request};
+use super::error::Error;
+use super::response::{self, Response};
+use super::{
+    certificates, events, exec, images, instances, internal, networks, operations, profiles, projects, server_config,
+    storage_pools,
+};
+
+type Result<T> = std::result::Result<T, Error>;
+type Endpoint = fn(Call) -> BoxFuture<'static, Result<Response>>;
+
+/// Who may call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Only trusted callers.
+    Trusted,
+    /// Anyone; the handler shows an untrusted caller only what is public.
+    Public,
+    /// Only over the unix socket.
+    Local,
+}
+
+/// The methods of a path.
+#[derive(Default, Clone)]
+struct Resource {
+    methods: Vec<(Method, Access, Endpoint)>,
+    containers_tree: bool,
+}
+
+macro_rules! endpoint {
+    ($handler:path) => {
+        |call: Call| -> BoxFuture<'static, Result<Response>> { $handler(call).boxed() }
+    };
+}
+
+macro_rules! resource {
+    ($($method:ident $access:ident $handler:path),* $(,)?) => {
+        Resource {
+            methods: vec![$((Method::$method, Access::$access, endpoint!($handler) as Endpoint)),*],
+            containers_tree: false,
+        }
+    };
+}
+
+fn table() -> Vec<(String, Resource)> {
+    let mut table: Vec<(String, Resource)> = [
+        ("/", resource!(GET Public server_config::versions)),
+        (
+            "/1.0",
+            resource!(
+                GET Public server_config::get, PUT Trusted server_config::put, PATCH Trusted server_config::patch,
+            ),
+        ),
+        ("/1.0/certificates", resource!(GET Trusted certificates::list, POST Public certificates::add)),
+        (
+            "/1.0/certificates/{fingerprint}",
+            resource!(GET Trusted certificates::get, DELETE Trusted certificates::delete),
+        ),
+        ("/1.0/events", resource!(GET Trusted events::stream)),
+        ("/1.0/images", resource!(GET Public images::list, POST Trusted images::create)),
+        (
+            "/1.0/images/{fingerprint}",
+            resource!(
+                GET Public images::get, PUT Trusted images::put, PATCH Trusted images::patch,
+                DELETE Trusted images::delete,
+            ),
+        ),
+        ("/1.0/images/{fingerprint}/export", resource!(GET Public images::export)),
+        ("/1.0/images/aliases", resource!(GET Trusted images::list_aliases, POST Trusted images::add_alias)),
+        (
+            "/1.0/images/aliases/{*name}",
+            resource!(
+                GET Public images::get_alias, PUT Trusted images::put_alias, PATCH Trusted images::patch_alias,
+                POST Trusted images::rename_alias, DELETE Trusted images::delete_alias,
+            ),
+        ),
+        ("/1.0/networks", resource!(GET Trusted networks::list, POST Trusted networks::create)),
+        ("/1.0/networks/{name}", resource!(GET Trusted networks::get, DELETE Trusted networks::delete)),
+        ("/1.0/networks/{name}/leases", resource!(GET Trusted networks::leases)),
+        ("/1.0/networks/{name}/state", resource!(GET Trusted networks::state)),
+        ("/1.0/operations", resource!(GET Trusted operations::list)),
+        ("/1.0/operations/{id}", resource!(GET Trusted operations::get, DELETE Trusted operations::cancel)),
+        ("/1.0/operations/{id}/wait", resource!(GET Trusted operations::wait)),
+        ("/1.0/operations/{id}/websocket", resource!(GET Public operations::websocket)),
+        ("/1.0/profiles", resource!(GET Trusted profiles::list, POST Trusted profiles::create)),
+        (
+            "/1.0/profiles/{name}",
+            resource!(
+                GET Trusted profiles::get, PUT Trusted profiles::put, PATCH Trusted profiles::patch,
+                POST Trusted profiles::rename, DELETE Trusted profiles::delete,
+            ),
+        ),
+        ("/1.0/projects", resource!(GET Trusted projects::list)),
+        ("/1.0/projects/{name}", resource!(GET Trusted projects::get)),
+        ("/1.0/storage-pools", resource!(GET Trusted storage_pools::list, POST Trusted storage_pools::create)),
+        (
+            "/1.0/storage-pools/{name}",
+            resource!(
+                GET Trusted storage_pools::get, PUT Trusted storage_pools::put, PATCH Trusted storage_pools::patch,
+                DELETE Trusted storage_pools::delete,
+            ),
+        ),
+        ("/1.0/storage-pools/{name}/resources", resource!(GET Trusted storage_pools::resources)),
+        ("/1.0/cluster", resource!(GET Trusted internal::cluster)),
+        ("/internal/ready", resource!(GET Local internal::ready)),
+        ("/internal/gc", resource!(GET Local internal::gc)),
+        ("/internal/shutdown", resource!(PUT Local internal::shutdown)),
+    ]
+    .into_iter()
+    .map(|(path, resource)| (path.to_owned(), resource))
+    .collect();
+    for tree in [Tree::Instances, Tree::Containers] {
+        for (path, mut resource) in [
+            ("", resource!(GET Trusted instances::list, POST Trusted instances::create)),
+            (
+                "/{name}",
+                resource!(
+                    GET Trusted instances::get, PUT Trusted instances::put, PATCH Trusted instances::patch,
+                    DELETE Trusted instances::delete,
+                ),
+            ),
+            ("/{name}/state", resource!(GET Trusted instances::state, PUT Trusted instances::change_state)),
+            ("/{name}/exec", resource!(POST Trusted exec::start)),
+        ] {
+            resource.containers_tree = tree == Tree::Containers;
+            table.push((format!("{}{path}", tree.url()), resource));
+        }
+    }
+    table
+}
+
+/// The handler of every request.
+pub struct Router {
+    app: Arc<App>,
+    routes: Matcher<Resource>,
+}
+
+impl Router {
+    /// The routes over `app`.
+    ///
+    /// # Errors
+    /// When two routes conflict, which a test rules out.
+    pub fn new(app: Arc<App>) -> std::result::Result<Self, matchit::InsertError> {
+        let mut routes = Matcher::new();
+        for (path, resource) in table() {
+            routes.insert(path, resource)?;
+        }
+        Ok(Self { app, routes })
+    }
+
+    fn route(&self, request: Request) -> std::result::Result<(Endpoint, Call), Error> {
+        let path = match request.path.as_str() {
+            "/" => "/",
+            other => other.trim_end_matches('/'),
+        };
+        // `/1.0/images/aliases/a/` names the alias `a/`: aliases may end in a slash.
+        let path = if path.starts_with("/1.0/images/aliases/") { request.path.as_str() } else { path };
+        let found = self.routes.at(path).map_err(|_| Error::UnknownPath)?;
+        let resource = found.value;
+        let decode =
+            |text: &str| percent_encoding::percent_decode_str(text).decode_utf8().map(std::borrow::Cow::into_owned);
+        let mut params = std::collections::BTreeMap::new();
+        for (name, value) in found.params.iter() {
+            params.insert(name.to_owned(), decode(value).map_err(|_| Error::UnknownPath)?);
+        }
+        let trust = self.trust(&request.peer);
+        let Some((_, access, endpoint)) = resource.methods.iter().find(|(method, ..)| *method == request.method) else {
+            return Err(if trust == Trust::Trusted { Error::NotImplemented } else { Error::Forbidden });
+        };
+        let allowed = match access {
+            Access::Public => true,
+            Access::Trusted => trust == Trust::Trusted,
+            Access::Local => matches!(request.peer, Peer::Unix { .. }),
+        };
+        if !allowed {
+            return Err(Error::Forbidden);
+        }
+        let call = Call {
+            app: Arc::clone(&self.app),
+            params,
+            query: parse_query(&request.query),
+            headers: request.headers,
+            peer: request.peer,
+            trust,
+            tree: if resource.containers_tree { Tree::Containers } else { Tree::Instances },
+            upgrade: request.upgrade,
+            body: request.body,
+        };
+        Ok((*endpoint, call))
+    }
+
+    fn trust(&self, peer: &Peer) -> Trust {
+        match peer {
+            Peer::Unix { .. } => Trust::Trusted,
+            Peer::Tls { certificate: Some(certificate), .. } => {
+                if self.app.trust.is_trusted(certificate, crate::db::now()) { Trust::Trusted } else { Trust::Untrusted }
+            }
+            Peer::Tls { certificate: None, .. } => Trust::Untrusted,
+        }
+    }
+}
+
+impl Handler for Router {
+    fn handle(&self, request: Request) -> BoxFuture<'static, Response> {
+        let method = request.method.clone();
+        let path = request.path.clone();
+        match self.route(request) {
+            Err(error) => {
+                tracing::debug!(%method, %path, %error, "refused");
+                std::future::ready(response::error(&error)).boxed()
+            }
+            Ok((endpoint, call)) => async move {
+                match endpoint(call).await {
+                    Ok(answer) => {
+                        tracing::trace!(%method, %path, status = answer.status().as_u16(), "answered");
+                        answer
+                    }
+                    Err(error) => {
+                        tracing::debug!(%method, %path, %error, "refused");
+                        response::error(&error)
+                    }
+                }
+            }
+            .boxed(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_routes_do_not_conflict() {
+        let mut routes = Matcher::new();
+        for (path, resource) in table() {
+            routes.insert(path, resource).unwrap();
+        }
+        assert!(routes.at("/1.0/images/aliases").is_ok());
+        assert!(routes.at("/1.0/images/aliases/debian/12/").is_ok());
+        assert!(routes.at("/1.0/containers/c1/exec").is_ok());
+        assert!(routes.at("/1.0/nothing").is_err());
+    }
+}

@@ -1,0 +1,249 @@
+//! `/` and `/1.0`: the server, its environment and its configuration.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::call::{Call, Trust, blocking};
+use super::error::Error;
+use super::extensions::EXTENSIONS;
+use super::response::{self, Response};
+use super::wire::Config;
+use crate::auth::password;
+use crate::config;
+use crate::lxc;
+use crate::sys::netlink::Socket;
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// The version of LXD's API that is kept, for clients that compare it.
+const SERVER_VERSION: &str = "5.0.2";
+const PASSWORD: &str = "core.trust_password";
+const HTTPS: &str = "core.https_address";
+
+/// `GET /`.
+pub async fn versions(_: Call) -> Result<Response> {
+    Ok(response::sync(["/1.0"]))
+}
+
+/// The configuration as it is shown: hidden values are `true`. Text, for clients that take nothing else.
+fn shown(config: &Config) -> Config {
+    config
+        .iter()
+        .map(|(key, value)| {
+            let hidden = config::server_row(key).is_some_and(|row| row.hidden);
+            (key.clone(), if hidden { "true".to_owned() } else { value.clone() })
+        })
+        .collect()
+}
+
+/// The addresses that a listener is reached at: all global ones of the host for a wildcard.
+fn addresses(https: &str) -> Vec<String> {
+    if https.is_empty() {
+        return Vec::new();
+    }
+    let (host, port) = match https.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !port.is_empty() => (host, port),
+        _ => (https, "8443"),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let wildcard = match host.parse::<IpAddr>() {
+        Ok(address) => address.is_unspecified(),
+        Err(_) => host.is_empty() || host == "*",
+    };
+    if !wildcard {
+        return vec![if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }];
+    }
+    let found = Socket::open().and_then(|mut socket| socket.addresses()).unwrap_or_default();
+    found
+        .into_iter()
+        .filter_map(|entry| match entry.address {
+            IpAddr::V4(v4) if !v4.is_loopback() && !v4.is_link_local() => Some(format!("{v4}:{port}")),
+            IpAddr::V6(v6) if !v6.is_loopback() && (v6.segments()[0] & 0xffc0) != 0xfe80 => {
+                Some(format!("[{v6}]:{port}"))
+            }
+            IpAddr::V4(_) | IpAddr::V6(_) => None,
+        })
+        .collect()
+}
+
+fn os_release() -> BTreeMap<String, String> {
+    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| (key.to_owned(), value.trim_matches('"').to_owned()))
+        .collect()
+}
+
+fn environment(call: &Call, config: &Config, project: &str) -> Value {
+    let context = call.app.instances.context();
+    let uname = rustix::system::uname();
+    let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
+    let os = os_release();
+    let os = |key: &str| os.get(key).cloned().unwrap_or_default();
+    let word = |there: bool| there.to_string();
+    let drivers = context.pools.drivers();
+    let kernel = text(uname.release());
+    let version = |driver: &crate::storage::DriverKind| match driver {
+        crate::storage::DriverKind::Dir => "1".to_owned(),
+        crate::storage::DriverKind::Overlay => kernel.clone(),
+    };
+    let supported: Vec<Value> = drivers
+        .iter()
+        .map(|driver| json!({"Name": driver.as_str(), "Version": version(driver), "Remote": false}))
+        .collect();
+    let model = call.app.db.model();
+    let in_use: Vec<&str> = drivers
+        .iter()
+        .map(|driver| driver.as_str())
+        .filter(|driver| model.pools.values().any(|pool| pool.driver == **driver))
+        .collect();
+    json!({
+        "addresses": addresses(config.get(HTTPS).map_or("", String::as_str)),
+        "architectures": [context.host.architecture],
+        "certificate": call.app.certificate.pem,
+        "certificate_fingerprint": call.app.certificate.fingerprint,
+        "driver": "lxc",
+        "driver_version": lxc::version(),
+        "firewall": "nftables",
+        "kernel": text(uname.sysname()),
+        "kernel_architecture": text(uname.machine()),
+        "kernel_features": {
+            "idmapped_mounts": word(context.pools.probes().id_mapped_missing().is_none()),
+            "seccomp_listener": word(false), "uevent_injection": word(false), "shiftfs": word(false),
+        },
+        "kernel_version": kernel,
+        "lxc_features": {
+            "cgroup2": word(true), "devpts_fd": word(true), "pidfd": word(true),
+            "seccomp_allow_deny_syntax": word(true),
+        },
+        "os_name": os("NAME"),
+        "os_version": os("VERSION_ID"),
+        "project": project,
+        "server": "lxd",
+        "server_clustered": false,
+        "server_event_mode": "full-mesh",
+        "server_name": text(uname.nodename()),
+        "server_pid": std::process::id(),
+        "server_version": SERVER_VERSION,
+        "storage": in_use.join(" | "),
+        "storage_version": "",
+        "storage_supported_drivers": supported,
+    })
+}
+
+/// `GET /1.0`.
+pub async fn get(call: Call) -> Result<Response> {
+    let mut server = json!({
+        "api_extensions": EXTENSIONS, "api_status": "stable", "api_version": "1.0", "public": false,
+        "auth": "untrusted", "auth_methods": ["tls"],
+    });
+    if call.trust == Trust::Untrusted {
+        return Ok(response::sync(server));
+    }
+    let config = Arc::clone(&call.app.db.model().config);
+    let project = call.query("project").unwrap_or("default").to_owned();
+    let etag = response::etag(shown(&config));
+    if let Some(object) = server.as_object_mut() {
+        object.insert("auth".to_owned(), "trusted".into());
+        object.insert("config".to_owned(), json!(shown(&config)));
+        object.insert("environment".to_owned(), environment(&call, &config, &project));
+    }
+    Ok(response::tagged(server, &etag))
+}
+
+async fn body(call: &mut Call) -> Result<Config> {
+    let body: Map<String, Value> = call.json().await?;
+    let map = match body.get("config") {
+        None | Some(Value::Null) => return Ok(Config::new()),
+        Some(Value::Object(map)) => map,
+        Some(_) => return Err(Error::Field { name: "config", reason: "it must be a map of texts".to_owned() }),
+    };
+    map.iter()
+        .map(|(key, value)| match value {
+            Value::String(text) => Ok((key.clone(), text.clone())),
+            // As a hidden key is shown by LXD: set, and to stay.
+            Value::Bool(true) if key == PASSWORD => Ok((key.clone(), "true".to_owned())),
+            Value::Null => Ok((key.clone(), String::new())),
+            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                Err(Error::Field { name: "config", reason: format!("the value of {key:?} must be a text") })
+            }
+        })
+        .collect()
+}
+
+/// `PUT /1.0`: replaces the whole configuration.
+pub async fn put(mut call: Call) -> Result<Response> {
+    let new = body(&mut call).await?;
+    change(&call, new, false).await
+}
+
+/// `PATCH /1.0`: only what the body names.
+pub async fn patch(mut call: Call) -> Result<Response> {
+    let new = body(&mut call).await?;
+    change(&call, new, true).await
+}
+
+async fn change(call: &Call, named: Config, merge: bool) -> Result<Response> {
+    config::validate_server(&named)?;
+    // One change at a time: the listener and the database move together.
+    let _guard = call.app.config_lock.lock().await;
+    let old = Arc::clone(&call.app.db.model().config);
+    call.if_match(shown(&old))?;
+    let mut new = if merge { (*old).clone() } else { Config::new() };
+    for (key, value) in named {
+        match (key.as_str(), value.as_str()) {
+            (PASSWORD, "true") if old.contains_key(PASSWORD) => {
+                new.insert(key, old.get(PASSWORD).cloned().unwrap_or_default());
+            }
+            (PASSWORD, "") | (_, "") => {
+                new.remove(&key);
+            }
+            (PASSWORD, _) => {
+                new.insert(key, blocking(move || password::hash(&value)).await?);
+            }
+            (_, _) => {
+                new.insert(key, value);
+            }
+        }
+    }
+    let address = |config: &Config| config.get(HTTPS).cloned().unwrap_or_default();
+    let (from, to) = (address(&old), address(&new));
+    // The listener first: an address that cannot be had is never recorded.
+    if let Some(server) = call.app.server.get().filter(|_| from != to) {
+        server.set_https(&to).await?;
+    }
+    let written = call.app.db.write(move |tx| Ok::<_, Error>(tx.set_config(new)?)).await;
+    if let Err(error) = written {
+        if let Some(server) = call.app.server.get().filter(|_| from != to)
+            && let Err(error) = server.set_https(&from).await
+        {
+            tracing::error!(%error, "going back to the old address");
+        }
+        return Err(error);
+    }
+    call.lifecycle("config-updated", "/1.0");
+    Ok(response::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hidden_value_is_never_shown() {
+        let config = [(PASSWORD.to_owned(), "hash".to_owned()), ("user.a".to_owned(), "b".to_owned())].into();
+        assert_eq!(shown(&config)[PASSWORD], "true");
+        assert_eq!(shown(&config)["user.a"], "b");
+    }
+
+    #[test]
+    fn a_fixed_address_is_shown_as_it_is() {
+        assert_eq!(addresses("127.0.0.1:99"), ["127.0.0.1:99"]);
+        assert_eq!(addresses("[::1]:99"), ["[::1]:99"]);
+        assert_eq!(addresses("127.0.0.1"), ["127.0.0.1:8443"]);
+        assert!(addresses("").is_empty());
+    }
+}

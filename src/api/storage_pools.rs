@@ -1,0 +1,180 @@
+//! `/1.0/storage-pools`.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::call::{Call, blocking};
+use super::error::Error;
+use super::response::{self, Response};
+use super::wire;
+use crate::db::{Model, Phase, Pool};
+use crate::device;
+use crate::names::PoolName;
+use crate::storage::{self, DriverKind};
+
+type Result<T> = std::result::Result<T, Error>;
+
+fn used_by(model: &Model, name: &PoolName) -> Vec<String> {
+    let instances = model.instances.values().filter(|i| i.pool == *name);
+    let profiles = model.profiles.values().filter(|p| device::pools(&p.devices).contains(name));
+    instances
+        .map(|i| format!("/1.0/instances/{}", i.key.name))
+        .chain(profiles.map(|p| format!("/1.0/profiles/{}", p.name)))
+        .collect()
+}
+
+fn to_wire(call: &Call, model: &Model, pool: &Pool) -> wire::StoragePool {
+    let open = call.app.instances.context().pools.get(&pool.name).is_ok();
+    let mut config = pool.config.clone();
+    let place = call.app.instances.context().dir.root().join("storage-pools").join(pool.name.as_str());
+    config.entry("source".to_owned()).or_insert_with(|| place.display().to_string());
+    wire::StoragePool {
+        config,
+        description: pool.description.clone(),
+        name: pool.name.to_string(),
+        driver: pool.driver.clone(),
+        used_by: used_by(model, &pool.name),
+        status: if open { "Created" } else { "Unavailable" }.to_owned(),
+        locations: vec!["none".to_owned()],
+    }
+}
+
+fn find(call: &Call) -> Result<(Arc<Model>, Arc<Pool>)> {
+    let model = call.app.db.model();
+    let name = call.named("name", "Storage pool", PoolName::new)?;
+    let pool = model.pools.get(&name).cloned().ok_or(Error::NotFound("Storage pool"))?;
+    Ok((model, pool))
+}
+
+/// `GET /1.0/storage-pools`.
+pub async fn list(call: Call) -> Result<Response> {
+    let model = call.app.db.model();
+    let list: Vec<Value> = if call.recursion() == 0 {
+        model.pools.keys().map(|name| format!("/1.0/storage-pools/{name}").into()).collect()
+    } else {
+        let pools = model.pools.values();
+        pools.map(|pool| serde_json::to_value(to_wire(&call, &model, pool)).unwrap_or_default()).collect()
+    };
+    Ok(response::sync(list))
+}
+
+/// `GET /1.0/storage-pools/<name>`.
+pub async fn get(call: Call) -> Result<Response> {
+    let (model, pool) = find(&call)?;
+    Ok(response::tagged(to_wire(&call, &model, &pool), &response::etag((&pool.description, &pool.config))))
+}
+
+/// `POST /1.0/storage-pools`.
+pub async fn create(mut call: Call) -> Result<Response> {
+    let body: wire::StoragePool = call.json().await?;
+    let name = PoolName::new(body.name)?;
+    add(&call, name.clone(), body.driver, body.description, body.config).await?;
+    let url = format!("/1.0/storage-pools/{name}");
+    call.lifecycle("storage-pool-created", &url);
+    Ok(response::created(&url))
+}
+
+/// Makes a pool: row (phase `creating`), directories, phase `ready`.
+async fn add(call: &Call, name: PoolName, driver: String, description: String, config: wire::Config) -> Result<()> {
+    let kind = DriverKind::parse(&driver)?;
+    storage::Pool::validate(kind, &config)?;
+    let mut record = Pool { name: name.clone(), phase: Phase::Creating, driver, description, config: config.clone() };
+    let row = record.clone();
+    let db = &call.app.db;
+    db.write(move |tx| {
+        if tx.model().pools.contains_key(&row.name) {
+            return Err(Error::Exists { what: "Storage pool", name: row.name.to_string() });
+        }
+        Ok(tx.put_pool(row)?)
+    })
+    .await?;
+    let pools = Arc::clone(&call.app.instances.context().pools);
+    let made = {
+        let name = name.clone();
+        blocking(move || pools.create(&name, kind, &config)).await
+    };
+    if let Err(error) = made {
+        db.write(move |tx| Ok::<_, Error>(tx.delete_pool(&name)?)).await?;
+        return Err(error);
+    }
+    record.phase = Phase::Ready;
+    db.write(move |tx| Ok::<_, Error>(tx.put_pool(record)?)).await
+}
+
+async fn update(call: Call, change: impl FnOnce(&Pool) -> Pool) -> Result<Response> {
+    let (_, old) = find(&call)?;
+    call.if_match((&old.description, &old.config))?;
+    let mut new = change(&old);
+    let source = |pool: &Pool| pool.config.get("source").filter(|source| !source.is_empty()).cloned();
+    let shown = to_wire(&call, &call.app.db.model(), &old).config.get("source").cloned();
+    if source(&new) == shown && source(&old).is_none() {
+        // The source that is shown for a pool without one came back in a whole object.
+        new.config.remove("source");
+    }
+    storage::Pool::validate(DriverKind::parse(&new.driver)?, &new.config)?;
+    if source(&new) != source(&old) {
+        return Err(Error::Field { name: "source", reason: "the source of a pool cannot be changed".to_owned() });
+    }
+    let url = format!("/1.0/storage-pools/{}", new.name);
+    call.app.db.write(move |tx| Ok::<_, Error>(tx.put_pool(new)?)).await?;
+    call.lifecycle("storage-pool-updated", &url);
+    Ok(response::empty())
+}
+
+/// `PUT /1.0/storage-pools/<name>`.
+pub async fn put(mut call: Call) -> Result<Response> {
+    let body: wire::StoragePool = call.json().await?;
+    update(call, |old| Pool { description: body.description, config: body.config, ..old.clone() }).await
+}
+
+/// `PATCH /1.0/storage-pools/<name>`.
+pub async fn patch(mut call: Call) -> Result<Response> {
+    let body: wire::StoragePool = call.json().await?;
+    update(call, |old| {
+        let mut new = old.clone();
+        new.config.extend(body.config);
+        if !body.description.is_empty() {
+            new.description = body.description;
+        }
+        new
+    })
+    .await
+}
+
+/// `DELETE /1.0/storage-pools/<name>`.
+pub async fn delete(call: Call) -> Result<Response> {
+    let (_, pool) = find(&call)?;
+    let mut record = (*pool).clone();
+    record.phase = Phase::Deleting;
+    let db = &call.app.db;
+    db.write(move |tx| {
+        if let Some(by) = used_by(tx.model(), &record.name).into_iter().next() {
+            return Err(Error::InUse { what: "Storage pool", name: record.name.to_string(), by });
+        }
+        Ok(tx.put_pool(record)?)
+    })
+    .await?;
+    let pools = Arc::clone(&call.app.instances.context().pools);
+    let name = pool.name.clone();
+    if let Err(error) = blocking(move || pools.delete(&name)).await {
+        let record = (*pool).clone();
+        db.write(move |tx| Ok::<_, Error>(tx.put_pool(record)?)).await?;
+        return Err(error);
+    }
+    let name = pool.name.clone();
+    db.write(move |tx| Ok::<_, Error>(tx.delete_pool(&name)?)).await?;
+    call.lifecycle("storage-pool-deleted", &format!("/1.0/storage-pools/{}", pool.name));
+    Ok(response::empty())
+}
+
+/// `GET /1.0/storage-pools/<name>/resources`.
+pub async fn resources(call: Call) -> Result<Response> {
+    let (_, pool) = find(&call)?;
+    let open = call.app.instances.context().pools.get(&pool.name)?;
+    let found = blocking(move || open.resources()).await?;
+    Ok(response::sync(json!({
+        "space": {"used": found.space_used, "total": found.space_total},
+        "inodes": {"used": found.inodes_used, "total": found.inodes_total},
+    })))
+}

@@ -1,0 +1,397 @@
+//! The task of one instance. See [`super::state`] for the states it walks through.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::error::Error;
+use super::policy::{Decision, Verb, decide};
+use super::state::{Snapshot, Status};
+use super::update::Definition;
+use super::{Context, Stages, delete, start, stop, update};
+use crate::events::lifecycle::Requestor;
+use crate::names::InstanceKey;
+
+/// A running container's handles.
+pub(super) struct Live {
+    /// Of init, in the host's numbering.
+    pub(super) pid: i32,
+    /// Readable when init has ended.
+    pub(super) init: AsyncFd<OwnedFd>,
+    /// Readable when liblxc's monitor has ended: the container is gone with all it had.
+    pub(super) monitor: AsyncFd<OwnedFd>,
+}
+
+/// The answer to a request; the stages of a start are told where one happened.
+pub(super) type Answer = Result<Stages, Error>;
+
+/// How to stop.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum StopKind {
+    /// Ask init, wait so long (`None`: for ever).
+    Shutdown(Option<Duration>),
+    /// Kill.
+    Kill,
+}
+
+/// What the actor is asked.
+pub(super) enum Request {
+    /// Bring it up.
+    Start { requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
+    /// Bring it down; then perhaps up again.
+    Stop {
+        kind: StopKind,
+        restart: bool,
+        /// Remember it as running, for the next start of the daemon (host shutdown).
+        keep_power: bool,
+        requestor: Option<Requestor>,
+        reply: oneshot::Sender<Answer>,
+    },
+    /// Hold all processes.
+    Freeze { requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
+    /// Let them go on.
+    Unfreeze { requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
+    /// Remove it.
+    Delete { requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
+    /// Change its definition.
+    Update { definition: Box<Definition>, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
+    /// liblxc is taking the container down to bring it up again: the monitor will end.
+    Reboot,
+    /// A container found running at the daemon's start.
+    Adopt { live: Box<Live>, status: Status },
+}
+
+enum State {
+    Stopped,
+    Error,
+    Running(Live),
+    Frozen(Live),
+    Stopping(Live),
+}
+
+/// Why a container that is going down does so.
+#[derive(Default)]
+struct Going {
+    /// Bring it up again when it is down.
+    again: bool,
+    /// Remember it as running.
+    keep_power: bool,
+    /// The daemon was asked for it.
+    asked: bool,
+    killed: bool,
+    requestor: Option<Requestor>,
+    /// Who waits for it to be down (or up again).
+    waiters: Vec<oneshot::Sender<Answer>>,
+    /// When a shutdown is given up.
+    deadline: Option<(Instant, Duration)>,
+}
+
+pub(super) struct Actor {
+    context: Arc<Context>,
+    key: InstanceKey,
+    requests: mpsc::UnboundedReceiver<Request>,
+    published: watch::Sender<Snapshot>,
+    state: State,
+    going: Going,
+}
+
+impl Actor {
+    pub(super) fn new(
+        context: Arc<Context>,
+        key: InstanceKey,
+        requests: mpsc::UnboundedReceiver<Request>,
+        published: watch::Sender<Snapshot>,
+    ) -> Self {
+        Self { context, key, requests, published, state: State::Stopped, going: Going::default() }
+    }
+
+    fn status(&self) -> Status {
+        match &self.state {
+            State::Stopped => Status::Stopped,
+            State::Error => Status::Error,
+            State::Running(_) => Status::Running,
+            State::Frozen(_) => Status::Frozen,
+            State::Stopping(_) => Status::Stopping,
+        }
+    }
+
+    fn live(&self) -> Option<&Live> {
+        match &self.state {
+            State::Stopped | State::Error => None,
+            State::Running(live) | State::Frozen(live) | State::Stopping(live) => Some(live),
+        }
+    }
+
+    fn publish(&self) {
+        let pid = self.live().map_or(0, |live| live.pid);
+        self.published.send_replace(Snapshot { status: self.status(), pid });
+    }
+
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        self.publish();
+    }
+
+    /// Runs until the instance is deleted or the daemon drops its handle.
+    pub(super) async fn run(mut self) {
+        loop {
+            let deadline = self.going.deadline.map(|(at, _)| at);
+            tokio::select! {
+                biased;
+                () = gone(&self.state) => self.exited().await,
+                request = self.requests.recv() => match request {
+                    None => return,
+                    Some(request) => {
+                        if self.handle(request).await {
+                            return;
+                        }
+                    }
+                },
+                () = at(deadline) => self.timed_out(),
+            }
+        }
+    }
+
+    /// Handles a request; true when the instance is gone for good.
+    async fn handle(&mut self, request: Request) -> bool {
+        match request {
+            Request::Start { requestor, reply } => {
+                let answer = match decide(Verb::Start, self.status()) {
+                    Decision::Allow => self.start("instance-started", requestor.as_ref()).await,
+                    Decision::Join => Err(Error::AlreadyRunning),
+                    Decision::Deny(error) => Err(error),
+                };
+                answer_to(reply, answer);
+            }
+            Request::Stop { kind, restart, keep_power, requestor, reply } => {
+                self.stop(kind, restart, keep_power, requestor, reply).await;
+            }
+            Request::Freeze { requestor, reply } => {
+                let answer = self.freeze(Verb::Freeze, requestor.as_ref()).await;
+                answer_to(reply, answer);
+            }
+            Request::Unfreeze { requestor, reply } => {
+                let answer = self.freeze(Verb::Unfreeze, requestor.as_ref()).await;
+                answer_to(reply, answer);
+            }
+            Request::Update { definition, requestor, reply } => {
+                let answer = match decide(Verb::Update, self.status()) {
+                    Decision::Allow | Decision::Join => {
+                        update::update(&self.context, &self.key, *definition, requestor.as_ref()).await
+                    }
+                    Decision::Deny(error) => Err(error),
+                };
+                answer_to(reply, answer.map(|()| Stages::default()));
+            }
+            Request::Delete { requestor, reply } => {
+                let answer = match decide(Verb::Delete, self.status()) {
+                    Decision::Allow => delete::delete(&self.context, &self.key, requestor.as_ref()).await,
+                    Decision::Join => Err(Error::Running),
+                    Decision::Deny(error) => Err(error),
+                };
+                let gone = answer.is_ok();
+                answer_to(reply, answer.map(|()| Stages::default()));
+                return gone;
+            }
+            Request::Reboot => self.going.again = self.going.again || !self.going.asked,
+            Request::Adopt { live, status } => match status {
+                Status::Frozen => self.enter(State::Frozen(*live)),
+                Status::Running | Status::Stopping | Status::Starting | Status::Stopped | Status::Error => {
+                    self.enter(State::Running(*live));
+                }
+            },
+        }
+        false
+    }
+
+    async fn start(&mut self, action: &'static str, requestor: Option<&Requestor>) -> Answer {
+        self.published.send_replace(Snapshot { status: Status::Starting, pid: 0 });
+        let mut stages = Stages::default();
+        match start::start(&self.context, &self.key, &mut stages).await {
+            Ok(live) => {
+                self.enter(State::Running(live));
+                self.context.lifecycle(action, &self.key, requestor);
+                Ok(stages)
+            }
+            Err(error) => {
+                tracing::error!(instance = %self.key, %error, "start failed");
+                let broken = matches!(error, Error::Undo { .. });
+                self.enter(if broken { State::Error } else { State::Stopped });
+                Err(error)
+            }
+        }
+    }
+
+    async fn stop(
+        &mut self,
+        kind: StopKind,
+        restart: bool,
+        keep_power: bool,
+        requestor: Option<Requestor>,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        let verb = match kind {
+            StopKind::Kill => Verb::Kill,
+            StopKind::Shutdown(_) => Verb::Shutdown,
+        };
+        let decision = decide(verb, self.status());
+        let (again, State::Running(live) | State::Frozen(live) | State::Stopping(live)) = (restart, &self.state) else {
+            let answer = match decision {
+                Decision::Deny(error) => Err(error),
+                Decision::Allow | Decision::Join => Err(Error::AlreadyStopped),
+            };
+            answer_to(reply, answer);
+            return;
+        };
+        if let Decision::Deny(error) = decision {
+            answer_to(reply, Err(error));
+            return;
+        }
+        let frozen = matches!(self.state, State::Frozen(_));
+        let done = match kind {
+            StopKind::Kill => stop::kill(&self.context, &self.key, live, frozen).await,
+            StopKind::Shutdown(_) if decision == Decision::Join => Ok(()),
+            StopKind::Shutdown(_) => stop::ask(&self.context, &self.key, live, frozen).await,
+        };
+        if let Err(error) = done {
+            answer_to(reply, Err(error));
+            return;
+        }
+        self.going.asked = true;
+        self.going.again |= again;
+        self.going.keep_power |= keep_power;
+        self.going.requestor = requestor.or(self.going.requestor.take());
+        self.going.waiters.push(reply);
+        match kind {
+            StopKind::Kill => {
+                self.going.killed = true;
+                self.going.deadline = None;
+            }
+            StopKind::Shutdown(timeout) => {
+                if let Some(timeout) = timeout {
+                    self.going.deadline = Some((Instant::now() + timeout, timeout));
+                }
+            }
+        }
+        let state = std::mem::replace(&mut self.state, State::Stopped);
+        self.state = match state {
+            State::Running(live) | State::Frozen(live) | State::Stopping(live) => State::Stopping(live),
+            down @ (State::Stopped | State::Error) => down,
+        };
+        self.publish();
+    }
+
+    async fn freeze(&mut self, verb: Verb, requestor: Option<&Requestor>) -> Answer {
+        if let Decision::Deny(error) = decide(verb, self.status()) {
+            return Err(error);
+        }
+        let container = self.context.container(&self.key);
+        let freeze = verb == Verb::Freeze;
+        if freeze {
+            self.context.launcher.freeze(&container).await?;
+        } else {
+            self.context.launcher.unfreeze(&container).await?;
+        }
+        let state = std::mem::replace(&mut self.state, State::Stopped);
+        self.state = match state {
+            State::Running(live) | State::Frozen(live) if freeze => State::Frozen(live),
+            State::Running(live) | State::Frozen(live) => State::Running(live),
+            other @ (State::Stopped | State::Error | State::Stopping(_)) => other,
+        };
+        self.publish();
+        let action = if freeze { "instance-paused" } else { "instance-resumed" };
+        self.context.lifecycle(action, &self.key, requestor);
+        Ok(Stages::default())
+    }
+
+    /// The shutdown took too long: it goes on running, and who waits is told.
+    fn timed_out(&mut self) {
+        let waited = self.going.deadline.take().map_or(Duration::ZERO, |(_, waited)| waited);
+        for waiter in std::mem::take(&mut self.going).waiters {
+            answer_to(waiter, Err(Error::StopTimeout { waited }));
+        }
+        let state = std::mem::replace(&mut self.state, State::Stopped);
+        self.state = match state {
+            State::Stopping(live) => State::Running(live),
+            other @ (State::Stopped | State::Error | State::Running(_) | State::Frozen(_)) => other,
+        };
+        self.publish();
+    }
+
+    /// The monitor is gone: clean up, then stay down, come up again, or (ephemeral) vanish.
+    async fn exited(&mut self) {
+        let going = std::mem::take(&mut self.going);
+        let state = std::mem::replace(&mut self.state, State::Stopped);
+        if let State::Running(live) | State::Frozen(live) | State::Stopping(live) = state {
+            stop::reap(&live).await;
+        }
+        let cleaned = stop::clean_up(&self.context, &self.key, going.again || going.keep_power).await;
+        let answer = match cleaned {
+            Err(error) => {
+                tracing::error!(instance = %self.key, %error, "clean-up after the stop failed");
+                self.enter(State::Error);
+                Err(error)
+            }
+            Ok(()) if going.again => {
+                let action = if going.asked { "instance-restarted" } else { "instance-started" };
+                self.start(action, going.requestor.as_ref()).await
+            }
+            Ok(()) => {
+                self.enter(State::Stopped);
+                let action = if going.asked && going.killed { "instance-stopped" } else { "instance-shutdown" };
+                self.context.lifecycle(action, &self.key, going.requestor.as_ref());
+                Ok(Stages::default())
+            }
+        };
+        let ephemeral = self.context.db.model().instances.get(&self.key).is_some_and(|record| record.ephemeral);
+        let down = answer.is_ok() && !going.again && !going.keep_power;
+        if ephemeral && down {
+            if let Err(error) = delete::delete(&self.context, &self.key, going.requestor.as_ref()).await {
+                tracing::error!(instance = %self.key, %error, "deleting the ephemeral instance failed");
+                self.enter(State::Error);
+            } else {
+                // The manager forgets the handle when the row is gone; requests still queued are answered by the drop.
+                self.requests.close();
+            }
+        }
+        // Every waiter hears the same; an error is told in full to the first and by its words to the others.
+        let text = answer.as_ref().err().map(ToString::to_string);
+        let mut first = Some(answer);
+        for waiter in going.waiters {
+            let answer = first.take().unwrap_or_else(|| match &text {
+                None => Ok(Stages::default()),
+                Some(_) => Err(Error::Busy { status: self.status() }),
+            });
+            answer_to(waiter, answer);
+        }
+    }
+}
+
+/// Nobody waits when the client's operation is gone; the change stands nevertheless.
+fn answer_to(reply: oneshot::Sender<Answer>, answer: Answer) {
+    let _ = reply.send(answer);
+}
+
+/// Resolves when the container's monitor has ended; never for a container that is down.
+async fn gone(state: &State) {
+    match state {
+        State::Stopped | State::Error => std::future::pending().await,
+        State::Running(live) | State::Frozen(live) | State::Stopping(live) => {
+            // A pidfd becomes readable when its process ends and stays so (pidfd_open(2)).
+            if live.monitor.readable().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,115 @@
+//! The daemon's start: what runs is adopted, what a crash left half done is undone or finished.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::actor::Live;
+use super::error::Error;
+use super::state::{Status, adopted};
+use super::{Context, create, delete, start, stop};
+use crate::config;
+use crate::db::{self, Phase};
+use crate::helper::hook;
+use crate::lxc;
+use crate::profile;
+
+/// What is true of an instance when the daemon starts.
+pub(super) enum Found {
+    /// It runs (or is frozen).
+    Up(Box<Live>, Status),
+    /// It does not run.
+    Down {
+        /// It ran when the daemon last knew, and nobody inside turned it off since.
+        was_running: bool,
+    },
+    /// It was half made or half deleted, and is gone now.
+    Gone,
+}
+
+/// A container that is just starting or stopping is looked at again this often, so long.
+const SETTLE: (u32, Duration) = (100, Duration::from_millis(50));
+
+/// Finds out about one instance and clears what a crash left.
+pub(super) async fn adopt(
+    context: &Arc<Context>,
+    record: &db::Instance,
+    ended: &BTreeSet<String>,
+) -> Result<Found, Error> {
+    match record.phase {
+        Phase::Creating => {
+            create::take_back(context, record).await?;
+            tracing::info!(instance = %record.key, "undid an interrupted creation");
+            return Ok(Found::Gone);
+        }
+        Phase::Deleting => {
+            delete::finish(context, record).await?;
+            tracing::info!(instance = %record.key, "finished an interrupted deletion");
+            return Ok(Found::Gone);
+        }
+        Phase::Ready => {}
+    }
+    let power = record.config.get("volatile.last_state.power").map(String::as_str);
+    if power != Some("RUNNING") {
+        return Ok(Found::Down { was_running: false });
+    }
+    if let Some((live, status)) = running(context, record).await? {
+        return Ok(Found::Up(Box::new(live), status));
+    }
+    let turned_off = ended.contains(&record.key.container());
+    stop::clean_up(context, &record.key, !turned_off).await?;
+    Ok(Found::Down { was_running: !turned_off })
+}
+
+/// Asks liblxc once about a container that should be running; a container in between is waited for.
+async fn running(context: &Context, record: &db::Instance) -> Result<Option<(Live, Status)>, Error> {
+    let container = context.container(&record.key);
+    let (tries, pause) = SETTLE;
+    for _ in 0..tries {
+        let query = context.launcher.query(&container).await?;
+        let status = adopted(query.state);
+        match (query.state, query.init_pid, query.init_pidfd) {
+            (lxc::State::Stopped, ..) => return Ok(None),
+            (lxc::State::Running | lxc::State::Frozen | lxc::State::Thawed, Some(pid), Some(pidfd)) => {
+                return Ok(Some((start::live(pid, pidfd)?, status)));
+            }
+            // A start that the old daemon's helper still carries out, or a stop under way.
+            _ => tokio::time::sleep(pause).await,
+        }
+    }
+    Err(Error::Busy { status: Status::Starting })
+}
+
+/// Reads what stop hooks left while no daemon was there: the containers that were turned off from inside.
+pub(super) fn turned_off(context: &Context) -> BTreeSet<String> {
+    match hook::read_spool(&context.dir.spool()) {
+        Ok(records) => records.into_iter().filter(|r| r.target == hook::Target::Stop).map(|r| r.container).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "reading what the stop hooks left");
+            BTreeSet::new()
+        }
+    }
+}
+
+/// The instances to start now, in order, each with the pause after it.
+pub(super) fn autostart(
+    context: &Context,
+    ran: &BTreeSet<crate::names::InstanceKey>,
+) -> Vec<(crate::names::InstanceKey, Duration)> {
+    let model = context.db.model();
+    let mut list: Vec<(i64, crate::names::InstanceKey, Duration)> = Vec::new();
+    for record in model.instances.values() {
+        let expanded = profile::expand_instance(&model, record).config;
+        let wanted = match expanded.get("boot.autostart").and_then(|text| config::parse_bool(text)) {
+            Some(wanted) => wanted,
+            None => ran.contains(&record.key),
+        };
+        if wanted {
+            let delay = u64::try_from(config::int_of(&expanded, "boot.autostart.delay")).unwrap_or(0);
+            let priority = config::int_of(&expanded, "boot.autostart.priority");
+            list.push((priority, record.key.clone(), Duration::from_secs(delay)));
+        }
+    }
+    list.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    list.into_iter().map(|(_, key, delay)| (key, delay)).collect()
+}

@@ -1,0 +1,160 @@
+//! Create: a row (phase `creating`), then the root volume, then phase `ready`. A crash in between is undone at the
+//! next start.
+
+use std::sync::Arc;
+
+use super::error::Error;
+use super::{Context, Stages, blocking};
+use crate::api::wire::{Config, Devices};
+use crate::config;
+use crate::db::{self, Phase};
+use crate::device::Set;
+use crate::events::lifecycle::Requestor;
+use crate::names::{Fingerprint, InstanceKey, ProfileName};
+use crate::profile;
+use crate::storage;
+
+/// Where the root file system comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootSource {
+    /// This image.
+    Image(Fingerprint),
+    /// Nowhere: it is empty.
+    Empty,
+}
+
+/// A new instance, parsed.
+#[derive(Debug, Clone)]
+pub struct NewInstance {
+    /// Its project and name.
+    pub key: InstanceKey,
+    /// Kernel architecture; empty: the image's, else the host's.
+    pub architecture: String,
+    /// In order of application.
+    pub profiles: Vec<ProfileName>,
+    /// Own configuration.
+    pub config: Config,
+    /// Own devices.
+    pub devices: Devices,
+    /// Deleted when it stops.
+    pub ephemeral: bool,
+    /// Free text.
+    pub description: String,
+    /// Its root.
+    pub source: RootSource,
+}
+
+/// Checks everything that can be checked and writes the row. From here on the name is taken.
+pub(super) async fn reserve(context: &Context, new: NewInstance) -> Result<db::Instance, Error> {
+    config::validate_instance(&new.config, config::Scope::Instance)?;
+    let host = context.host.architecture;
+    if !new.architecture.is_empty() && new.architecture != host {
+        return Err(Error::Architecture { wanted: new.architecture, host: host.to_owned() });
+    }
+    let uuid = uuid::Uuid::new_v4().to_string();
+    context
+        .db
+        .write(move |tx| {
+            let model = tx.model();
+            if model.instances.contains_key(&new.key) {
+                return Err(Error::Exists { key: new.key });
+            }
+            let expanded = profile::expand(model, &new.key.project, &new.profiles, &new.config, &new.devices)?;
+            let pool = Set::parse(&expanded.devices)?.root.1.pool;
+            if !model.pools.get(&pool).is_some_and(|record| record.phase == Phase::Ready) {
+                return Err(Error::NoSuchPool(pool));
+            }
+            let mut config = new.config;
+            config.insert("volatile.uuid".to_owned(), uuid);
+            if let RootSource::Image(fingerprint) = &new.source {
+                let image = model
+                    .image(&new.key.project, fingerprint)
+                    .ok_or_else(|| Error::ImageMissing { what: fingerprint.to_string() })?;
+                let properties = image.properties.iter();
+                config.extend(properties.map(|(key, value)| (format!("image.{key}"), value.clone())));
+                config.insert("volatile.base_image".to_owned(), fingerprint.to_string());
+            }
+            let record = db::Instance {
+                key: new.key,
+                phase: Phase::Creating,
+                description: new.description,
+                architecture: if new.architecture.is_empty() { host.to_owned() } else { new.architecture },
+                ephemeral: new.ephemeral,
+                profiles: new.profiles,
+                config,
+                devices: new.devices,
+                created_at: db::now(),
+                last_used_at: 0,
+                pool,
+            };
+            tx.put_instance(record.clone())?;
+            Ok(record)
+        })
+        .await
+}
+
+/// Makes the root volume of a reserved instance and calls it ready; a failure takes everything back.
+pub(super) async fn build(
+    context: &Arc<Context>,
+    record: &db::Instance,
+    source: &RootSource,
+    requestor: Option<&Requestor>,
+    stages: &mut Stages,
+) -> Result<(), Error> {
+    let result = volume(context, record, source, stages).await;
+    if let Err(cause) = result {
+        return Err(match take_back(context, record).await {
+            Ok(()) => cause,
+            Err(failure) => Error::Undo { cause: Box::new(cause), failures: vec![failure] },
+        });
+    }
+    context.lifecycle("instance-created", &record.key, requestor);
+    Ok(())
+}
+
+async fn volume(
+    context: &Arc<Context>,
+    record: &db::Instance,
+    source: &RootSource,
+    stages: &mut Stages,
+) -> Result<(), Error> {
+    let pool = context.pools.get(&record.pool)?;
+    let name = record.key.container();
+    match source {
+        RootSource::Empty => blocking(move || pool.create_empty(&name).map_err(Error::from)).await?,
+        RootSource::Image(fingerprint) => {
+            let image =
+                context.images.get(fingerprint).map_err(|_| Error::ImageMissing { what: fingerprint.to_string() })?;
+            blocking(move || pool.create_from_image(&name, &image).map_err(Error::from)).await?;
+        }
+    }
+    stages.mark("volume");
+    let (root, container) = (context.dir.root().to_owned(), record.key.container());
+    let path = context.pools.get(&record.pool)?.path(&container);
+    blocking(move || storage::link_instance(&root, &container, &path).map_err(Error::from)).await?;
+    let (key, source) = (record.key.clone(), source.clone());
+    context
+        .db
+        .write(move |tx| {
+            let mut record = tx.model().instances.get(&key).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
+            record.phase = Phase::Ready;
+            if let RootSource::Image(fingerprint) = source
+                && let Some(image) = tx.model().image(&key.project, &fingerprint)
+            {
+                let mut image = (**image).clone();
+                image.last_used_at = db::now();
+                tx.put_image(image)?;
+            }
+            Ok::<(), Error>(tx.put_instance(record)?)
+        })
+        .await?;
+    stages.mark("record");
+    Ok(())
+}
+
+/// Removes what a failed or interrupted creation left.
+pub(super) async fn take_back(context: &Arc<Context>, record: &db::Instance) -> Result<(), Error> {
+    super::delete::remove_files(context, record).await?;
+    let key = record.key.clone();
+    context.db.write(move |tx| Ok::<(), Error>(tx.delete_instance(&key)?)).await
+}

@@ -1,0 +1,65 @@
+//! Delete: phase `deleting`, then the files, then the row. A crash in between is finished at the next start.
+
+use std::sync::Arc;
+
+use super::error::Error;
+use super::{Context, blocking};
+use crate::db::{self, Phase};
+use crate::events::lifecycle::Requestor;
+use crate::names::InstanceKey;
+use crate::storage;
+
+/// Removes a stopped instance with all it has.
+pub(super) async fn delete(
+    context: &Arc<Context>,
+    key: &InstanceKey,
+    requestor: Option<&Requestor>,
+) -> Result<(), Error> {
+    let marked = key.clone();
+    let record = context
+        .db
+        .write(move |tx| {
+            let mut record = tx.model().instances.get(&marked).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
+            record.phase = Phase::Deleting;
+            tx.put_instance(record.clone())?;
+            Ok::<_, Error>(record)
+        })
+        .await?;
+    finish(context, &record).await?;
+    context.lifecycle("instance-deleted", key, requestor);
+    Ok(())
+}
+
+/// Finishes the deletion of an instance in phase `deleting`.
+pub(super) async fn finish(context: &Arc<Context>, record: &db::Instance) -> Result<(), Error> {
+    remove_files(context, record).await?;
+    let key = record.key.clone();
+    context.db.write(move |tx| Ok::<(), Error>(tx.delete_instance(&key)?)).await
+}
+
+/// Removes volume, link and logs; what is not there is fine.
+pub(super) async fn remove_files(context: &Arc<Context>, record: &db::Instance) -> Result<(), Error> {
+    let container = record.key.container();
+    let pool = context.pools.get(&record.pool)?;
+    let (root, logs) = (context.dir.root().to_owned(), context.dir.logs(&container));
+    let volume = container.clone();
+    blocking(move || {
+        pool.unmount(&volume)?;
+        if let Some(trash) = pool.delete_volume(&volume)? {
+            // Its files go behind the answer; what a crash leaves of them, the pool's next opening removes.
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = storage::Pool::purge(&trash) {
+                    tracing::warn!(%error, "removing a deleted volume");
+                }
+            });
+        }
+        storage::unlink_instance(&root, &volume)?;
+        match std::fs::remove_dir_all(&logs) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::Io { doing: "remove", path: logs, error })
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    })
+    .await
+}

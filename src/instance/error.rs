@@ -1,0 +1,168 @@
+//! Why something cannot be done with an instance.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::state::Status;
+use crate::names::{InstanceKey, NameError, PoolName};
+use crate::{config, db, device, helper, network, profile, storage};
+
+/// The errors of this room.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "Display says what each one means; fields are named after what they hold")]
+pub enum Error {
+    NotFound,
+    Exists {
+        key: InstanceKey,
+    },
+    Name(NameError),
+    Running,
+    AlreadyRunning,
+    AlreadyStopped,
+    NotRunning,
+    AlreadyFrozen,
+    NotFrozen,
+    Busy {
+        status: Status,
+    },
+    StopTimeout {
+        waited: Duration,
+    },
+    NoSuchPool(PoolName),
+    PoolChange {
+        from: PoolName,
+        to: PoolName,
+    },
+    ImageMissing {
+        what: String,
+    },
+    Architecture {
+        wanted: String,
+        host: String,
+    },
+    NoParent {
+        device: String,
+        parent: String,
+    },
+    Config(config::Error),
+    Device(device::Error),
+    Profile(profile::Missing),
+    Storage(storage::Error),
+    Network(network::Error),
+    Helper(helper::Error),
+    Idmap(crate::security::idmap::Error),
+    Db(db::Error),
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    /// A failed action, and what could not be undone after it.
+    Undo {
+        cause: Box<Error>,
+        failures: Vec<Error>,
+    },
+    EmptyCommand,
+    NotUp {
+        status: Status,
+    },
+    NoConnection,
+    Random,
+    ShuttingDown,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound => f.write_str("Instance not found"),
+            Self::Exists { key } => write!(f, "Instance {:?} already exists", key.name.as_str()),
+            Self::Name(error) => error.fmt(f),
+            Self::Running => f.write_str("Instance is running"),
+            Self::AlreadyRunning => f.write_str("The instance is already running"),
+            Self::AlreadyStopped => f.write_str("The instance is already stopped"),
+            Self::NotRunning => f.write_str("The instance isn't running"),
+            Self::AlreadyFrozen => f.write_str("The instance is already frozen"),
+            Self::NotFrozen => f.write_str("The instance isn't frozen"),
+            Self::Busy { status } => {
+                write!(f, "The instance is {}; try again in a moment", status.word().to_lowercase())
+            }
+            Self::StopTimeout { waited } => write!(
+                f,
+                "The instance did not shut down within {} s and goes on running; look at its console, or stop it with --force",
+                waited.as_secs()
+            ),
+            Self::NoSuchPool(pool) => write!(f, "Storage pool {:?} of the root disk not found", pool.as_str()),
+            Self::PoolChange { from, to } => write!(
+                f,
+                "Cannot update root disk device pool name from {:?} to {:?}: move the instance instead",
+                from.as_str(),
+                to.as_str()
+            ),
+            Self::ImageMissing { what } => {
+                write!(f, "Image {what:?} not found; \"lxc image list\" shows those that are here")
+            }
+            Self::Architecture { wanted, host } => {
+                write!(f, "Invalid \"architecture\" {wanted:?}: this host runs {host}")
+            }
+            Self::NoParent { device, parent } => write!(
+                f,
+                "Device {device:?}: the host has no network interface {parent:?}; create it or set another parent="
+            ),
+            Self::Config(error) => error.fmt(f),
+            Self::Device(error) => error.fmt(f),
+            Self::Profile(error) => error.fmt(f),
+            Self::Storage(error) => error.fmt(f),
+            Self::Network(error) => error.fmt(f),
+            Self::Helper(error) => error.fmt(f),
+            Self::Idmap(error) => error.fmt(f),
+            Self::Db(error) => error.fmt(f),
+            Self::Io { doing, path, error } => write!(f, "Cannot {doing} {}: {error}", path.display()),
+            Self::Undo { cause, failures } => {
+                write!(f, "{cause}")?;
+                for failure in failures {
+                    write!(f, "; and cleaning up after that: {failure}")?;
+                }
+                Ok(())
+            }
+            Self::EmptyCommand => f.write_str("The field \"command\" is empty: name the program to run"),
+            Self::NotUp { status } => write!(f, "The instance isn't running (it is {})", status.word().to_lowercase()),
+            Self::NoConnection => f.write_str("The client did not connect to the websockets of the command in time"),
+            Self::Random => f.write_str("The kernel gives no random numbers"),
+            Self::ShuttingDown => f.write_str("The daemon is shutting down"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Equality for tests of the policy: by message.
+impl PartialEq for Error {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for Error {}
+
+macro_rules! from {
+    ($($variant:ident $type:ty),* $(,)?) => {
+        $(impl From<$type> for Error {
+            fn from(error: $type) -> Self {
+                Self::$variant(error)
+            }
+        })*
+    };
+}
+
+from!(
+    Name NameError,
+    Config config::Error,
+    Device device::Error,
+    Profile profile::Missing,
+    Storage storage::Error,
+    Network network::Error,
+    Helper helper::Error,
+    Idmap crate::security::idmap::Error,
+    Db db::Error,
+);

@@ -1,0 +1,260 @@
+//! All instances: finds the actor of one, brings all up and down with the daemon.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::actor::{Actor, Answer, Request, StopKind};
+use super::adopt::{self, Found};
+use super::create::{self, NewInstance, RootSource};
+use super::error::Error;
+use super::exec::{self, Exec, ExecSpec};
+use super::state::{Snapshot, Status};
+use super::update::Definition;
+use super::{Context, Stages};
+use crate::config;
+use crate::db;
+use crate::events::lifecycle::Requestor;
+use crate::helper::hook::{Record, Target as HookTarget};
+use crate::names::InstanceKey;
+use crate::profile;
+
+/// What `PUT …/state` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Bring it up.
+    Start,
+    /// Bring it down.
+    Stop,
+    /// Down and up.
+    Restart,
+    /// Hold all processes.
+    Freeze,
+    /// Let them go on.
+    Unfreeze,
+}
+
+#[derive(Clone)]
+struct Handle {
+    requests: mpsc::UnboundedSender<Request>,
+    snapshot: watch::Receiver<Snapshot>,
+}
+
+/// The instances of the daemon.
+pub struct Manager {
+    context: Arc<Context>,
+    handles: Mutex<BTreeMap<InstanceKey, Handle>>,
+}
+
+impl Manager {
+    /// None yet.
+    pub fn new(context: Context) -> Self {
+        Self { context: Arc::new(context), handles: Mutex::default() }
+    }
+
+    /// What all instances share.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    fn handles(&self) -> MutexGuard<'_, BTreeMap<InstanceKey, Handle>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state of an instance now; one that has no actor is down.
+    pub fn snapshot(&self, key: &InstanceKey) -> Snapshot {
+        self.handles().get(key).map_or(Snapshot::STOPPED, |handle| *handle.snapshot.borrow())
+    }
+
+    fn spawn(&self, key: &InstanceKey) -> Handle {
+        let (requests, queue) = mpsc::unbounded_channel();
+        let (published, snapshot) = watch::channel(Snapshot::STOPPED);
+        tokio::spawn(Actor::new(Arc::clone(&self.context), key.clone(), queue, published).run());
+        let handle = Handle { requests, snapshot };
+        self.handles().insert(key.clone(), handle.clone());
+        handle
+    }
+
+    async fn ask(
+        &self,
+        key: &InstanceKey,
+        request: impl FnOnce(oneshot::Sender<Answer>) -> Request,
+    ) -> Result<Stages, Error> {
+        let handle = self.handles().get(key).cloned().ok_or(Error::NotFound)?;
+        let (reply, answer) = oneshot::channel();
+        handle.requests.send(request(reply)).map_err(|_| Error::NotFound)?;
+        // The actor ends only with the instance.
+        answer.await.map_err(|_| Error::NotFound)?
+    }
+
+    /// Takes the name of a new instance: all that can be checked is checked.
+    ///
+    /// # Errors
+    /// Then nothing is taken.
+    pub async fn reserve(&self, new: NewInstance) -> Result<db::Instance, Error> {
+        create::reserve(&self.context, new).await
+    }
+
+    /// Makes the root of a reserved instance.
+    ///
+    /// # Errors
+    /// Then the name is free again.
+    pub async fn build(
+        &self,
+        record: &db::Instance,
+        source: &RootSource,
+        requestor: Option<&Requestor>,
+    ) -> Result<Stages, Error> {
+        let mut stages = Stages::default();
+        create::build(&self.context, record, source, requestor, &mut stages).await?;
+        self.spawn(&record.key);
+        Ok(stages)
+    }
+
+    /// Changes the state. `timeout` bounds a shutdown, `None` waits for ever; `force` and a timeout of zero kill.
+    ///
+    /// # Errors
+    /// When the state does not allow it, or it fails.
+    pub async fn change(
+        &self,
+        key: &InstanceKey,
+        target: Target,
+        timeout: Option<Duration>,
+        force: bool,
+        requestor: Option<Requestor>,
+    ) -> Result<Stages, Error> {
+        let kill = force || timeout == Some(Duration::ZERO);
+        let kind = if kill { StopKind::Kill } else { StopKind::Shutdown(timeout) };
+        self.ask(key, |reply| match target {
+            Target::Start => Request::Start { requestor, reply },
+            Target::Stop => Request::Stop { kind, restart: false, keep_power: false, requestor, reply },
+            Target::Restart => Request::Stop { kind, restart: true, keep_power: false, requestor, reply },
+            Target::Freeze => Request::Freeze { requestor, reply },
+            Target::Unfreeze => Request::Unfreeze { requestor, reply },
+        })
+        .await
+    }
+
+    /// Removes a stopped instance.
+    ///
+    /// # Errors
+    /// [`Error::Running`], or what stands in the way.
+    pub async fn delete(&self, key: &InstanceKey, requestor: Option<Requestor>) -> Result<(), Error> {
+        self.ask(key, |reply| Request::Delete { requestor, reply }).await?;
+        self.handles().remove(key);
+        Ok(())
+    }
+
+    /// Changes the definition.
+    ///
+    /// # Errors
+    /// When it does not fit.
+    pub async fn update(
+        &self,
+        key: &InstanceKey,
+        definition: Definition,
+        requestor: Option<Requestor>,
+    ) -> Result<(), Error> {
+        let definition = Box::new(definition);
+        self.ask(key, |reply| Request::Update { definition, requestor, reply }).await.map(drop)
+    }
+
+    /// Runs a command inside a running instance.
+    ///
+    /// # Errors
+    /// When it does not run, or cannot be entered.
+    pub async fn exec(&self, key: &InstanceKey, spec: ExecSpec) -> Result<Exec, Error> {
+        let status = self.snapshot(key).status;
+        if status != Status::Running {
+            return Err(Error::NotUp { status });
+        }
+        exec::run(&self.context, key, spec).await
+    }
+
+    /// What a stop hook told.
+    pub fn hook(&self, record: &Record) {
+        if record.target != HookTarget::Reboot {
+            return;
+        }
+        let handles = self.handles();
+        if let Some((_, handle)) = handles.iter().find(|(key, _)| key.container() == record.container) {
+            // An actor that is gone has no container to reboot.
+            let _ = handle.requests.send(Request::Reboot);
+        }
+    }
+
+    /// At the daemon's start: adopts what runs and clears what a crash left. Returns the instances that ran when the
+    /// daemon last knew and do not run now.
+    pub async fn adopt_all(&self) -> BTreeSet<InstanceKey> {
+        let turned_off = adopt::turned_off(&self.context);
+        let mut ran = BTreeSet::new();
+        let model = self.context.db.model();
+        for (key, record) in model.instances.iter() {
+            match adopt::adopt(&self.context, record, &turned_off).await {
+                Ok(Found::Gone) => {}
+                Ok(Found::Down { was_running }) => {
+                    self.spawn(key);
+                    if was_running {
+                        ran.insert(key.clone());
+                    }
+                }
+                Ok(Found::Up(live, status)) => {
+                    tracing::info!(instance = %key, pid = live.pid, "adopted");
+                    // The actor lives: its handle was just made.
+                    let _ = self.spawn(key).requests.send(Request::Adopt { live, status });
+                }
+                Err(error) => {
+                    tracing::error!(instance = %key, %error, "the instance could not be adopted");
+                    self.spawn(key);
+                }
+            }
+        }
+        ran
+    }
+
+    /// Starts what is to be started with the daemon; `ran` are those that [`Manager::adopt_all`] found missing.
+    pub async fn autostart(&self, ran: &BTreeSet<InstanceKey>) {
+        for (key, delay) in adopt::autostart(&self.context, ran) {
+            if self.snapshot(&key).status.is_up() {
+                continue;
+            }
+            match self.change(&key, Target::Start, None, false, None).await {
+                Ok(_) | Err(Error::AlreadyRunning) => tokio::time::sleep(delay).await,
+                Err(error) => tracing::error!(instance = %key, %error, "the automatic start failed"),
+            }
+        }
+    }
+
+    /// Stops all containers, those of the highest `boot.stop.priority` first; each gets its own time, then is killed.
+    /// They are remembered as running.
+    pub async fn bring_down(&self) {
+        let model = self.context.db.model();
+        let mut order: BTreeMap<std::cmp::Reverse<i64>, Vec<(InstanceKey, Duration)>> = BTreeMap::new();
+        for (key, record) in model.instances.iter() {
+            let expanded = profile::expand_instance(&model, record).config;
+            let priority = config::int_of(&expanded, "boot.stop.priority");
+            let seconds = config::int_of(&expanded, "boot.host_shutdown_timeout");
+            let timeout = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+            order.entry(std::cmp::Reverse(priority)).or_default().push((key.clone(), timeout));
+        }
+        for group in order.into_values() {
+            futures_util::future::join_all(group.iter().map(|(key, timeout)| self.bring_one_down(key, *timeout))).await;
+        }
+    }
+
+    async fn bring_one_down(&self, key: &InstanceKey, timeout: Duration) {
+        let stop = |kind| {
+            self.ask(key, move |reply| Request::Stop { kind, restart: false, keep_power: true, requestor: None, reply })
+        };
+        let result = match stop(StopKind::Shutdown(Some(timeout))).await {
+            Err(Error::StopTimeout { .. }) => stop(StopKind::Kill).await,
+            result => result,
+        };
+        match result {
+            Ok(_) | Err(Error::AlreadyStopped | Error::NotFound) => {}
+            Err(error) => tracing::error!(instance = %key, %error, "stopping for the shutdown failed"),
+        }
+    }
+}

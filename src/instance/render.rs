@@ -1,0 +1,152 @@
+//! From the plan of a start to lxc.conf: pure.
+//!
+//! Keys: lxc.container.conf(5) of liblxc 5.0. Values with line breaks never get here: names, paths and checked
+//! configuration values hold none, and [`render`] drops a line that would.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::api::wire::Config;
+use crate::device::NicPlan;
+
+/// Everything that the configuration of a container is made of.
+pub struct Plan<'a> {
+    /// Name inside (`uname -n`).
+    pub host_name: &'a str,
+    /// The mounted root.
+    pub root: &'a Path,
+    /// `lxc.rootfs.options`.
+    pub root_options: Option<&'a str>,
+    /// Values of `lxc.idmap`; none for a privileged container.
+    pub idmap: &'a [String],
+    /// Lines of the `security` room.
+    pub confinement: &'a [(String, String)],
+    /// Interfaces.
+    pub nics: &'a [NicPlan],
+    /// Expanded configuration, of which `environment.*` is used.
+    pub config: &'a Config,
+    /// liblxc's log of this container.
+    pub log: &'a Path,
+    /// What the console shows.
+    pub console_log: &'a Path,
+    /// Value of the stop hook, quoted for a shell.
+    pub stop_hook: &'a str,
+    /// Where lxcfs is mounted, if it is.
+    pub lxcfs: Option<&'a Path>,
+    /// Containers may run inside.
+    pub nesting: bool,
+    /// Kernel architecture.
+    pub architecture: &'a str,
+}
+
+/// Files of lxcfs that stand in for those of the kernel, so that `free` and `uptime` show the container.
+const LXCFS_FILES: &[&str] = &["cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime"];
+
+/// Files of the host that are bound into every container where they exist.
+const HOST_MOUNTS: &[(&str, &str)] = &[
+    ("/dev/fuse", "dev/fuse none bind,create=file,optional"),
+    ("/dev/net/tun", "dev/net/tun none bind,create=file,optional"),
+    ("mqueue", "dev/mqueue mqueue rw,relatime,create=dir,optional"),
+];
+
+/// The text of lxc.conf.
+pub fn render(plan: &Plan<'_>) -> String {
+    let mut text = String::with_capacity(4096);
+    let mut line = |key: &str, value: &str| {
+        if !value.contains(['\n', '\r', '\0']) {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{key} = {value}");
+        }
+    };
+    let path = |path: &Path| path.display().to_string();
+    line("lxc.log.file", &path(plan.log));
+    line("lxc.log.level", "warn");
+    line("lxc.console.logfile", &path(plan.console_log));
+    line("lxc.arch", plan.architecture);
+    line("lxc.uts.name", plan.host_name);
+    line("lxc.rootfs.path", &format!("dir:{}", plan.root.display()));
+    if let Some(options) = plan.root_options {
+        line("lxc.rootfs.options", options);
+    }
+    // The volume is ours: liblxc never deletes it.
+    line("lxc.rootfs.managed", "0");
+    for map in plan.idmap {
+        line("lxc.idmap", map);
+    }
+    line("lxc.autodev", "1");
+    line("lxc.tty.max", "0");
+    line("lxc.pty.max", "1024");
+    line("lxc.init.cmd", "/sbin/init");
+    line("lxc.environment", "container=lxc");
+    for (key, value) in plan.config {
+        if let Some(name) = key.strip_prefix("environment.") {
+            line("lxc.environment", &format!("{name}={value}"));
+        }
+    }
+    for (key, value) in plan.confinement {
+        line(key, value);
+    }
+    for (source, target) in HOST_MOUNTS {
+        line("lxc.mount.entry", &format!("{source} {target} 0 0"));
+    }
+    if plan.nesting {
+        // Kernels let a container mount proc and sys only if it sees unmasked ones somewhere.
+        line("lxc.mount.entry", "proc dev/.lxc/proc proc create=dir,optional 0 0");
+        line("lxc.mount.entry", "sysfs dev/.lxc/sys sysfs create=dir,optional 0 0");
+    }
+    if let Some(lxcfs) = plan.lxcfs {
+        for file in LXCFS_FILES {
+            line("lxc.mount.entry", &format!("{}/proc/{file} proc/{file} none bind,optional 0 0", lxcfs.display()));
+        }
+    }
+    for (index, nic) in plan.nics.iter().enumerate() {
+        for (key, value) in nic.lxc_lines(index) {
+            line(&key, &value);
+        }
+    }
+    if plan.nics.is_empty() {
+        line("lxc.net.0.type", "empty");
+    }
+    line("lxc.hook.version", "1");
+    line("lxc.hook.stop", plan.stop_hook);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan<'a>(config: &'a Config, idmap: &'a [String]) -> Plan<'a> {
+        Plan {
+            host_name: "c1",
+            root: Path::new("/p/rootfs"),
+            root_options: None,
+            idmap,
+            confinement: &[],
+            nics: &[],
+            config,
+            log: Path::new("/l/lxc.log"),
+            console_log: Path::new("/l/console.log"),
+            stop_hook: "/bin/warrend hook stop",
+            lxcfs: None,
+            nesting: false,
+            architecture: "x86_64",
+        }
+    }
+
+    #[test]
+    fn the_environment_of_init_comes_from_the_configuration() {
+        let config = [("environment.A".to_owned(), "b c".to_owned()), ("user.x".to_owned(), "y".to_owned())].into();
+        let text = render(&plan(&config, &["u 0 1000000 65536".to_owned()]));
+        assert!(text.contains("lxc.environment = A=b c\n"));
+        assert!(text.contains("lxc.idmap = u 0 1000000 65536\n"));
+        assert!(!text.contains("user.x"));
+        assert!(text.contains("lxc.net.0.type = empty\n"), "no nic means an empty network namespace, never the host's");
+    }
+
+    #[test]
+    fn a_value_with_a_line_break_never_becomes_a_line_of_its_own() {
+        let config = [("environment.A".to_owned(), "b\nlxc.hook.start = /evil".to_owned())].into();
+        assert!(!render(&plan(&config, &[])).contains("evil"));
+    }
+}

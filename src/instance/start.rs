@@ -1,0 +1,190 @@
+//! Start: from the definition to a running container. Every step that leaves something pushes its reverse.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::io::Interest;
+
+use super::actor::Live;
+use super::error::Error;
+use super::render::{self, Plan};
+use super::undo::Undo;
+use super::{Context, Stages, blocking};
+use crate::config;
+use crate::db::Instance;
+use crate::device::{NicPlan, Set, plan_nics};
+use crate::helper;
+use crate::names::InstanceKey;
+use crate::network;
+use crate::profile;
+use crate::security::Confinement;
+use crate::sys::process;
+use crate::sys::watch::watch;
+
+/// Starts the instance and returns its handles.
+pub(super) async fn start(context: &Arc<Context>, key: &InstanceKey, stages: &mut Stages) -> Result<Live, Error> {
+    let mut undo = Undo::default();
+    match steps(context, key, stages, &mut undo).await {
+        Ok(live) => {
+            undo.disarm();
+            Ok(live)
+        }
+        Err(error) => Err(undo.run(error).await),
+    }
+}
+
+async fn steps(context: &Arc<Context>, key: &InstanceKey, stages: &mut Stages, undo: &mut Undo) -> Result<Live, Error> {
+    let model = context.db.model();
+    let record = model.instances.get(key).cloned().ok_or(Error::NotFound)?;
+    let expanded = profile::expand_instance(&model, &record);
+    let devices = Set::parse(&expanded.devices)?;
+    let confinement = Confinement {
+        privileged: config::bool_of(&expanded.config, "security.privileged"),
+        nesting: config::bool_of(&expanded.config, "security.nesting"),
+    };
+    let map = Context::id_map(confinement.privileged)?;
+    let nics = plan(&devices, &expanded.config)?;
+    check_parents(&nics)?;
+    stages.mark("plan");
+
+    let container = context.container(key);
+    let pool = context.pools.get(&record.pool)?;
+    let root = {
+        let (pool, volume, map) = (Arc::clone(&pool), container.name.clone(), map.clone());
+        blocking(move || pool.mount(&volume, map.as_ref()).map_err(Error::from)).await?
+    };
+    {
+        let (pool, volume) = (Arc::clone(&pool), container.name.clone());
+        undo.push(blocking(move || pool.unmount(&volume).map_err(Error::from)));
+    }
+    stages.mark("mount");
+
+    for nic in &nics {
+        if let Some(name) = &nic.network {
+            let host = network::Host {
+                instance: container.name.clone(),
+                hostname: key.name.to_string(),
+                device: nic.device.clone(),
+                mac: nic.hwaddr.parse().map_err(|_| Error::Random)?,
+                ipv4: None,
+                ipv6: None,
+            };
+            context.networks.add_host(name, host).await?;
+            let (networks, name) = (context.networks.clone(), name.clone());
+            let (instance, device) = (container.name.clone(), nic.device.clone());
+            undo.push(async move { networks.remove_host(&name, &instance, &device).await.map_err(Error::from) });
+        }
+    }
+    let logs = context.dir.logs(&container.name);
+    let log = logs.join("lxc.log");
+    let hook = helper::stop_hook(&context.dir.hook_socket(), &context.dir.spool(), &container.name);
+    let lines = confinement.lxc_lines(&context.dir.seccomp(), context.host.device_rules, context.host.apparmor);
+    let text = render::render(&Plan {
+        host_name: key.name.as_str(),
+        root: &root.path,
+        root_options: root.lxc_options.as_deref(),
+        idmap: &map.as_ref().map(|map| map.lxc_lines()).unwrap_or_default(),
+        confinement: &lines,
+        nics: &nics,
+        config: &expanded.config,
+        log: &log,
+        console_log: &logs.join("console.log"),
+        stop_hook: &hook,
+        lxcfs: context.host.lxcfs.as_deref(),
+        nesting: confinement.nesting,
+        architecture: context.host.architecture,
+    });
+    write_config(&logs, &container.config, &text)?;
+    remember(context, &record, &devices, &nics).await?;
+    {
+        let (context, key) = (Arc::clone(context), key.clone());
+        undo.push(async move { forget(&context, &key).await });
+    }
+    stages.mark("prepare");
+
+    let started = context.launcher.start(&container, &log).await?;
+    stages.mark("liblxc");
+    live(started.init_pid, started.init_pidfd)
+}
+
+fn plan(devices: &Set, config: &crate::api::wire::Config) -> Result<Vec<NicPlan>, Error> {
+    // Asked for before: the planning itself is pure.
+    let count = devices.nics.len();
+    let mut macs = Vec::with_capacity(count);
+    let mut names = Vec::with_capacity(count);
+    for _ in 0..count {
+        macs.push(network::random_mac()?.to_string());
+        names.push(network::random_veth()?);
+    }
+    let (mut macs, mut names) = (macs.into_iter(), names.into_iter());
+    Ok(plan_nics(&devices.nics, config, || macs.next().unwrap_or_default(), || names.next().unwrap_or_default())?)
+}
+
+/// liblxc's words about a missing bridge name neither device nor key; so it is looked for before.
+fn check_parents(nics: &[NicPlan]) -> Result<(), Error> {
+    for nic in nics {
+        if let Some(parent) = &nic.link
+            && !Path::new("/sys/class/net").join(parent).exists()
+        {
+            return Err(Error::NoParent { device: nic.device.to_string(), parent: parent.clone() });
+        }
+    }
+    Ok(())
+}
+
+fn write_config(logs: &Path, path: &Path, text: &str) -> Result<(), Error> {
+    let failed = |doing, path: &Path, error| Error::Io { doing, path: path.to_owned(), error };
+    std::fs::create_dir_all(logs).map_err(|e| failed("create", logs, e))?;
+    // Each start has its own log: what liblxc says about this one stands alone in it.
+    match std::fs::remove_file(logs.join("lxc.log")) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("remove", &logs.join("lxc.log"), error)),
+    }
+    std::fs::write(path, text).map_err(|e| failed("write", path, e))
+}
+
+/// Remembers addresses and names, the time, and that it runs — before it does, so that a crash of the daemon from here
+/// on finds the container at the next start.
+async fn remember(context: &Context, record: &Instance, devices: &Set, nics: &[NicPlan]) -> Result<(), Error> {
+    let mut volatile = vec![("volatile.last_state.power".to_owned(), "RUNNING".to_owned())];
+    for nic in nics {
+        if let Some(configured) = devices.nics.get(&nic.device) {
+            volatile.extend(nic.volatile(configured));
+        }
+    }
+    let key = record.key.clone();
+    context
+        .db
+        .write(move |tx| {
+            let mut record = tx.model().instances.get(&key).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
+            record.config.extend(volatile);
+            record.last_used_at = crate::db::now();
+            Ok(tx.put_instance(record)?)
+        })
+        .await
+}
+
+async fn forget(context: &Context, key: &InstanceKey) -> Result<(), Error> {
+    let key = key.clone();
+    context
+        .db
+        .write(move |tx| {
+            let Some(record) = tx.model().instances.get(&key) else { return Ok(()) };
+            let mut record = (**record).clone();
+            record.config.insert("volatile.last_state.power".to_owned(), "STOPPED".to_owned());
+            record.config.retain(|key, _| !(key.starts_with("volatile.") && key.ends_with(".host_name")));
+            Ok(tx.put_instance(record)?)
+        })
+        .await
+}
+
+/// The handles of a container whose init is `pid`. Its parent is liblxc's monitor.
+pub(super) fn live(pid: i32, init: OwnedFd) -> Result<Live, Error> {
+    let failed = |doing, error| Error::Io { doing, path: format!("/proc/{pid}").into(), error };
+    let monitor =
+        process::parent_of(pid).and_then(process::pidfd_open).map_err(|error| failed("find the monitor of", error))?;
+    let watch = |fd: OwnedFd| watch(fd, Interest::READABLE).map_err(|error| failed("watch", error));
+    Ok(Live { pid, init: watch(init)?, monitor: watch(monitor)? })
+}

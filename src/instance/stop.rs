@@ -1,0 +1,96 @@
+//! Stop: ask init or kill it, then clean up what liblxc does not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Context;
+use super::actor::Live;
+use super::error::Error;
+use crate::device::Set;
+use crate::names::InstanceKey;
+use crate::profile;
+use crate::sys::process;
+
+/// Asks init to shut the container down.
+pub(super) async fn ask(context: &Context, key: &InstanceKey, live: &Live, frozen: bool) -> Result<(), Error> {
+    if frozen {
+        context.launcher.unfreeze(&context.container(key)).await?;
+    }
+    signal(live, halt_signal(live.pid))
+}
+
+/// Kills init; the kernel then kills everything else in its pid namespace.
+pub(super) async fn kill(context: &Context, key: &InstanceKey, live: &Live, frozen: bool) -> Result<(), Error> {
+    // A fork bomb cannot outrun this: when init dies, the kernel kills the whole pid namespace and lets nothing fork.
+    signal(live, libc::SIGKILL)?;
+    if frozen {
+        // The freezer of cgroup 1 holds even a killed process until it is thawed.
+        context.launcher.unfreeze(&context.container(key)).await?;
+    }
+    Ok(())
+}
+
+fn signal(live: &Live, number: i32) -> Result<(), Error> {
+    process::pidfd_signal(live.init.get_ref(), number).or_else(|error| {
+        // Gone already: the monitor's end will be seen.
+        if error.raw_os_error() == Some(libc::ESRCH) {
+            return Ok(());
+        }
+        Err(Error::Io { doing: "signal", path: format!("/proc/{}", live.pid).into(), error })
+    })
+}
+
+/// The signal by which this init shuts down: systemd's `SIGRTMIN+3` (systemd(1), SIGNALS), busybox's `SIGUSR2`
+/// (its init's documentation), else `SIGPWR`, which liblxc sends by default.
+fn halt_signal(pid: i32) -> i32 {
+    let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let program = program.to_string_lossy().into_owned();
+    if program.contains("systemd") {
+        libc::SIGRTMIN() + 3
+    } else if program.contains("busybox") {
+        libc::SIGUSR2
+    } else {
+        libc::SIGPWR
+    }
+}
+
+/// After the monitor: init dies with it, but a monitor that was killed may leave init to be killed here.
+pub(super) async fn reap(live: &Live) {
+    let ended = async { live.init.readable().await.map(|_| ()) };
+    if tokio::time::timeout(Duration::from_millis(500), ended).await.is_err() {
+        if let Err(error) = process::pidfd_signal(live.init.get_ref(), libc::SIGKILL) {
+            tracing::warn!(pid = live.pid, %error, "killing an init without a monitor");
+        }
+        // SIGKILL of a pid namespace's init cannot be refused; it ends as soon as the kernel has reaped its children.
+        let _ = live.init.readable().await;
+    }
+}
+
+/// Takes away what the start made and liblxc does not know: the root's mount, DHCP entries, the remembered state.
+pub(super) async fn clean_up(context: &Arc<Context>, key: &InstanceKey, remember_running: bool) -> Result<(), Error> {
+    let model = context.db.model();
+    let Some(record) = model.instances.get(key).cloned() else { return Ok(()) };
+    let container = key.container();
+    let pool = context.pools.get(&record.pool)?;
+    let volume = container.clone();
+    super::blocking(move || pool.unmount(&volume).map_err(Error::from)).await?;
+    // A definition that was broken meanwhile must not keep the container from being cleaned up.
+    if let Ok(devices) = Set::parse(&profile::expand_instance(&model, &record).devices) {
+        for (device, network) in devices.networks() {
+            context.networks.remove_host(network, &container, device).await?;
+        }
+    }
+    let key = key.clone();
+    context
+        .db
+        .write(move |tx| {
+            let Some(record) = tx.model().instances.get(&key) else { return Ok(()) };
+            let mut record = (**record).clone();
+            let power = if remember_running { "RUNNING" } else { "STOPPED" };
+            record.config.insert("volatile.last_state.power".to_owned(), power.to_owned());
+            record.config.retain(|key, _| !(key.starts_with("volatile.") && key.ends_with(".host_name")));
+            tx.put_instance(record)
+        })
+        .await
+        .map_err(Error::Db)
+}

@@ -1,0 +1,64 @@
+//! Update: a new definition, checked whole, written at once. It counts from the next start on; `environment.*` and
+//! `boot.*` count at once because they are read when they are needed.
+
+use super::Context;
+use super::error::Error;
+use crate::api::wire::{Config, Devices};
+use crate::config;
+use crate::device::Set;
+use crate::events::lifecycle::Requestor;
+use crate::names::{InstanceKey, ProfileName};
+use crate::profile;
+
+/// What of an instance can be changed.
+#[derive(Debug, Clone)]
+pub struct Definition {
+    /// Own configuration.
+    pub config: Config,
+    /// Own devices.
+    pub devices: Devices,
+    /// In order of application.
+    pub profiles: Vec<ProfileName>,
+    /// Deleted when it stops.
+    pub ephemeral: bool,
+    /// Free text.
+    pub description: String,
+}
+
+pub(super) async fn update(
+    context: &Context,
+    key: &InstanceKey,
+    new: Definition,
+    requestor: Option<&Requestor>,
+) -> Result<(), Error> {
+    config::validate_instance(&new.config, config::Scope::Instance)?;
+    let changed = key.clone();
+    context
+        .db
+        .write(move |tx| {
+            let model = tx.model();
+            let mut record = model.instances.get(&changed).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
+            let expanded = profile::expand(model, &changed.project, &new.profiles, &new.config, &new.devices)?;
+            let pool = Set::parse(&expanded.devices)?.root.1.pool;
+            if pool != record.pool {
+                return Err(Error::PoolChange { from: record.pool, to: pool });
+            }
+            record.config = new.config;
+            record.devices = new.devices;
+            record.profiles = new.profiles;
+            record.ephemeral = new.ephemeral;
+            record.description = new.description;
+            // Addresses of nics that are gone are forgotten; those of profiles stay.
+            let gone = |key: &str| {
+                let rest = key.strip_prefix("volatile.")?;
+                let (device, field) = rest.split_once('.')?;
+                let nic = matches!(field, "hwaddr" | "name" | "host_name");
+                (nic && !expanded.devices.contains_key(device)).then_some(())
+            };
+            record.config.retain(|key, _| gone(key).is_none());
+            Ok(tx.put_instance(record)?)
+        })
+        .await?;
+    context.lifecycle("instance-updated", key, requestor);
+    Ok(())
+}
