@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::app::App;
 use super::entry::{BodyStream, Peer};
 use super::error::Error;
+use super::filter::Filter;
 use super::response;
 use crate::events::lifecycle::Requestor;
 use crate::names::{InstanceKey, InstanceName, NameError, ProjectName};
@@ -94,6 +95,14 @@ impl Call {
             Some(text) => ProjectName::new(text).map_err(Error::Name)?,
         };
         if self.app.db.model().projects.contains_key(&name) { Ok(name) } else { Err(Error::NotFound("Project")) }
+    }
+
+    /// `?filter=` of a list.
+    ///
+    /// # Errors
+    /// 400 that says what is wrong with it.
+    pub fn filter(&self) -> Result<Filter, Error> {
+        Ok(Filter::parse(self.query("filter").unwrap_or_default())?)
     }
 
     /// The instance that path and query name. It need not exist.

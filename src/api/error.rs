@@ -5,6 +5,7 @@ use std::fmt;
 use http::StatusCode;
 
 use super::entry::BodyError;
+use super::filter::BadFilter;
 use super::server::AddressError;
 use super::websocket::NotAWebsocket;
 use crate::names::NameError;
@@ -26,6 +27,7 @@ pub enum Error {
     Query { name: &'static str, expected: &'static str },
     Field { name: &'static str, reason: String },
     Unsupported { what: String },
+    Filter(BadFilter),
     Precondition { wanted: String },
     Ambiguous { fingerprint: String },
     DefaultProfile,
@@ -63,6 +65,7 @@ impl fmt::Display for Error {
             Self::Query { name, expected } => write!(f, "The query parameter {name:?} must be {expected}"),
             Self::Field { name, reason } => write!(f, "The field {name:?}: {reason}"),
             Self::Unsupported { what } => write!(f, "Not supported by this version: {what}"),
+            Self::Filter(error) => error.fmt(f),
             Self::Precondition { wanted } => {
                 write!(
                     f,
@@ -108,6 +111,7 @@ impl Error {
             | Self::Body(_)
             | Self::Name(_)
             | Self::Query { .. }
+            | Self::Filter(_)
             | Self::Field { .. }
             | Self::Unsupported { .. }
             | Self::Ambiguous { .. }
@@ -230,6 +234,7 @@ from!(
     Address AddressError,
     Instance instance::Error,
     Auth auth::Error,
+    Filter BadFilter,
     Config config::Error,
     Device device::Error,
     Profile profile::Missing,

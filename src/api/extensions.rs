@@ -2,6 +2,7 @@
 
 /// Their names, as LXD announces them.
 pub(super) const EXTENSIONS: &[&str] = &[
+    "api_filtering",
     "api_os",
     "container_cpu_time",
     "container_exec_signal_handling",

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::call::{Call, Trust, blocking, parse_query};
 use super::entry::Body;
@@ -75,7 +75,12 @@ fn find(call: &Call) -> Result<(Arc<Model>, Arc<Image>)> {
 /// `GET /1.0/images`.
 pub async fn list(call: Call) -> Result<Response> {
     let (model, project) = (call.app.db.model(), call.project()?);
-    let images = model.images.values().filter(|image| image.project == project && visible(&call, image));
+    let filter = call.filter()?;
+    let images = model
+        .images
+        .values()
+        .filter(|image| image.project == project && visible(&call, image))
+        .filter(|image| filter.is_empty() || filter.passes(&json!(to_wire(&model, image))));
     let list: Vec<Value> = if call.recursion() == 0 {
         images.map(|image| format!("/1.0/images/{}", image.fingerprint).into()).collect()
     } else {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::call::{Call, Tree, blocking};
 use super::error::Error;
@@ -61,17 +61,21 @@ fn find(call: &Call) -> Result<(Arc<Model>, Arc<db::Instance>)> {
 pub async fn list(call: Call) -> Result<Response> {
     let model = call.app.db.model();
     let project = call.project()?;
-    let records = model.instances.values().filter(|record| record.key.project == project);
-    if call.recursion() == 0 {
-        let urls: Vec<String> = records.map(|record| format!("{}/{}", call.tree.url(), record.key.name)).collect();
-        return Ok(response::sync(urls));
-    }
-    let mut list: Vec<(Snapshot, wire::Instance)> = records
+    let filter = call.filter()?;
+    let mut list: Vec<(Snapshot, wire::Instance)> = model
+        .instances
+        .values()
+        .filter(|record| record.key.project == project)
         .map(|record| {
             let snapshot = call.app.instances.snapshot(&record.key);
             (snapshot, to_wire(&model, record, snapshot))
         })
+        .filter(|(_, instance)| filter.is_empty() || filter.passes(&json!(instance)))
         .collect();
+    if call.recursion() == 0 {
+        let urls: Vec<String> = list.iter().map(|(_, i)| format!("{}/{}", call.tree.url(), i.name)).collect();
+        return Ok(response::sync(urls));
+    }
     if call.recursion() >= 2 {
         list = blocking(move || {
             for (snapshot, instance) in &mut list {

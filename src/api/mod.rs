@@ -8,6 +8,7 @@ mod error;
 mod events;
 mod exec;
 mod extensions;
+mod filter;
 mod images;
 mod instances;
 mod internal;

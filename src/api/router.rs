@@ -226,7 +226,7 @@ impl Handler for Router {
             Ok((endpoint, call)) => async move {
                 match endpoint(call).await {
                     Ok(answer) => {
-                        tracing::trace!(%method, %path, status = answer.status().as_u16(), "answered");
+                        tracing::debug!(%method, %path, status = answer.status().as_u16(), "answered");
                         answer
                     }
                     Err(error) => {
