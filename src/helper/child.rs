@@ -45,8 +45,8 @@ fn run() -> io::Result<()> {
             Ok((init, pidfd)) => answer(&socket, &Reply::Started { init }, &[pidfd.as_fd()]),
             Err(error) => fail(&socket, &error),
         },
-        Request::Freeze(container) => done(&socket, open(&container).and_then(|mut c| c.freeze())),
-        Request::Unfreeze(container) => done(&socket, open(&container).and_then(|mut c| c.unfreeze())),
+        Request::Freeze(container) => done(&socket, loaded(&container).and_then(|mut c| c.freeze())),
+        Request::Unfreeze(container) => done(&socket, loaded(&container).and_then(|mut c| c.unfreeze())),
         Request::Attach(container, what) => attach(&socket, inbox, &container, &what),
         Request::Signal(_) => Ok(()),
     }
@@ -76,9 +76,15 @@ fn open(container: &ContainerRef) -> Result<Container, lxc::Error> {
     Container::new(&container.name, &container.lxc_path)
 }
 
-fn start(container: &ContainerRef) -> Result<(i32, OwnedFd), lxc::Error> {
+/// The freezer's place depends on the configuration.
+fn loaded(container: &ContainerRef) -> Result<Container, lxc::Error> {
     let mut handle = open(container)?;
     handle.load_config(&container.config)?;
+    Ok(handle)
+}
+
+fn start(container: &ContainerRef) -> Result<(i32, OwnedFd), lxc::Error> {
+    let mut handle = loaded(container)?;
     if let Err(error) = handle.start() {
         // The hooks of the failed start may still run; who undoes what it did must not overtake them.
         let _ = handle.wait_stopped(SETTLE);
