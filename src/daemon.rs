@@ -261,6 +261,7 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     if !rustix::process::geteuid().is_root() {
         return Err("warrend must run as root".to_owned());
     }
+    crate::helper::remember_program();
     let bus = Bus::default();
     start_log(arguments, &bus)?;
     std::fs::create_dir_all(dir.root()).map_err(|e| format!("cannot create {}: {e}", dir.root().display()))?;
@@ -316,6 +317,9 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
         }
     };
     tracing::info!(by = ended, "ending");
+    let pools = Arc::clone(&app.instances.context().pools);
+    // An overlay holds its layers, so the mounts of images may go even while containers run on.
+    let _ = tokio::task::spawn_blocking(move || pools.rest()).await;
     activation::notify("STOPPING=1");
     app.bus.close();
     remove_socket(&dir.socket());

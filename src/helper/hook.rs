@@ -1,7 +1,7 @@
-//! The stop hook: liblxc runs `warrend hook stop <socket> <spool> <container>` when a container goes down.
+//! The stop hook: liblxc runs `warrend hook <socket> <spool> <container> stop` as `lxc.hook.post-stop`.
 //!
 //! `LXC_TARGET` says `stop` or `reboot` (lxc.container.conf(5), `lxc.hook.version = 1`). With the daemon there, a reboot
-//! makes the hook fail on purpose: the monitor then ends, and the daemon starts the container with fresh configuration.
+//! makes the hook fail on purpose: the monitor then ends (seen with liblxc 5.0.2; a failing `lxc.hook.stop` changes nothing), and the daemon starts the container with fresh configuration.
 //! With the daemon away, the hook leaves a record in the spool directory and succeeds: the monitor reboots by itself.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -40,7 +40,7 @@ pub struct Record {
 
 /// Entry of `warrend hook`: `arguments` are those behind it.
 pub fn main(arguments: &[String]) -> ExitCode {
-    let [kind, socket, spool, container] = arguments else { return ExitCode::FAILURE };
+    let [socket, spool, container, kind] = arguments else { return ExitCode::FAILURE };
     if kind != "stop" {
         return ExitCode::FAILURE;
     }
@@ -78,22 +78,18 @@ fn leave(spool: &Path, record: &Record) -> io::Result<()> {
     std::fs::rename(temporary, spool.join(&record.container))
 }
 
-/// Reads and removes what hooks left.
+/// Reads and removes what a container's hook left, if it did.
 ///
 /// # Errors
-/// When the directory cannot be read.
-pub fn read_spool(spool: &Path) -> io::Result<Vec<Record>> {
-    let mut records = Vec::new();
-    for entry in std::fs::read_dir(spool)? {
-        let path = entry?.path();
-        if let Ok(record) =
-            std::fs::read(&path).map_err(io::Error::from).and_then(|text| Ok(serde_json::from_slice(&text)?))
-        {
-            records.push(record);
-        }
-        std::fs::remove_file(&path)?;
-    }
-    Ok(records)
+/// When it cannot be read or removed.
+pub fn take_word(spool: &Path, container: &str) -> io::Result<Option<Record>> {
+    let path = spool.join(container);
+    let text = match std::fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result?,
+    };
+    std::fs::remove_file(&path)?;
+    Ok(Some(serde_json::from_slice(&text)?))
 }
 
 /// The daemon's end.
@@ -138,6 +134,7 @@ impl Listener {
                 }
                 match serde_json::from_str(&line) {
                     Ok(record) => {
+                        tracing::debug!(?record, "a stop hook");
                         told(record);
                         // A hook that is gone has left its record in the spool.
                         let _ = writer.write_all(b"ok\n").await;
@@ -172,7 +169,7 @@ mod tests {
         let record = Record { container: "c1".to_owned(), target: Target::Stop };
         assert!(tell(&dir.path().join("none"), &record).is_err());
         leave(dir.path(), &record).unwrap();
-        assert_eq!(read_spool(dir.path()).unwrap(), [record]);
-        assert!(read_spool(dir.path()).unwrap().is_empty());
+        assert_eq!(take_word(dir.path(), "c1").unwrap(), Some(record));
+        assert_eq!(take_word(dir.path(), "c1").unwrap(), None);
     }
 }

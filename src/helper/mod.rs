@@ -99,11 +99,21 @@ fn shell_word(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The value of `lxc.hook.stop` that reports to the daemon's `socket`, or leaves word in `spool`.
+/// The program, as it was found when the daemon started: an upgrade may replace the file meanwhile.
+static PROGRAM: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+
+/// Remembers where this program lies; to be called when the daemon starts.
+pub fn remember_program() {
+    PROGRAM.get_or_init(|| std::env::current_exe().unwrap_or_else(|_| PathBuf::from("warrend")));
+}
+
+/// The value of `lxc.hook.post-stop` that reports to the daemon's `socket`, or leaves word in `spool`.
 pub fn stop_hook(socket: &Path, spool: &Path, container: &str) -> String {
-    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("warrend"));
+    remember_program();
+    let program = PROGRAM.get().map_or(Path::new("warrend"), PathBuf::as_path);
     let word = |path: &Path| shell_word(&path.to_string_lossy());
-    format!("{} hook stop {} {} {}", word(&program), word(socket), word(spool), shell_word(container))
+    // Begins with a quote and must not end with one: liblxc would take the two for quotes around the whole value.
+    format!("{} hook {} {} {} stop", word(program), word(socket), word(spool), shell_word(container))
 }
 
 #[cfg(test)]
@@ -114,6 +124,6 @@ mod tests {
     fn a_hook_is_quoted_for_the_shell() {
         assert_eq!(shell_word("a b'c"), r"'a b'\''c'");
         let hook = stop_hook(Path::new("/s p/h"), Path::new("/q"), "c1");
-        assert!(hook.ends_with("hook stop '/s p/h' '/q' 'c1'"), "{hook}");
+        assert!(hook.ends_with("hook '/s p/h' '/q' 'c1' stop"), "{hook}");
     }
 }

@@ -88,7 +88,12 @@ struct Going {
     waiters: Vec<oneshot::Sender<Answer>>,
     /// When a shutdown is given up.
     deadline: Option<(Instant, Duration)>,
+    /// Init has ended; when the monitor is still there by then, it has brought up another.
+    init_gone: Option<Instant>,
 }
+
+/// A monitor whose init has ended gets this long to clean up and end.
+const SETTLE: Duration = Duration::from_secs(3);
 
 pub(super) struct Actor {
     context: Arc<Context>,
@@ -152,6 +157,10 @@ impl Actor {
                     }
                 },
                 () = at(deadline) => self.timed_out(),
+                () = init_gone(&self.state), if self.going.init_gone.is_none() => {
+                    self.going.init_gone = Some(Instant::now() + SETTLE);
+                }
+                () = at(self.going.init_gone) => self.look_again().await,
             }
         }
     }
@@ -308,6 +317,29 @@ impl Actor {
         Ok(Stages::default())
     }
 
+    /// Init is gone, its monitor is not: the hook of a reboot did not reach the daemon, and the monitor has rebooted by
+    /// itself. The new init is taken over; as long as there is none, this is asked again.
+    async fn look_again(&mut self) {
+        self.going.init_gone = Some(Instant::now() + SETTLE);
+        let container = self.context.container(&self.key);
+        let query = match self.context.launcher.query(&container).await {
+            Ok(query) => query,
+            Err(error) => {
+                tracing::warn!(instance = %self.key, %error, "a container whose init has ended");
+                return;
+            }
+        };
+        if let (Some(pid), Some(pidfd)) = (query.init_pid, query.init_pidfd)
+            && self.live().is_some_and(|live| live.pid != pid)
+            && let Ok(live) = start::live(pid, pidfd)
+        {
+            tracing::info!(instance = %self.key, pid, "rebooted by its monitor");
+            self.going.init_gone = None;
+            self.enter(State::Running(live));
+            self.context.lifecycle("instance-restarted", &self.key, None);
+        }
+    }
+
     /// The shutdown took too long: it goes on running, and who waits is told.
     fn timed_out(&mut self) {
         let waited = self.going.deadline.take().map_or(Duration::ZERO, |(_, waited)| waited);
@@ -383,6 +415,18 @@ async fn gone(state: &State) {
         State::Running(live) | State::Frozen(live) | State::Stopping(live) => {
             // A pidfd becomes readable when its process ends and stays so (pidfd_open(2)).
             if live.monitor.readable().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+/// Resolves when init has ended; never for a container that is down.
+async fn init_gone(state: &State) {
+    match state {
+        State::Stopped | State::Error => std::future::pending().await,
+        State::Running(live) | State::Frozen(live) | State::Stopping(live) => {
+            if live.init.readable().await.is_err() {
                 std::future::pending::<()>().await;
             }
         }

@@ -30,11 +30,11 @@ pub(super) enum Found {
 /// A container that is just starting or stopping is looked at again this often, so long.
 const SETTLE: (u32, Duration) = (100, Duration::from_millis(50));
 
-/// Finds out about one instance and clears what a crash left.
+/// Finds out about one instance and clears what a crash left. `told` knows whose stop hook has reached this daemon.
 pub(super) async fn adopt(
     context: &Arc<Context>,
     record: &db::Instance,
-    ended: &BTreeSet<String>,
+    told: impl Fn(&str) -> bool,
 ) -> Result<Found, Error> {
     match record.phase {
         Phase::Creating => {
@@ -56,7 +56,9 @@ pub(super) async fn adopt(
     if let Some((live, status)) = running(context, record).await? {
         return Ok(Found::Up(Box::new(live), status));
     }
-    let turned_off = ended.contains(&record.key.container());
+    // Asked only now: the hook of a container that was just going down has run by the time it is down.
+    let container = record.key.container();
+    let turned_off = told(&container) || left_word(context, &container);
     stop::clean_up(context, &record.key, !turned_off).await?;
     Ok(Found::Down { was_running: !turned_off })
 }
@@ -80,13 +82,13 @@ async fn running(context: &Context, record: &db::Instance) -> Result<Option<(Liv
     Err(Error::Busy { status: Status::Starting })
 }
 
-/// Reads what stop hooks left while no daemon was there: the containers that were turned off from inside.
-pub(super) fn turned_off(context: &Context) -> BTreeSet<String> {
-    match hook::read_spool(&context.dir.spool()) {
-        Ok(records) => records.into_iter().filter(|r| r.target == hook::Target::Stop).map(|r| r.container).collect(),
+/// Whether a stop hook left word, while no daemon was there, that the container went down to stay down.
+fn left_word(context: &Context, container: &str) -> bool {
+    match hook::take_word(&context.dir.spool(), container) {
+        Ok(record) => record.is_some_and(|record| record.target == hook::Target::Stop),
         Err(error) => {
-            tracing::warn!(%error, "reading what the stop hooks left");
-            BTreeSet::new()
+            tracing::warn!(%container, %error, "reading what its stop hook left");
+            false
         }
     }
 }

@@ -46,12 +46,14 @@ struct Handle {
 pub struct Manager {
     context: Arc<Context>,
     handles: Mutex<BTreeMap<InstanceKey, Handle>>,
+    /// Containers of which a stop hook told, until all are adopted.
+    ended: Mutex<BTreeSet<String>>,
 }
 
 impl Manager {
     /// None yet.
     pub fn new(context: Context) -> Self {
-        Self { context: Arc::new(context), handles: Mutex::default() }
+        Self { context: Arc::new(context), handles: Mutex::default(), ended: Mutex::default() }
     }
 
     /// What all instances share.
@@ -66,6 +68,10 @@ impl Manager {
     /// The state of an instance now; one that has no actor is down.
     pub fn snapshot(&self, key: &InstanceKey) -> Snapshot {
         self.handles().get(key).map_or(Snapshot::STOPPED, |handle| *handle.snapshot.borrow())
+    }
+
+    fn ended(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn spawn(&self, key: &InstanceKey) -> Handle {
@@ -84,6 +90,7 @@ impl Manager {
     ) -> Result<Stages, Error> {
         let handle = self.handles().get(key).cloned().ok_or(Error::NotFound)?;
         let (reply, answer) = oneshot::channel();
+        self.ended().remove(&key.container());
         handle.requests.send(request(reply)).map_err(|_| Error::NotFound)?;
         // The actor ends only with the instance.
         answer.await.map_err(|_| Error::NotFound)?
@@ -175,7 +182,8 @@ impl Manager {
 
     /// What a stop hook told.
     pub fn hook(&self, record: &Record) {
-        if record.target != HookTarget::Reboot {
+        if record.target == HookTarget::Stop {
+            self.ended().insert(record.container.clone());
             return;
         }
         let handles = self.handles();
@@ -188,11 +196,10 @@ impl Manager {
     /// At the daemon's start: adopts what runs and clears what a crash left. Returns the instances that ran when the
     /// daemon last knew and do not run now.
     pub async fn adopt_all(&self) -> BTreeSet<InstanceKey> {
-        let turned_off = adopt::turned_off(&self.context);
         let mut ran = BTreeSet::new();
         let model = self.context.db.model();
         for (key, record) in model.instances.iter() {
-            match adopt::adopt(&self.context, record, &turned_off).await {
+            match adopt::adopt(&self.context, record, |name| self.ended().contains(name)).await {
                 Ok(Found::Gone) => {}
                 Ok(Found::Down { was_running }) => {
                     self.spawn(key);

@@ -29,7 +29,7 @@ pub struct Plan<'a> {
     pub log: &'a Path,
     /// What the console shows.
     pub console_log: &'a Path,
-    /// Value of the stop hook, quoted for a shell.
+    /// Value of the post-stop hook, quoted for a shell.
     pub stop_hook: &'a str,
     /// Where lxcfs is mounted, if it is.
     pub lxcfs: Option<&'a Path>,
@@ -108,7 +108,7 @@ pub fn render(plan: &Plan<'_>) -> String {
         line("lxc.net.0.type", "empty");
     }
     line("lxc.hook.version", "1");
-    line("lxc.hook.stop", plan.stop_hook);
+    line("lxc.hook.post-stop", plan.stop_hook);
     text
 }
 

@@ -370,6 +370,15 @@ impl Pool {
         remove_dir(&image)
     }
 
+    /// Takes the mounts of images away that nothing uses.
+    pub(super) fn rest(&self) {
+        let _guard = self.lock_images();
+        for point in mount::below(&self.root.join("images")).unwrap_or_default() {
+            // Busy ones stay, on purpose.
+            let _ = rustix::mount::unmount(&point, rustix::mount::UnmountFlags::NOFOLLOW);
+        }
+    }
+
     /// Room of the file system it lies on.
     ///
     /// # Errors

@@ -80,6 +80,14 @@ impl Registry {
         Ok(())
     }
 
+    /// Takes away the mounts that the open pools keep for their images, at the daemon's end; they come back by
+    /// themselves. One that a running container needs stays. Blocking.
+    pub fn rest(&self) {
+        for pool in self.pools().values().flatten() {
+            pool.rest();
+        }
+    }
+
     /// An open pool.
     ///
     /// # Errors

@@ -1,0 +1,145 @@
+//! What happens to containers when the daemon dies, ends or comes back, and what they do by themselves.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use support::{Daemon, eventually, exists};
+
+#[test]
+fn killing_the_daemon_disturbs_nobody() {
+    let mut daemon = Daemon::ready("overlay");
+    daemon.lxc(&["launch", "bb", "c1"]).ok();
+    daemon.lxc(&["init", "bb", "c2"]).ok();
+    let pid = daemon.instance_pid("c1");
+    for _ in 0..3 {
+        daemon.kill();
+        daemon.start();
+        assert_eq!(daemon.instance_pid("c1"), pid, "the same init goes on");
+        assert_eq!(daemon.status("c2"), "Stopped");
+    }
+    daemon.lxc(&["exec", "c1", "--", "true"]).ok();
+    daemon.terminate();
+    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists(), "SIGTERM leaves containers running");
+    daemon.start();
+    assert_eq!(daemon.instance_pid("c1"), pid);
+    daemon.lxc(&["stop", "--force", "c1"]).ok();
+}
+
+#[test]
+fn a_container_that_ended_meanwhile_is_found_so() {
+    let mut daemon = Daemon::ready("overlay");
+    daemon.lxc(&["launch", "bb", "off"]).ok();
+    daemon.lxc(&["launch", "bb", "crashed"]).ok();
+    let (off, crashed) = (daemon.instance_pid("off"), daemon.instance_pid("crashed"));
+    daemon.kill();
+    let signal = |pid: i64, signal| {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    };
+    // busybox's init powers off on SIGUSR2.
+    signal(off, rustix::process::Signal::USR2);
+    signal(crashed, rustix::process::Signal::KILL);
+    for pid in [off, crashed] {
+        eventually("init is gone", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
+    daemon.start();
+    assert_eq!(daemon.status("off"), "Stopped");
+    daemon.lxc(&["start", "off"]).ok();
+}
+
+#[test]
+fn a_reboot_from_inside_brings_it_back_with_fresh_configuration() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["launch", "bb", "c1"]).ok();
+    let pid = daemon.instance_pid("c1");
+    daemon.lxc(&["config", "set", "c1", "environment.FRESH", "yes"]).ok();
+    daemon.lxc(&["exec", "c1", "--", "reboot", "-f"]).code;
+    eventually("another init", || {
+        let now = daemon.instance_pid("c1");
+        now != 0 && now != pid && daemon.status("c1") == "Running"
+    });
+    let environ = daemon.lxc(&["exec", "c1", "--", "cat", "/proc/1/environ"]).ok();
+    assert!(environ.contains("FRESH=yes"), "{environ}");
+}
+
+#[test]
+fn a_poweroff_from_inside_stops_it_and_an_ephemeral_one_vanishes() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["launch", "bb", "c1"]).ok();
+    daemon.lxc(&["exec", "c1", "--", "poweroff", "-f"]).code;
+    eventually("it is down", || daemon.status("c1") == "Stopped");
+    daemon.lxc(&["launch", "bb", "gone", "--ephemeral"]).ok();
+    daemon.lxc(&["stop", "--force", "gone"]).ok();
+    eventually("it is gone", || daemon.status("gone") == "none");
+    assert!(!exists(&daemon.state().join("containers/gone")));
+}
+
+#[test]
+fn autostart_follows_the_key_or_what_ran() {
+    let mut daemon = Daemon::ready("overlay");
+    daemon.lxc(&["launch", "bb", "ran"]).ok();
+    daemon.lxc(&["init", "bb", "wanted", "-c", "boot.autostart=true"]).ok();
+    daemon.lxc(&["launch", "bb", "unwanted", "-c", "boot.autostart=false", "-c", "boot.host_shutdown_timeout=1"]).ok();
+    daemon.lxc(&["init", "bb", "idle"]).ok();
+    daemon.verb(&["shutdown", "--timeout", "60"]).ok();
+    assert!(daemon.leftovers().is_empty(), "{:?}", daemon.leftovers());
+    daemon.kill();
+    daemon.start();
+    eventually("those that should", || daemon.status("ran") == "Running" && daemon.status("wanted") == "Running");
+    assert_eq!(daemon.status("unwanted"), "Stopped");
+    assert_eq!(daemon.status("idle"), "Stopped");
+}
+
+#[test]
+fn a_failed_start_leaves_nothing_behind() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    daemon.lxc(&["config", "device", "add", "c1", "eth0", "nic", "nictype=bridged", "parent=nosuchbr"]).ok();
+    daemon.lxc(&["start", "c1"]).refused("nosuchbr");
+    assert_eq!(daemon.status("c1"), "Stopped");
+    let root = daemon.root.to_str().unwrap().to_owned();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.lines().any(|l| l.contains(&root) && l.contains("/containers/")), "the root is still mounted");
+    daemon.lxc(&["config", "device", "remove", "c1", "eth0"]).ok();
+    daemon.lxc(&["start", "c1"]).ok();
+}
+
+#[test]
+fn a_second_daemon_in_the_same_directory_is_refused() {
+    let daemon = Daemon::bare();
+    let said = daemon.verb(&["--debug"]);
+    assert_ne!(said.code, 0);
+    assert!(said.err.lines().last().unwrap().contains("another daemon"), "{}", said.err);
+    assert_eq!(daemon.api("GET", "/1.0", "").0, 200);
+}
+
+#[test]
+fn a_crash_in_the_middle_of_anything_is_mended_by_the_next_start() {
+    let mut daemon = Daemon::ready("overlay");
+    daemon.lxc(&["launch", "bb", "c1"]).ok();
+    // Not a clock to be met: each round kills at another moment of create, start, stop and delete.
+    for round in 0..12u64 {
+        let name = format!("r{round}");
+        let body = format!(r#"{{"name":"{name}","source":{{"type":"image","alias":"bb"}},"start":true}}"#);
+        daemon.api("POST", "/1.0/instances", &body);
+        std::thread::sleep(std::time::Duration::from_millis(round * 7));
+        if round % 3 == 2 {
+            daemon.api("PUT", &format!("/1.0/instances/{name}/state"), r#"{"action":"stop","force":true}"#);
+            std::thread::sleep(std::time::Duration::from_millis(round * 2));
+            daemon.api("DELETE", &format!("/1.0/instances/{name}"), "");
+        }
+        daemon.kill();
+        daemon.start();
+        assert_eq!(daemon.status("c1"), "Running", "round {round}");
+        match daemon.status(&name).as_str() {
+            "none" => {}
+            "Running" => {
+                daemon.lxc(&["delete", "--force", &name]).ok();
+            }
+            "Stopped" | "Starting" => {
+                eventually("autostart has settled", || daemon.lxc(&["delete", "--force", &name]).code == 0);
+            }
+            other => panic!("round {round}: {other}"),
+        }
+    }
+}
