@@ -1,0 +1,182 @@
+//! `warren image`.
+
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use clap::Subcommand;
+use futures_util::StreamExt;
+use http::header::{CONTENT_TYPE, HOST};
+use http::{Method, Request};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+
+use super::Error;
+use super::connection::Connection;
+use super::table::{Format, show};
+use crate::api::wire::Image;
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Import an image: one tarball, or metadata tarball and root
+    Import {
+        /// Tarball
+        file: PathBuf,
+        /// Root of a split image, and properties as key=value
+        rest: Vec<String>,
+        /// Alias (repeat for more)
+        #[arg(long = "alias")]
+        aliases: Vec<String>,
+        /// Anyone may read it
+        #[arg(long)]
+        public: bool,
+    },
+    /// List images
+    #[command(visible_alias = "ls")]
+    List {
+        /// Format
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Delete images by alias or fingerprint
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// The images
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+}
+
+/// Runs one of them.
+pub(super) async fn run(connection: &Connection, command: Command) -> Result<(), Error> {
+    match command {
+        Command::Import { file, rest, aliases, public } => import(connection, &file, rest, &aliases, public).await,
+        Command::List { format } => list(connection, format).await,
+        Command::Delete { images } => {
+            for image in images {
+                let fingerprint = match connection.get(&format!("/1.0/images/aliases/{image}")).await {
+                    Ok(alias) => alias["target"].as_str().unwrap_or_default().to_owned(),
+                    Err(Error::Refused(_)) => image,
+                    Err(error) => return Err(error),
+                };
+                connection.run(Method::DELETE, &format!("/1.0/images/{fingerprint}"), None).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+enum Piece {
+    Text(String),
+    File(tokio::fs::File),
+}
+
+fn body(pieces: Vec<Piece>) -> impl hyper::body::Body<Data = Bytes, Error = std::io::Error> + Send {
+    let stream = futures_util::stream::iter(pieces).flat_map(|piece| match piece {
+        Piece::Text(text) => futures_util::stream::once(std::future::ready(Ok(Frame::data(Bytes::from(text))))).boxed(),
+        Piece::File(file) => futures_util::stream::unfold(file, async |mut file| {
+            let mut buffer = BytesMut::with_capacity(256 * 1024);
+            match file.read_buf(&mut buffer).await {
+                Ok(0) => None,
+                Ok(_) => Some((Ok(Frame::data(buffer.freeze())), file)),
+                Err(error) => Some((Err(error), file)),
+            }
+        })
+        .boxed(),
+    });
+    StreamBody::new(stream)
+}
+
+async fn open(path: &Path) -> Result<Piece, Error> {
+    let file = tokio::fs::File::open(path).await;
+    file.map(Piece::File).map_err(|error| Error::Local { doing: format!("open {}", path.display()), error })
+}
+
+async fn import(
+    connection: &Connection,
+    file: &Path,
+    rest: Vec<String>,
+    aliases: &[String],
+    public: bool,
+) -> Result<(), Error> {
+    let (properties, files): (Vec<String>, Vec<String>) = rest.into_iter().partition(|word| word.contains('='));
+    let encode =
+        |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+    let properties: Vec<String> = properties
+        .iter()
+        .filter_map(|word| word.split_once('='))
+        .map(|(key, value)| format!("{}={}", encode(key), encode(value)))
+        .collect();
+    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri("/1.0/images")
+        .header(HOST, "warren")
+        .header("X-LXD-filename", encode(&name).replace("%2E", "."))
+        .header("X-LXD-public", if public { "1" } else { "0" })
+        .header("X-LXD-properties", properties.join("&"));
+    let (content_type, pieces) = match files.as_slice() {
+        [] => ("application/octet-stream".to_owned(), vec![open(file).await?]),
+        [root] => {
+            let boundary = format!("warren-{:x}", std::process::id());
+            let part = |name: &str| {
+                Piece::Text(format!(
+                    "\r\n--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{name}\"\r\n\r\n"
+                ))
+            };
+            let pieces = vec![
+                part("metadata"),
+                open(file).await?,
+                part("rootfs"),
+                open(Path::new(root)).await?,
+                Piece::Text(format!("\r\n--{boundary}--\r\n")),
+            ];
+            (format!("multipart/form-data; boundary={boundary}"), pieces)
+        }
+        _ => return Err(Error::Usage("An image has one file, or two: metadata and root".to_owned())),
+    };
+    let request = request
+        .header(CONTENT_TYPE, content_type)
+        .body(body(pieces))
+        .map_err(|e| Error::Usage(format!("the file's name or a property cannot be sent: {e}")))?;
+    let answer = connection.send(request).await?;
+    let operation = connection.wait(&answer.operation).await?;
+    let metadata = operation.metadata.unwrap_or_default();
+    let fingerprint = metadata.get("fingerprint").and_then(Value::as_str).unwrap_or_default();
+    for alias in aliases {
+        let body = json!({"name": alias, "target": fingerprint});
+        connection.request(Method::POST, "/1.0/images/aliases", Some(&body)).await?;
+    }
+    println!("Image imported with fingerprint: {fingerprint}");
+    Ok(())
+}
+
+async fn list(connection: &Connection, format: Format) -> Result<(), Error> {
+    let value = connection.get("/1.0/images?recursion=1").await?;
+    let objects: Vec<Value> = value.as_array().cloned().unwrap_or_default();
+    let mut rows = Vec::new();
+    for object in &objects {
+        let image: Image = serde_json::from_value(object.clone()).map_err(|e| Error::Broken(e.to_string()))?;
+        let first = image.aliases.first().map(|alias| alias.name.clone()).unwrap_or_default();
+        let alias = match image.aliases.len() {
+            0 | 1 => first,
+            more => format!("{first} ({} more)", more - 1),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
+        let megabytes = image.size as f64 / 1_000_000.0;
+        rows.push(vec![
+            alias,
+            image.fingerprint.chars().take(12).collect(),
+            if image.public { "yes" } else { "no" }.to_owned(),
+            image.properties.get("description").cloned().unwrap_or_default(),
+            image.architecture,
+            image.kind.to_uppercase(),
+            format!("{megabytes:.2}MB"),
+            image.uploaded_at,
+        ]);
+    }
+    let headers = ["ALIAS", "FINGERPRINT", "PUBLIC", "DESCRIPTION", "ARCHITECTURE", "TYPE", "SIZE", "UPLOAD DATE"];
+    show(format, &headers, &rows, &objects)
+}

@@ -1,0 +1,96 @@
+//! Tables as the stock client draws them, and the other formats of lists.
+
+use clap::ValueEnum;
+use serde_json::Value;
+
+use super::Error;
+
+/// How a list is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Table,
+    Json,
+    Yaml,
+    Csv,
+    Compact,
+}
+
+/// Shows rows under headers, or the objects themselves.
+pub(super) fn show(format: Format, headers: &[&str], rows: &[Vec<String>], objects: &[Value]) -> Result<(), Error> {
+    let text = match format {
+        Format::Table => draw(headers, rows),
+        Format::Compact => compact(headers, rows),
+        Format::Csv => rows.iter().map(|row| csv(row)).collect(),
+        Format::Json => format!("{}\n", Value::from(objects.to_vec())),
+        Format::Yaml => serde_norway::to_string(objects).map_err(|e| Error::Broken(e.to_string()))?,
+    };
+    print!("{text}");
+    Ok(())
+}
+
+fn csv(row: &[String]) -> String {
+    let cell = |cell: &String| {
+        if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.clone() }
+    };
+    row.iter().map(cell).collect::<Vec<_>>().join(",") + "\n"
+}
+
+fn widths(headers: &[&str], rows: &[Vec<String>]) -> Vec<usize> {
+    let width = |text: &str| text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+    (0..headers.len())
+        .map(|i| rows.iter().map(|row| width(&row[i])).chain([width(headers[i])]).max().unwrap_or(0))
+        .collect()
+}
+
+fn compact(headers: &[&str], rows: &[Vec<String>]) -> String {
+    let widths = widths(headers, rows);
+    let line = |cells: &[&str]| {
+        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("  {cell:width$}")).collect::<String>();
+        format!("{}\n", padded.trim_end())
+    };
+    let body = rows.iter().map(|row| line(&row.iter().map(String::as_str).collect::<Vec<_>>()));
+    std::iter::once(line(headers)).chain(body).collect()
+}
+
+fn draw(headers: &[&str], rows: &[Vec<String>]) -> String {
+    let widths = widths(headers, rows);
+    let rule = format!("+{}\n", widths.iter().map(|w| format!("{}+", "-".repeat(w + 2))).collect::<String>());
+    let line = |cells: &[&str]| {
+        let cells: String = cells.iter().zip(&widths).map(|(cell, width)| format!(" {cell:width$} |")).collect();
+        format!("|{cells}\n")
+    };
+    let centred: Vec<String> = headers.iter().zip(&widths).map(|(header, width)| format!("{header:^width$}")).collect();
+    let mut text = rule.clone() + &line(&centred.iter().map(String::as_str).collect::<Vec<_>>()) + &rule;
+    for row in rows {
+        let height = row.iter().map(|cell| cell.lines().count()).max().unwrap_or(1).max(1);
+        for at in 0..height {
+            text.push_str(&line(&row.iter().map(|cell| cell.lines().nth(at).unwrap_or("")).collect::<Vec<_>>()));
+        }
+        text.push_str(&rule);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_fits_its_cells() {
+        let rows = [vec!["c1".to_owned(), "10.0.0.1 (eth0)\n10.0.0.2 (eth1)".to_owned()]];
+        let wanted = "\
++------+-----------------+
+| NAME |      IPV4       |
++------+-----------------+
+| c1   | 10.0.0.1 (eth0) |
+|      | 10.0.0.2 (eth1) |
++------+-----------------+
+";
+        assert_eq!(draw(&["NAME", "IPV4"], &rows), wanted);
+    }
+
+    #[test]
+    fn csv_quotes_what_needs_it() {
+        assert_eq!(csv(&["a".to_owned(), "b,\"c".to_owned()]), "a,\"b,\"\"c\"\n");
+    }
+}
