@@ -162,10 +162,7 @@ impl Server {
             Err(error) if current.is_none() => return Err(error),
             Err(_) => {
                 // The old listener itself may be in the way (same port, wider address): try without it.
-                let old = current.map(|https| {
-                    https.accepting.iter().for_each(JoinHandle::abort);
-                    https
-                });
+                let old = current.inspect(|https| https.accepting.iter().for_each(JoinHandle::abort));
                 let old_address = old.as_ref().map(|https| https.address.clone()).unwrap_or_default();
                 stop(old).await;
                 match bind(address).await {

@@ -51,7 +51,7 @@ async fn steps(context: &Arc<Context>, key: &InstanceKey, stages: &mut Stages, u
     let container = context.container(key);
     let pool = context.pools.get(&record.pool)?;
     let root = {
-        let (pool, volume, map) = (Arc::clone(&pool), container.name.clone(), map.clone());
+        let (pool, volume, map) = (Arc::clone(&pool), container.name.clone(), map);
         blocking(move || pool.mount(&volume, map.as_ref()).map_err(Error::from)).await?
     };
     {

@@ -67,7 +67,12 @@ mod tests {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
 
-    fn model(profiles: &[(&str, &[(&str, &str)], &[(&str, &[(&str, &str)])])]) -> Model {
+    type Pairs<'a> = &'a [(&'a str, &'a str)];
+
+    /// Name, configuration, devices.
+    type Sample<'a> = (&'a str, Pairs<'a>, &'a [(&'a str, Pairs<'a>)]);
+
+    fn model(profiles: &[Sample<'_>]) -> Model {
         let mut model = Model::default();
         for (name, config, devices) in profiles {
             let profile = Profile {

@@ -230,11 +230,13 @@ impl Pool {
                 return Err(Error::InUse { pool: self.spec.name.clone(), by });
             }
         }
-        for point in mount::below(&self.root).map_err(io("list the mounts below", &self.root))? {
-            mount::unmount(&point).map_err(io("unmount", point))?;
-        }
         for (name, _) in DIRECTORIES {
-            remove_dir(&self.root.join(name))?;
+            // Only what is below our own directories: the source itself may be a mount of the administrator's.
+            let directory = self.root.join(name);
+            for point in mount::below(&directory).map_err(io("list the mounts below", &directory))? {
+                mount::unmount(&point).map_err(io("unmount", point))?;
+            }
+            remove_dir(&directory)?;
         }
         remove_place(&Self::place(&self.spec))
     }

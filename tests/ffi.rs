@@ -1,0 +1,68 @@
+//! Our declaration of liblxc's ABI against the header that is installed: sizes and offsets by the C compiler.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::process::Command;
+
+/// Members that the wrapper calls, and the last ones of the oldest version.
+const MEMBERS: &[&str] = &[
+    "name",
+    "error_num",
+    "daemonize",
+    "state",
+    "freeze",
+    "unfreeze",
+    "init_pid",
+    "load_config",
+    "start",
+    "stop",
+    "wait",
+    "attach",
+    "migrate",
+    "init_pidfd",
+    "devpts_fd",
+];
+
+fn probe(header: &str, attach_options: &str) -> Vec<(String, usize)> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut source = format!("#include <stddef.h>\n#include <stdio.h>\n{header}\nint main(void) {{\n");
+    for member in MEMBERS {
+        source.push_str(&format!("printf(\"{member} %zu\\n\", offsetof(struct lxc_container, {member}));\n"));
+    }
+    source.push_str(&format!("printf(\"attach_options %zu\\n\", sizeof({attach_options}));\n"));
+    source.push_str("printf(\"migrate_opts %zu\\n\", sizeof(struct migrate_opts));\n");
+    source.push_str("printf(\"container %zu\\n\", sizeof(struct lxc_container));\nreturn 0; }\n");
+    let (file, program) = (dir.path().join("probe.c"), dir.path().join("probe"));
+    std::fs::write(&file, source).unwrap();
+    let built = Command::new("cc").arg("-Ivendor-headers").arg(&file).arg("-o").arg(&program).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let output = Command::new(&program).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines()
+        .map(|line| line.split_once(' ').unwrap())
+        .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+        .collect()
+}
+
+#[test]
+fn our_declaration_has_the_layout_of_the_installed_header() {
+    let mut ours = probe("#include \"warren-lxc.h\"", "struct lxc_attach_options_t");
+    let mut theirs = probe("#include <lxc/lxccontainer.h>", "lxc_attach_options_t");
+    // The structure only grows at its end: ours is that of 5.0.
+    let (own, installed) = (ours.pop().unwrap().1, theirs.pop().unwrap().1);
+    assert!(own <= installed, "{own} > {installed}");
+    assert_eq!(ours, theirs);
+    assert_eq!(own, 568);
+    assert_eq!(own, size_of::<lxc_sys::lxc_container>());
+    assert_eq!(size_of::<lxc_sys::lxc_attach_options_t>(), 96);
+    assert_eq!(size_of::<lxc_sys::migrate_opts>(), 80);
+}
+
+#[test]
+fn the_client_links_neither_liblxc_nor_sqlite() {
+    let client = env!("CARGO_BIN_EXE_warren");
+    let linked = Command::new("ldd").arg(client).output().unwrap();
+    assert!(!String::from_utf8_lossy(&linked.stdout).contains("liblxc"));
+    let bytes = std::fs::read(client).unwrap();
+    let needle = b"SQLite format 3";
+    assert!(!bytes.windows(needle.len()).any(|window| window == needle));
+}
