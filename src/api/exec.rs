@@ -262,7 +262,13 @@ async fn output_of_pipe(pipe: pipe::Receiver, mut socket: WebSocket, mut ended: 
     let mut buffer = vec![0; PIECE];
     loop {
         let over = *ended.borrow_and_update();
-        match pipe.try_read(&mut buffer) {
+        // At the end the pipe itself is asked: the runtime may not have heard yet that there is something in it.
+        let read = if over {
+            rustix::io::read(&pipe, &mut buffer).map_err(io::Error::from)
+        } else {
+            pipe.try_read(&mut buffer)
+        };
+        match read {
             Ok(0) => break,
             Ok(count) => {
                 if socket.send(Message::binary(buffer[..count].to_vec())).await.is_err() {
