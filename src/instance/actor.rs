@@ -146,8 +146,8 @@ impl Actor {
         loop {
             let deadline = self.going.deadline.map(|(at, _)| at);
             tokio::select! {
+                // Requests first: word of a reboot must be heard before the end of the monitor that follows it.
                 biased;
-                () = gone(&self.state) => self.exited().await,
                 request = self.requests.recv() => match request {
                     None => return,
                     Some(request) => {
@@ -156,6 +156,7 @@ impl Actor {
                         }
                     }
                 },
+                () = gone(&self.state) => self.exited().await,
                 () = at(deadline) => self.timed_out(),
                 () = init_gone(&self.state), if self.going.init_gone.is_none() => {
                     self.going.init_gone = Some(Instant::now() + SETTLE);
@@ -206,7 +207,9 @@ impl Actor {
                 answer_to(reply, answer.map(|()| Stages::default()));
                 return gone;
             }
-            Request::Reboot => self.going.again = self.going.again || !self.going.asked,
+            Request::Reboot if self.live().is_some() && !self.going.asked => self.going.again = true,
+            // Stopped by us: whatever init said while it went down, it stays down.
+            Request::Reboot => {}
             Request::Adopt { live, status } => match status {
                 Status::Frozen => self.enter(State::Frozen(*live)),
                 Status::Running | Status::Stopping | Status::Starting | Status::Stopped | Status::Error => {

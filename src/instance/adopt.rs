@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::Interest;
+
 use super::actor::Live;
 use super::error::Error;
 use super::state::{Status, adopted};
@@ -13,6 +15,8 @@ use crate::db::{self, Phase};
 use crate::helper::hook;
 use crate::lxc;
 use crate::profile;
+use crate::sys::process;
+use crate::sys::watch::watch;
 
 /// What is true of an instance when the daemon starts.
 pub(super) enum Found {
@@ -29,6 +33,9 @@ pub(super) enum Found {
 
 /// A container that is just starting or stopping is looked at again this often, so long.
 const SETTLE: (u32, Duration) = (100, Duration::from_millis(50));
+
+/// A monitor gets this long to clean up after its container.
+const MONITOR: Duration = Duration::from_secs(10);
 
 /// Finds out about one instance and clears what a crash left. `told` knows whose stop hook has reached this daemon.
 pub(super) async fn adopt(
@@ -56,6 +63,7 @@ pub(super) async fn adopt(
     if let Some((live, status)) = running(context, record).await? {
         return Ok(Found::Up(Box::new(live), status));
     }
+    monitor_gone(context, record).await;
     // Asked only now: the hook of a container that was just going down has run by the time it is down.
     let container = record.key.container();
     let turned_off = told(&container) || left_word(context, &container);
@@ -80,6 +88,21 @@ async fn running(context: &Context, record: &db::Instance) -> Result<Option<(Liv
         }
     }
     Err(Error::Busy { status: Status::Starting })
+}
+
+/// Waits for a monitor that is still cleaning up: it answers no more, but its hook may be running.
+async fn monitor_gone(context: &Context, record: &db::Instance) {
+    let container = context.container(&record.key);
+    // The title that liblxc gives its monitors.
+    let title = format!("[lxc monitor] {} {}", container.lxc_path.display(), container.name);
+    let found = tokio::task::spawn_blocking(move || process::find(|line| line == title)).await;
+    for pidfd in found.map(Result::unwrap_or_default).unwrap_or_default() {
+        if let Ok(monitor) = watch(pidfd, Interest::READABLE)
+            && tokio::time::timeout(MONITOR, monitor.readable()).await.is_err()
+        {
+            tracing::warn!(instance = %record.key, "the monitor of a stopped container does not end");
+        }
+    }
 }
 
 /// Whether a stop hook left word, while no daemon was there, that the container went down to stay down.

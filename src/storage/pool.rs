@@ -203,7 +203,7 @@ impl Pool {
     fn clear(&self, name: &str) -> Result<(), Error> {
         let directory = self.root.join(name);
         for entry in std::fs::read_dir(&directory).map_err(io("read", &directory))? {
-            remove_dir(&entry.map_err(io("read", &directory))?.path())?;
+            Self::purge(&entry.map_err(io("read", &directory))?.path())?;
         }
         Ok(())
     }
@@ -309,6 +309,7 @@ impl Pool {
     /// # Errors
     /// What stays is removed at the next opening.
     pub fn purge(trash: &Path) -> Result<(), Error> {
+        unmount_below(trash)?;
         remove_dir(trash)
     }
 
@@ -337,11 +338,7 @@ impl Pool {
     /// # Errors
     /// Of umount2(2).
     pub fn unmount(&self, volume: &str) -> Result<(), Error> {
-        let rootfs = self.path(volume).join("rootfs");
-        if mount::unmount(&rootfs).map_err(io("unmount", &rootfs))? {
-            tracing::warn!(path = %rootfs.display(), "a busy root was detached; it goes when its last user does");
-        }
-        Ok(())
+        unmount_below(&self.path(volume))
     }
 
     fn image_dir(&self, fingerprint: &Fingerprint) -> PathBuf {
@@ -394,6 +391,16 @@ impl Pool {
             inodes_total: stat.f_files,
         })
     }
+}
+
+/// Takes away every mount of a volume: its root, and layers that a crash in the middle of mounting left.
+fn unmount_below(directory: &Path) -> Result<(), Error> {
+    for point in mount::below(directory).map_err(io("list the mounts below", directory))? {
+        if mount::unmount(&point).map_err(io("unmount", &point))? {
+            tracing::warn!(path = %point.display(), "a busy mount was detached; it goes when its last user does");
+        }
+    }
+    Ok(())
 }
 
 /// Marks the shared files of an image that is deleted but still needed.

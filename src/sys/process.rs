@@ -40,6 +40,28 @@ pub fn parent_of(pid: i32) -> io::Result<i32> {
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
+/// Pidfds of all processes whose command line, read as one text, passes `wanted`.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn find(wanted: impl Fn(&str) -> bool) -> io::Result<Vec<OwnedFd>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let matches = || {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            wanted(String::from_utf8_lossy(&line).replace('\0', " ").trim_end())
+        };
+        // The pidfd first: then the command line is that of the process it stands for.
+        if let Ok(pidfd) = pidfd_open(pid)
+            && matches()
+        {
+            found.push(pidfd);
+        }
+    }
+    Ok(found)
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Exit {
