@@ -223,3 +223,30 @@ fn init_makes_a_bridge_whose_containers_get_addresses() {
     assert!(daemon.lxc(&["network", "list-leases", &bridge]).ok().contains("c1"));
     daemon.lxc(&["network", "delete", &bridge]).refused("in use");
 }
+
+#[test]
+fn output_of_a_command_is_recorded_and_can_be_deleted() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["launch", "bb", "c1"]).ok();
+    let body = r#"{"command": ["sh", "-c", "echo out; echo err >&2; exit 3"], "record-output": true}"#;
+    let (code, _, metadata) = daemon.operation("POST", "/1.0/instances/c1/exec", body);
+    assert_eq!((code, metadata["return"].as_i64()), (200, Some(3)));
+    for (fd, text) in [("1", "out"), ("2", "err")] {
+        let url = metadata["output"][fd].as_str().unwrap();
+        let (status, got) = daemon.request("GET", url, &[], b"");
+        assert_eq!(status, 200);
+        assert!(got.split("\r\n").any(|piece| piece == format!("{text}\n")), "{got:?}");
+        let listed = daemon.api("GET", "/1.0/instances/c1/logs", "").1;
+        assert!(listed["metadata"].as_array().unwrap().iter().any(|log| log == url), "{listed}");
+        assert_eq!(daemon.api("DELETE", url, "").0, 200);
+        assert_eq!(daemon.api("DELETE", url, "").0, 404);
+    }
+    assert_eq!(daemon.api("DELETE", "/1.0/instances/c1/logs/lxc.log", "").0, 400);
+    assert_eq!(daemon.api("GET", "/1.0/instances/c1/logs/..%2F..%2Fdatabase", "").0, 400);
+    assert_eq!(daemon.api("GET", "/1.0/instances/nosuch/logs/lxc.log", "").0, 404);
+    // A command that cannot be entered leaves no empty recording.
+    daemon.lxc(&["stop", "--force", "c1"]).ok();
+    assert_eq!(daemon.api("POST", "/1.0/instances/c1/exec", body).0, 400);
+    let listed = daemon.api("GET", "/1.0/containers/c1/logs", "").1.to_string();
+    assert!(!listed.contains("exec_") && listed.contains("/1.0/containers/c1/logs/lxc.conf"), "{listed}");
+}

@@ -179,9 +179,10 @@ fn storage(error: &storage::Error) -> StatusCode {
 
 fn instance(error: &instance::Error) -> StatusCode {
     match error {
-        instance::Error::NotFound | instance::Error::ImageMissing { .. } | instance::Error::Profile(_) => {
-            StatusCode::NOT_FOUND
-        }
+        instance::Error::NotFound
+        | instance::Error::ImageMissing { .. }
+        | instance::Error::NoLog
+        | instance::Error::Profile(_) => StatusCode::NOT_FOUND,
         instance::Error::Exists { .. } => StatusCode::CONFLICT,
         instance::Error::Storage(error) => storage(error),
         instance::Error::Undo { cause, .. } => instance(cause),
@@ -207,6 +208,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::EmptyCommand
         | instance::Error::NotUp { .. }
         | instance::Error::NoConnection
+        | instance::Error::LogInUse { .. }
         | instance::Error::Random
         | instance::Error::ShuttingDown => StatusCode::BAD_REQUEST,
         instance::Error::Helper(error) => match error {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use serde_json::Map;
+use serde_json::{Map, json};
 use tokio::io::AsyncWriteExt;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
@@ -23,7 +23,7 @@ use super::call::Call;
 use super::error::Error;
 use super::response::{self, Response};
 use super::wire;
-use crate::instance::{self, Exec, ExecSpec, Io, IoKind};
+use crate::instance::{self, Exec, ExecSpec, Io, IoKind, LogName};
 use crate::names::InstanceKey;
 use crate::ops::{Handle, Spec, WebSocket};
 use crate::sys::pty;
@@ -43,14 +43,13 @@ pub async fn start(mut call: Call) -> Result<Response, Error> {
     if body.command.first().is_none_or(String::is_empty) {
         return Err(Error::Instance(instance::Error::EmptyCommand));
     }
-    if body.record_output {
-        return Err(Error::Unsupported { what: "the field \"record-output\"".to_owned() });
-    }
     let status = call.app.instances.snapshot(&key).status;
     if status != instance::Status::Running {
         return Err(Error::Instance(instance::Error::NotUp { status }));
     }
+    // With websockets the client gets the output itself; recording it is not what it then asks for.
     let (io, fds): (IoKind, &[&str]) = match (body.wait_for_websocket, body.interactive) {
+        (false, _) if body.record_output => (IoKind::Recorded, &[]),
         (false, _) => (IoKind::Null, &[]),
         (true, true) => (IoKind::Pty(body.width, body.height), &["0", "control"]),
         (true, false) => (IoKind::Pipes, &["0", "1", "2", "control"]),
@@ -85,8 +84,8 @@ pub async fn start(mut call: Call) -> Result<Response, Error> {
     };
     let app = Arc::clone(&call.app);
     let operation = match io {
-        IoKind::Null => {
-            app.clone().ops.task(operation_spec, async move |handle| discard(&app, &key, spec, &handle).await)
+        IoKind::Null | IoKind::Recorded => {
+            app.clone().ops.task(operation_spec, async move |handle| unattended(&app, &key, spec, &handle).await)
         }
         IoKind::Pipes | IoKind::Pty(..) => app
             .clone()
@@ -102,10 +101,16 @@ fn tell(handle: &Handle, status: i32) {
     handle.set_metadata([("return".to_owned(), status.into())].into_iter().collect());
 }
 
-async fn discard(app: &App, key: &InstanceKey, spec: ExecSpec, handle: &Handle) -> Result<(), instance::Error> {
+/// A command without websockets: its output is dropped or kept as log files.
+async fn unattended(app: &App, key: &InstanceKey, spec: ExecSpec, handle: &Handle) -> Result<(), instance::Error> {
     let mut exec = app.instances.exec(key, spec).await?;
     let exit = exec.attached.wait().await?;
-    tell(handle, exit.status());
+    let mut told = Map::from_iter([("return".to_owned(), exit.status().into())]);
+    if let Io::Recorded([stdout, stderr]) = &exec.io {
+        let url = |name: &LogName| format!("/1.0/instances/{}/logs/{}", key.name, name.as_str());
+        told.insert("output".to_owned(), json!({"1": url(stdout), "2": url(stderr)}));
+    }
+    handle.set_metadata(told);
     Ok(())
 }
 
@@ -128,7 +133,7 @@ async fn serve(app: &App, key: &InstanceKey, spec: ExecSpec, mut handle: Handle)
     let (signals, mut signal_queue) = mpsc::unbounded_channel();
     let ptx = match &io {
         Io::Pty(ptx) => Some(Arc::clone(ptx)),
-        Io::Pipes(..) | Io::Null => None,
+        Io::Pipes(..) | Io::Recorded(_) | Io::Null => None,
     };
     let control_task = tokio::spawn(async move {
         if let Some(control) = control
@@ -161,7 +166,7 @@ async fn serve(app: &App, key: &InstanceKey, spec: ExecSpec, mut handle: Handle)
                 outputs.push(tokio::spawn(async move { output_of_pty(&ptx, sink, hung_up).await }));
             }
         }
-        Io::Null => {}
+        Io::Recorded(_) | Io::Null => {}
     }
     // Closed when the control task ends; then only the command's own end is waited for.
     let mut listening = true;

@@ -5,6 +5,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "api_filtering",
     "api_os",
     "container_cpu_time",
+    "container_exec_recording",
     "container_exec_signal_handling",
     "container_exec_user_group_cwd",
     "container_full",

@@ -365,7 +365,7 @@ pub async fn export(call: Call) -> Result<Response> {
         let file = tokio::fs::File::open(&path).await;
         file.map_err(|error| Error::Image(crate::image::Error::Io { doing: "open", path, error }))
     };
-    let meta = pieces(open(stored.meta_path).await?);
+    let meta = response::pieces(open(stored.meta_path).await?);
     let name = if image.filename.is_empty() { image.fingerprint.to_string() } else { image.filename.clone() };
     let safe: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).collect();
     let (body, content_type) = match stored.rootfs_path {
@@ -384,7 +384,7 @@ pub async fn export(call: Call) -> Result<Response> {
             let stream = part("metadata", &format!("meta-{}.tar", image.fingerprint))
                 .chain(meta)
                 .chain(part("rootfs", &rootfs))
-                .chain(pieces(open(path).await?))
+                .chain(response::pieces(open(path).await?))
                 .chain(futures_util::stream::once(std::future::ready(Ok(end))));
             (Body::Stream(Box::pin(stream)), format!("multipart/form-data; boundary={boundary}"))
         }
@@ -397,17 +397,6 @@ pub async fn export(call: Call) -> Result<Response> {
         response.headers_mut().insert(CONTENT_DISPOSITION, value);
     }
     Ok(response)
-}
-
-fn pieces(file: tokio::fs::File) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send + Sync {
-    futures_util::stream::unfold(file, async |mut file| {
-        let mut buffer = bytes::BytesMut::with_capacity(64 * 1024);
-        match tokio::io::AsyncReadExt::read_buf(&mut file, &mut buffer).await {
-            Ok(0) => None,
-            Ok(_) => Some((Ok(buffer.freeze()), file)),
-            Err(error) => Some((Err(error), file)),
-        }
-    })
 }
 
 fn alias_to_wire(alias: &Alias) -> wire::ImageAlias {

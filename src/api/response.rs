@@ -1,5 +1,7 @@
 //! Answers: the envelopes of the API as HTTP responses.
 
+use std::io;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LOCATION};
 use http::{Response as HttpResponse, StatusCode};
@@ -92,6 +94,18 @@ fn locate(response: &mut Response, location: &str) {
     if let Ok(value) = HeaderValue::from_str(location) {
         response.headers_mut().insert(LOCATION, value);
     }
+}
+
+/// A file, piece by piece.
+pub fn pieces(file: tokio::fs::File) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send + Sync {
+    futures_util::stream::unfold(file, async |mut file| {
+        let mut buffer = bytes::BytesMut::with_capacity(64 * 1024);
+        match tokio::io::AsyncReadExt::read_buf(&mut file, &mut buffer).await {
+            Ok(0) => None,
+            Ok(_) => Some((Ok(buffer.freeze()), file)),
+            Err(error) => Some((Err(error), file)),
+        }
+    })
 }
 
 /// The error's status and message.

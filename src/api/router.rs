@@ -16,8 +16,8 @@ use super::entry::{Handler, Peer, Request};
 use super::error::Error;
 use super::response::{self, Response};
 use super::{
-    certificates, events, exec, images, instances, internal, networks, operations, profiles, projects, server_config,
-    storage_pools,
+    certificates, events, exec, images, instances, internal, logs, networks, operations, profiles, projects,
+    server_config, storage_pools,
 };
 
 type Result<T> = std::result::Result<T, Error>;
@@ -135,6 +135,8 @@ fn table() -> Vec<(String, Resource)> {
             ),
             ("/{name}/state", resource!(GET Trusted instances::state, PUT Trusted instances::change_state)),
             ("/{name}/exec", resource!(POST Trusted exec::start)),
+            ("/{name}/logs", resource!(GET Trusted logs::list)),
+            ("/{name}/logs/{file}", resource!(GET Trusted logs::get, DELETE Trusted logs::delete)),
         ] {
             resource.containers_tree = tree == Tree::Containers;
             table.push((format!("{}{path}", tree.url()), resource));

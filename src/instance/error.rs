@@ -68,6 +68,10 @@ pub enum Error {
         status: Status,
     },
     NoConnection,
+    NoLog,
+    LogInUse {
+        name: String,
+    },
     Random,
     ShuttingDown,
 }
@@ -128,6 +132,8 @@ impl fmt::Display for Error {
             Self::EmptyCommand => f.write_str("The field \"command\" is empty: name the program to run"),
             Self::NotUp { status } => write!(f, "The instance isn't running (it is {})", status.word().to_lowercase()),
             Self::NoConnection => f.write_str("The client did not connect to the websockets of the command in time"),
+            Self::NoLog => f.write_str("The instance has no such log file"),
+            Self::LogInUse { name } => write!(f, "The log file {name:?} is the instance's own and cannot be deleted"),
             Self::Random => f.write_str("The kernel gives no random numbers"),
             Self::ShuttingDown => f.write_str("The daemon is shutting down"),
         }

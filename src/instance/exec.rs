@@ -10,6 +10,7 @@ use tokio::net::unix::pipe;
 
 use super::Context;
 use super::error::Error;
+use super::logs::{LogName, Recording};
 use crate::api::wire::Config;
 use crate::helper::{AttachRequest, Attached};
 use crate::names::InstanceKey;
@@ -40,6 +41,8 @@ pub enum IoKind {
     Pipes,
     /// A pty of so many columns and rows.
     Pty(u16, u16),
+    /// Nothing to read, and two log files for what it writes.
+    Recorded,
     /// Nothing.
     Null,
 }
@@ -50,6 +53,8 @@ pub enum Io {
     Pipes(pipe::Sender, pipe::Receiver, pipe::Receiver),
     /// The pty.
     Pty(Arc<AsyncFd<OwnedFd>>),
+    /// The log files of its stdout and its stderr.
+    Recorded([LogName; 2]),
     /// Nothing.
     Null,
 }
@@ -88,11 +93,15 @@ pub(super) async fn run(context: &Arc<Context>, key: &InstanceKey, spec: ExecSpe
         cwd => cwd.to_owned(),
     };
     let failed = |error: std::io::Error| Error::Io { doing: "open", path: "/dev/null and pipes".into(), error };
+    let null = || File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from).map_err(failed);
+    let mut recording = None;
     let (stdio, ours) = match spec.io {
         IoKind::Pty(..) => (None, None),
-        IoKind::Null => {
-            let null = || File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from).map_err(failed);
-            (Some([null()?, null()?, null()?]), None)
+        IoKind::Null => (Some([null()?, null()?, null()?]), None),
+        IoKind::Recorded => {
+            let (files, [stdout, stderr]) = Recording::create(&context.dir.logs(&key.container()))?;
+            recording = Some(files);
+            (Some([null()?, stdout.into(), stderr.into()]), None)
         }
         IoKind::Pipes => {
             let pair = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()));
@@ -113,7 +122,7 @@ pub(super) async fn run(context: &Arc<Context>, key: &InstanceKey, spec: ExecSpe
         gid: spec.group,
         pty: match spec.io {
             IoKind::Pty(columns, rows) => Some((columns, rows)),
-            IoKind::Pipes | IoKind::Null => None,
+            IoKind::Pipes | IoKind::Recorded | IoKind::Null => None,
         },
     };
     let mut attached = context.launcher.attach(&context.container(key), request, stdio).await?;
@@ -123,7 +132,7 @@ pub(super) async fn run(context: &Arc<Context>, key: &InstanceKey, spec: ExecSpe
             rustix::io::ioctl_fionbio(&ptx, true).map_err(|e| failed(e.into()))?;
             Io::Pty(Arc::new(watch(ptx, Interest::READABLE | Interest::WRITABLE).map_err(failed)?))
         }
-        (None, None) => Io::Null,
+        (None, None) => recording.map_or(Io::Null, |recording| Io::Recorded(recording.keep())),
     };
     Ok(Exec { attached, io })
 }

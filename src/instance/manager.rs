@@ -1,6 +1,7 @@
 //! All instances: finds the actor of one, brings all up and down with the daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,9 +12,10 @@ use super::adopt::{self, Found};
 use super::create::{self, NewInstance, RootSource};
 use super::error::Error;
 use super::exec::{self, Exec, ExecSpec};
+use super::logs::{self, LogName};
 use super::state::{Snapshot, Status};
 use super::update::Definition;
-use super::{Context, Stages};
+use super::{Context, Stages, blocking};
 use crate::config;
 use crate::db;
 use crate::events::lifecycle::Requestor;
@@ -232,6 +234,38 @@ impl Manager {
                 Err(error) => tracing::error!(instance = %key, %error, "the automatic start failed"),
             }
         }
+    }
+
+    /// The log files of an instance, sorted.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or when they cannot be read.
+    pub async fn logs(&self, key: &InstanceKey) -> Result<Vec<LogName>, Error> {
+        let logs = self.log_dir(key)?;
+        blocking(move || logs::list(&logs)).await
+    }
+
+    /// One of them, to read.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NoLog`], or when it cannot be opened.
+    pub async fn open_log(&self, key: &InstanceKey, name: LogName) -> Result<std::fs::File, Error> {
+        let logs = self.log_dir(key)?;
+        blocking(move || logs::open(&logs, &name)).await
+    }
+
+    /// Removes one of them.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NoLog`], [`Error::LogInUse`], or when it cannot be removed.
+    pub async fn delete_log(&self, key: &InstanceKey, name: LogName) -> Result<(), Error> {
+        let logs = self.log_dir(key)?;
+        blocking(move || logs::delete(&logs, &name)).await
+    }
+
+    fn log_dir(&self, key: &InstanceKey) -> Result<PathBuf, Error> {
+        let known = self.context.db.model().instances.contains_key(key);
+        if known { Ok(self.context.dir.logs(&key.container())) } else { Err(Error::NotFound) }
     }
 
     /// Stops all containers, those of the highest `boot.stop.priority` first; each gets its own time, then is killed.

@@ -171,6 +171,12 @@ impl Daemon {
     }
 
     pub fn api_raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, Value) {
+        let (status, json) = self.request(method, path, headers, body);
+        (status, serde_json::from_str(&json[json.find('{').unwrap()..=json.rfind('}').unwrap()]).unwrap())
+    }
+
+    /// The same for an answer that is not JSON: what follows the head, with the marks of a chunked body.
+    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String) {
         let mut stream = UnixStream::connect(self.socket()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut head =
@@ -185,8 +191,7 @@ impl Daemon {
         stream.read_to_end(&mut answer).unwrap();
         let text = String::from_utf8_lossy(&answer).into_owned();
         let status = text[9..12].parse().unwrap();
-        let json = text.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
-        (status, serde_json::from_str(&json[json.find('{').unwrap()..=json.rfind('}').unwrap()]).unwrap())
+        (status, text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
     }
 
     /// A request whose operation is waited for: its final status code and error.
