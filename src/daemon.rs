@@ -26,7 +26,7 @@ use crate::instance::{Context, Host, Manager};
 use crate::network::{self, BridgeSpec};
 use crate::ops::Operations;
 use crate::security::{self, DeviceRules};
-use crate::state_dir::{MAX_SOCKET_PATH, StateDir};
+use crate::state_dir::{self, MAX_SOCKET_PATH, StateDir};
 use crate::sys::cgroup::{Hierarchies, Version};
 use crate::sys::{activation, peercred};
 use crate::{image, storage};
@@ -59,7 +59,7 @@ struct Arguments {
 fn state_dir(flag: Option<PathBuf>) -> StateDir {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let root = flag.or_else(|| variable("WARREN_DIR")).or_else(|| variable("LXD_DIR"));
-    StateDir::new(root.unwrap_or_else(|| PathBuf::from("/var/lib/warren")))
+    StateDir::new(root.unwrap_or_else(|| PathBuf::from(state_dir::USUAL)))
 }
 
 /// Entry of everything but helper and hook. `arguments` are those behind the program's name.
@@ -126,7 +126,7 @@ fn start_log(arguments: &Arguments, bus: &Bus) -> Result<(), String> {
 
 fn host() -> Host {
     let machine = rustix::system::uname().machine().to_string_lossy().into_owned();
-    let rules = match Hierarchies::detect().ok().and_then(|found| found.version_of("devices")) {
+    let rules = match Hierarchies::of_host().and_then(|found| found.version_of("devices")) {
         Some(Version::V1) => DeviceRules::Cgroup1,
         // On cgroup 2 there is no devices controller to find: rules are programs.
         Some(Version::V2) | None => DeviceRules::Cgroup2,
@@ -181,8 +181,7 @@ fn build(dir: &StateDir, bus: Bus) -> Result<Arc<App>, String> {
     }))
 }
 
-/// Finishes or undoes what a crash left half made, opens pools, brings networks up. What fails degrades, it never stops
-/// the daemon.
+/// Opens pools, finishes or undoes what a crash left of images. What fails degrades, it never stops the daemon.
 async fn recover(app: &Arc<App>) {
     let model = app.db.model();
     let context = Arc::clone(app.instances.context());
@@ -191,16 +190,22 @@ async fn recover(app: &Arc<App>) {
     if let Err(error) = opened {
         tracing::error!(%error, "opening the storage pools");
     }
-    for record in model.networks.values() {
-        if let Err(error) = network_up(app, record).await {
-            tracing::error!(network = %record.name, %error, "the network is not up");
-        }
-    }
     for image in model.images.values().filter(|image| image.phase != Phase::Ready) {
         if let Err(error) = crate::api::remove_image(app, image).await {
             tracing::error!(image = %image.fingerprint, %error, "clearing an interrupted upload or deletion");
         }
     }
+}
+
+/// Brings the networks up; the slowest part of a start, for it runs other programs.
+async fn networks_up(app: Arc<App>) {
+    let model = app.db.model();
+    let up = model.networks.values().map(|record| async {
+        if let Err(error) = network_up(&app, record).await {
+            tracing::error!(network = %record.name, %error, "the network is not up");
+        }
+    });
+    futures_util::future::join_all(up).await;
 }
 
 async fn network_up(app: &Arc<App>, record: &crate::db::Network) -> Result<(), network::Error> {
@@ -274,6 +279,7 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     let hooks = hook::Listener::bind(&dir.hook_socket()).map_err(|e| format!("cannot listen for hooks: {e}"))?;
     let told = Arc::clone(&app);
     tokio::spawn(hooks.serve(move |record| told.instances.hook(&record)));
+    let networks = tokio::spawn(networks_up(Arc::clone(&app)));
     recover(&app).await;
     // Signals are taken before anyone is told that we are ready.
     let mut terminate = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()]
@@ -284,6 +290,10 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     for listener in listeners {
         listener.set_nonblocking(true).map_err(|e| e.to_string())?;
         server.serve_unix(tokio::net::UnixListener::from_std(listener).map_err(|e| e.to_string())?);
+    }
+    // From here on questions are answered; changes wait until all is ready.
+    if let Err(error) = networks.await {
+        tracing::error!(%error, "bringing the networks up");
     }
     let address = app.db.model().config.get("core.https_address").cloned().unwrap_or_default();
     if let Err(error) = server.set_https(&address).await {
@@ -320,6 +330,9 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     let pools = Arc::clone(&app.instances.context().pools);
     // An overlay holds its layers, so the mounts of images may go even while containers run on.
     let _ = tokio::task::spawn_blocking(move || pools.rest()).await;
+    if let Some(hierarchies) = Hierarchies::of_host() {
+        hierarchies.remove_parent(&app.instances.context().dir.cgroup());
+    }
     activation::notify("STOPPING=1");
     app.bus.close();
     remove_socket(&dir.socket());

@@ -2,11 +2,15 @@
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A path of a unix socket has at most this many bytes (`sun_path` in unix(7), less the NUL).
 pub const MAX_SOCKET_PATH: usize = 107;
+
+/// Where it lies unless told.
+pub const USUAL: &str = "/var/lib/warren";
 
 /// The state directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +36,6 @@ impl StateDir {
 
     /// Whether a socket fits into this directory.
     pub fn socket_fits(&self) -> bool {
-        use std::os::unix::ffi::OsStrExt;
         self.socket().as_os_str().as_bytes().len() <= MAX_SOCKET_PATH
     }
 
@@ -54,6 +57,16 @@ impl StateDir {
     /// liblxc's own path: part of the name of its command sockets; holds nothing.
     pub fn lxc_path(&self) -> PathBuf {
         self.root.join("run/lxc")
+    }
+
+    /// The control group of all containers of this daemon: `warren`, with a mark of the directory where that is not
+    /// the usual one, so that daemons side by side do not share theirs.
+    pub fn cgroup(&self) -> String {
+        if self.root == Path::new(USUAL) {
+            return "warren".to_owned();
+        }
+        let digest = ring::digest::digest(&ring::digest::SHA256, self.root.as_os_str().as_bytes());
+        format!("warren.{}", hex::encode(&digest.as_ref()[..4]))
     }
 
     /// The socket that stop hooks talk to.

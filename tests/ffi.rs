@@ -1,6 +1,7 @@
 //! Our declaration of liblxc's ABI against the header that is installed: sizes and offsets by the C compiler.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::path::Path;
 use std::process::Command;
 
 /// Members that the wrapper calls, and the last ones of the oldest version.
@@ -22,7 +23,8 @@ const MEMBERS: &[&str] = &[
     "devpts_fd",
 ];
 
-fn probe(header: &str, attach_options: &str) -> Vec<(String, usize)> {
+/// Sizes and offsets as the C compiler sees them with `include` as the first place to look for headers.
+fn probe(include: &Path, header: &str, attach_options: &str) -> Vec<(String, usize)> {
     let dir = tempfile::tempdir().unwrap();
     let mut source = format!("#include <stddef.h>\n#include <stdio.h>\n{header}\nint main(void) {{\n");
     for member in MEMBERS {
@@ -33,7 +35,7 @@ fn probe(header: &str, attach_options: &str) -> Vec<(String, usize)> {
     source.push_str("printf(\"container %zu\\n\", sizeof(struct lxc_container));\nreturn 0; }\n");
     let (file, program) = (dir.path().join("probe.c"), dir.path().join("probe"));
     std::fs::write(&file, source).unwrap();
-    let built = Command::new("cc").arg("-Ivendor-headers").arg(&file).arg("-o").arg(&program).output().unwrap();
+    let built = Command::new("cc").arg("-I").arg(include).arg(&file).arg("-o").arg(&program).output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let output = Command::new(&program).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -43,11 +45,17 @@ fn probe(header: &str, attach_options: &str) -> Vec<(String, usize)> {
         .collect()
 }
 
-#[test]
-fn our_declaration_has_the_layout_of_the_installed_header() {
-    let mut ours = probe("#include \"warren-lxc.h\"", "struct lxc_attach_options_t");
-    let mut theirs = probe("#include <lxc/lxccontainer.h>", "lxc_attach_options_t");
-    // The structure only grows at its end: ours is that of 5.0.
+/// The version a header belongs to, e.g. "6.0.4".
+fn version_of(include: &Path) -> String {
+    let text = std::fs::read_to_string(include.join("lxc/version.h")).unwrap();
+    let line = text.lines().find(|line| line.contains("LXC_VERSION ")).unwrap();
+    line.split('"').nth(1).unwrap().to_owned()
+}
+
+/// The structures only grow at their end: ours is that of 5.0, the oldest supported one.
+fn compare_with(include: &Path) {
+    let mut ours = probe(Path::new("vendor-headers"), "#include \"warren-lxc.h\"", "struct lxc_attach_options_t");
+    let mut theirs = probe(include, "#include <lxc/lxccontainer.h>", "lxc_attach_options_t");
     let (own, installed) = (ours.pop().unwrap().1, theirs.pop().unwrap().1);
     assert!(own <= installed, "{own} > {installed}");
     assert_eq!(ours, theirs);
@@ -55,6 +63,24 @@ fn our_declaration_has_the_layout_of_the_installed_header() {
     assert_eq!(own, size_of::<lxc_sys::lxc_container>());
     assert_eq!(size_of::<lxc_sys::lxc_attach_options_t>(), 96);
     assert_eq!(size_of::<lxc_sys::migrate_opts>(), 80);
+}
+
+#[test]
+fn our_declaration_has_the_layout_of_the_installed_header() {
+    compare_with(Path::new("/usr/include"));
+}
+
+#[test]
+fn our_declaration_has_the_layout_of_newer_headers() {
+    // Unpacked from newer suites' packages by packaging/newer-headers, which packaging/setup --tests runs.
+    for (suite, oldest) in [("trixie", 6), ("sid", 7)] {
+        let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lxc-headers").join(suite).join("usr/include");
+        assert!(include.exists(), "{} is missing: run packaging/setup --tests", include.display());
+        let version = version_of(&include);
+        let major: u32 = version.split('.').next().unwrap().parse().unwrap();
+        assert!(major >= oldest, "{suite} has {version}");
+        compare_with(&include);
+    }
 }
 
 #[test]

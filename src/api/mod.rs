@@ -12,6 +12,7 @@ mod filter;
 mod images;
 mod instances;
 mod internal;
+mod linger;
 mod logs;
 mod networks;
 mod operations;

@@ -226,6 +226,10 @@ impl Handler for Router {
                 std::future::ready(response::error(&error)).boxed()
             }
             Ok((endpoint, call)) => async move {
+                if !method.is_safe() {
+                    // A daemon that is just starting answers questions at once; a change may need what is not up yet.
+                    call.app.ready().await;
+                }
                 match endpoint(call).await {
                     Ok(answer) => {
                         tracing::debug!(%method, %path, status = answer.status().as_u16(), "answered");

@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
 use super::entry::{Handler, Peer, filter};
+use super::linger::Lingering;
 use crate::auth::ClientCertificate;
 
 /// A client gets this long for the head of a request, and a connection may idle this long between two.
@@ -213,7 +214,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Lingering::new(stream)), service)
         .with_upgrades()
         .await;
     if let Err(error) = result {

@@ -1,10 +1,14 @@
 //! The daemon's side: spawns helpers and talks to them.
+//!
+//! One helper is kept ready while work goes on: executing and linking the program is then not part of an operation's
+//! time. It knows no container yet, ends with the daemon (its socket closes), and after [`IDLE`] without work.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -26,10 +30,31 @@ const ATTACH: Duration = Duration::from_secs(60);
 /// A question to a monitor.
 const QUERY: Duration = Duration::from_secs(2);
 
+/// A helper that nobody needed for this long is let go: an idle daemon has no helper.
+const IDLE: Duration = Duration::from_secs(30);
+
 /// Spawns helpers.
 #[derive(Debug, Clone)]
 pub struct Launcher {
     exe: PathBuf,
+    ready: Arc<Mutex<Ready>>,
+}
+
+/// The helper that waits for the next operation.
+#[derive(Debug, Default)]
+struct Ready {
+    helper: Option<Helper>,
+    /// One is being made.
+    coming: bool,
+    /// How many were made, to know one from the next.
+    made: u64,
+}
+
+/// A helper process that waits for its request.
+#[derive(Debug)]
+struct Helper {
+    child: Child,
+    socket: UnixStream,
 }
 
 impl Default for Launcher {
@@ -68,15 +93,14 @@ struct Line {
 impl Launcher {
     /// Helpers of this very program, also after its file was replaced.
     pub fn new() -> Self {
-        Self { exe: PathBuf::from("/proc/self/exe") }
+        Self { exe: PathBuf::from("/proc/self/exe"), ready: Arc::default() }
     }
 
-    /// Helpers of another program (tests).
-    pub fn with_exe(exe: PathBuf) -> Self {
-        Self { exe }
+    fn ready(&self) -> MutexGuard<'_, Ready> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(&self, action: &'static str, container: &ContainerRef) -> Result<Line, Error> {
+    fn spawn(&self) -> Result<Helper, Error> {
         let (ours, theirs) = StdStream::pair().map_err(Error::Spawn)?;
         ours.set_nonblocking(true).map_err(Error::Spawn)?;
         // Without pre_exec the standard library can use posix_spawn: no fork of this threaded process.
@@ -89,8 +113,50 @@ impl Launcher {
             .stderr(Stdio::null())
             .spawn()
             .map_err(Error::Spawn)?;
-        let socket = UnixStream::from_std(ours).map_err(Error::Spawn)?;
+        Ok(Helper { child, socket: UnixStream::from_std(ours).map_err(Error::Spawn)? })
+    }
+
+    /// The line to a helper: the one that is ready, else a new one.
+    fn line(&self, action: &'static str, container: &ContainerRef) -> Result<Line, Error> {
+        let mut waiting = self.ready().helper.take();
+        // Somebody may have killed it.
+        if !waiting.as_mut().is_some_and(|helper| matches!(helper.child.try_wait(), Ok(None))) {
+            waiting = None;
+        }
+        let helper = waiting.map_or_else(|| self.spawn(), Ok)?;
+        self.keep_ready();
+        let Helper { child, socket } = helper;
         Ok(Line { child, socket, inbox: Inbox::default(), action, container: container.name.clone() })
+    }
+
+    /// Makes the next helper beside the operation that took the last one.
+    fn keep_ready(&self) {
+        {
+            let mut ready = self.ready();
+            if ready.coming || ready.helper.is_some() {
+                return;
+            }
+            ready.coming = true;
+        }
+        let launcher = self.clone();
+        tokio::spawn(async move {
+            // The operation goes first: its request is on its way before this spawns.
+            tokio::task::yield_now().await;
+            let spawned = launcher.spawn().inspect_err(|error| tracing::warn!(%error, "no helper is kept ready")).ok();
+            let number = {
+                let mut ready = launcher.ready();
+                ready.coming = false;
+                ready.made += 1;
+                ready.helper = spawned;
+                ready.made
+            };
+            tokio::time::sleep(IDLE).await;
+            let mut ready = launcher.ready();
+            if ready.made == number {
+                // Its socket closes, and with it the helper.
+                ready.helper = None;
+            }
+        });
     }
 
     /// Starts a container. On failure the error holds the ERROR lines of `log`, liblxc's log of this start.
@@ -98,7 +164,7 @@ impl Launcher {
     /// # Errors
     /// When it does not run; its stop hooks have ended then.
     pub async fn start(&self, container: &ContainerRef, log: &Path) -> Result<Started, Error> {
-        let mut line = self.spawn("start", container)?;
+        let mut line = self.line("start", container)?;
         line.send(&Request::Start(container.clone()), &[]).await?;
         match line.reply_within(START).await {
             Ok(Reply::Started { init }) => match line.inbox.fds.pop() {
@@ -124,7 +190,7 @@ impl Launcher {
         what: AttachRequest,
         stdio: Option<[OwnedFd; 3]>,
     ) -> Result<Attached, Error> {
-        let mut line = self.spawn("run a command in", container)?;
+        let mut line = self.line("run a command in", container)?;
         let fds: Vec<BorrowedFd<'_>> = stdio.iter().flatten().map(AsFd::as_fd).collect();
         line.send(&Request::Attach(container.clone(), what), &fds).await?;
         drop(stdio);
@@ -139,7 +205,7 @@ impl Launcher {
     }
 
     async fn simple(&self, action: &'static str, container: &ContainerRef, request: Request) -> Result<(), Error> {
-        let mut line = self.spawn(action, container)?;
+        let mut line = self.line(action, container)?;
         line.send(&request, &[]).await?;
         match line.reply_within(FREEZE).await? {
             Reply::Done => {

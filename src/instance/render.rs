@@ -23,6 +23,8 @@ pub struct Plan<'a> {
     pub confinement: &'a [(String, String)],
     /// Interfaces.
     pub nics: &'a [NicPlan],
+    /// The control group below which this container gets its own.
+    pub cgroup: &'a str,
     /// Expanded configuration, of which `environment.*` is used.
     pub config: &'a Config,
     /// liblxc's log of this container.
@@ -73,6 +75,7 @@ pub fn render(plan: &Plan<'_>) -> String {
     for map in plan.idmap {
         line("lxc.idmap", map);
     }
+    line("lxc.cgroup.dir", plan.cgroup);
     line("lxc.autodev", "1");
     line("lxc.tty.max", "0");
     line("lxc.pty.max", "1024");
@@ -124,6 +127,7 @@ mod tests {
             idmap,
             confinement: &[],
             nics: &[],
+            cgroup: "warren",
             config,
             log: Path::new("/l/lxc.log"),
             console_log: Path::new("/l/console.log"),

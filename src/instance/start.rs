@@ -87,6 +87,7 @@ async fn steps(context: &Arc<Context>, key: &InstanceKey, stages: &mut Stages, u
         idmap: &map.as_ref().map(|map| map.lxc_lines()).unwrap_or_default(),
         confinement: &lines,
         nics: &nics,
+        cgroup: &context.dir.cgroup(),
         config: &expanded.config,
         log: &log,
         console_log: &logs.join("console.log"),

@@ -9,6 +9,7 @@ use super::error::Error;
 use crate::device::Set;
 use crate::names::InstanceKey;
 use crate::profile;
+use crate::sys::cgroup::Hierarchies;
 use crate::sys::process;
 
 /// Asks init to shut the container down.
@@ -66,14 +67,24 @@ pub(super) async fn reap(live: &Live) {
     }
 }
 
-/// Takes away what the start made and liblxc does not know: the root's mount, DHCP entries, the remembered state.
+/// Takes away what the start made and liblxc does not know, or left because its monitor was killed: control groups, the
+/// root's mount, DHCP entries, the remembered state.
 pub(super) async fn clean_up(context: &Arc<Context>, key: &InstanceKey, remember_running: bool) -> Result<(), Error> {
     let model = context.db.model();
     let Some(record) = model.instances.get(key).cloned() else { return Ok(()) };
     let container = key.container();
     let pool = context.pools.get(&record.pool)?;
     let volume = container.clone();
-    super::blocking(move || pool.unmount(&volume).map_err(Error::from)).await?;
+    let group = context.dir.cgroup();
+    super::blocking(move || {
+        if let Some(hierarchies) = Hierarchies::of_host() {
+            for kind in ["monitor", "payload"] {
+                hierarchies.remove(&format!("{group}/lxc.{kind}.{volume}"));
+            }
+        }
+        pool.unmount(&volume).map_err(Error::from)
+    })
+    .await?;
     // A definition that was broken meanwhile must not keep the container from being cleaned up.
     if let Ok(devices) = Set::parse(&profile::expand_instance(&model, &record).devices) {
         for (device, network) in devices.networks() {

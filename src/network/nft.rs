@@ -34,13 +34,14 @@ pub(super) fn apply(spec: &BridgeSpec) -> Result<(), Error> {
             let _ = writeln!(script, "add rule inet {TABLE} {chain}.{} {line}", spec.name);
         }
     }
+    let nothing = rules.iter().all(|(_, lines)| lines.is_empty());
     let _lock = lock();
     match run(&spec.name, &script) {
         // Nothing is wanted, and without the program nothing can be there.
-        Err(Error::Missing { .. }) if rules.iter().all(|(_, lines)| lines.is_empty()) => return Ok(()),
-        other => other?,
+        Err(Error::Missing { .. }) if nothing => Ok(()),
+        Ok(()) if nothing => drop_empty_table(&spec.name),
+        done => done,
     }
-    drop_empty_table(&spec.name)
 }
 
 /// Takes away the rules of `network`, and the table with the last of them.

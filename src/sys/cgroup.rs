@@ -9,6 +9,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::api::wire::{CpuState, MemoryState};
 
@@ -135,6 +136,32 @@ impl Hierarchies {
         if found.v1.is_empty() && found.v2.is_none() { Err(Error::NotMounted) } else { Ok(found) }
     }
 
+    /// This host's, found once: they do not change while a program runs. `None` when there are none.
+    pub fn of_host() -> Option<&'static Self> {
+        static FOUND: OnceLock<Option<Hierarchies>> = OnceLock::new();
+        FOUND
+            .get_or_init(|| Self::detect().inspect_err(|error| tracing::warn!(%error, "no control groups found")).ok())
+            .as_ref()
+    }
+
+    /// Removes the group of a container that has ended, with all groups below it, from every hierarchy. One that has
+    /// processes, or is not there, is left as it is.
+    pub fn remove(&self, group: &str) {
+        for mount in self.v1.values().chain(&self.v2) {
+            remove_tree(&mount.dir(group));
+        }
+    }
+
+    /// Removes a group that held containers, if it holds none now. liblxc leaves `lxc.pivot` in it, where its monitors
+    /// spend their last moments.
+    pub fn remove_parent(&self, group: &str) {
+        for dir in self.v1.values().chain(&self.v2).map(|mount| mount.dir(group)) {
+            // EBUSY or ENOTEMPTY: it is needed.
+            let _ = fs::remove_dir(dir.join("lxc.pivot"));
+            let _ = fs::remove_dir(dir);
+        }
+    }
+
     /// How control groups are mounted.
     pub fn mode(&self) -> Mode {
         let controllers = self.v1.keys().any(|k| !k.contains('='));
@@ -158,6 +185,18 @@ impl Hierarchies {
         let (mount, group) = (self.v2.as_ref()?, groups.v2.as_ref()?);
         Some((Version::V2, mount.dir(group)))
     }
+}
+
+/// A group can be removed when nothing is below it and no process is in it; its files do not count (cgroups(7)).
+fn remove_tree(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path());
+        }
+    }
+    // EBUSY: somebody lives there.
+    let _ = fs::remove_dir(dir);
 }
 
 /// `mountinfo` writes space, tab, newline and backslash as three octal digits.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use warren::state_dir::StateDir;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -276,11 +277,24 @@ impl Daemon {
         tree
     }
 
-    /// What of this daemon is on the host: mounts, processes.
+    /// What of this daemon is on the host: mounts, control groups, processes. (Interfaces and firewall rules bear no mark
+    /// of their daemon: packaging/test compares those of the host before and after all tests.)
     pub fn leftovers(&self) -> Vec<String> {
         let root = self.root.to_str().unwrap();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         let mut found: Vec<String> = mounts.lines().filter(|line| line.contains(root)).map(str::to_owned).collect();
+        let group = StateDir::new(self.state()).cgroup();
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            // The group itself may stay while the daemon runs; what is below it belongs to containers.
+            for below in std::fs::read_dir(hierarchy.path().join(&group)).into_iter().flatten().flatten() {
+                if below.file_name().to_string_lossy().starts_with("lxc.") && below.file_name() != "lxc.pivot" {
+                    found.push(below.path().display().to_string());
+                }
+            }
+            if self.child.is_none() && hierarchy.path().join(&group).exists() {
+                found.push(hierarchy.path().join(&group).display().to_string());
+            }
+        }
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
             if entry.file_name().to_string_lossy().parse::<u32>().is_err() {
                 continue;
