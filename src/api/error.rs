@@ -182,12 +182,15 @@ fn instance(error: &instance::Error) -> StatusCode {
         instance::Error::NotFound
         | instance::Error::ImageMissing { .. }
         | instance::Error::NoLog
+        | instance::Error::NoTemplate { .. }
         | instance::Error::Profile(_) => StatusCode::NOT_FOUND,
         instance::Error::Exists { .. } => StatusCode::CONFLICT,
         instance::Error::Storage(error) => storage(error),
         instance::Error::Undo { cause, .. } => instance(cause),
         instance::Error::Name(_)
         | instance::Error::Running
+        | instance::Error::RenameRunning
+        | instance::Error::BadMetadata { .. }
         | instance::Error::AlreadyRunning
         | instance::Error::AlreadyStopped
         | instance::Error::NotRunning

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -12,7 +11,7 @@ use super::images::by_fingerprint;
 use super::response::{self, Response};
 use super::wire;
 use crate::db::{self, Image, Model, Phase, rfc3339};
-use crate::instance::{self, Definition, NewInstance, RootSource, Snapshot, Stages, Target};
+use crate::instance::{self, Definition, NewInstance, RootSource, Snapshot, Target};
 use crate::names::{AliasName, InstanceKey, InstanceName, ProfileName, ProjectName};
 use crate::ops::Spec;
 use crate::profile;
@@ -45,13 +44,26 @@ fn to_wire(model: &Model, record: &db::Instance, snapshot: Snapshot) -> wire::In
     }
 }
 
+/// An operation on one instance.
+pub(super) fn spec(call: &Call, key: &InstanceKey, description: &'static str) -> Spec {
+    Spec {
+        description,
+        project: key.project.clone(),
+        resources: resources(key),
+        metadata: None,
+        requestor: Some(call.requestor()),
+        may_cancel: false,
+    }
+}
+
 /// The operation's `resources`: LXD 5 names an instance in both words.
 fn resources(key: &InstanceKey) -> BTreeMap<String, Vec<String>> {
     let url = |tree: Tree| vec![format!("{}/{}", tree.url(), key.name)];
     [("instances".to_owned(), url(Tree::Instances)), ("containers".to_owned(), url(Tree::Containers))].into()
 }
 
-fn find(call: &Call) -> Result<(Arc<Model>, Arc<db::Instance>)> {
+/// The instance that a call names.
+pub(super) fn find(call: &Call) -> Result<(Arc<Model>, Arc<db::Instance>)> {
     let model = call.app.db.model();
     let record = model.instances.get(&call.instance_key()?).cloned().ok_or(Error::NotFound("Instance"))?;
     Ok((model, record))
@@ -141,18 +153,6 @@ fn image_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource)
     newest.ok_or_else(|| Error::Field { name: "source", reason: "No matching image could be found".to_owned() })
 }
 
-/// A name that nobody has yet, for a request without one.
-fn fresh_name(model: &Model, project: &ProjectName) -> Result<InstanceName> {
-    loop {
-        let secret = crate::ops::secret().map_err(|_| Error::Random)?;
-        let name = InstanceName::new(format!("c-{}", &secret[..8]))?;
-        let key = InstanceKey { project: project.clone(), name };
-        if !model.instances.contains_key(&key) {
-            return Ok(key.name);
-        }
-    }
-}
-
 /// `POST /1.0/instances`.
 pub async fn create(mut call: Call) -> Result<Response> {
     let body: wire::InstancesPost = call.json().await?;
@@ -179,7 +179,8 @@ pub async fn create(mut call: Call) -> Result<Response> {
             return Err(Error::Field { name: "source", reason });
         }
     };
-    let name = if body.name.is_empty() { fresh_name(&model, &project)? } else { InstanceName::new(body.name)? };
+    let name =
+        if body.name.is_empty() { call.app.instances.fresh_name(&project)? } else { InstanceName::new(body.name)? };
     let key = InstanceKey { project, name };
     let new = NewInstance {
         key: key.clone(),
@@ -193,14 +194,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
     };
     let record = call.app.instances.reserve(new).await?;
     let requestor = call.requestor();
-    let spec = Spec {
-        description: "Creating instance",
-        project: key.project.clone(),
-        resources: resources(&key),
-        metadata: None,
-        requestor: Some(requestor.clone()),
-        may_cancel: false,
-    };
+    let spec = spec(&call, &key, "Creating instance");
     let app = Arc::clone(&call.app);
     let operation = app.clone().ops.task(spec, async move |handle| {
         let stages = app.instances.build(&record, &source, Some(&requestor)).await?;
@@ -219,14 +213,7 @@ async fn update(call: Call, description: &'static str, new: Definition) -> Resul
     call.if_match(modifiable(&record))?;
     let requestor = call.requestor();
     let key = record.key.clone();
-    let spec = Spec {
-        description,
-        project: key.project.clone(),
-        resources: resources(&key),
-        metadata: None,
-        requestor: Some(requestor.clone()),
-        may_cancel: false,
-    };
+    let spec = spec(&call, &key, description);
     let app = Arc::clone(&call.app);
     // Checked here as well, so that a wrong request is refused at once and not by its operation.
     crate::config::validate_instance(&new.config, crate::config::Scope::Instance)?;
@@ -285,6 +272,33 @@ pub async fn patch(mut call: Call) -> Result<Response> {
     Ok(response::empty())
 }
 
+/// `POST /1.0/instances/<name>`: another name.
+pub async fn rename(mut call: Call) -> Result<Response> {
+    let body: wire::InstancePost = call.json().await?;
+    let (model, record) = find(&call)?;
+    for (asked, what) in [
+        (body.migration, "moving instances to another host"),
+        (!body.pool.is_empty(), "moving instances to another pool"),
+        (
+            !body.project.is_empty() && body.project != record.key.project.as_str(),
+            "moving instances to another project",
+        ),
+    ] {
+        if asked {
+            return Err(Error::Unsupported { what: what.to_owned() });
+        }
+    }
+    let from = record.key.clone();
+    let to = InstanceKey { project: from.project.clone(), name: InstanceName::new(body.name)? };
+    if model.instances.contains_key(&to) {
+        return Err(Error::Instance(instance::Error::Exists { key: to }));
+    }
+    let spec = spec(&call, &from, "Renaming instance");
+    let (app, requestor) = (Arc::clone(&call.app), call.requestor());
+    let operation = app.clone().ops.task(spec, async move |_| app.instances.rename(&from, to, Some(requestor)).await);
+    Ok(response::accepted(&operation))
+}
+
 /// `DELETE /1.0/instances/<name>`.
 pub async fn delete(call: Call) -> Result<Response> {
     let (_, record) = find(&call)?;
@@ -293,64 +307,8 @@ pub async fn delete(call: Call) -> Result<Response> {
     }
     let requestor = call.requestor();
     let key = record.key.clone();
-    let spec = Spec {
-        description: "Deleting instance",
-        project: key.project.clone(),
-        resources: resources(&key),
-        metadata: None,
-        requestor: Some(requestor.clone()),
-        may_cancel: false,
-    };
+    let spec = spec(&call, &key, "Deleting instance");
     let app = Arc::clone(&call.app);
     let operation = app.clone().ops.task(spec, async move |_| app.instances.delete(&key, Some(requestor)).await);
-    Ok(response::accepted(&operation))
-}
-
-/// `GET /1.0/instances/<name>/state`.
-pub async fn state(call: Call) -> Result<Response> {
-    let (_, record) = find(&call)?;
-    let snapshot = call.app.instances.snapshot(&record.key);
-    let state = blocking(move || Ok::<_, Error>(instance::live_state(snapshot))).await?;
-    let etag = response::etag(&state.status);
-    Ok(response::tagged(state, &etag))
-}
-
-/// `PUT /1.0/instances/<name>/state`.
-pub async fn change_state(mut call: Call) -> Result<Response> {
-    let body: wire::InstanceStatePut = call.json().await?;
-    let (_, record) = find(&call)?;
-    let (target, description) = match body.action.as_str() {
-        "start" => (Target::Start, "Starting instance"),
-        "stop" => (Target::Stop, "Stopping instance"),
-        "restart" => (Target::Restart, "Restarting instance"),
-        "freeze" => (Target::Freeze, "Freezing instance"),
-        "unfreeze" => (Target::Unfreeze, "Unfreezing instance"),
-        other => {
-            let reason = format!("{other:?} is not known: use start, stop, restart, freeze or unfreeze");
-            return Err(Error::Field { name: "action", reason });
-        }
-    };
-    if body.stateful {
-        return Err(Error::Unsupported { what: "stateful stops and starts".to_owned() });
-    }
-    let timeout = body.timeout.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
-    let requestor = call.requestor();
-    let key = record.key.clone();
-    let spec = Spec {
-        description,
-        project: key.project.clone(),
-        resources: resources(&key),
-        metadata: None,
-        requestor: Some(requestor.clone()),
-        may_cancel: false,
-    };
-    let app = Arc::clone(&call.app);
-    let operation = app.clone().ops.task(spec, async move |handle| {
-        let stages: Stages = app.instances.change(&key, target, timeout, body.force, Some(requestor)).await?;
-        if matches!(target, Target::Start | Target::Restart) {
-            handle.add_metadata("stages", stages.to_json());
-        }
-        Ok::<(), instance::Error>(())
-    });
     Ok(response::accepted(&operation))
 }

@@ -10,6 +10,8 @@ mod exec;
 mod extensions;
 mod filter;
 mod images;
+mod instance_metadata;
+mod instance_state;
 mod instances;
 mod internal;
 mod linger;

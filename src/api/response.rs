@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LOCATION};
 use http::{Response as HttpResponse, StatusCode};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::entry::Body;
 use super::error::Error;
@@ -55,13 +55,13 @@ fn success(metadata: Value) -> Envelope {
 
 /// 200 without anything to tell.
 pub fn empty() -> Response {
-    sync(Value::Null)
+    sync(Map::new())
 }
 
 /// 200 with `metadata` and the ETag of its modifiable part.
 pub fn tagged(metadata: impl Serialize, etag: &str) -> Response {
     let mut response = sync(metadata);
-    if let Ok(value) = HeaderValue::from_str(etag) {
+    if let Ok(value) = HeaderValue::from_str(&format!("\"{etag}\"")) {
         response.headers_mut().insert(ETAG, value);
     }
     response

@@ -16,8 +16,8 @@ use super::entry::{Handler, Peer, Request};
 use super::error::Error;
 use super::response::{self, Response};
 use super::{
-    certificates, events, exec, images, instances, internal, logs, networks, operations, profiles, projects,
-    server_config, storage_pools,
+    certificates, events, exec, images, instance_metadata, instance_state, instances, internal, logs, networks,
+    operations, profiles, projects, server_config, storage_pools,
 };
 
 type Result<T> = std::result::Result<T, Error>;
@@ -125,15 +125,34 @@ fn table() -> Vec<(String, Resource)> {
     .collect();
     for tree in [Tree::Instances, Tree::Containers] {
         for (path, mut resource) in [
-            ("", resource!(GET Trusted instances::list, POST Trusted instances::create)),
+            (
+                "",
+                resource!(
+                    GET Trusted instances::list, POST Trusted instances::create, PUT Trusted instance_state::put_all,
+                ),
+            ),
             (
                 "/{name}",
                 resource!(
                     GET Trusted instances::get, PUT Trusted instances::put, PATCH Trusted instances::patch,
-                    DELETE Trusted instances::delete,
+                    POST Trusted instances::rename, DELETE Trusted instances::delete,
                 ),
             ),
-            ("/{name}/state", resource!(GET Trusted instances::state, PUT Trusted instances::change_state)),
+            ("/{name}/state", resource!(GET Trusted instance_state::get, PUT Trusted instance_state::put)),
+            (
+                "/{name}/metadata",
+                resource!(
+                    GET Trusted instance_metadata::get, PUT Trusted instance_metadata::put,
+                    PATCH Trusted instance_metadata::patch,
+                ),
+            ),
+            (
+                "/{name}/metadata/templates",
+                resource!(
+                    GET Trusted instance_metadata::get_templates, POST Trusted instance_metadata::post_template,
+                    DELETE Trusted instance_metadata::delete_template,
+                ),
+            ),
             ("/{name}/exec", resource!(POST Trusted exec::start)),
             ("/{name}/logs", resource!(GET Trusted logs::list)),
             ("/{name}/logs/{file}", resource!(GET Trusted logs::get, DELETE Trusted logs::delete)),

@@ -8,6 +8,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+mod metadata;
+
+pub use metadata::{ImageMetadata, ImageTemplate};
+
 /// Configuration: key to value, both text.
 pub type Config = BTreeMap<String, String>;
 /// Devices: name to properties.
@@ -361,6 +365,32 @@ pub struct InstanceStatePut {
     /// Save or restore the runtime state.
     #[serde(deserialize_with = "null_default")]
     pub stateful: bool,
+}
+
+/// Body of `PUT /1.0/instances`: one change of the state for all instances.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InstancesPut {
+    /// The change.
+    pub state: Option<InstanceStatePut>,
+}
+
+/// Body of `POST /1.0/instances/<name>`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InstancePost {
+    /// The new name.
+    #[serde(deserialize_with = "null_default")]
+    pub name: String,
+    /// To another host.
+    #[serde(deserialize_with = "null_default")]
+    pub migration: bool,
+    /// To another pool.
+    #[serde(deserialize_with = "null_default")]
+    pub pool: String,
+    /// To another project.
+    #[serde(deserialize_with = "null_default")]
+    pub project: String,
 }
 
 /// Body of `POST /1.0/instances/<name>/exec`.

@@ -12,7 +12,7 @@ use super::error::Error;
 use super::policy::{Decision, Verb, decide};
 use super::state::{Snapshot, Status};
 use super::update::Definition;
-use super::{Context, Stages, delete, start, stop, update};
+use super::{Context, Stages, delete, rename, start, stop, update};
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
 
@@ -59,6 +59,8 @@ pub(super) enum Request {
     Delete { requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// Change its definition.
     Update { definition: Box<Definition>, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
+    /// Give it another name.
+    Rename { to: InstanceKey, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// liblxc is taking the container down to bring it up again: the monitor will end.
     Reboot,
     /// A container found running at the daemon's start.
@@ -195,6 +197,20 @@ impl Actor {
                     }
                     Decision::Deny(error) => Err(error),
                 };
+                answer_to(reply, answer.map(|()| Stages::default()));
+            }
+            Request::Rename { to, requestor, reply } => {
+                let answer = match decide(Verb::Rename, self.status()) {
+                    Decision::Allow => rename::rename(&self.context, &self.key, &to, requestor.as_ref()).await,
+                    Decision::Join => Err(Error::RenameRunning),
+                    Decision::Deny(error) => Err(error),
+                };
+                match &answer {
+                    Ok(()) => self.key = to,
+                    // Its files lie under two names: the next start of the daemon sorts them out.
+                    Err(Error::Undo { .. }) => self.enter(State::Error),
+                    Err(_) => {}
+                }
                 answer_to(reply, answer.map(|()| Stages::default()));
             }
             Request::Delete { requestor, reply } => {

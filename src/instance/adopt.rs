@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use super::actor::Live;
 use super::error::Error;
 use super::state::{Status, adopted};
-use super::{Context, create, delete, start, stop};
+use super::{Context, create, delete, rename, start, stop};
 use crate::config;
 use crate::db::{self, Phase};
 use crate::helper::hook;
@@ -54,7 +54,7 @@ pub(super) async fn adopt(
             tracing::info!(instance = %record.key, "finished an interrupted deletion");
             return Ok(Found::Gone);
         }
-        Phase::Ready => {}
+        Phase::Ready => rename::finish(context, record).await?,
     }
     let power = record.config.get("volatile.last_state.power").map(String::as_str);
     if power != Some("RUNNING") {

@@ -18,6 +18,7 @@ pub enum Error {
     },
     Name(NameError),
     Running,
+    RenameRunning,
     AlreadyRunning,
     AlreadyStopped,
     NotRunning,
@@ -69,6 +70,12 @@ pub enum Error {
     },
     NoConnection,
     NoLog,
+    NoTemplate {
+        name: String,
+    },
+    BadMetadata {
+        reason: String,
+    },
     LogInUse {
         name: String,
     },
@@ -83,6 +90,7 @@ impl fmt::Display for Error {
             Self::Exists { key } => write!(f, "Instance {:?} already exists", key.name.as_str()),
             Self::Name(error) => error.fmt(f),
             Self::Running => f.write_str("Instance is running"),
+            Self::RenameRunning => f.write_str("The instance is running: stop it to give it another name"),
             Self::AlreadyRunning => f.write_str("The instance is already running"),
             Self::AlreadyStopped => f.write_str("The instance is already stopped"),
             Self::NotRunning => f.write_str("The instance isn't running"),
@@ -132,6 +140,10 @@ impl fmt::Display for Error {
             Self::EmptyCommand => f.write_str("The field \"command\" is empty: name the program to run"),
             Self::NotUp { status } => write!(f, "The instance isn't running (it is {})", status.word().to_lowercase()),
             Self::NoConnection => f.write_str("The client did not connect to the websockets of the command in time"),
+            Self::NoTemplate { name } => write!(f, "The instance has no template {name:?}"),
+            Self::BadMetadata { reason } => {
+                write!(f, "The instance's metadata.yaml cannot be read: {reason}; replace it by PUT")
+            }
             Self::NoLog => f.write_str("The instance has no such log file"),
             Self::LogInUse { name } => write!(f, "The log file {name:?} is the instance's own and cannot be deleted"),
             Self::Random => f.write_str("The kernel gives no random numbers"),

@@ -13,6 +13,8 @@ use super::create::{self, NewInstance, RootSource};
 use super::error::Error;
 use super::exec::{self, Exec, ExecSpec};
 use super::logs::{self, LogName};
+use super::metadata;
+use super::petname;
 use super::state::{Snapshot, Status};
 use super::update::Definition;
 use super::{Context, Stages, blocking};
@@ -20,7 +22,7 @@ use crate::config;
 use crate::db;
 use crate::events::lifecycle::Requestor;
 use crate::helper::hook::{Record, Target as HookTarget};
-use crate::names::InstanceKey;
+use crate::names::{InstanceKey, InstanceName, ProjectName};
 use crate::profile;
 
 /// What `PUT …/state` asks for.
@@ -154,6 +156,73 @@ impl Manager {
         self.ask(key, |reply| Request::Delete { requestor, reply }).await?;
         self.handles().remove(key);
         Ok(())
+    }
+
+    /// Gives a stopped instance another name.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::RenameRunning`], or what stands in the way: then it has its old name.
+    pub async fn rename(&self, from: &InstanceKey, to: InstanceKey, requestor: Option<Requestor>) -> Result<(), Error> {
+        let handle = self.handles().get(from).cloned().ok_or(Error::NotFound)?;
+        {
+            // Who asks for the new name from now on waits in the same queue.
+            let mut handles = self.handles();
+            if handles.contains_key(&to) {
+                return Err(Error::Exists { key: to });
+            }
+            handles.insert(to.clone(), handle);
+        }
+        let new = to.clone();
+        let renamed = self.ask(from, |reply| Request::Rename { to, requestor, reply }).await;
+        let gone = if renamed.is_ok() { from } else { &new };
+        self.handles().remove(gone);
+        renamed.map(drop)
+    }
+
+    /// The instances of a project that a change of the state would change.
+    pub fn applicable(&self, project: &ProjectName, target: Target) -> Vec<InstanceKey> {
+        let model = self.context.db.model();
+        let fits = |key: &&InstanceKey| {
+            let status = self.snapshot(key).status;
+            match target {
+                Target::Start => matches!(status, Status::Stopped | Status::Error),
+                Target::Stop => matches!(status, Status::Running | Status::Frozen),
+                Target::Restart | Target::Freeze => status == Status::Running,
+                Target::Unfreeze => status == Status::Frozen,
+            }
+        };
+        model.instances.keys().filter(|key| key.project == *project).filter(fits).cloned().collect()
+    }
+
+    /// A name that no instance of the project has.
+    ///
+    /// # Errors
+    /// When the kernel gives no random numbers.
+    pub fn fresh_name(&self, project: &ProjectName) -> Result<InstanceName, Error> {
+        let model = self.context.db.model();
+        for attempt in 0u32.. {
+            let random = ring::rand::generate::<[u8; 4]>(&ring::rand::SystemRandom::new());
+            let name = petname::choose(random.map_err(|_| Error::Random)?.expose(), attempt >= 16);
+            let key = InstanceKey { project: project.clone(), name: InstanceName::new(name)? };
+            if !model.instances.contains_key(&key) {
+                return Ok(key.name);
+            }
+        }
+        Err(Error::Random)
+    }
+
+    /// What the instance's image says about it, and its templates: blocking work on the volume's directory.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or of the work.
+    pub async fn with_metadata<T: Send + 'static>(
+        &self,
+        key: &InstanceKey,
+        work: impl FnOnce(&metadata::Place) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let record = self.context.db.model().instances.get(key).cloned().ok_or(Error::NotFound)?;
+        let place = metadata::Place::new(self.context.pools.get(&record.pool)?.path(&key.container()));
+        blocking(move || work(&place)).await
     }
 
     /// Changes the definition.

@@ -20,7 +20,10 @@ mod exec;
 mod live;
 mod logs;
 mod manager;
+mod metadata;
+mod petname;
 mod policy;
+mod rename;
 mod render;
 mod start;
 mod state;
@@ -51,6 +54,7 @@ pub use exec::{Exec, ExecSpec, Io, IoKind};
 pub use live::state as live_state;
 pub use logs::LogName;
 pub use manager::{Manager, Target};
+pub use metadata::{MAX_TEMPLATE, TemplateName};
 pub use state::{Snapshot, Status};
 pub use update::Definition;
 
@@ -95,6 +99,16 @@ impl Context {
     /// The id map that unprivileged containers get: read at each start, so that a mended /etc/subuid counts at once.
     fn id_map(privileged: bool) -> Result<Option<IdMap>, Error> {
         if privileged { Ok(None) } else { Ok(Some(IdMap::host_default()?)) }
+    }
+
+    fn renamed(&self, from: &InstanceKey, to: &InstanceKey, requestor: Option<&Requestor>) {
+        self.bus.lifecycle(Lifecycle {
+            action: "instance-renamed",
+            source: format!("/1.0/instances/{}", to.name),
+            project: &to.project,
+            context: Map::from_iter([("old_name".to_owned(), from.name.as_str().into())]),
+            requestor,
+        });
     }
 
     fn lifecycle(&self, action: &'static str, key: &InstanceKey, requestor: Option<&Requestor>) {

@@ -20,6 +20,8 @@ pub enum Verb {
     Delete,
     /// Change its definition.
     Update,
+    /// Give it another name.
+    Rename,
 }
 
 /// What to do with a request.
@@ -60,6 +62,10 @@ pub fn decide(verb: Verb, status: Status) -> Decision {
 
         (Verb::Update, Status::Stopped | Status::Error | Status::Running | Status::Frozen) => Allow,
         (Verb::Update, Status::Starting | Status::Stopping) => Deny(Error::Busy { status }),
+
+        (Verb::Rename, Status::Stopped | Status::Error) => Allow,
+        (Verb::Rename, Status::Running | Status::Frozen) => Deny(Error::RenameRunning),
+        (Verb::Rename, Status::Starting | Status::Stopping) => Deny(Error::Busy { status }),
     }
 }
 

@@ -304,6 +304,22 @@ impl Pool {
         Ok(Some(trash))
     }
 
+    /// Gives a volume that is not mounted another name; one that has it already is fine.
+    ///
+    /// # Errors
+    /// [`Error::VolumeExists`] when the name is taken by another one.
+    pub fn rename_volume(&self, from: &str, to: &str) -> Result<(), Error> {
+        let (old, new) = (self.path(from), self.path(to));
+        if !old.exists() {
+            return Ok(());
+        }
+        if new.exists() {
+            return Err(Error::VolumeExists { volume: to.to_owned() });
+        }
+        self.unmount(from)?;
+        std::fs::rename(&old, &new).map_err(io("rename", &old))
+    }
+
     /// Removes the files of a deleted volume.
     ///
     /// # Errors

@@ -1,0 +1,104 @@
+//! `/1.0/instances/<name>/metadata` and `…/metadata/templates`: what the image says about an instance, to be changed.
+
+use http::header::{CONTENT_TYPE, HeaderValue};
+use serde_json::{Map, Value};
+
+use super::call::Call;
+use super::entry::Body;
+use super::error::Error;
+use super::response::{self, Response};
+use super::wire::ImageMetadata;
+use crate::instance::{MAX_TEMPLATE, TemplateName};
+
+type Result<T> = std::result::Result<T, Error>;
+
+async fn read(call: &Call) -> Result<ImageMetadata> {
+    Ok(call.app.instances.with_metadata(&call.instance_key()?, |place| place.read()).await?)
+}
+
+async fn write(call: &Call, metadata: ImageMetadata) -> Result<Response> {
+    let key = call.instance_key()?;
+    call.app.instances.with_metadata(&key, move |place| place.write(&metadata)).await?;
+    call.lifecycle("instance-metadata-updated", &format!("/1.0/instances/{}/metadata", key.name));
+    Ok(response::empty())
+}
+
+/// `GET /1.0/instances/<name>/metadata`.
+pub async fn get(call: Call) -> Result<Response> {
+    let metadata = read(&call).await?;
+    let etag = response::etag(&metadata);
+    call.lifecycle("instance-metadata-retrieved", &format!("/1.0/instances/{}/metadata", call.instance_key()?.name));
+    Ok(response::tagged(metadata, &etag))
+}
+
+/// `PUT /1.0/instances/<name>/metadata`: replaces it. A file that cannot be read is replaced, too.
+pub async fn put(mut call: Call) -> Result<Response> {
+    let new: ImageMetadata = call.json().await?;
+    if let Ok(old) = read(&call).await {
+        call.if_match(&old)?;
+    }
+    write(&call, new).await
+}
+
+/// `PATCH /1.0/instances/<name>/metadata`: what the body names; properties and templates one by one.
+pub async fn patch(mut call: Call) -> Result<Response> {
+    let body: Map<String, Value> = call.json().await?;
+    let part: ImageMetadata =
+        serde_json::from_value(Value::Object(body.clone())).map_err(|e| Error::Json(e.to_string()))?;
+    let mut metadata = read(&call).await?;
+    call.if_match(&metadata)?;
+    if body.contains_key("architecture") {
+        metadata.architecture = part.architecture;
+    }
+    if body.contains_key("creation_date") {
+        metadata.creation_date = part.creation_date;
+    }
+    if body.contains_key("expiry_date") {
+        metadata.expiry_date = part.expiry_date;
+    }
+    metadata.properties.extend(part.properties);
+    metadata.templates.extend(part.templates);
+    write(&call, metadata).await
+}
+
+fn template_name(call: &Call) -> Result<TemplateName> {
+    let name = call.query("path").ok_or(Error::Query { name: "path", expected: "the name of a template" })?;
+    TemplateName::parse(name).ok_or(Error::Query { name: "path", expected: "a file name without a slash" })
+}
+
+fn template_url(call: &Call) -> Result<String> {
+    Ok(format!("/1.0/instances/{}/metadata/templates", call.instance_key()?.name))
+}
+
+/// `GET /1.0/instances/<name>/metadata/templates`: the names; with `?path=` one template itself.
+pub async fn get_templates(call: Call) -> Result<Response> {
+    let key = call.instance_key()?;
+    if call.query("path").is_none() {
+        let names = call.app.instances.with_metadata(&key, |place| place.templates()).await?;
+        return Ok(response::sync(names.iter().map(TemplateName::as_str).collect::<Vec<_>>()));
+    }
+    let name = template_name(&call)?;
+    let file = call.app.instances.with_metadata(&key, move |place| place.open_template(&name)).await?;
+    call.lifecycle("instance-metadata-template-retrieved", &template_url(&call)?);
+    let mut response = http::Response::new(Body::Stream(Box::pin(response::pieces(tokio::fs::File::from_std(file)))));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    Ok(response)
+}
+
+/// `POST /1.0/instances/<name>/metadata/templates?path=`: adds or replaces one.
+pub async fn post_template(mut call: Call) -> Result<Response> {
+    let (key, name) = (call.instance_key()?, template_name(&call)?);
+    let body = std::mem::replace(&mut call.body, super::entry::BodyStream::empty());
+    let text = body.read_limited(MAX_TEMPLATE).await.map_err(Error::Body)?;
+    call.app.instances.with_metadata(&key, move |place| place.write_template(&name, &text)).await?;
+    call.lifecycle("instance-metadata-template-created", &template_url(&call)?);
+    Ok(response::empty())
+}
+
+/// `DELETE /1.0/instances/<name>/metadata/templates?path=`.
+pub async fn delete_template(call: Call) -> Result<Response> {
+    let (key, name) = (call.instance_key()?, template_name(&call)?);
+    call.app.instances.with_metadata(&key, move |place| place.delete_template(&name)).await?;
+    call.lifecycle("instance-metadata-template-deleted", &template_url(&call)?);
+    Ok(response::empty())
+}

@@ -1,0 +1,175 @@
+//! What an instance's image says about it (`metadata.yaml`), and its templates: files beside the root, which nobody
+//! inside the container reaches.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::error::Error;
+use crate::api::wire::ImageMetadata;
+
+/// The longest template, bytes.
+pub const MAX_TEMPLATE: usize = 1024 * 1024;
+
+/// The name of a template: a plain file name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TemplateName(String);
+
+impl TemplateName {
+    /// `None` for what could be anything but a file in the directory of templates.
+    pub fn parse(name: &str) -> Option<Self> {
+        let plain = !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && !name.contains(['/', '\0']);
+        plain.then(|| Self(name.to_owned()))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The directory of an instance's volume.
+pub struct Place {
+    volume: PathBuf,
+}
+
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |error| Error::Io { doing, path: path.to_owned(), error }
+}
+
+impl Place {
+    pub(super) fn new(volume: PathBuf) -> Self {
+        Self { volume }
+    }
+
+    fn yaml(&self) -> PathBuf {
+        self.volume.join("metadata.yaml")
+    }
+
+    fn templates_dir(&self) -> PathBuf {
+        self.volume.join("templates")
+    }
+
+    /// The metadata; an instance without an image has none, which is no error.
+    ///
+    /// # Errors
+    /// [`Error::BadMetadata`], or when the file cannot be read.
+    pub fn read(&self) -> Result<ImageMetadata, Error> {
+        let path = self.yaml();
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ImageMetadata::default()),
+            text => text.map_err(failed("read", &path))?,
+        };
+        serde_norway::from_slice(&text).map_err(|e| Error::BadMetadata { reason: e.to_string() })
+    }
+
+    /// Replaces the metadata.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the old one stays then.
+    pub fn write(&self, metadata: &ImageMetadata) -> Result<(), Error> {
+        let text = serde_norway::to_string(metadata).map_err(|e| Error::BadMetadata { reason: e.to_string() })?;
+        replace(&self.yaml(), text.as_bytes())
+    }
+
+    /// Names of the templates, sorted.
+    ///
+    /// # Errors
+    /// When the directory cannot be read; none is fine.
+    pub fn templates(&self) -> Result<Vec<TemplateName>, Error> {
+        let dir = self.templates_dir();
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed("read", &dir))?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed("read", &dir))?;
+            names.extend(entry.file_name().to_str().and_then(TemplateName::parse));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// A template, to read.
+    ///
+    /// # Errors
+    /// [`Error::NoTemplate`], or when it cannot be opened.
+    pub fn open_template(&self, name: &TemplateName) -> Result<File, Error> {
+        let path = self.templates_dir().join(name.as_str());
+        File::open(&path).map_err(|error| missing(name, "open", path, error))
+    }
+
+    /// Adds or replaces a template.
+    ///
+    /// # Errors
+    /// When it cannot be written; an old one stays then.
+    pub fn write_template(&self, name: &TemplateName, text: &[u8]) -> Result<(), Error> {
+        let dir = self.templates_dir();
+        match fs::create_dir(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("create", &dir)(error)),
+            Ok(()) | Err(_) => {}
+        }
+        replace(&dir.join(name.as_str()), text)
+    }
+
+    /// Removes a template.
+    ///
+    /// # Errors
+    /// [`Error::NoTemplate`], or when it cannot be removed.
+    pub fn delete_template(&self, name: &TemplateName) -> Result<(), Error> {
+        let path = self.templates_dir().join(name.as_str());
+        fs::remove_file(&path).map_err(|error| missing(name, "remove", path, error))
+    }
+}
+
+fn missing(name: &TemplateName, doing: &'static str, path: PathBuf, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => Error::NoTemplate { name: name.as_str().to_owned() },
+        _ => Error::Io { doing, path, error },
+    }
+}
+
+/// Writes a file so that a crash leaves the old one or the new one. No template's name begins with a dot.
+fn replace(path: &Path, text: &[u8]) -> Result<(), Error> {
+    let new = path.with_file_name(".new");
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(text)?;
+        file.sync_data()?;
+        fs::rename(&new, path)
+    };
+    write().map_err(failed("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_names_are_names_of_templates() {
+        assert!(TemplateName::parse("hosts.tpl").is_some());
+        for bad in ["", ".", "..", "a/b", "../x", ".new", "a\0"] {
+            assert!(TemplateName::parse(bad).is_none(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn metadata_and_templates_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::new(dir.path().to_owned());
+        assert_eq!(place.read().unwrap(), ImageMetadata::default());
+        let metadata =
+            ImageMetadata { architecture: "x86_64".to_owned(), creation_date: 7, ..ImageMetadata::default() };
+        place.write(&metadata).unwrap();
+        assert_eq!(place.read().unwrap(), metadata);
+        let name = TemplateName::parse("a.tpl").unwrap();
+        assert!(matches!(place.open_template(&name), Err(Error::NoTemplate { .. })));
+        place.write_template(&name, b"x").unwrap();
+        assert_eq!(place.templates().unwrap(), [name.clone()]);
+        place.delete_template(&name).unwrap();
+        assert!(place.templates().unwrap().is_empty());
+        fs::write(dir.path().join("metadata.yaml"), "[").unwrap();
+        assert!(matches!(place.read(), Err(Error::BadMetadata { .. })));
+    }
+}

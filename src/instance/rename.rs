@@ -1,0 +1,106 @@
+//! Rename: the row first, then the files. A crash in between is finished at the next start.
+//!
+//! ```text
+//!  row "old" ──commit──> row "new" + volatile.renamed_from=old ──volume, link, logs──> marker removed
+//! ```
+//! Each step with the files is done only if it is still to do, so that all of them can be repeated.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::error::Error;
+use super::{Context, blocking};
+use crate::db::Instance;
+use crate::events::lifecycle::Requestor;
+use crate::names::InstanceKey;
+use crate::storage;
+
+/// Says, while a rename is under way, which container name the files still have.
+const MARKER: &str = "volatile.renamed_from";
+
+/// Gives a stopped instance another name.
+pub(super) async fn rename(
+    context: &Arc<Context>,
+    from: &InstanceKey,
+    to: &InstanceKey,
+    requestor: Option<&Requestor>,
+) -> Result<(), Error> {
+    let record = swap_row(context, from, to).await?;
+    if let Err(cause) = move_files(context, &record, &from.container()).await {
+        let back = async {
+            move_files(context, &Instance { key: from.clone(), ..record.clone() }, &to.container()).await?;
+            swap_row(context, to, from).await?;
+            forget(context, from).await
+        };
+        return Err(match back.await {
+            Ok(()) => cause,
+            Err(failure) => Error::Undo { cause: Box::new(cause), failures: vec![failure] },
+        });
+    }
+    forget(context, to).await?;
+    context.renamed(from, to, requestor);
+    Ok(())
+}
+
+/// Finishes a rename that a crash interrupted; none is fine.
+pub(super) async fn finish(context: &Arc<Context>, record: &Instance) -> Result<(), Error> {
+    let Some(old) = record.config.get(MARKER) else { return Ok(()) };
+    move_files(context, record, old).await?;
+    forget(context, &record.key).await?;
+    tracing::info!(instance = %record.key, from = %old, "finished an interrupted rename");
+    Ok(())
+}
+
+async fn swap_row(context: &Context, from: &InstanceKey, to: &InstanceKey) -> Result<Instance, Error> {
+    let (from, to) = (from.clone(), to.clone());
+    context
+        .db
+        .write(move |tx| {
+            if tx.model().instances.contains_key(&to) {
+                return Err(Error::Exists { key: to });
+            }
+            let mut record = tx.model().instances.get(&from).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
+            record.config.insert(MARKER.to_owned(), from.container());
+            record.key = to;
+            tx.delete_instance(&from)?;
+            tx.put_instance(record.clone())?;
+            Ok(record)
+        })
+        .await
+}
+
+async fn forget(context: &Context, key: &InstanceKey) -> Result<(), Error> {
+    let key = key.clone();
+    context
+        .db
+        .write(move |tx| {
+            let mut record = tx.model().instances.get(&key).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
+            record.config.remove(MARKER);
+            Ok(tx.put_instance(record)?)
+        })
+        .await
+}
+
+/// Moves everything that is named `old` to the name that `record` has now.
+async fn move_files(context: &Context, record: &Instance, old: &str) -> Result<(), Error> {
+    let pool = context.pools.get(&record.pool)?;
+    let (old, new) = (old.to_owned(), record.key.container());
+    let root = context.dir.root().to_owned();
+    let (old_logs, new_logs) = (context.dir.logs(&old), context.dir.logs(&new));
+    blocking(move || {
+        pool.rename_volume(&old, &new)?;
+        storage::link_instance(&root, &new, &pool.path(&new))?;
+        storage::unlink_instance(&root, &old)?;
+        move_logs(&old_logs, &new_logs)
+    })
+    .await
+}
+
+fn move_logs(from: &Path, to: &Path) -> Result<(), Error> {
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::Io { doing: "rename", path: from.to_owned(), error })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

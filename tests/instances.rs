@@ -1,0 +1,117 @@
+//! What can be done with instances beside starting and stopping one.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use support::{Daemon, exists};
+
+#[test]
+fn a_stopped_instance_gets_another_name() {
+    for driver in ["overlay", "dir"] {
+        let mut daemon = Daemon::ready(driver);
+        daemon.lxc(&["launch", "bb", "old"]).ok();
+        daemon.lxc(&["exec", "old", "--", "sh", "-c", "echo kept > /root/file"]).ok();
+        daemon.lxc(&["rename", "old", "new"]).refused("running");
+        assert_eq!(daemon.status("old"), "Running");
+        daemon.lxc(&["stop", "--force", "old"]).ok();
+        daemon.lxc(&["init", "bb", "taken"]).ok();
+        daemon.lxc(&["rename", "old", "taken"]).refused("already exists");
+        assert_eq!(daemon.api("POST", "/1.0/instances/old", r#"{"name":"taken"}"#).0, 409);
+        assert_eq!(daemon.api("POST", "/1.0/instances/old", r#"{"name":"a/b"}"#).0, 400);
+        assert_eq!(daemon.api("POST", "/1.0/instances/old", "{}").0, 400);
+        assert_eq!(daemon.api("POST", "/1.0/instances/nosuch", r#"{"name":"x"}"#).0, 404);
+        daemon.lxc(&["rename", "old", "new"]).ok();
+        assert_eq!(daemon.status("old"), "none");
+        assert!(
+            !exists(&daemon.state().join("containers/old")) && exists(&daemon.state().join("containers/new/rootfs"))
+        );
+        assert!(!exists(&daemon.state().join("logs/old")) && exists(&daemon.state().join("logs/new/lxc.conf")));
+        let (_, answer) = daemon.api("GET", "/1.0/instances/new", "");
+        assert!(!answer.to_string().contains("renamed_from"), "{answer}");
+        daemon.lxc(&["start", "new"]).ok();
+        assert_eq!(daemon.lxc(&["exec", "new", "--", "sh", "-c", "hostname; cat /root/file"]).ok(), "new\nkept\n");
+        daemon.kill();
+        daemon.start();
+        assert_eq!(daemon.status("new"), "Running");
+    }
+}
+
+#[test]
+fn all_instances_change_their_state_at_once() {
+    let daemon = Daemon::ready("overlay");
+    for name in ["a", "b", "c"] {
+        daemon.lxc(&["init", "bb", name]).ok();
+    }
+    daemon.lxc(&["start", "b"]).ok();
+    let change = |action: &str| {
+        let body = format!(r#"{{"state":{{"action":"{action}","force":true}}}}"#);
+        let (code, error, _) = daemon.operation("PUT", "/1.0/instances", &body);
+        (code, error)
+    };
+    let all = || ["a", "b", "c"].map(|name| daemon.status(name)).join(" ");
+    assert_eq!(change("start"), (200, String::new()));
+    assert_eq!(all(), "Running Running Running");
+    assert_eq!(change("freeze"), (200, String::new()));
+    assert_eq!(all(), "Frozen Frozen Frozen");
+    assert_eq!(change("unfreeze"), (200, String::new()));
+    assert_eq!(change("stop"), (200, String::new()));
+    assert_eq!(all(), "Stopped Stopped Stopped");
+    daemon.lxc(&["config", "device", "add", "b", "eth0", "nic", "nictype=bridged", "parent=nosuchbr"]).ok();
+    let (code, error) = change("start");
+    assert!(code == 400 && error.starts_with("b: ") && error.contains("nosuchbr"), "{error}");
+    assert_eq!(all(), "Running Stopped Running", "one that fails does not keep the others from it");
+    assert_eq!(daemon.api("PUT", "/1.0/instances", "null").0, 400);
+    assert_eq!(daemon.api("PUT", "/1.0/instances", r#"{"state":{"action":"explode"}}"#).0, 400);
+    daemon.lxc(&["stop", "--all", "--force"]).ok();
+    assert_eq!(all(), "Stopped Stopped Stopped");
+}
+
+#[test]
+fn an_instance_without_a_name_gets_one_of_two_words() {
+    let daemon = Daemon::ready("overlay");
+    let said = daemon.lxc(&["init", "bb"]).ok();
+    let name = said.lines().find_map(|line| line.split("name is: ").nth(1)).unwrap().trim().to_owned();
+    assert_eq!(name.split('-').count(), 2, "{name}");
+    assert_eq!(daemon.status(&name), "Stopped");
+}
+
+#[test]
+fn metadata_and_templates_are_read_and_changed() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    let url = "/1.0/instances/c1/metadata";
+    let (_, first) = daemon.api("GET", url, "");
+    assert_eq!(
+        (&first["metadata"]["architecture"], &first["metadata"]["properties"]["os"]),
+        (&"x86_64".into(), &"busybox".into())
+    );
+    let new = r#"{"architecture":"x86_64","creation_date":7,"properties":{"a":"b"},
+        "templates":{"/etc/x":{"when":["create"],"template":"x.tpl"}}}"#;
+    assert_eq!(daemon.api("PUT", url, new).0, 200);
+    assert_eq!(daemon.api("PATCH", url, r#"{"properties":{"c":"d"}}"#).0, 200);
+    let (_, now) = daemon.api("GET", url, "");
+    assert_eq!(now["metadata"]["properties"], serde_json::json!({"a": "b", "c": "d"}));
+    assert_eq!(now["metadata"]["templates"]["/etc/x"]["template"], "x.tpl");
+    let stale = [("If-Match", "\"0123\""), ("Content-Type", "application/json")];
+    assert_eq!(daemon.api_raw("PUT", url, &stale, b"{}").0, 412);
+    assert_eq!(daemon.api("PUT", url, r#"{"creation_date":"soon"}"#).0, 400);
+    assert!(daemon.lxc(&["config", "metadata", "show", "c1"]).ok().contains("template: x.tpl"));
+
+    let templates = format!("{url}/templates");
+    assert_eq!(daemon.api("GET", &templates, "").1["metadata"], serde_json::json!([]));
+    let named = |name: &str| format!("{templates}?path={name}");
+    assert_eq!(daemon.api("POST", &named("x.tpl"), "hello {{ name }}").0, 200);
+    assert_eq!(daemon.lxc(&["config", "template", "show", "c1", "x.tpl"]).ok().trim(), "hello {{ name }}");
+    assert_eq!(daemon.api("GET", &templates, "").1["metadata"], serde_json::json!(["x.tpl"]));
+    for bad in ["..%2Fmetadata.yaml", "%2Fetc%2Fpasswd", ".."] {
+        assert_eq!(daemon.api("POST", &named(bad), "x").0, 400, "{bad}");
+        assert_eq!(daemon.api("GET", &named(bad), "").0, 400, "{bad}");
+    }
+    assert_eq!(daemon.api("GET", &named("nosuch"), "").0, 404);
+    assert_eq!(daemon.api("DELETE", &templates, "").0, 400);
+    assert_eq!(daemon.api("DELETE", &named("x.tpl"), "").0, 200);
+    assert_eq!(daemon.api("DELETE", &named("x.tpl"), "").0, 404);
+    assert_eq!(daemon.api("GET", "/1.0/instances/nosuch/metadata", "").0, 404);
+    daemon.lxc(&["init", "--empty", "bare"]).ok();
+    assert_eq!(daemon.api("GET", "/1.0/instances/bare/metadata", "").1["metadata"]["creation_date"], 0);
+}
