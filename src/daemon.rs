@@ -171,6 +171,7 @@ fn build(dir: &StateDir, bus: Bus) -> Result<Arc<App>, String> {
         ops: Operations::new(bus.clone()),
         bus,
         instances,
+        rendered: crate::api::Rendered::default(),
         trust,
         limiter: crate::auth::password::RateLimiter::default(),
         certificate,

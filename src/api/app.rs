@@ -22,6 +22,8 @@ pub struct App {
     pub ops: Operations,
     /// The instances, and by their context pools, networks and images.
     pub instances: instance::Manager,
+    /// The instances as JSON.
+    pub rendered: super::Rendered,
     /// Which certificates are trusted.
     pub trust: TrustStore,
     /// Wrong passwords.

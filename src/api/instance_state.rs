@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 
-use super::call::{Call, blocking};
+use super::call::Call;
 use super::error::Error;
 use super::instances::{find, spec};
 use super::response::{self, Response};
@@ -24,9 +24,8 @@ const AT_A_TIME: usize = 8;
 pub async fn get(call: Call) -> Result<Response> {
     let (_, record) = find(&call)?;
     let snapshot = call.app.instances.snapshot(&record.key);
-    let state = blocking(move || Ok::<_, Error>(instance::live_state(snapshot))).await?;
-    let etag = response::etag(&state.status);
-    Ok(response::tagged(state, &etag))
+    let state = call.app.rendered.state(&record.key, snapshot).await?;
+    Ok(response::with_etag(response::sync_json(&state), &response::etag(snapshot.status.word())))
 }
 
 /// A wished change, parsed.

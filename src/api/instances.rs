@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::call::{Call, Tree, blocking};
+use super::call::{Call, Tree};
 use super::error::Error;
 use super::images::by_fingerprint;
+use super::rendered;
 use super::response::{self, Response};
 use super::wire;
 use crate::db::{self, Image, Model, Phase, rfc3339};
@@ -18,7 +20,8 @@ use crate::profile;
 
 type Result<T> = std::result::Result<T, Error>;
 
-fn to_wire(model: &Model, record: &db::Instance, snapshot: Snapshot) -> wire::Instance {
+/// An instance as the API shows it, without what belongs to a moment.
+pub(super) fn to_wire(model: &Model, record: &db::Instance, snapshot: Snapshot) -> wire::Instance {
     let expanded = profile::expand_instance(model, record);
     wire::Instance {
         architecture: record.architecture.clone(),
@@ -74,35 +77,33 @@ pub async fn list(call: Call) -> Result<Response> {
     let model = call.app.db.model();
     let project = call.project()?;
     let filter = call.filter()?;
-    let mut list: Vec<(Snapshot, wire::Instance)> = model
+    let shown: Vec<(&Arc<db::Instance>, Snapshot)> = model
         .instances
         .values()
         .filter(|record| record.key.project == project)
-        .map(|record| {
-            let snapshot = call.app.instances.snapshot(&record.key);
-            (snapshot, to_wire(&model, record, snapshot))
-        })
-        .filter(|(_, instance)| filter.is_empty() || filter.passes(&json!(instance)))
+        .map(|record| (record, call.app.instances.snapshot(&record.key)))
+        .filter(|(record, snapshot)| filter.is_empty() || filter.passes(&json!(to_wire(&model, record, *snapshot))))
         .collect();
     if call.recursion() == 0 {
-        let urls: Vec<String> = list.iter().map(|(_, i)| format!("{}/{}", call.tree.url(), i.name)).collect();
-        return Ok(response::sync(urls));
+        let urls = shown.iter().map(|(record, _)| format!("{}/{}", call.tree.url(), record.key.name));
+        return Ok(response::sync(urls.collect::<Vec<_>>()));
     }
-    if call.recursion() >= 2 {
-        list = blocking(move || {
-            for (snapshot, instance) in &mut list {
-                instance.backups = Some(Vec::new());
-                instance.snapshots = Some(Vec::new());
-                instance.state = Some(instance::live_state(*snapshot));
-            }
-            Ok::<_, Error>(list)
-        })
-        .await?;
-    }
-    Ok(response::sync(list.into_iter().map(|(_, instance)| instance).collect::<Vec<_>>()))
+    let pieces: Vec<_> =
+        shown.iter().map(|(record, snapshot)| call.app.rendered.piece(&model, record, *snapshot)).collect();
+    let texts: Vec<Bytes> = if call.recursion() == 1 {
+        pieces.iter().map(|piece| piece.json.clone()).collect()
+    } else {
+        let wanted: Vec<_> = shown.iter().map(|(record, snapshot)| (&record.key, *snapshot)).collect();
+        let states = call.app.rendered.states(&wanted).await?;
+        pieces.iter().zip(&states).map(|(piece, state)| piece.full(state)).collect()
+    };
+    Ok(response::sync_json(&rendered::join(&texts)))
 }
 
-fn modifiable(record: &db::Instance) -> (&String, &wire::Config, &wire::Devices, bool, &Vec<ProfileName>, &String) {
+/// What of an instance a client can change, for its ETag.
+pub(super) fn modifiable(
+    record: &db::Instance,
+) -> (&String, &wire::Config, &wire::Devices, bool, &Vec<ProfileName>, &String) {
     (&record.architecture, &record.config, &record.devices, record.ephemeral, &record.profiles, &record.description)
 }
 
@@ -110,13 +111,13 @@ fn modifiable(record: &db::Instance) -> (&String, &wire::Config, &wire::Devices,
 pub async fn get(call: Call) -> Result<Response> {
     let (model, record) = find(&call)?;
     let snapshot = call.app.instances.snapshot(&record.key);
-    let mut instance = to_wire(&model, &record, snapshot);
-    if call.recursion() >= 1 {
-        instance.backups = Some(Vec::new());
-        instance.snapshots = Some(Vec::new());
-        instance.state = Some(blocking(move || Ok::<_, Error>(instance::live_state(snapshot))).await?);
-    }
-    Ok(response::tagged(instance, &response::etag(modifiable(&record))))
+    let piece = call.app.rendered.piece(&model, &record, snapshot);
+    let json = if call.recursion() == 0 {
+        piece.json.clone()
+    } else {
+        piece.full(&call.app.rendered.state(&record.key, snapshot).await?)
+    };
+    Ok(response::with_etag(response::sync_json(&json), &piece.etag))
 }
 
 fn profile_names(names: Vec<String>) -> Result<Vec<ProfileName>> {

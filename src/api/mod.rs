@@ -20,6 +20,7 @@ mod networks;
 mod operations;
 mod profiles;
 mod projects;
+mod rendered;
 mod response;
 mod router;
 pub mod server;
@@ -30,4 +31,5 @@ pub mod wire;
 
 pub use error::Error;
 pub use images::remove as remove_image;
+pub use rendered::Rendered;
 pub use router::Router;

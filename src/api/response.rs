@@ -40,7 +40,18 @@ fn to_value(metadata: impl Serialize) -> Value {
 
 /// 200 with `metadata`.
 pub fn sync(metadata: impl Serialize) -> Response {
-    json(StatusCode::OK, &success(to_value(metadata)))
+    sync_json(&serde_json::to_vec(&metadata).unwrap_or_default())
+}
+
+/// 200 with `metadata` that is JSON already.
+pub fn sync_json(metadata: &[u8]) -> Response {
+    const HEAD: &[u8] =
+        br#"{"type":"sync","status":"Success","status_code":200,"operation":"","error_code":0,"error":"","metadata":"#;
+    let mut text = bytes::BytesMut::with_capacity(HEAD.len() + metadata.len() + 2);
+    text.extend_from_slice(HEAD);
+    text.extend_from_slice(if metadata.is_empty() { b"null" } else { metadata });
+    text.extend_from_slice(b"}\n");
+    raw_json(StatusCode::OK, text.freeze())
 }
 
 fn success(metadata: Value) -> Envelope {
@@ -60,7 +71,11 @@ pub fn empty() -> Response {
 
 /// 200 with `metadata` and the ETag of its modifiable part.
 pub fn tagged(metadata: impl Serialize, etag: &str) -> Response {
-    let mut response = sync(metadata);
+    with_etag(sync(metadata), etag)
+}
+
+/// The same response with an ETag.
+pub fn with_etag(mut response: Response, etag: &str) -> Response {
     if let Ok(value) = HeaderValue::from_str(&format!("\"{etag}\"")) {
         response.headers_mut().insert(ETAG, value);
     }

@@ -166,7 +166,7 @@ mod tests {
         let name = TemplateName::parse("a.tpl").unwrap();
         assert!(matches!(place.open_template(&name), Err(Error::NoTemplate { .. })));
         place.write_template(&name, b"x").unwrap();
-        assert_eq!(place.templates().unwrap(), [name.clone()]);
+        assert_eq!(place.templates().unwrap(), std::slice::from_ref(&name));
         place.delete_template(&name).unwrap();
         assert!(place.templates().unwrap().is_empty());
         fs::write(dir.path().join("metadata.yaml"), "[").unwrap();
