@@ -201,8 +201,13 @@ impl Call {
     }
 }
 
-/// Splits a query string into decoded pairs.
+/// Splits a query string into decoded pairs; of equal names the last one counts.
 pub fn parse_query(query: &str) -> BTreeMap<String, String> {
+    parse_pairs(query).into_iter().collect()
+}
+
+/// Splits a query string into decoded pairs, in their order.
+pub fn parse_pairs(query: &str) -> Vec<(String, String)> {
     let decode =
         |text: &str| percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
     query

@@ -23,6 +23,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "id_map",
     "image_create_aliases",
     "image_types",
+    "images_expiry",
     "instance_bulk_state_change",
     "instance_get_full",
     "instance_nic_network",

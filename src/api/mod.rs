@@ -9,6 +9,8 @@ mod events;
 mod exec;
 mod extensions;
 mod filter;
+mod image_aliases;
+mod image_upload;
 mod images;
 mod instance_metadata;
 mod instance_state;

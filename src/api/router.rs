@@ -16,8 +16,8 @@ use super::entry::{Handler, Peer, Request};
 use super::error::Error;
 use super::response::{self, Response};
 use super::{
-    certificates, events, exec, images, instance_metadata, instance_state, instances, internal, logs, networks,
-    operations, profiles, projects, server_config, storage_pools,
+    certificates, events, exec, image_aliases, image_upload, images, instance_metadata, instance_state, instances,
+    internal, logs, networks, operations, profiles, projects, server_config, storage_pools,
 };
 
 type Result<T> = std::result::Result<T, Error>;
@@ -71,7 +71,7 @@ fn table() -> Vec<(String, Resource)> {
             resource!(GET Trusted certificates::get, DELETE Trusted certificates::delete),
         ),
         ("/1.0/events", resource!(GET Trusted events::stream)),
-        ("/1.0/images", resource!(GET Public images::list, POST Trusted images::create)),
+        ("/1.0/images", resource!(GET Public images::list, POST Trusted image_upload::create)),
         (
             "/1.0/images/{fingerprint}",
             resource!(
@@ -80,12 +80,12 @@ fn table() -> Vec<(String, Resource)> {
             ),
         ),
         ("/1.0/images/{fingerprint}/export", resource!(GET Public images::export)),
-        ("/1.0/images/aliases", resource!(GET Trusted images::list_aliases, POST Trusted images::add_alias)),
+        ("/1.0/images/aliases", resource!(GET Trusted image_aliases::list, POST Trusted image_aliases::add)),
         (
             "/1.0/images/aliases/{*name}",
             resource!(
-                GET Public images::get_alias, PUT Trusted images::put_alias, PATCH Trusted images::patch_alias,
-                POST Trusted images::rename_alias, DELETE Trusted images::delete_alias,
+                GET Public image_aliases::get, PUT Trusted image_aliases::put, PATCH Trusted image_aliases::patch,
+                POST Trusted image_aliases::rename, DELETE Trusted image_aliases::delete,
             ),
         ),
         ("/1.0/networks", resource!(GET Trusted networks::list, POST Trusted networks::create)),

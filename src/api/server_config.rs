@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Map, Value, json};
 
@@ -69,12 +69,16 @@ fn addresses(https: &str) -> Vec<String> {
         .collect()
 }
 
-fn os_release() -> BTreeMap<String, String> {
-    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    text.lines()
-        .filter_map(|line| line.split_once('='))
-        .map(|(key, value)| (key.to_owned(), value.trim_matches('"').to_owned()))
-        .collect()
+/// What os-release(5) says; it does not change under a running daemon.
+fn os_release() -> &'static BTreeMap<String, String> {
+    static FOUND: OnceLock<BTreeMap<String, String>> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+        text.lines()
+            .filter_map(|line| line.split_once('='))
+            .map(|(key, value)| (key.to_owned(), value.trim_matches('"').to_owned()))
+            .collect()
+    })
 }
 
 fn environment(call: &Call, config: &Config, project: &str) -> Value {

@@ -37,5 +37,11 @@ pub fn rfc3339(at: Seconds) -> String {
         .unwrap_or_else(|| crate::api::wire::NEVER.to_owned())
 }
 
+/// A record's time from RFC 3339 text.
+pub fn seconds(text: &str) -> Option<Seconds> {
+    let at = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
+    Some(at.unix_timestamp())
+}
+
 #[cfg(test)]
 mod tests;

@@ -32,6 +32,21 @@ impl Compression {
     }
 }
 
+impl Compression {
+    /// What the name of a file packed so ends with.
+    pub(super) fn extension(self) -> &'static str {
+        match self {
+            Self::None => "tar",
+            Self::Gzip => "tar.gz",
+            Self::Bzip2 => "tar.bz2",
+            Self::Xz => "tar.xz",
+            Self::Lzma => "tar.lzma",
+            Self::Zstd => "tar.zst",
+            Self::Squashfs => "squashfs",
+        }
+    }
+}
+
 /// The compression of a file.
 pub(super) fn detect(path: &Path) -> Result<Compression, Error> {
     let mut head = Vec::with_capacity(8);

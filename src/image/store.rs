@@ -23,6 +23,21 @@ pub enum Part {
     Rootfs,
 }
 
+impl StoredImage {
+    /// Names for the files where they go to somebody: of the tarball, and of the root of a split image.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn file_names(&self) -> Result<(String, Option<String>), Error> {
+        let named = |path: &Path| detect(path).map(|found| format!("{}.{}", self.fingerprint, found.extension()));
+        let meta = named(&self.meta_path)?;
+        match &self.rootfs_path {
+            None => Ok((meta, None)),
+            Some(rootfs) => Ok((format!("meta-{meta}"), Some(named(rootfs)?))),
+        }
+    }
+}
+
 /// The files of all images.
 #[derive(Debug)]
 pub struct Store {

@@ -1,0 +1,148 @@
+//! `/1.0/images/aliases`: names of images; they may contain slashes and end in one.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::call::Call;
+use super::error::Error;
+use super::images::{by_fingerprint, visible};
+use super::response::{self, Response};
+use super::wire;
+use crate::db::{Alias, Model};
+use crate::names::{AliasName, Fingerprint, ProjectName};
+
+type Result<T> = std::result::Result<T, Error>;
+
+fn to_wire(alias: &Alias) -> wire::ImageAlias {
+    wire::ImageAlias {
+        name: alias.name.to_string(),
+        description: alias.description.clone(),
+        target: Some(alias.target.to_string()),
+        kind: Some("container".to_owned()),
+    }
+}
+
+/// `GET /1.0/images/aliases`.
+pub async fn list(call: Call) -> Result<Response> {
+    let (model, project) = (call.app.db.model(), call.project()?);
+    let aliases = model.aliases.values().filter(|alias| alias.project == project);
+    let list: Vec<Value> = if call.recursion() == 0 {
+        aliases.map(|alias| format!("/1.0/images/aliases/{}", alias.name).into()).collect()
+    } else {
+        aliases.map(|alias| serde_json::to_value(to_wire(alias)).unwrap_or_default()).collect()
+    };
+    Ok(response::sync(list))
+}
+
+fn find(call: &Call) -> Result<Arc<Alias>> {
+    let model = call.app.db.model();
+    let name = call.named("name", "Image alias", AliasName::new)?;
+    let alias = model.alias(&call.project()?, &name).ok_or(Error::NotFound("Image alias"))?;
+    let image = model.image(&alias.project, &alias.target);
+    if image.is_some_and(|image| visible(call, image)) {
+        Ok(Arc::clone(alias))
+    } else {
+        Err(Error::NotFound("Image alias"))
+    }
+}
+
+/// `GET /1.0/images/aliases/<name>`.
+pub async fn get(call: Call) -> Result<Response> {
+    let alias = find(&call)?;
+    Ok(response::tagged(to_wire(&alias), &response::etag((&alias.description, &alias.target))))
+}
+
+fn target(model: &Model, project: &ProjectName, wanted: Option<&str>) -> Result<Fingerprint> {
+    let wanted = wanted.filter(|text| !text.is_empty());
+    let wanted = wanted.ok_or_else(|| Error::Field { name: "target", reason: "it must name an image".to_owned() })?;
+    Ok(by_fingerprint(model, project, wanted)?.fingerprint.clone())
+}
+
+/// `POST /1.0/images/aliases`.
+pub async fn add(mut call: Call) -> Result<Response> {
+    let body: wire::ImageAlias = call.json().await?;
+    let project = call.project()?;
+    let name = AliasName::new(body.name)?;
+    let alias = Alias {
+        target: target(&call.app.db.model(), &project, body.target.as_deref())?,
+        project,
+        name: name.clone(),
+        description: body.description,
+    };
+    call.app
+        .db
+        .write(move |tx| {
+            if tx.model().alias(&alias.project, &alias.name).is_some() {
+                return Err(Error::Exists { what: "Image alias", name: alias.name.to_string() });
+            }
+            Ok(tx.put_alias(alias)?)
+        })
+        .await?;
+    let url = format!("/1.0/images/aliases/{name}");
+    call.lifecycle("image-alias-created", &url);
+    Ok(response::created(&url))
+}
+
+async fn update(call: Call, body: wire::ImageAlias, whole: bool) -> Result<Response> {
+    let old = find(&call)?;
+    call.if_match((&old.description, &old.target))?;
+    let mut new = (*old).clone();
+    if whole || body.target.is_some() {
+        new.target = target(&call.app.db.model(), &old.project, body.target.as_deref())?;
+    }
+    if whole || !body.description.is_empty() {
+        new.description = body.description;
+    }
+    call.app
+        .db
+        .write(move |tx| {
+            // It may have been deleted meanwhile; an update must not bring it back.
+            tx.model().alias(&new.project, &new.name).ok_or(Error::NotFound("Image alias"))?;
+            Ok::<_, Error>(tx.put_alias(new)?)
+        })
+        .await?;
+    call.lifecycle("image-alias-updated", &format!("/1.0/images/aliases/{}", old.name));
+    Ok(response::empty())
+}
+
+/// `PUT /1.0/images/aliases/<name>`.
+pub async fn put(mut call: Call) -> Result<Response> {
+    let body = call.json().await?;
+    update(call, body, true).await
+}
+
+/// `PATCH /1.0/images/aliases/<name>`.
+pub async fn patch(mut call: Call) -> Result<Response> {
+    let body = call.json().await?;
+    update(call, body, false).await
+}
+
+/// `POST /1.0/images/aliases/<name>`: renames.
+pub async fn rename(mut call: Call) -> Result<Response> {
+    let body: wire::ImageAlias = call.json().await?;
+    let old = find(&call)?;
+    let new = Alias { name: AliasName::new(body.name)?, ..(*old).clone() };
+    let url = format!("/1.0/images/aliases/{}", new.name);
+    call.app
+        .db
+        .write(move |tx| {
+            if tx.model().alias(&new.project, &new.name).is_some() {
+                return Err(Error::Exists { what: "Image alias", name: new.name.to_string() });
+            }
+            tx.delete_alias(&old.project, &old.name)?;
+            Ok(tx.put_alias(new)?)
+        })
+        .await?;
+    call.lifecycle("image-alias-renamed", &url);
+    Ok(response::created(&url))
+}
+
+/// `DELETE /1.0/images/aliases/<name>`.
+pub async fn delete(call: Call) -> Result<Response> {
+    let alias = find(&call)?;
+    let url = format!("/1.0/images/aliases/{}", alias.name);
+    call.app.db.write(move |tx| Ok::<_, Error>(tx.delete_alias(&alias.project, &alias.name)?)).await?;
+    call.lifecycle("image-alias-deleted", &url);
+    Ok(response::empty())
+}

@@ -1,0 +1,189 @@
+//! `POST /1.0/images`: an image that a client sends, raw (unified) or as multipart (split).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use serde_json::Map;
+
+use super::call::{Call, blocking, parse_pairs, parse_query};
+use super::error::Error;
+use super::response::{self, Response};
+use super::wire;
+use crate::db::{self, Alias, Image, Phase};
+use crate::image::{Part, Received, Upload};
+use crate::names::{AliasName, Fingerprint, ProfileName, ProjectName};
+use crate::ops::Spec;
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// What the headers of an upload say. `X-Incus-*` are synonyms of `X-LXD-*`.
+struct Headers {
+    fingerprint: Option<Fingerprint>,
+    filename: String,
+    public: bool,
+    properties: wire::Config,
+    aliases: Vec<AliasName>,
+}
+
+fn headers(call: &Call) -> Result<Headers> {
+    let text = |name: &str| {
+        ["x-lxd-", "x-incus-"]
+            .iter()
+            .find_map(|prefix| call.headers.get(format!("{prefix}{name}")))
+            .and_then(|value| value.to_str().ok())
+            .filter(|text| !text.is_empty())
+    };
+    let fingerprint = match text("fingerprint") {
+        None => None,
+        Some(text) => Some(Fingerprint::new(text.to_lowercase())?),
+    };
+    let public = match text("public") {
+        None => false,
+        Some(text) => crate::config::parse_bool(text).ok_or_else(|| Error::Field {
+            name: "X-LXD-public",
+            reason: format!("{text:?} is neither true nor false"),
+        })?,
+    };
+    // A query of its own: the values are the aliases, whatever their names; a name without a value is an alias itself.
+    let aliases = parse_pairs(text("aliases").unwrap_or_default());
+    let aliases = aliases.into_iter().map(|(name, value)| if value.is_empty() { name } else { value });
+    Ok(Headers {
+        fingerprint,
+        filename: text("filename").unwrap_or_default().to_owned(),
+        public,
+        properties: parse_query(text("properties").unwrap_or_default()),
+        aliases: aliases.map(AliasName::new).collect::<std::result::Result<_, _>>()?,
+    })
+}
+
+/// `POST /1.0/images`: an upload, raw (unified) or multipart (split).
+pub async fn create(mut call: Call) -> Result<Response> {
+    let project = call.project()?;
+    let content_type = call.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+    if content_type.starts_with("application/json") {
+        return Err(Error::Unsupported { what: "images from a remote server, a URL or an instance".to_owned() });
+    }
+    let headers = headers(&call)?;
+    let upload = call.app.instances.context().images.begin();
+    let upload = match content_type.strip_prefix("multipart/") {
+        None => raw(&mut call, upload).await?,
+        Some(_) => multipart(&mut call, upload, &content_type).await?,
+    };
+    let spec = Spec {
+        description: "Importing image",
+        project: project.clone(),
+        resources: BTreeMap::new(),
+        metadata: None,
+        requestor: Some(call.requestor()),
+        may_cancel: false,
+    };
+    let app = Arc::clone(&call.app);
+    let requestor = call.requestor();
+    let operation = app.clone().ops.task(spec, async move |handle| {
+        let expected = headers.fingerprint.clone();
+        let received = blocking(move || upload.finish(expected.as_ref())).await?;
+        let (fingerprint, size) = (received.fingerprint.clone(), received.size);
+        keep(&app, &project, received, headers).await?;
+        let url = format!("/1.0/images/{fingerprint}");
+        app.bus.lifecycle(crate::events::lifecycle::Lifecycle {
+            action: "image-created",
+            source: url,
+            project: &project,
+            context: Map::new(),
+            requestor: Some(&requestor),
+        });
+        handle.add_metadata("fingerprint", fingerprint.to_string().into());
+        handle.add_metadata("size", size.to_string().into());
+        Ok::<(), Error>(())
+    });
+    Ok(response::accepted(&operation))
+}
+
+async fn write(upload: Upload, bytes: Bytes) -> Result<Upload> {
+    blocking(move || {
+        let mut upload = upload;
+        upload.write(&bytes).map(|()| upload)
+    })
+    .await
+}
+
+async fn raw(call: &mut Call, mut upload: Upload) -> Result<Upload> {
+    upload.part(Part::Unified)?;
+    while let Some(chunk) = call.body.next_chunk().await {
+        upload = write(upload, chunk.map_err(Error::Body)?).await?;
+    }
+    Ok(upload)
+}
+
+/// Reads the parts `metadata` and `rootfs` (or `rootfs.img`), in this order.
+async fn multipart(call: &mut Call, mut upload: Upload, content_type: &str) -> Result<Upload> {
+    let wrong = |reason: String| Error::Field { name: "multipart body", reason };
+    let boundary = multer::parse_boundary(content_type).map_err(|e| wrong(e.to_string()))?;
+    let body = std::mem::replace(&mut call.body, super::entry::BodyStream::empty());
+    let mut parts = multer::Multipart::new(body.into_stream(), boundary);
+    let mut seen = 0;
+    while let Some(mut part) = parts.next_field().await.map_err(|e| wrong(e.to_string()))? {
+        match (part.name().unwrap_or_default(), seen) {
+            ("metadata", 0) => upload.part(Part::Metadata)?,
+            ("rootfs" | "rootfs.img", 1) => upload.part(Part::Rootfs)?,
+            (name, _) => return Err(wrong(format!("unexpected part {name:?}: send \"metadata\", then \"rootfs\""))),
+        }
+        seen += 1;
+        while let Some(chunk) = part.chunk().await.map_err(|e| wrong(e.to_string()))? {
+            upload = write(upload, chunk).await?;
+        }
+    }
+    if seen == 2 { Ok(upload) } else { Err(wrong("the parts \"metadata\" and \"rootfs\" are needed".to_owned())) }
+}
+
+/// Puts a verified image into the store and the database.
+async fn keep(app: &super::app::App, project: &ProjectName, received: Received, headers: Headers) -> Result<()> {
+    let metadata = &received.metadata;
+    let mut properties = metadata.properties.clone();
+    properties.extend(headers.properties);
+    let record = Image {
+        project: project.clone(),
+        fingerprint: received.fingerprint.clone(),
+        phase: Phase::Creating,
+        filename: headers.filename,
+        size: received.size,
+        public: headers.public,
+        auto_update: false,
+        cached: false,
+        architecture: metadata.architecture.clone(),
+        properties,
+        profiles: vec![ProfileName::new("default")?],
+        created_at: metadata.creation_date,
+        expires_at: metadata.expiry_date.unwrap_or(0),
+        last_used_at: 0,
+        uploaded_at: db::now(),
+    };
+    let row = record.clone();
+    app.db
+        .write(move |tx| {
+            if tx.model().image(&row.project, &row.fingerprint).is_some() {
+                return Err(Error::Exists { what: "Image with fingerprint", name: row.fingerprint.to_string() });
+            }
+            Ok(tx.put_image(row)?)
+        })
+        .await?;
+    let fingerprint = record.fingerprint.clone();
+    let stored = blocking(move || received.commit()).await;
+    if let Err(error) = stored {
+        let project = project.clone();
+        app.db.write(move |tx| Ok::<_, Error>(tx.delete_image(&project, &fingerprint)?)).await?;
+        return Err(error);
+    }
+    app.db
+        .write(move |tx| {
+            for name in headers.aliases {
+                let project = record.project.clone();
+                let target = record.fingerprint.clone();
+                tx.put_alias(Alias { project, name, description: String::new(), target })?;
+            }
+            Ok::<_, Error>(tx.put_image(Image { phase: Phase::Ready, ..record })?)
+        })
+        .await
+}
