@@ -118,11 +118,11 @@ async fn check_password(call: &Call, given: String) -> Result<()> {
     if !call.app.limiter.may_try(address.ip()) {
         return Err(Error::TooManyTries);
     }
-    if blocking(move || Ok::<_, Error>(password::verify(&given, &stored))).await? {
-        return Ok(());
+    if !blocking(move || Ok::<_, Error>(password::verify(&given, &stored))).await? {
+        return Err(Error::Forbidden);
     }
-    call.app.limiter.failed(address.ip());
-    Err(Error::Forbidden)
+    call.app.limiter.succeeded(address.ip());
+    Ok(())
 }
 
 /// `DELETE /1.0/certificates/<fingerprint>`.
