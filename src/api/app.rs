@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::{Notify, watch};
 
 use super::server::Server;
+use crate::auth::ServerCertificate;
 use crate::auth::password::RateLimiter;
-use crate::auth::{ServerCertificate, TrustStore};
 use crate::db::Database;
 use crate::events::Bus;
 use crate::instance;
@@ -22,8 +22,6 @@ pub struct App {
     pub ops: Operations,
     /// The instances, and by their context pools, networks and images.
     pub instances: instance::Manager,
-    /// Which certificates are trusted.
-    pub trust: TrustStore,
     /// Wrong passwords.
     pub limiter: RateLimiter,
     /// The server's own certificate.

@@ -105,7 +105,6 @@ pub async fn add(mut call: Call) -> Result<Response> {
             Ok(tx.put_certificate(record)?)
         })
         .await?;
-    call.app.trust.refresh(&call.app.db.model());
     let url = format!("/1.0/certificates/{fingerprint}");
     call.lifecycle("certificate-created", &url);
     Ok(response::created(&url))
@@ -130,7 +129,6 @@ pub async fn delete(call: Call) -> Result<Response> {
     let fingerprint: Fingerprint = find(&call)?.fingerprint.clone();
     let url = format!("/1.0/certificates/{fingerprint}");
     call.app.db.write(move |tx| Ok::<_, Error>(tx.delete_certificate(&fingerprint)?)).await?;
-    call.app.trust.refresh(&call.app.db.model());
     call.lifecycle("certificate-deleted", &url);
     Ok(response::empty())
 }

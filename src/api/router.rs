@@ -19,6 +19,7 @@ use super::{
     certificates, events, exec, images, instances, internal, logs, networks, operations, profiles, projects,
     server_config, storage_pools,
 };
+use crate::auth::is_trusted;
 
 type Result<T> = std::result::Result<T, Error>;
 type Endpoint = fn(Call) -> BoxFuture<'static, Result<Response>>;
@@ -209,7 +210,8 @@ impl Router {
         match peer {
             Peer::Unix { .. } => Trust::Trusted,
             Peer::Tls { certificate: Some(certificate), .. } => {
-                if self.app.trust.is_trusted(certificate, crate::db::now()) { Trust::Trusted } else { Trust::Untrusted }
+                let trusted = is_trusted(&self.app.db.model(), certificate, crate::db::now());
+                if trusted { Trust::Trusted } else { Trust::Untrusted }
             }
             Peer::Tls { certificate: None, .. } => Trust::Untrusted,
         }
