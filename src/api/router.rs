@@ -227,24 +227,41 @@ impl Handler for Router {
                 tracing::debug!(%method, %path, %error, "refused");
                 std::future::ready(response::error(&error)).boxed()
             }
-            Ok((endpoint, call)) => async move {
-                if !method.is_safe() {
-                    // A daemon that is just starting answers questions at once; a change may need what is not up yet.
-                    call.app.ready().await;
-                }
-                match endpoint(call).await {
-                    Ok(answer) => {
-                        tracing::debug!(%method, %path, status = answer.status().as_u16(), "answered");
-                        answer
+            Ok((endpoint, call)) => {
+                let is_safe = method.is_safe();
+                let work = async move {
+                    if !is_safe {
+                        // A daemon that is just starting answers questions at once; a change may need what is not up
+                        // yet.
+                        call.app.ready().await;
                     }
-                    Err(error) => {
-                        tracing::debug!(%method, %path, %error, "refused");
-                        response::error(&error)
+                    match endpoint(call).await {
+                        Ok(answer) => {
+                            tracing::debug!(%method, %path, status = answer.status().as_u16(), "answered");
+                            answer
+                        }
+                        Err(error) => {
+                            tracing::debug!(%method, %path, %error, "refused");
+                            response::error(&error)
+                        }
                     }
-                }
+                };
+                if is_safe { work.boxed() } else { to_its_end(work).boxed() }
             }
-            .boxed(),
         }
+    }
+}
+
+/// Runs a change to its end, also when the client goes away meanwhile: hyper then drops what it was waiting for, which
+/// would leave the change half done.
+async fn to_its_end(work: impl Future<Output = Response> + Send + 'static) -> Response {
+    match tokio::spawn(work).await {
+        Ok(answer) => answer,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Cancelled: the runtime is ending.
+            Err(_) => response::error(&Error::Db(crate::db::Error::Closed)),
+        },
     }
 }
 
