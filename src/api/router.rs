@@ -280,4 +280,25 @@ mod tests {
         assert!(routes.at("/1.0/containers/c1/exec").is_ok());
         assert!(routes.at("/1.0/nothing").is_err());
     }
+
+    #[test]
+    fn strangers_may_call_exactly_this() {
+        let open: Vec<String> = table()
+            .iter()
+            .flat_map(|(path, resource)| resource.methods.iter().map(move |entry| (path, entry)))
+            .filter(|(_, (_, access, _))| *access == Access::Public)
+            .map(|(path, (method, ..))| format!("{method} {path}"))
+            .collect();
+        let wanted = [
+            "GET /",
+            "GET /1.0",
+            "POST /1.0/certificates",
+            "GET /1.0/images",
+            "GET /1.0/images/{fingerprint}",
+            "GET /1.0/images/{fingerprint}/export",
+            "GET /1.0/images/aliases/{*name}",
+            "GET /1.0/operations/{id}/websocket",
+        ];
+        assert_eq!(open, wanted);
+    }
 }
