@@ -18,7 +18,7 @@ use tracing_subscriber::{Layer, filter::LevelFilter};
 
 use crate::api::app::App;
 use crate::api::{Router, server::Server};
-use crate::auth::{ServerCertificate, TrustStore, server_config};
+use crate::auth::{ServerCertificate, server_config};
 use crate::db::{Database, Phase};
 use crate::events::{Bus, LogLayer};
 use crate::helper::{Launcher, hook};
@@ -154,8 +154,6 @@ fn build(dir: &StateDir, bus: Bus) -> Result<Arc<App>, String> {
     let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let certificate = ServerCertificate::load_or_create(dir.root(), &host_name).map_err(|e| e.to_string())?;
     let images = image::Store::open(dir.images()).map_err(|e| e.to_string())?;
-    let trust = TrustStore::default();
-    trust.refresh(&db.model());
     let instances = Manager::new(Context {
         db: Arc::clone(&db),
         bus: bus.clone(),
@@ -172,7 +170,6 @@ fn build(dir: &StateDir, bus: Bus) -> Result<Arc<App>, String> {
         bus,
         instances,
         rendered: crate::api::Rendered::default(),
-        trust,
         limiter: crate::auth::password::RateLimiter::default(),
         certificate,
         server: OnceLock::new(),

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::{Notify, watch};
 
 use super::server::Server;
+use crate::auth::ServerCertificate;
 use crate::auth::password::RateLimiter;
-use crate::auth::{ServerCertificate, TrustStore};
 use crate::db::Database;
 use crate::events::Bus;
 use crate::instance;
@@ -24,8 +24,6 @@ pub struct App {
     pub instances: instance::Manager,
     /// The instances as JSON.
     pub rendered: super::Rendered,
-    /// Which certificates are trusted.
-    pub trust: TrustStore,
     /// Wrong passwords.
     pub limiter: RateLimiter,
     /// The server's own certificate.

@@ -19,6 +19,11 @@ use crate::names::{InstanceKey, InstanceName, NameError, ProjectName};
 /// JSON bodies are at most this long, bytes.
 pub const MAX_JSON: usize = 4 * 1024 * 1024;
 
+/// From an untrusted caller, who sends a certificate and a password, at most so many bytes…
+const STRANGER_JSON: usize = 64 * 1024;
+/// …in this time: what strangers can make the daemon hold is bounded.
+const STRANGER_TIME: Duration = Duration::from_secs(30);
+
 /// Which of the two trees of instances the client walks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tree {
@@ -149,10 +154,14 @@ impl Call {
     /// Reads a whole small body.
     ///
     /// # Errors
-    /// 400 when it is too long or breaks off.
+    /// 400 when it is too long, breaks off, or, from an untrusted caller, takes too long.
     pub async fn bytes(&mut self) -> Result<bytes::Bytes, Error> {
         let body = std::mem::replace(&mut self.body, BodyStream::empty());
-        body.read_limited(MAX_JSON).await.map_err(Error::Body)
+        let read = match self.trust {
+            Trust::Trusted => body.read_limited(MAX_JSON).await,
+            Trust::Untrusted => body.read_within(STRANGER_JSON, STRANGER_TIME).await,
+        };
+        read.map_err(Error::Body)
     }
 
     /// Checks `If-Match` against the ETag of the modifiable part as it is now.

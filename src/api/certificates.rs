@@ -105,7 +105,6 @@ pub async fn add(mut call: Call) -> Result<Response> {
             Ok(tx.put_certificate(record)?)
         })
         .await?;
-    call.app.trust.refresh(&call.app.db.model());
     let url = format!("/1.0/certificates/{fingerprint}");
     call.lifecycle("certificate-created", &url);
     Ok(response::created(&url))
@@ -118,11 +117,11 @@ async fn check_password(call: &Call, given: String) -> Result<()> {
     if !call.app.limiter.may_try(address.ip()) {
         return Err(Error::TooManyTries);
     }
-    if blocking(move || Ok::<_, Error>(password::verify(&given, &stored))).await? {
-        return Ok(());
+    if !blocking(move || Ok::<_, Error>(password::verify(&given, &stored))).await? {
+        return Err(Error::Forbidden);
     }
-    call.app.limiter.failed(address.ip());
-    Err(Error::Forbidden)
+    call.app.limiter.succeeded(address.ip());
+    Ok(())
 }
 
 /// `DELETE /1.0/certificates/<fingerprint>`.
@@ -130,7 +129,6 @@ pub async fn delete(call: Call) -> Result<Response> {
     let fingerprint: Fingerprint = find(&call)?.fingerprint.clone();
     let url = format!("/1.0/certificates/{fingerprint}");
     call.app.db.write(move |tx| Ok::<_, Error>(tx.delete_certificate(&fingerprint)?)).await?;
-    call.app.trust.refresh(&call.app.db.model());
     call.lifecycle("certificate-deleted", &url);
     Ok(response::empty())
 }

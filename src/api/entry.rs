@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use std::{fmt, io};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -39,12 +40,15 @@ pub enum BodyError {
     Broken(String),
     /// Longer than this many bytes.
     TooLong(usize),
+    /// Not all there after this time.
+    Slow(Duration),
 }
 
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Broken(reason) => write!(f, "The request's body breaks off: {reason}"),
+            Self::Slow(time) => write!(f, "The request's body did not come within {} s", time.as_secs()),
             Self::TooLong(limit) => write!(f, "The request's body is longer than {limit} bytes"),
         }
     }
@@ -85,6 +89,14 @@ impl BodyStream {
             all.extend_from_slice(&chunk);
         }
         Ok(all.freeze())
+    }
+
+    /// The same, but it must be there within this time.
+    ///
+    /// # Errors
+    /// [`BodyError`].
+    pub async fn read_within(self, max: usize, time: Duration) -> Result<Bytes, BodyError> {
+        tokio::time::timeout(time, self.read_limited(max)).await.unwrap_or(Err(BodyError::Slow(time)))
     }
 
     /// As a stream, for the multipart parser.
@@ -192,4 +204,23 @@ fn panicked() -> HttpResponse<Body> {
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let time = Duration::from_secs(30);
+        let some = stream::once(std::future::ready(Ok(Bytes::from_static(b"{"))));
+        let body = body_of(some.chain(stream::pending::<Result<Bytes, warp::Error>>()));
+        let before = tokio::time::Instant::now();
+        assert!(matches!(body.read_within(64, time).await, Err(BodyError::Slow(_))));
+        assert_eq!(before.elapsed().as_secs(), time.as_secs());
+        let long = body_of(stream::repeat_with(|| Ok(Bytes::from_static(&[0; 64]))));
+        assert!(matches!(long.read_within(1000, time).await, Err(BodyError::TooLong(1000))));
+    }
 }

@@ -104,7 +104,7 @@ impl Error {
             Self::UnknownPath | Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::Forbidden | Self::TooManyTries => StatusCode::FORBIDDEN,
-            Self::Exists { .. } => StatusCode::CONFLICT,
+            Self::Exists { .. } | Self::Trusted => StatusCode::CONFLICT,
             Self::Precondition { .. } => StatusCode::PRECONDITION_FAILED,
             Self::InUse { .. }
             | Self::Json(_)
@@ -116,7 +116,6 @@ impl Error {
             | Self::Unsupported { .. }
             | Self::Ambiguous { .. }
             | Self::DefaultProfile
-            | Self::Trusted
             | Self::Random
             | Self::Websocket(_)
             | Self::Address(_)

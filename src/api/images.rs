@@ -54,11 +54,16 @@ pub(super) fn visible(call: &Call, image: &Image) -> bool {
     image.phase == Phase::Ready && (call.trust == Trust::Trusted || image.public)
 }
 
-/// An image by its fingerprint or a beginning that only one has. What an untrusted caller may not see is not there.
+/// An image by its fingerprint or a beginning that only one has.
 pub(super) fn by_fingerprint(model: &Model, project: &ProjectName, wanted: &str) -> Result<Arc<Image>> {
-    let mut found = model.images.values().filter(|image| {
-        image.project == *project && image.phase == Phase::Ready && image.fingerprint.as_str().starts_with(wanted)
-    });
+    among(model, project, wanted, |image| image.phase == Phase::Ready)
+}
+
+fn among(model: &Model, project: &ProjectName, wanted: &str, visible: impl Fn(&Image) -> bool) -> Result<Arc<Image>> {
+    let mut found = model
+        .images
+        .values()
+        .filter(|image| image.project == *project && visible(image) && image.fingerprint.as_str().starts_with(wanted));
     match (found.next(), found.next()) {
         (Some(image), None) if !wanted.is_empty() => Ok(Arc::clone(image)),
         (Some(_), Some(_)) => Err(Error::Ambiguous { fingerprint: wanted.to_owned() }),
@@ -68,8 +73,9 @@ pub(super) fn by_fingerprint(model: &Model, project: &ProjectName, wanted: &str)
 
 fn find(call: &Call) -> Result<(Arc<Model>, Arc<Image>)> {
     let model = call.app.db.model();
-    let image = by_fingerprint(&model, &call.project()?, call.param("fingerprint"))?;
-    if visible(call, &image) { Ok((model, image)) } else { Err(Error::NotFound("Image")) }
+    // What the caller may not see is not there, not even as another image that begins alike.
+    let image = among(&model, &call.project()?, call.param("fingerprint"), |image| visible(call, image))?;
+    Ok((model, image))
 }
 
 /// `GET /1.0/images`.

@@ -5,12 +5,15 @@
 //! first, and what still comes is thrown away until the client closes, too:
 //!
 //! ```text
-//! Open ── shutdown ──> Draining ── end of input, IDLE without any, or LIMIT in all ──> Closed
+//! Open ── shutdown ──> Saying so ── said ──> Draining ── end of input, or IDLE without any ──> Closed
+//!                          └──────────── LIMIT in all ────────────┘─────────────────────────────┘
 //! ```
+//!
+//! Saying so takes a while when the client does not read: over TLS it is a message behind the answer.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -28,6 +31,7 @@ pub(super) struct Lingering<S> {
 }
 
 struct Draining {
+    said: bool,
     idle: Pin<Box<Sleep>>,
     end: Instant,
 }
@@ -40,8 +44,8 @@ impl<S> Lingering<S> {
 
 impl Draining {
     fn new() -> Self {
-        let now = Instant::now();
-        Self { idle: Box::pin(sleep_until(now + IDLE)), end: now + LIMIT }
+        let end = Instant::now() + LIMIT;
+        Self { said: false, idle: Box::pin(sleep_until(end)), end }
     }
 
     /// Input has come: the client gets its time anew, but not for ever.
@@ -68,10 +72,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.draining.is_none() {
-            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-        }
         let draining = this.draining.get_or_insert_with(Draining::new);
+        if !draining.said {
+            match Pin::new(&mut this.stream).poll_shutdown(cx) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => return draining.idle.as_mut().poll(cx).map(Ok),
+            }
+            draining.said = true;
+            draining.renew();
+        }
         let mut scratch = [std::mem::MaybeUninit::uninit(); 8 * 1024];
         loop {
             let mut buf = ReadBuf::uninit(&mut scratch);
@@ -129,5 +138,16 @@ mod tests {
         let before = Instant::now();
         Lingering::new(server).shutdown().await.unwrap();
         assert_eq!(before.elapsed().as_secs(), IDLE.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_left() {
+        // Like TLS, a buffered writer has something to send before its end.
+        let (server, _client) = tokio::io::duplex(8);
+        let mut server = Lingering::new(tokio::io::BufWriter::new(server));
+        server.write_all(b"more than fits").await.unwrap();
+        let before = Instant::now();
+        server.shutdown().await.unwrap();
+        assert_eq!(before.elapsed().as_secs(), LIMIT.as_secs());
     }
 }

@@ -19,6 +19,7 @@ use super::{
     certificates, events, exec, image_aliases, image_upload, images, instance_metadata, instance_state, instances,
     internal, logs, networks, operations, profiles, projects, server_config, storage_pools,
 };
+use crate::auth::is_trusted;
 
 type Result<T> = std::result::Result<T, Error>;
 type Endpoint = fn(Call) -> BoxFuture<'static, Result<Response>>;
@@ -228,7 +229,8 @@ impl Router {
         match peer {
             Peer::Unix { .. } => Trust::Trusted,
             Peer::Tls { certificate: Some(certificate), .. } => {
-                if self.app.trust.is_trusted(certificate, crate::db::now()) { Trust::Trusted } else { Trust::Untrusted }
+                let trusted = is_trusted(&self.app.db.model(), certificate, crate::db::now());
+                if trusted { Trust::Trusted } else { Trust::Untrusted }
             }
             Peer::Tls { certificate: None, .. } => Trust::Untrusted,
         }
@@ -244,24 +246,41 @@ impl Handler for Router {
                 tracing::debug!(%method, %path, %error, "refused");
                 std::future::ready(response::error(&error)).boxed()
             }
-            Ok((endpoint, call)) => async move {
-                if !method.is_safe() {
-                    // A daemon that is just starting answers questions at once; a change may need what is not up yet.
-                    call.app.ready().await;
-                }
-                match endpoint(call).await {
-                    Ok(answer) => {
-                        tracing::debug!(%method, %path, status = answer.status().as_u16(), "answered");
-                        answer
+            Ok((endpoint, call)) => {
+                let is_safe = method.is_safe();
+                let work = async move {
+                    if !is_safe {
+                        // A daemon that is just starting answers questions at once; a change may need what is not up
+                        // yet.
+                        call.app.ready().await;
                     }
-                    Err(error) => {
-                        tracing::debug!(%method, %path, %error, "refused");
-                        response::error(&error)
+                    match endpoint(call).await {
+                        Ok(answer) => {
+                            tracing::debug!(%method, %path, status = answer.status().as_u16(), "answered");
+                            answer
+                        }
+                        Err(error) => {
+                            tracing::debug!(%method, %path, %error, "refused");
+                            response::error(&error)
+                        }
                     }
-                }
+                };
+                if is_safe { work.boxed() } else { to_its_end(work).boxed() }
             }
-            .boxed(),
         }
+    }
+}
+
+/// Runs a change to its end, also when the client goes away meanwhile: hyper then drops what it was waiting for, which
+/// would leave the change half done.
+async fn to_its_end(work: impl Future<Output = Response> + Send + 'static) -> Response {
+    match tokio::spawn(work).await {
+        Ok(answer) => answer,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Cancelled: the runtime is ending.
+            Err(_) => response::error(&Error::Db(crate::db::Error::Closed)),
+        },
     }
 }
 
@@ -279,5 +298,26 @@ mod tests {
         assert!(routes.at("/1.0/images/aliases/debian/12/").is_ok());
         assert!(routes.at("/1.0/containers/c1/exec").is_ok());
         assert!(routes.at("/1.0/nothing").is_err());
+    }
+
+    #[test]
+    fn strangers_may_call_exactly_this() {
+        let open: Vec<String> = table()
+            .iter()
+            .flat_map(|(path, resource)| resource.methods.iter().map(move |entry| (path, entry)))
+            .filter(|(_, (_, access, _))| *access == Access::Public)
+            .map(|(path, (method, ..))| format!("{method} {path}"))
+            .collect();
+        let wanted = [
+            "GET /",
+            "GET /1.0",
+            "POST /1.0/certificates",
+            "GET /1.0/images",
+            "GET /1.0/images/{fingerprint}",
+            "GET /1.0/images/{fingerprint}/export",
+            "GET /1.0/images/aliases/{*name}",
+            "GET /1.0/operations/{id}/websocket",
+        ];
+        assert_eq!(open, wanted);
     }
 }

@@ -1,16 +1,18 @@
 //! The accept loops under warp: unix sockets with credentials, and TLS, each connection with its limits.
 
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
@@ -25,7 +27,7 @@ const HEAD: Duration = Duration::from_secs(60);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The head of a request is at most this long, bytes.
 const MAX_HEAD: usize = 64 * 1024;
-/// At most so many connections over HTTPS at a time.
+/// At most so many connections over HTTPS at a time, however many file descriptors there are.
 const MAX_TLS: usize = 4096;
 /// The port of an address without one.
 const PORT: u16 = 8443;
@@ -52,46 +54,126 @@ pub struct Server {
     handler: Arc<dyn Handler>,
     tls: Arc<ServerConfig>,
     slots: Arc<Semaphore>,
-    https: Mutex<Option<Https>>,
+    https: Mutex<Https>,
 }
 
+/// Where HTTPS is served: as configured, and the accept loop of each address that came of it.
+#[derive(Default)]
 struct Https {
     address: String,
-    accepting: Vec<JoinHandle<()>>,
+    accepting: BTreeMap<SocketAddr, JoinHandle<()>>,
 }
 
-/// Reads an address of the configuration: `[::]:8443`, `:8443`, `host`, `host:port`, `::1`.
-fn resolve(address: &str) -> Result<Vec<SocketAddr>, AddressError> {
-    let failed = |reason: String| AddressError { address: address.to_owned(), reason };
-    let text = address.trim();
-    let (host, port) = match text.rsplit_once(':') {
-        _ if text.parse::<std::net::Ipv6Addr>().is_ok() => (text, PORT),
-        Some((host, port)) if !port.ends_with(']') => {
-            (host, port.parse().map_err(|_| failed(format!("{port:?} is not a port")))?)
+impl Https {
+    /// Ends the accept loops of all addresses but these; when this returns, their sockets are closed.
+    async fn keep_only(&mut self, wanted: &[SocketAddr]) {
+        let (kept, gone) =
+            std::mem::take(&mut self.accepting).into_iter().partition(|(address, _)| wanted.contains(address));
+        self.accepting = kept;
+        let gone: BTreeMap<_, JoinHandle<()>> = gone;
+        for task in gone.into_values() {
+            task.abort();
+            // Cancelled, as wished.
+            let _ = task.await;
         }
-        _ => (text, PORT),
+    }
+}
+
+/// Takes an address of the configuration apart: `[::]:8443`, `:8443`, `host`, `host:port`, `host:`, `::1`.
+///
+/// # Errors
+/// In words, what is wrong with it.
+pub(super) fn split(address: &str) -> Result<(&str, u16), String> {
+    let text = address.trim();
+    let (host, port) = if text.parse::<Ipv6Addr>().is_ok() {
+        (text, "")
+    } else if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or("the closing \"]\" is missing")?;
+        let port = if rest.is_empty() { Some("") } else { rest.strip_prefix(':') };
+        (host, port.ok_or_else(|| format!("{rest:?} follows the \"]\" where a port may"))?)
+    } else {
+        text.split_once(':').unwrap_or((text, ""))
     };
-    let host = match host.trim_start_matches('[').trim_end_matches(']') {
+    let port = match port {
+        "" => PORT,
+        // Said here: `parse` would take a sign, too.
+        digits if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            digits.parse().map_err(|_| format!("{port:?} is not a port"))?
+        }
+        _ => return Err(format!("{port:?} is not a port")),
+    };
+    Ok((host, port))
+}
+
+/// The sockets that an address of the configuration stands for: several when a name has several.
+async fn resolve(address: &str) -> Result<Vec<SocketAddr>, AddressError> {
+    let failed = |reason: String| AddressError { address: address.to_owned(), reason };
+    if address.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (host, port) = split(address).map_err(failed)?;
+    let host = match host {
         "" | "*" => "::",
         host => host,
     };
-    let found: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(|e| failed(e.to_string()))?.collect();
-    if found.is_empty() { Err(failed("the name has no address".to_owned())) } else { Ok(found) }
+    // A name may stand in /etc/hosts more than once.
+    let found: BTreeSet<_> = tokio::net::lookup_host((host, port)).await.map_err(|e| failed(e.to_string()))?.collect();
+    if found.is_empty() { Err(failed("the name has no address".to_owned())) } else { Ok(found.into_iter().collect()) }
 }
 
-async fn bind(address: &str) -> Result<Vec<TcpListener>, AddressError> {
-    let mut listeners = Vec::new();
-    for socket in resolve(address)? {
-        let listener = TcpListener::bind(socket).await;
-        listeners.push(listener.map_err(|e| AddressError { address: address.to_owned(), reason: e.to_string() })?);
+async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        // A kernel without IPv6 has no `[::]`, by which IPv4 is served, too.
+        Err(error) if no_such_family(&error) && address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        result => result,
     }
-    Ok(listeners)
+}
+
+fn no_such_family(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+/// Listens on all of these. Of several, those that this host does not have are left out: `localhost` names `::1` on
+/// hosts without IPv6, too. With each, its address as it came out, which differs for port 0.
+async fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<(SocketAddr, TcpListener)>> {
+    let mut listeners = Vec::new();
+    let mut absent = None;
+    for address in addresses {
+        match listen(*address).await {
+            Ok(listener) => listeners.push((listener.local_addr()?, listener)),
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable || no_such_family(&error) => {
+                absent = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match absent {
+        Some(error) if listeners.is_empty() => Err(error),
+        Some(_) | None => Ok(listeners),
+    }
+}
+
+/// How many connections over HTTPS may stand: half of the daemon's file descriptors are for everything else.
+fn slots() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.and_then(|limit| usize::try_from(limit / 2).ok()).map_or(MAX_TLS, |half| half.clamp(1, MAX_TLS))
+}
+
+/// A client that is gone without a word (power cut, pulled cable) is noticed within about three minutes, so that what it
+/// holds open ends, also where nothing is ever sent.
+fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(20))?;
+    sockopt::set_tcp_keepcnt(stream, 6)
 }
 
 impl Server {
     /// Listens nowhere yet.
     pub fn new(handler: Arc<dyn Handler>, tls: Arc<ServerConfig>) -> Arc<Self> {
-        Arc::new(Self { handler, tls, slots: Arc::new(Semaphore::new(MAX_TLS)), https: Mutex::default() })
+        Arc::new(Self { handler, tls, slots: Arc::new(Semaphore::new(slots())), https: Mutex::default() })
     }
 
     /// Serves a unix socket until the daemon ends.
@@ -126,6 +208,11 @@ impl Server {
                             let _slot = slot;
                             // Interactive traffic: small messages both ways.
                             let _ = stream.set_nodelay(true);
+                            if let Err(error) = keep_alive(&stream) {
+                                tracing::debug!(%error, "switching keep-alive on");
+                            }
+                            // On a socket of both families an IPv4 client comes as `::ffff:1.2.3.4`.
+                            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
                             let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
                                 return;
                             };
@@ -145,53 +232,48 @@ impl Server {
     /// # Errors
     /// Then the old listener goes on.
     pub async fn set_https(self: &Arc<Self>, address: &str) -> Result<(), AddressError> {
-        let current = self.https.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if address.is_empty() {
-            stop(current).await;
+        let mut https = self.https.lock().await;
+        if https.address == address {
             return Ok(());
         }
-        if let Some(https) = current.as_ref().filter(|https| https.address == address) {
-            tracing::debug!(%address, "already listening there: {}", https.accepting.len());
-            *self.https.lock().unwrap_or_else(PoisonError::into_inner) = current;
-            return Ok(());
-        }
-        let listeners = match bind(address).await {
-            Ok(listeners) => {
-                stop(current).await;
-                listeners
-            }
-            Err(error) if current.is_none() => return Err(error),
-            Err(_) => {
+        let failed = |error: io::Error| AddressError { address: address.to_owned(), reason: error.to_string() };
+        let wanted = resolve(address).await?;
+        let missing: Vec<_> = wanted.iter().copied().filter(|new| !https.accepting.contains_key(new)).collect();
+        let ours = |error: &io::Error, https: &Https| {
+            error.kind() == io::ErrorKind::AddrInUse
+                && https.accepting.keys().any(|old| missing.iter().any(|new| new.port() == old.port()))
+        };
+        let listeners = match bind(&missing).await {
+            Ok(listeners) => listeners,
+            Err(error) if ours(&error, &https) => {
                 // The old listener itself may be in the way (same port, wider address): try without it.
-                let old = current.inspect(|https| https.accepting.iter().for_each(JoinHandle::abort));
-                let old_address = old.as_ref().map(|https| https.address.clone()).unwrap_or_default();
-                stop(old).await;
-                match bind(address).await {
+                let old: Vec<_> = https.accepting.keys().copied().collect();
+                https.keep_only(&[]).await;
+                match bind(&wanted).await {
                     Ok(listeners) => listeners,
                     Err(error) => {
-                        let again = bind(&old_address).await.unwrap_or_default();
-                        self.accept(old_address, again);
-                        return Err(error);
+                        match bind(&old).await {
+                            Ok(again) => self.accept(&mut https, again),
+                            Err(error) => {
+                                tracing::error!(%error, address = %https.address, "going back to the old address");
+                                https.address.clear();
+                            }
+                        }
+                        return Err(failed(error));
                     }
                 }
             }
+            Err(error) => return Err(failed(error)),
         };
-        self.accept(address.to_owned(), listeners);
+        https.keep_only(&wanted).await;
+        self.accept(&mut https, listeners);
+        address.clone_into(&mut https.address);
         Ok(())
     }
 
-    fn accept(self: &Arc<Self>, address: String, listeners: Vec<TcpListener>) {
-        let accepting = listeners.into_iter().map(|listener| self.serve_tls(listener)).collect();
-        *self.https.lock().unwrap_or_else(PoisonError::into_inner) = Some(Https { address, accepting });
-    }
-}
-
-/// Ends accept loops; when this returns, their sockets are closed.
-async fn stop(https: Option<Https>) {
-    for task in https.into_iter().flat_map(|https| https.accepting) {
-        task.abort();
-        // Cancelled, as wished.
-        let _ = task.await;
+    fn accept(self: &Arc<Self>, https: &mut Https, listeners: Vec<(SocketAddr, TcpListener)>) {
+        let accepting = listeners.into_iter().map(|(address, listener)| (address, self.serve_tls(listener)));
+        https.accepting.extend(accepting);
     }
 }
 
@@ -224,22 +306,113 @@ where
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::time::Instant;
+
+    use super::super::entry::{Body, Request};
     use super::*;
 
     #[test]
     fn addresses_are_read_as_lxd_does() {
         for (text, wanted) in [
-            ("[::]:8443", "[::]:8443"),
-            (":8444", "[::]:8444"),
-            ("127.0.0.1", "127.0.0.1:8443"),
-            ("127.0.0.1:99", "127.0.0.1:99"),
-            ("[::1]", "[::1]:8443"),
-            ("::1", "[::1]:8443"),
+            ("[::]:8443", ("::", 8443)),
+            (":8444", ("", 8444)),
+            ("127.0.0.1", ("127.0.0.1", 8443)),
+            ("127.0.0.1:", ("127.0.0.1", 8443)),
+            ("127.0.0.1:99", ("127.0.0.1", 99)),
+            ("host:99", ("host", 99)),
+            ("[::1]", ("::1", 8443)),
+            ("::1", ("::1", 8443)),
+            ("::", ("::", 8443)),
         ] {
-            assert_eq!(resolve(text).unwrap()[0].to_string(), wanted, "{text}");
+            assert_eq!(split(text).unwrap(), wanted, "{text}");
         }
-        for text in ["127.0.0.1:port", "127.0.0.1:99999"] {
-            assert!(resolve(text).unwrap_err().to_string().contains("core.https_address"), "{text}");
+        for text in ["127.0.0.1:port", "127.0.0.1:99999", "127.0.0.1:+99", "[::1", "[::1]99", ":::99", "1.2.3.4:5:6"] {
+            assert!(split(text).is_err(), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_cannot_be_names_its_key() {
+        for text in ["127.0.0.1:port", "[[::1]]:99"] {
+            assert!(resolve(text).await.unwrap_err().to_string().contains("core.https_address"), "{text}");
+        }
+        assert_eq!(resolve(":99").await.unwrap(), ["[::]:99".parse().unwrap()]);
+        assert!(resolve("").await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn of_several_addresses_the_host_needs_only_one() {
+        let here: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        // For documentation (RFC 5737): no host has it.
+        let elsewhere: SocketAddr = "192.0.2.99:0".parse().unwrap();
+        assert_eq!(bind(&[elsewhere, here]).await.unwrap().len(), 1);
+        assert_eq!(bind(&[here, here]).await.unwrap().len(), 2);
+        assert!(bind(&[elsewhere]).await.is_err());
+        assert!(bind(&[]).await.unwrap().is_empty());
+    }
+
+    /// Says "here" to everything.
+    struct Here;
+
+    impl Handler for Here {
+        fn handle(&self, _: Request) -> BoxFuture<'static, http::Response<Body>> {
+            std::future::ready(http::Response::new(Body::full("here".into()))).boxed()
+        }
+    }
+
+    fn serve() -> DuplexStream {
+        let (client, server) = tokio::io::duplex(MAX_HEAD);
+        tokio::spawn(connection(Arc::new(Here), server, Peer::Unix { uid: 0 }));
+        client
+    }
+
+    /// Reads until the server closes; how long that took.
+    async fn closed(client: &mut DuplexStream) -> (String, Duration) {
+        let (start, mut text) = (Instant::now(), String::new());
+        client.read_to_string(&mut text).await.unwrap();
+        (text, start.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_head_is_not_waited_for_for_ever() {
+        for sent in ["", "GET /1.0 HT", "GET /1.0 HTTP/1.1\r\nHost: x\r\n"] {
+            let mut client = serve();
+            client.write_all(sent.as_bytes()).await.unwrap();
+            let (_, waited) = closed(&mut client).await;
+            assert_eq!(waited.as_secs(), HEAD.as_secs(), "{sent:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_may_idle_for_a_while_between_requests() {
+        let mut client = serve();
+        let mut answer = [0; 16 * 1024];
+        for _ in 0..2 {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let read = client.read(&mut answer).await.unwrap();
+            assert!(answer[..read].starts_with(b"HTTP/1.1 200"));
+            tokio::time::sleep(HEAD - Duration::from_secs(1)).await;
+        }
+        let (_, waited) = closed(&mut client).await;
+        assert_eq!(waited.as_secs(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_shakes_hands_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let certificate = crate::auth::ServerCertificate::load_or_create(dir.path(), "host").unwrap();
+        let server = Server::new(Arc::new(Here), crate::auth::server_config(&certificate).unwrap());
+        let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = server.serve_tls(listener);
+        let start = Instant::now();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        // Closed with or without a word, but closed.
+        let _ = client.read_to_end(&mut Vec::new()).await;
+        assert!(start.elapsed() >= HANDSHAKE && start.elapsed() < HEAD, "{:?}", start.elapsed());
+        accepting.abort();
     }
 }

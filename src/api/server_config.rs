@@ -10,6 +10,7 @@ use super::call::{Call, Trust, blocking};
 use super::error::Error;
 use super::extensions::EXTENSIONS;
 use super::response::{self, Response};
+use super::server::split;
 use super::wire::Config;
 use crate::auth::password;
 use crate::config;
@@ -44,24 +45,20 @@ fn addresses(https: &str) -> Vec<String> {
     if https.is_empty() {
         return Vec::new();
     }
-    let (host, port) = match https.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !port.is_empty() => (host, port),
-        _ => (https, "8443"),
+    // What cannot be read is never recorded.
+    let Ok((host, port)) = split(https) else { return Vec::new() };
+    let fixed = || vec![if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }];
+    let v6_too = match host.parse::<IpAddr>() {
+        Ok(address) if address.is_unspecified() => address.is_ipv6(),
+        Err(_) if host.is_empty() || host == "*" => true,
+        Ok(_) | Err(_) => return fixed(),
     };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let wildcard = match host.parse::<IpAddr>() {
-        Ok(address) => address.is_unspecified(),
-        Err(_) => host.is_empty() || host == "*",
-    };
-    if !wildcard {
-        return vec![if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }];
-    }
     let found = Socket::open().and_then(|mut socket| socket.addresses()).unwrap_or_default();
     found
         .into_iter()
         .filter_map(|entry| match entry.address {
             IpAddr::V4(v4) if !v4.is_loopback() && !v4.is_link_local() => Some(format!("{v4}:{port}")),
-            IpAddr::V6(v6) if !v6.is_loopback() && (v6.segments()[0] & 0xffc0) != 0xfe80 => {
+            IpAddr::V6(v6) if v6_too && !v6.is_loopback() && (v6.segments()[0] & 0xffc0) != 0xfe80 => {
                 Some(format!("[{v6}]:{port}"))
             }
             IpAddr::V4(_) | IpAddr::V6(_) => None,
@@ -216,8 +213,13 @@ async fn change(call: &Call, named: Config, merge: bool) -> Result<Response> {
     let address = |config: &Config| config.get(HTTPS).cloned().unwrap_or_default();
     let (from, to) = (address(&old), address(&new));
     // The listener first: an address that cannot be had is never recorded.
-    if let Some(server) = call.app.server.get().filter(|_| from != to) {
-        server.set_https(&to).await?;
+    if let Some(server) = call.app.server.get() {
+        match server.set_https(&to).await {
+            Ok(()) => {}
+            // Tried again in passing: it could not be had when the daemon started. No reason to refuse other changes.
+            Err(error) if from == to => tracing::warn!(%error, "the API is still not reachable over HTTPS"),
+            Err(error) => return Err(error.into()),
+        }
     }
     let written = call.app.db.write(move |tx| Ok::<_, Error>(tx.set_config(new)?)).await;
     if let Err(error) = written {
@@ -247,7 +249,12 @@ mod tests {
     fn a_fixed_address_is_shown_as_it_is() {
         assert_eq!(addresses("127.0.0.1:99"), ["127.0.0.1:99"]);
         assert_eq!(addresses("[::1]:99"), ["[::1]:99"]);
+        for v6 in ["::1", "[::1]", "[::1]:"] {
+            assert_eq!(addresses(v6), ["[::1]:8443"], "{v6}");
+        }
         assert_eq!(addresses("127.0.0.1"), ["127.0.0.1:8443"]);
+        assert_eq!(addresses("localhost:99"), ["localhost:99"]);
+        assert!(addresses("0.0.0.0:99").iter().all(|address| !address.starts_with('[')));
         assert!(addresses("").is_empty());
     }
 }

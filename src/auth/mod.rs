@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 pub use certificate::{ClientCertificate, ServerCertificate};
 pub use tls::server_config;
-pub use trust::TrustStore;
+pub use trust::is_trusted;
 
 /// What can go wrong here.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl fmt::Display for Error {
                 write!(f, "The field \"certificate\" is neither PEM nor base64 of DER: {reason}")
             }
             Self::Server { path, reason } => write!(f, "The server certificate {} : {reason}", path.display()),
-            Self::Tls { reason } => write!(f, "TLS cannot be set up: {reason}"),
+            Self::Tls { reason } => write!(f, "TLS cannot be set up with server.crt and server.key: {reason}"),
             Self::Random => f.write_str("The kernel gives no random numbers"),
         }
     }

@@ -1,7 +1,7 @@
 //! The trust password: kept as a slow salted hash, tried a bounded number of times.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -58,23 +58,38 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// Whether this address may try now.
+    /// Whether this address may try now. The try counts as a wrong one until [`Self::succeeded`] says otherwise: many at
+    /// once are not more than one after the other.
     pub fn may_try(&self, address: IpAddr) -> bool {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.get(&address).is_none_or(|(count, since)| *count < TRIES || since.elapsed() > WINDOW)
-    }
-
-    /// This address was wrong.
-    pub fn failed(&self, address: IpAddr) {
+        let client = client_of(address);
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.retain(|_, (_, since)| since.elapsed() <= WINDOW);
-        if failures.len() >= REMEMBERED {
+        if failures.len() >= REMEMBERED && !failures.contains_key(&client) {
             // Flooded: the oldest go, so that memory stays bounded.
             if let Some(oldest) = failures.iter().min_by_key(|(_, (_, since))| *since).map(|(address, _)| *address) {
                 failures.remove(&oldest);
             }
         }
-        failures.entry(address).or_insert((0, Instant::now())).0 += 1;
+        let (count, _) = failures.entry(client).or_insert((0, Instant::now()));
+        let may = *count < TRIES;
+        *count = count.saturating_add(u32::from(may));
+        may
+    }
+
+    /// This address was right: its try does not count.
+    pub fn succeeded(&self, address: IpAddr) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((count, _)) = failures.get_mut(&client_of(address)) {
+            *count = count.saturating_sub(1);
+        }
+    }
+}
+
+/// What counts as one client: an IPv4 address, or the 64 bits of an IPv6 address that a host does not choose itself.
+fn client_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 
@@ -94,12 +109,27 @@ mod tests {
     #[test]
     fn an_address_is_stopped_after_some_tries() {
         let limiter = RateLimiter::default();
-        let address = IpAddr::from([127, 0, 0, 1]);
-        for _ in 0..TRIES {
-            assert!(limiter.may_try(address));
-            limiter.failed(address);
+        for (address, same, other) in [
+            ("127.0.0.1", "::ffff:127.0.0.1", "127.0.0.2"),
+            ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"),
+            ("::ffff:10.0.0.1", "10.0.0.1", "::ffff:10.0.0.2"),
+        ] {
+            let [address, same, other] = [address, same, other].map(|text| text.parse::<IpAddr>().unwrap());
+            for _ in 0..TRIES {
+                assert!(limiter.may_try(address));
+            }
+            assert!(!limiter.may_try(address) && !limiter.may_try(same), "{address}");
+            assert!(limiter.may_try(other), "{other}");
         }
-        assert!(!limiter.may_try(address));
-        assert!(limiter.may_try(IpAddr::from([127, 0, 0, 2])));
+    }
+
+    #[test]
+    fn the_right_password_does_not_count() {
+        let limiter = RateLimiter::default();
+        let address = IpAddr::from([127, 0, 0, 1]);
+        for _ in 0..3 * TRIES {
+            assert!(limiter.may_try(address));
+            limiter.succeeded(address);
+        }
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 
 use super::{Error, ServerCertificate};
 
@@ -14,6 +14,23 @@ use super::{Error, ServerCertificate};
 #[derive(Debug)]
 struct AnyCertificate {
     provider: Arc<CryptoProvider>,
+}
+
+impl AnyCertificate {
+    /// Whether the key in the certificate made the signature. Nothing else of the certificate matters, so that also X.509
+    /// version 1, which `openssl x509 -req` makes and webpki refuses, will do.
+    fn verify_by_key(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let (_, parsed) =
+            x509_parser::parse_x509_certificate(certificate).map_err(|_| CertificateError::BadEncoding)?;
+        let key = SubjectPublicKeyInfoDer::from(parsed.tbs_certificate.subject_pki.raw);
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
+    }
 }
 
 impl ClientCertVerifier for AnyCertificate {
@@ -45,7 +62,9 @@ impl ClientCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        // TLS 1.2 knows more ways to sign than 1.3; the reduced ones are enough for certificates that webpki refuses.
         verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+            .or_else(|_| self.verify_by_key(message, certificate, signature))
     }
 
     fn verify_tls13_signature(
@@ -54,7 +73,7 @@ impl ClientCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        self.verify_by_key(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

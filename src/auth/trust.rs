@@ -1,29 +1,11 @@
-//! The trust store: which fingerprints are trusted now.
-
-use std::collections::BTreeSet;
-
-use arc_swap::ArcSwap;
+//! The trust store: the certificates of the database.
 
 use super::ClientCertificate;
 use crate::db::Model;
-use crate::names::Fingerprint;
 
-/// Trusted fingerprints, read without a lock.
-#[derive(Debug, Default)]
-pub struct TrustStore {
-    trusted: ArcSwap<BTreeSet<Fingerprint>>,
-}
-
-impl TrustStore {
-    /// Takes over what the model says.
-    pub fn refresh(&self, model: &Model) {
-        let clients = model.certificates.values().filter(|certificate| certificate.kind == "client");
-        self.trusted.store(clients.map(|certificate| certificate.fingerprint.clone()).collect::<BTreeSet<_>>().into());
-    }
-
-    /// Whether a certificate, of which the client has the key, is trusted at `now` (seconds since 1970).
-    pub fn is_trusted(&self, certificate: &ClientCertificate, now: i64) -> bool {
-        (certificate.not_before..=certificate.not_after).contains(&now)
-            && self.trusted.load().contains(&certificate.fingerprint)
-    }
+/// Whether a certificate, of which the client has the key, is trusted at `now` (seconds since 1970). The model is the
+/// trust store itself, not a copy that could lag behind it.
+pub fn is_trusted(model: &Model, certificate: &ClientCertificate, now: i64) -> bool {
+    (certificate.not_before..=certificate.not_after).contains(&now)
+        && model.certificates.get(&certificate.fingerprint).is_some_and(|known| known.kind == "client")
 }
