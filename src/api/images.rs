@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::call::{Call, Trust, blocking, parse_query};
 use super::entry::Body;
@@ -75,18 +75,9 @@ fn find(call: &Call) -> Result<(Arc<Model>, Arc<Image>)> {
 /// `GET /1.0/images`.
 pub async fn list(call: Call) -> Result<Response> {
     let (model, project) = (call.app.db.model(), call.project()?);
-    let filter = call.filter()?;
-    let images = model
-        .images
-        .values()
-        .filter(|image| image.project == project && visible(&call, image))
-        .filter(|image| filter.is_empty() || filter.passes(&json!(to_wire(&model, image))));
-    let list: Vec<Value> = if call.recursion() == 0 {
-        images.map(|image| format!("/1.0/images/{}", image.fingerprint).into()).collect()
-    } else {
-        images.map(|image| serde_json::to_value(to_wire(&model, image)).unwrap_or_default()).collect()
-    };
-    Ok(response::sync(list))
+    let seen = |image: &&Arc<Image>| image.project == project && visible(&call, image);
+    let images = model.images.values().filter(seen);
+    call.list(images, |image| format!("/1.0/images/{}", image.fingerprint), |image| to_wire(&model, image))
 }
 
 fn modifiable(image: &Image) -> (bool, &wire::Config, bool, i64, &Vec<ProfileName>) {
@@ -412,12 +403,7 @@ fn alias_to_wire(alias: &Alias) -> wire::ImageAlias {
 pub async fn list_aliases(call: Call) -> Result<Response> {
     let (model, project) = (call.app.db.model(), call.project()?);
     let aliases = model.aliases.values().filter(|alias| alias.project == project);
-    let list: Vec<Value> = if call.recursion() == 0 {
-        aliases.map(|alias| format!("/1.0/images/aliases/{}", alias.name).into()).collect()
-    } else {
-        aliases.map(|alias| serde_json::to_value(alias_to_wire(alias)).unwrap_or_default()).collect()
-    };
-    Ok(response::sync(list))
+    call.list(aliases, |alias| format!("/1.0/images/aliases/{}", alias.name), |alias| alias_to_wire(alias))
 }
 
 fn find_alias(call: &Call) -> Result<Arc<Alias>> {

@@ -28,4 +28,4 @@ pub mod wire;
 
 pub use error::Error;
 pub use images::remove as remove_image;
-pub use router::Router;
+pub use router::{Router, routes};

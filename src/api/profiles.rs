@@ -44,12 +44,7 @@ fn find(call: &Call) -> Result<(std::sync::Arc<Model>, std::sync::Arc<Profile>)>
 pub async fn list(call: Call) -> Result<Response> {
     let (model, project) = (call.app.db.model(), call.project()?);
     let profiles = model.profiles.values().filter(|profile| profile.project == project);
-    let list: Vec<Value> = if call.recursion() == 0 {
-        profiles.map(|profile| format!("/1.0/profiles/{}", profile.name).into()).collect()
-    } else {
-        profiles.map(|profile| serde_json::to_value(to_wire(&model, profile)).unwrap_or_default()).collect()
-    };
-    Ok(response::sync(list))
+    call.list(profiles, |profile| format!("/1.0/profiles/{}", profile.name), |profile| to_wire(&model, profile))
 }
 
 /// `GET /1.0/profiles/<name>`.

@@ -149,6 +149,12 @@ fn table() -> Vec<(String, Resource)> {
 pub struct Router {
     app: Arc<App>,
     routes: Matcher<Resource>,
+/// Every path with its methods, as in the table: for the documentation and for tests that walk it.
+pub fn routes() -> Vec<(String, Vec<Method>)> {
+    let methods = |resource: Resource| resource.methods.into_iter().map(|(method, ..)| method).collect();
+    table().into_iter().map(|(path, resource)| (path, methods(resource))).collect()
+}
+
 }
 
 impl Router {
