@@ -18,6 +18,7 @@ mod networks;
 mod operations;
 mod profiles;
 mod projects;
+mod resources;
 mod response;
 mod router;
 pub mod server;

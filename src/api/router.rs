@@ -16,7 +16,7 @@ use super::entry::{Handler, Peer, Request};
 use super::error::Error;
 use super::response::{self, Response};
 use super::{
-    certificates, events, exec, images, instances, internal, logs, networks, operations, profiles, projects,
+    certificates, events, exec, images, instances, internal, logs, networks, operations, profiles, projects, resources,
     server_config, storage_pools,
 };
 
@@ -107,6 +107,7 @@ fn table() -> Vec<(String, Resource)> {
         ("/1.0/projects", resource!(GET Trusted projects::list)),
         ("/1.0/projects/{name}", resource!(GET Trusted projects::get)),
         ("/1.0/storage-pools", resource!(GET Trusted storage_pools::list, POST Trusted storage_pools::create)),
+        ("/1.0/resources", resource!(GET Trusted resources::get)),
         (
             "/1.0/storage-pools/{name}",
             resource!(

@@ -1,7 +1,8 @@
-//! Safe kernel interfaces: file descriptors, pidfds, ptys, mounts, user namespaces, netlink, cgroups.
+//! Safe kernel interfaces: file descriptors, pidfds, ptys, mounts, user namespaces, netlink, cgroups, hardware.
 
 pub mod activation;
 pub mod cgroup;
+pub mod hardware;
 pub mod mount;
 pub mod netlink;
 mod netlink_wire;
