@@ -124,6 +124,12 @@ fn start_log(arguments: &Arguments, bus: &Bus) -> Result<(), String> {
     tracing_subscriber::registry().with(stderr).with(file).with(events).try_init().map_err(|e| e.to_string())
 }
 
+/// Whether one of these environment variables says yes.
+fn switched_on(names: &[&str]) -> bool {
+    let yes = |name| std::env::var(name).ok().and_then(|text| crate::config::parse_bool(&text)) == Some(true);
+    names.iter().any(yes)
+}
+
 fn host() -> Host {
     let machine = rustix::system::uname().machine().to_string_lossy().into_owned();
     let rules = match Hierarchies::of_host().and_then(|found| found.version_of("devices")) {
@@ -137,6 +143,7 @@ fn host() -> Host {
         device_rules: rules,
         apparmor: security::apparmor_enabled(),
         lxcfs: lxcfs.join("proc/meminfo").exists().then_some(lxcfs),
+        unprivileged_only: switched_on(&["WARREN_UNPRIVILEGED_ONLY", "LXD_UNPRIVILEGED_ONLY"]),
     }
 }
 

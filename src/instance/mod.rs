@@ -35,6 +35,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 
+use crate::api::wire::Config;
 use crate::db::Database;
 use crate::events::Bus;
 use crate::events::lifecycle::{Lifecycle, Requestor};
@@ -65,6 +66,8 @@ pub struct Host {
     /// Where lxcfs is mounted, if it is.
     pub lxcfs: Option<PathBuf>,
 }
+    /// Whether containers without a user namespace are refused, whatever anybody asks for.
+    pub unprivileged_only: bool,
 
 /// What the tasks of all instances share.
 pub struct Context {
@@ -98,6 +101,15 @@ impl Context {
     }
 
     fn lifecycle(&self, action: &'static str, key: &InstanceKey, requestor: Option<&Requestor>) {
+    /// Checks a configuration, expanded or a profile's own, against what this daemon is allowed to run.
+    ///
+    /// # Errors
+    /// [`Error::UnprivilegedOnly`].
+    pub fn check_privilege(&self, config: &Config) -> Result<(), Error> {
+        let asked = crate::config::bool_of(config, "security.privileged");
+        if self.host.unprivileged_only && asked { Err(Error::UnprivilegedOnly) } else { Ok(()) }
+    }
+
         self.bus.lifecycle(Lifecycle {
             action,
             source: format!("/1.0/instances/{}", key.name),
