@@ -338,6 +338,8 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     // An overlay holds its layers, so the mounts of images may go even while containers run on.
     let _ = tokio::task::spawn_blocking(move || pools.rest()).await;
     if let Some(hierarchies) = Hierarchies::of_host() {
+    let closing = Arc::clone(&app);
+    let _ = tokio::task::spawn_blocking(move || closing.db.close()).await;
         hierarchies.remove_parent(&app.instances.context().dir.cgroup());
     }
     activation::notify("STOPPING=1");
