@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("auth", &["db"]),
     ("image", &[]),
     ("network", &["sys"]),
+    ("health", &["storage", "security", "lxc", "sys"]),
     ("storage", &["image", "db", "security", "sys", "config"]),
     (
         "instance",
@@ -32,7 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "api",
         &[
             "instance", "storage", "network", "image", "ops", "auth", "profile", "device", "config", "db", "events",
-            "sys", "lxc", "helper",
+            "sys", "lxc", "helper", "health",
         ],
     ),
     ("cli", &[]),

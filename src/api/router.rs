@@ -71,6 +71,7 @@ fn table() -> Vec<(String, Resource)> {
             resource!(GET Trusted certificates::get, DELETE Trusted certificates::delete),
         ),
         ("/1.0/events", resource!(GET Trusted events::stream)),
+        ("/1.0/health", resource!(GET Trusted resources::health)),
         ("/1.0/images", resource!(GET Public images::list, POST Trusted images::create)),
         (
             "/1.0/images/{fingerprint}",

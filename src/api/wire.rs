@@ -3,6 +3,7 @@
 //! Source: the public API description of LXD 5.0.2. Shared by the daemon and the client; free of warp.
 //! Requests tolerate absent and `null` fields and ignore unknown ones; maps of configuration accept only strings.
 
+pub mod health;
 pub mod resources;
 mod state;
 

@@ -10,5 +10,6 @@ pub mod peercred;
 pub mod process;
 pub mod pty;
 pub mod socket;
+pub mod space;
 pub mod userns;
 pub mod watch;
