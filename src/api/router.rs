@@ -107,8 +107,8 @@ fn table() -> Vec<(String, Resource)> {
         ),
         ("/1.0/projects", resource!(GET Trusted projects::list)),
         ("/1.0/projects/{name}", resource!(GET Trusted projects::get)),
-        ("/1.0/storage-pools", resource!(GET Trusted storage_pools::list, POST Trusted storage_pools::create)),
         ("/1.0/resources", resource!(GET Trusted resources::get)),
+        ("/1.0/storage-pools", resource!(GET Trusted storage_pools::list, POST Trusted storage_pools::create)),
         (
             "/1.0/storage-pools/{name}",
             resource!(
@@ -120,6 +120,8 @@ fn table() -> Vec<(String, Resource)> {
         ("/1.0/cluster", resource!(GET Trusted internal::cluster)),
         ("/internal/ready", resource!(GET Local internal::ready)),
         ("/internal/gc", resource!(GET Local internal::gc)),
+        ("/internal/log-level", resource!(GET Local internal::log_level, PUT Local internal::set_log_level)),
+        ("/internal/sql", resource!(POST Local internal::sql)),
         ("/internal/shutdown", resource!(PUT Local internal::shutdown)),
     ]
     .into_iter()
@@ -147,16 +149,16 @@ fn table() -> Vec<(String, Resource)> {
     table
 }
 
-/// The handler of every request.
-pub struct Router {
-    app: Arc<App>,
-    routes: Matcher<Resource>,
 /// Every path with its methods, as in the table: for the documentation and for tests that walk it.
 pub fn routes() -> Vec<(String, Vec<Method>)> {
     let methods = |resource: Resource| resource.methods.into_iter().map(|(method, ..)| method).collect();
     table().into_iter().map(|(path, resource)| (path, methods(resource))).collect()
 }
 
+/// The handler of every request.
+pub struct Router {
+    app: Arc<App>,
+    routes: Matcher<Resource>,
 }
 
 impl Router {

@@ -46,6 +46,7 @@ use crate::security::idmap::IdMap;
 use crate::state_dir::StateDir;
 use crate::{image, network, storage};
 
+pub use adopt::wants_start;
 pub use create::{NewInstance, RootSource};
 pub use error::Error;
 pub use exec::{Exec, ExecSpec, Io, IoKind};
@@ -65,9 +66,9 @@ pub struct Host {
     pub apparmor: bool,
     /// Where lxcfs is mounted, if it is.
     pub lxcfs: Option<PathBuf>,
-}
     /// Whether containers without a user namespace are refused, whatever anybody asks for.
     pub unprivileged_only: bool,
+}
 
 /// What the tasks of all instances share.
 pub struct Context {
@@ -100,7 +101,6 @@ impl Context {
         if privileged { Ok(None) } else { Ok(Some(IdMap::host_default()?)) }
     }
 
-    fn lifecycle(&self, action: &'static str, key: &InstanceKey, requestor: Option<&Requestor>) {
     /// Checks a configuration, expanded or a profile's own, against what this daemon is allowed to run.
     ///
     /// # Errors
@@ -110,6 +110,7 @@ impl Context {
         if self.host.unprivileged_only && asked { Err(Error::UnprivilegedOnly) } else { Ok(()) }
     }
 
+    fn lifecycle(&self, action: &'static str, key: &InstanceKey, requestor: Option<&Requestor>) {
         self.bus.lifecycle(Lifecycle {
             action,
             source: format!("/1.0/instances/{}", key.name),
