@@ -1,10 +1,12 @@
 //! Composition: build, adopt, serve, shut down; and the administrative verbs.
 
+mod activate;
 mod admin;
+mod doctor;
 mod init;
 mod local;
+mod sql;
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -12,15 +14,12 @@ use std::sync::{Arc, OnceLock};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, filter::LevelFilter};
 
 use crate::api::app::App;
 use crate::api::{Router, server::Server};
 use crate::auth::{ServerCertificate, server_config};
 use crate::db::{Database, Phase};
-use crate::events::{Bus, LogLayer};
+use crate::events::{Bus, Log, LogLevel};
 use crate::helper::{Launcher, hook};
 use crate::instance::{Context, Host, Manager};
 use crate::network::{self, BridgeSpec};
@@ -76,7 +75,7 @@ pub fn main(arguments: Vec<String>) -> ExitCode {
     };
     let dir = state_dir(arguments.state_dir.clone());
     if let Some(verb) = arguments.verb {
-        return admin::run(verb, &dir);
+        return admin::run(verb, &dir, arguments.debug);
     }
     let inherited = activation::listen_fds();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -105,23 +104,24 @@ pub fn main(arguments: Vec<String>) -> ExitCode {
     }
 }
 
-fn start_log(arguments: &Arguments, bus: &Bus) -> Result<(), String> {
+fn start_log(arguments: &Arguments, bus: &Bus) -> Result<Log, String> {
     let level = match (arguments.debug, arguments.verbose) {
-        (true, _) => LevelFilter::DEBUG,
-        (false, true) => LevelFilter::INFO,
-        (false, false) => LevelFilter::WARN,
+        (true, _) => LogLevel::Debug,
+        (false, true) => LogLevel::Info,
+        (false, false) => LogLevel::Warning,
     };
-    let file = match &arguments.logfile {
-        None => None,
-        Some(path) => {
-            let file = std::fs::File::options().create(true).append(true).open(path);
-            let file = file.map_err(|e| format!("cannot open the log file {}: {e}", path.display()))?;
-            Some(tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Arc::new(file)).with_filter(level))
-        }
+    let open = |path: &PathBuf| {
+        let file = std::fs::File::options().create(true).append(true).open(path);
+        file.map_err(|e| format!("cannot open the log file {}: {e}", path.display()))
     };
-    let stderr = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(io::stderr).with_filter(level);
-    let events = LogLayer::new(bus.clone()).with_filter(LevelFilter::DEBUG);
-    tracing_subscriber::registry().with(stderr).with(file).with(events).try_init().map_err(|e| e.to_string())
+    let file = arguments.logfile.as_ref().map(open).transpose()?;
+    Log::start(level, file, bus.clone()).map_err(|e| e.to_string())
+}
+
+/// Whether one of these environment variables says yes.
+fn switched_on(names: &[&str]) -> bool {
+    let yes = |name| std::env::var(name).ok().and_then(|text| crate::config::parse_bool(&text)) == Some(true);
+    names.iter().any(yes)
 }
 
 fn host() -> Host {
@@ -137,11 +137,12 @@ fn host() -> Host {
         device_rules: rules,
         apparmor: security::apparmor_enabled(),
         lxcfs: lxcfs.join("proc/meminfo").exists().then_some(lxcfs),
+        unprivileged_only: switched_on(&["WARREN_UNPRIVILEGED_ONLY", "LXD_UNPRIVILEGED_ONLY"]),
     }
 }
 
 /// Builds everything that needs no other part running.
-fn build(dir: &StateDir, bus: Bus) -> Result<Arc<App>, String> {
+fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
     dir.create().map_err(|e| format!("cannot set up the state directory: {e}"))?;
     let seccomp = dir.seccomp();
     std::fs::write(&seccomp, security::SECCOMP_POLICY)
@@ -176,6 +177,7 @@ fn build(dir: &StateDir, bus: Bus) -> Result<Arc<App>, String> {
         is_ready: watch::Sender::new(false),
         ended: Notify::new(),
         config_lock: tokio::sync::Mutex::new(()),
+        log,
     }))
 }
 
@@ -248,9 +250,6 @@ fn unix_listeners(
         return Ok(inherited.into_iter().map(Into::into).collect());
     }
     let path = dir.socket();
-    if !dir.socket_fits() {
-        return Err(format!("the path {} is longer than the {MAX_SOCKET_PATH} bytes of a socket's", path.display()));
-    }
     let group = match &arguments.group {
         None => None,
         Some(group) => Some(peercred::group_id(group).map_err(|e| format!("--group: {e}"))?),
@@ -266,11 +265,15 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     }
     crate::helper::remember_program();
     let bus = Bus::default();
-    start_log(arguments, &bus)?;
+    let log = start_log(arguments, &bus)?;
+    if !dir.socket_fits() {
+        let path = dir.socket();
+        return Err(format!("the path {} is longer than the {MAX_SOCKET_PATH} bytes of a socket's", path.display()));
+    }
     std::fs::create_dir_all(dir.root()).map_err(|e| format!("cannot create {}: {e}", dir.root().display()))?;
     // Bound first: a second daemon in this directory must touch nothing.
     let listeners = unix_listeners(arguments, &dir, inherited)?;
-    let app = build(&dir, bus)?;
+    let app = build(&dir, bus, log)?;
     let tls = server_config(&app.certificate).map_err(|e| e.to_string())?;
     let router = Router::new(Arc::clone(&app)).map_err(|e| e.to_string())?;
     let server = Server::new(Arc::new(router), tls);
@@ -333,6 +336,8 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     }
     activation::notify("STOPPING=1");
     app.bus.close();
+    let closing = Arc::clone(&app);
+    let _ = tokio::task::spawn_blocking(move || closing.db.close()).await;
     remove_socket(&dir.socket());
     remove_socket(&dir.hook_socket());
     Ok(())

@@ -17,6 +17,7 @@ pub mod daemon;
 pub mod db;
 pub mod device;
 pub mod events;
+pub mod health;
 pub mod helper;
 pub mod image;
 pub mod instance;

@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::names::PoolName;
+
 /// A path of a unix socket has at most this many bytes (`sun_path` in unix(7), less the NUL).
 pub const MAX_SOCKET_PATH: usize = 107;
 
@@ -47,6 +49,11 @@ impl StateDir {
     /// The image store.
     pub fn images(&self) -> PathBuf {
         self.root.join("images")
+    }
+
+    /// A storage pool, or the link to where it lies.
+    pub fn pool(&self, name: &PoolName) -> PathBuf {
+        self.root.join("storage-pools").join(name.as_str())
     }
 
     /// Logs, console and lxc.conf of a container.

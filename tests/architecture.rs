@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("auth", &["db"]),
     ("image", &[]),
     ("network", &["sys"]),
+    ("health", &["storage", "security", "lxc", "sys"]),
     ("storage", &["image", "db", "security", "sys", "config"]),
     (
         "instance",
@@ -32,17 +33,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "api",
         &[
             "instance", "storage", "network", "image", "ops", "auth", "profile", "device", "config", "db", "events",
-            "sys", "lxc", "helper",
+            "sys", "lxc", "helper", "health",
         ],
     ),
     ("cli", &[]),
 ];
 
 /// Files past 600 lines, each with its reason.
-const LONG: &[(&str, &str)] = &[
-    ("src/sys/netlink.rs", "one protocol: messages, their attributes and the socket; a split would divide a table"),
-    ("src/api/wire.rs", "a flat list of structs that mirrors one document, the API's"),
-];
+const LONG: &[(&str, &str)] =
+    &[("src/sys/netlink.rs", "one protocol: messages, their attributes and the socket; a split would divide a table")];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap().flatten() {
@@ -95,7 +94,7 @@ fn used(text: &str) -> Vec<String> {
 
 fn violations(path: &str, text: &str) -> Vec<String> {
     let Some(room) = room(path) else { return Vec::new() };
-    if path == "src/api/wire.rs" && code(text).contains("warp::") {
+    if path.starts_with("src/api/wire") && code(text).contains("warp::") {
         return vec![format!("{path} names warp")];
     }
     let allowed = MAY_USE.iter().find(|(name, _)| *name == room).map(|(_, allowed)| *allowed);

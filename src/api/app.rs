@@ -8,7 +8,7 @@ use super::server::Server;
 use crate::auth::ServerCertificate;
 use crate::auth::password::RateLimiter;
 use crate::db::Database;
-use crate::events::Bus;
+use crate::events::{Bus, Log};
 use crate::instance;
 use crate::ops::Operations;
 
@@ -36,6 +36,8 @@ pub struct App {
     pub ended: Notify,
     /// Serialises changes of the server's configuration, whose effects lie outside the database.
     pub config_lock: tokio::sync::Mutex<()>,
+    /// The log, whose level can be changed.
+    pub log: Log,
 }
 
 impl App {

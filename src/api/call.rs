@@ -7,12 +7,13 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::header::IF_MATCH;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::app::App;
 use super::entry::{BodyStream, Peer};
 use super::error::Error;
 use super::filter::Filter;
-use super::response;
+use super::response::{self, Response};
 use crate::events::lifecycle::Requestor;
 use crate::names::{InstanceKey, InstanceName, NameError, ProjectName};
 
@@ -108,6 +109,32 @@ impl Call {
     /// 400 that says what is wrong with it.
     pub fn filter(&self) -> Result<Filter, Error> {
         Ok(Filter::parse(self.query("filter").unwrap_or_default())?)
+    }
+
+    /// Answers a list: URLs, or with `?recursion=` the objects themselves; those that `?filter=` lets pass.
+    ///
+    /// # Errors
+    /// 400 for a filter that is not understood.
+    pub fn list<I, T: serde::Serialize>(
+        &self,
+        items: impl IntoIterator<Item = I>,
+        url: impl Fn(&I) -> String,
+        object: impl Fn(&I) -> T,
+    ) -> Result<Response, Error> {
+        let filter = self.filter()?;
+        let recursive = self.recursion() > 0;
+        let mut list = Vec::new();
+        for item in items {
+            if !recursive && filter.is_empty() {
+                list.push(Value::String(url(&item)));
+                continue;
+            }
+            let object = serde_json::to_value(object(&item)).unwrap_or_default();
+            if filter.passes(&object) {
+                list.push(if recursive { object } else { Value::String(url(&item)) });
+            }
+        }
+        Ok(response::sync(list))
     }
 
     /// The instance that path and query name. It need not exist.

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::call::{Call, Trust, blocking};
 use super::entry::Peer;
 use super::error::Error;
@@ -29,12 +27,8 @@ fn to_wire(record: &Certificate) -> wire::Certificate {
 /// `GET /1.0/certificates`.
 pub async fn list(call: Call) -> Result<Response> {
     let model = call.app.db.model();
-    let list: Vec<Value> = if call.recursion() == 0 {
-        model.certificates.keys().map(|fingerprint| format!("/1.0/certificates/{fingerprint}").into()).collect()
-    } else {
-        model.certificates.values().map(|c| serde_json::to_value(to_wire(c)).unwrap_or_default()).collect()
-    };
-    Ok(response::sync(list))
+    let url = |certificate: &&Arc<Certificate>| format!("/1.0/certificates/{}", certificate.fingerprint);
+    call.list(model.certificates.values(), url, |certificate| to_wire(certificate))
 }
 
 /// A certificate by its fingerprint or a beginning of it that only one has.

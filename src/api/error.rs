@@ -207,6 +207,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::Idmap(_)
         | instance::Error::Db(_)
         | instance::Error::Io { .. }
+        | instance::Error::UnprivilegedOnly
         | instance::Error::EmptyCommand
         | instance::Error::NotUp { .. }
         | instance::Error::NoConnection

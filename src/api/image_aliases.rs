@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::call::Call;
 use super::error::Error;
 use super::images::{by_fingerprint, visible};
@@ -27,12 +25,7 @@ fn to_wire(alias: &Alias) -> wire::ImageAlias {
 pub async fn list(call: Call) -> Result<Response> {
     let (model, project) = (call.app.db.model(), call.project()?);
     let aliases = model.aliases.values().filter(|alias| alias.project == project);
-    let list: Vec<Value> = if call.recursion() == 0 {
-        aliases.map(|alias| format!("/1.0/images/aliases/{}", alias.name).into()).collect()
-    } else {
-        aliases.map(|alias| serde_json::to_value(to_wire(alias)).unwrap_or_default()).collect()
-    };
-    Ok(response::sync(list))
+    call.list(aliases, |alias| format!("/1.0/images/aliases/{}", alias.name), |alias| to_wire(alias))
 }
 
 fn find(call: &Call) -> Result<Arc<Alias>> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::call::{Call, Trust, blocking};
 use super::entry::Body;
@@ -81,18 +81,9 @@ fn find(call: &Call) -> Result<(Arc<Model>, Arc<Image>)> {
 /// `GET /1.0/images`.
 pub async fn list(call: Call) -> Result<Response> {
     let (model, project) = (call.app.db.model(), call.project()?);
-    let filter = call.filter()?;
-    let images = model
-        .images
-        .values()
-        .filter(|image| image.project == project && visible(&call, image))
-        .filter(|image| filter.is_empty() || filter.passes(&json!(to_wire(&model, image))));
-    let list: Vec<Value> = if call.recursion() == 0 {
-        images.map(|image| format!("/1.0/images/{}", image.fingerprint).into()).collect()
-    } else {
-        images.map(|image| serde_json::to_value(to_wire(&model, image)).unwrap_or_default()).collect()
-    };
-    Ok(response::sync(list))
+    let seen = |image: &&Arc<Image>| image.project == project && visible(&call, image);
+    let images = model.images.values().filter(seen);
+    call.list(images, |image| format!("/1.0/images/{}", image.fingerprint), |image| to_wire(&model, image))
 }
 
 fn modifiable(image: &Image) -> (bool, &wire::Config, bool, i64, &Vec<ProfileName>) {

@@ -1,10 +1,13 @@
 //! `/internal/…`: what scripts and the daemon's own verbs use, over the unix socket only.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use super::call::Call;
 use super::error::Error;
 use super::response::{self, Response};
+use crate::events::LogLevel;
 
 /// `GET /internal/ready`: answers when the daemon is ready; before, the socket does not answer.
 pub async fn ready(call: Call) -> Result<Response, Error> {
@@ -23,6 +26,33 @@ pub async fn shutdown(call: Call) -> Result<Response, Error> {
     let force = call.query("force").is_some_and(|text| crate::config::parse_bool(text) == Some(true));
     call.app.shutdown(force).await;
     Ok(response::empty())
+}
+
+/// `GET /internal/log-level`, ours.
+pub async fn log_level(call: Call) -> Result<Response, Error> {
+    Ok(response::sync(json!({"level": call.app.log.level().as_str()})))
+}
+
+/// `PUT /internal/log-level`, ours: `{"level": "debug"}`; holds until the daemon ends.
+pub async fn set_log_level(mut call: Call) -> Result<Response, Error> {
+    let body: BTreeMap<String, String> = call.json().await?;
+    let word = body.get("level").map_or("", String::as_str);
+    let level = LogLevel::parse(word).ok_or_else(|| Error::Field {
+        name: "level",
+        reason: format!("{word:?} is no log level: use {}", LogLevel::WORDS),
+    })?;
+    call.app.log.set_level(level);
+    Ok(response::empty())
+}
+
+/// `POST /internal/sql`, ours: `{"query": "…"}` runs as one change by the daemon's own writer. What it does to the
+/// database is seen at once; what lies outside of it (mounts, interfaces, running containers) does not follow.
+pub async fn sql(mut call: Call) -> Result<Response, Error> {
+    let body: BTreeMap<String, String> = call.json().await?;
+    let script = body.get("query").cloned().unwrap_or_default();
+    tracing::warn!(%script, "a change of the database by hand");
+    let answers = call.app.db.write(move |tx| Ok::<_, Error>(tx.sql(&script)?)).await?;
+    Ok(response::sync(answers))
 }
 
 /// `GET /1.0/cluster`: not one.

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::call::{Call, blocking};
 use super::error::Error;
 use super::response::{self, Response};
@@ -72,12 +70,7 @@ pub async fn list(call: Call) -> Result<Response> {
     for network in model.networks.values() {
         all.insert(network.name.to_string(), managed(&model, network));
     }
-    let list: Vec<Value> = if call.recursion() == 0 {
-        all.into_keys().map(|name| format!("/1.0/networks/{name}").into()).collect()
-    } else {
-        all.into_values().map(|network| serde_json::to_value(network).unwrap_or_default()).collect()
-    };
-    Ok(response::sync(list))
+    call.list(all.values(), |network| format!("/1.0/networks/{}", network.name), |network| (*network).clone())
 }
 
 fn find(call: &Call) -> Result<(Arc<Model>, Arc<Network>)> {

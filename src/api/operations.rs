@@ -22,14 +22,14 @@ fn find(call: &Call) -> Result<std::sync::Arc<Operation>> {
 pub async fn list(call: Call) -> Result<Response> {
     let project = call.project()?;
     let all = call.query("all-projects").is_some_and(|text| crate::config::parse_bool(text) == Some(true));
+    let filter = call.filter()?;
     let mut map: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for operation in call.app.ops.list((!all).then_some(&project)) {
-        let entry = map.entry(operation.status().word().to_lowercase()).or_default();
-        entry.push(if call.recursion() > 0 {
-            serde_json::to_value(operation.to_wire()).unwrap_or_default()
-        } else {
-            operation.url().into()
-        });
+        let object = serde_json::to_value(operation.to_wire()).unwrap_or_default();
+        if filter.passes(&object) {
+            let entry = map.entry(operation.status().word().to_lowercase()).or_default();
+            entry.push(if call.recursion() > 0 { object } else { operation.url().into() });
+        }
     }
     Ok(response::sync(map))
 }

@@ -44,12 +44,7 @@ fn find(call: &Call) -> Result<(std::sync::Arc<Model>, std::sync::Arc<Profile>)>
 pub async fn list(call: Call) -> Result<Response> {
     let (model, project) = (call.app.db.model(), call.project()?);
     let profiles = model.profiles.values().filter(|profile| profile.project == project);
-    let list: Vec<Value> = if call.recursion() == 0 {
-        profiles.map(|profile| format!("/1.0/profiles/{}", profile.name).into()).collect()
-    } else {
-        profiles.map(|profile| serde_json::to_value(to_wire(&model, profile)).unwrap_or_default()).collect()
-    };
-    Ok(response::sync(list))
+    call.list(profiles, |profile| format!("/1.0/profiles/{}", profile.name), |profile| to_wire(&model, profile))
 }
 
 /// `GET /1.0/profiles/<name>`.
@@ -58,7 +53,8 @@ pub async fn get(call: Call) -> Result<Response> {
     Ok(response::tagged(to_wire(&model, &profile), &response::etag(modifiable(&profile))))
 }
 
-fn check(profile: &Profile) -> Result<()> {
+fn check(call: &Call, profile: &Profile) -> Result<()> {
+    call.app.instances.context().check_privilege(&profile.config)?;
     config::validate_instance(&profile.config, Scope::Profile)?;
     Ok(device::validate(&profile.devices)?)
 }
@@ -73,7 +69,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
         config: body.config,
         devices: body.devices,
     };
-    check(&profile)?;
+    check(&call, &profile)?;
     let url = format!("/1.0/profiles/{}", profile.name);
     call.app
         .db
@@ -93,7 +89,7 @@ async fn update(call: Call, change: impl FnOnce(&Profile) -> Profile) -> Result<
     let (_, old) = find(&call)?;
     call.if_match(modifiable(&old))?;
     let new = change(&old);
-    check(&new)?;
+    check(&call, &new)?;
     call.app
         .db
         .write(move |tx| {

@@ -26,12 +26,8 @@ fn object(model: &Model, project: &Project) -> Value {
 /// `GET /1.0/projects`.
 pub async fn list(call: Call) -> Result<Response, Error> {
     let model = call.app.db.model();
-    if call.recursion() == 0 {
-        return Ok(response::sync(
-            model.projects.keys().map(|name| format!("/1.0/projects/{name}")).collect::<Vec<_>>(),
-        ));
-    }
-    Ok(response::sync(model.projects.values().map(|project| object(&model, project)).collect::<Vec<_>>()))
+    let projects = model.projects.values();
+    call.list(projects, |project| format!("/1.0/projects/{}", project.name), |project| object(&model, project))
 }
 
 /// `GET /1.0/projects/<name>`.

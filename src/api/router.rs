@@ -17,7 +17,7 @@ use super::error::Error;
 use super::response::{self, Response};
 use super::{
     certificates, events, exec, image_aliases, image_upload, images, instance_metadata, instance_state, instances,
-    internal, logs, networks, operations, profiles, projects, server_config, storage_pools,
+    internal, logs, networks, operations, profiles, projects, resources, server_config, storage_pools,
 };
 use crate::auth::is_trusted;
 
@@ -72,6 +72,7 @@ fn table() -> Vec<(String, Resource)> {
             resource!(GET Trusted certificates::get, DELETE Trusted certificates::delete),
         ),
         ("/1.0/events", resource!(GET Trusted events::stream)),
+        ("/1.0/health", resource!(GET Trusted resources::health)),
         ("/1.0/images", resource!(GET Public images::list, POST Trusted image_upload::create)),
         (
             "/1.0/images/{fingerprint}",
@@ -107,6 +108,7 @@ fn table() -> Vec<(String, Resource)> {
         ),
         ("/1.0/projects", resource!(GET Trusted projects::list)),
         ("/1.0/projects/{name}", resource!(GET Trusted projects::get)),
+        ("/1.0/resources", resource!(GET Trusted resources::get)),
         ("/1.0/storage-pools", resource!(GET Trusted storage_pools::list, POST Trusted storage_pools::create)),
         (
             "/1.0/storage-pools/{name}",
@@ -119,6 +121,8 @@ fn table() -> Vec<(String, Resource)> {
         ("/1.0/cluster", resource!(GET Trusted internal::cluster)),
         ("/internal/ready", resource!(GET Local internal::ready)),
         ("/internal/gc", resource!(GET Local internal::gc)),
+        ("/internal/log-level", resource!(GET Local internal::log_level, PUT Local internal::set_log_level)),
+        ("/internal/sql", resource!(POST Local internal::sql)),
         ("/internal/shutdown", resource!(PUT Local internal::shutdown)),
     ]
     .into_iter()
@@ -163,6 +167,12 @@ fn table() -> Vec<(String, Resource)> {
         }
     }
     table
+}
+
+/// Every path with its methods, as in the table: for the documentation and for tests that walk it.
+pub fn routes() -> Vec<(String, Vec<Method>)> {
+    let methods = |resource: Resource| resource.methods.into_iter().map(|(method, ..)| method).collect();
+    table().into_iter().map(|(path, resource)| (path, methods(resource))).collect()
 }
 
 /// The handler of every request.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::call::{Call, blocking};
 use super::error::Error;
@@ -50,13 +50,8 @@ fn find(call: &Call) -> Result<(Arc<Model>, Arc<Pool>)> {
 /// `GET /1.0/storage-pools`.
 pub async fn list(call: Call) -> Result<Response> {
     let model = call.app.db.model();
-    let list: Vec<Value> = if call.recursion() == 0 {
-        model.pools.keys().map(|name| format!("/1.0/storage-pools/{name}").into()).collect()
-    } else {
-        let pools = model.pools.values();
-        pools.map(|pool| serde_json::to_value(to_wire(&call, &model, pool)).unwrap_or_default()).collect()
-    };
-    Ok(response::sync(list))
+    let url = |pool: &&Arc<Pool>| format!("/1.0/storage-pools/{}", pool.name);
+    call.list(model.pools.values(), url, |pool| to_wire(&call, &model, pool))
 }
 
 /// `GET /1.0/storage-pools/<name>`.

@@ -7,7 +7,7 @@ mod exec;
 mod image;
 mod instance;
 mod list;
-mod table;
+pub(crate) mod table;
 
 use std::fmt;
 use std::path::PathBuf;

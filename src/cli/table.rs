@@ -18,7 +18,7 @@ pub(super) enum Format {
 /// Shows rows under headers, or the objects themselves.
 pub(super) fn show(format: Format, headers: &[&str], rows: &[Vec<String>], objects: &[Value]) -> Result<(), Error> {
     let text = match format {
-        Format::Table => draw(headers, rows),
+        Format::Table => draw(headers, rows, true),
         Format::Compact => compact(headers, rows),
         Format::Csv => rows.iter().map(|row| csv(row)).collect(),
         Format::Json => format!("{}\n", Value::from(objects.to_vec())),
@@ -52,7 +52,8 @@ fn compact(headers: &[&str], rows: &[Vec<String>]) -> String {
     std::iter::once(line(headers)).chain(body).collect()
 }
 
-fn draw(headers: &[&str], rows: &[Vec<String>]) -> String {
+/// A table; with `ruled`, a line below each row, as `lxc list` has it.
+pub(crate) fn draw(headers: &[&str], rows: &[Vec<String>], ruled: bool) -> String {
     let widths = widths(headers, rows);
     let rule = format!("+{}\n", widths.iter().map(|w| format!("{}+", "-".repeat(w + 2))).collect::<String>());
     let line = |cells: &[&str]| {
@@ -66,6 +67,11 @@ fn draw(headers: &[&str], rows: &[Vec<String>]) -> String {
         for at in 0..height {
             text.push_str(&line(&row.iter().map(|cell| cell.lines().nth(at).unwrap_or("")).collect::<Vec<_>>()));
         }
+        if ruled {
+            text.push_str(&rule);
+        }
+    }
+    if !ruled {
         text.push_str(&rule);
     }
     text
@@ -86,7 +92,7 @@ mod tests {
 |      | 10.0.0.2 (eth1) |
 +------+-----------------+
 ";
-        assert_eq!(draw(&["NAME", "IPV4"], &rows), wanted);
+        assert_eq!(draw(&["NAME", "IPV4"], &rows, true), wanted);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use http::Method;
 
-use super::init;
 use super::local::{self, request};
+use super::{activate, doctor, init, sql};
 use crate::state_dir::StateDir;
 
 /// What LXD's daemon has beside running.
@@ -30,6 +30,17 @@ pub(super) enum Verb {
         #[arg(long, short = 'f')]
         force: bool,
     },
+    /// Start the daemon by its socket if there is work for it
+    Activateifneeded,
+    /// Say what of this host works for containers, and how to mend the rest
+    Doctor,
+    /// Show or set how much the running daemon logs
+    LogLevel {
+        /// error, warning, info, debug or trace
+        level: Option<String>,
+    },
+    /// Ask the database, for support
+    Sql(sql::SqlArguments),
     /// Show the version
     Version,
 }
@@ -64,7 +75,7 @@ pub(super) struct InitArguments {
 }
 
 /// Runs a verb.
-pub(super) fn run(verb: Verb, dir: &StateDir) -> ExitCode {
+pub(super) fn run(verb: Verb, dir: &StateDir, debug: bool) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -73,18 +84,23 @@ pub(super) fn run(verb: Verb, dir: &StateDir) -> ExitCode {
         }
     };
     let result = runtime.block_on(async {
-        match verb {
+        let done = match verb {
             Verb::Init(arguments) => init::run(&arguments, dir).await,
             Verb::Waitready { timeout } => wait_ready(dir, timeout).await,
             Verb::Shutdown { timeout, force } => shutdown(dir, timeout, force).await,
+            Verb::Activateifneeded => activate::run(dir, debug).await,
+            Verb::Doctor => return doctor::run(dir).await,
+            Verb::LogLevel { level } => log_level(dir, level).await,
+            Verb::Sql(arguments) => sql::run(arguments, dir).await,
             Verb::Version => {
                 println!("{}", env!("CARGO_PKG_VERSION"));
                 Ok(())
             }
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     });
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(reason) => {
             eprintln!("Error: {reason}");
             ExitCode::FAILURE
@@ -107,6 +123,22 @@ async fn wait_ready(dir: &StateDir, timeout: u64) -> Result<(), String> {
             Err(_) => tokio::time::sleep(AGAIN).await,
         }
     }
+}
+
+async fn log_level(dir: &StateDir, level: Option<String>) -> Result<(), String> {
+    let socket = dir.socket();
+    let said = |e: local::Error| e.to_string();
+    match level {
+        Some(level) => {
+            let body = serde_json::json!({"level": level});
+            request(&socket, Method::PUT, "/internal/log-level", Some(&body)).await.map_err(said)?;
+        }
+        None => {
+            let answer = request(&socket, Method::GET, "/internal/log-level", None).await.map_err(said)?;
+            println!("{}", answer["level"].as_str().unwrap_or_default());
+        }
+    }
+    Ok(())
 }
 
 async fn shutdown(dir: &StateDir, timeout: u64, force: bool) -> Result<(), String> {

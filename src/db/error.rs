@@ -19,6 +19,21 @@ pub enum Error {
         /// SQLite's words.
         reason: String,
     },
+    /// There is no database.
+    Missing {
+        /// Where it should be.
+        path: String,
+    },
+    /// A statement that changes something, where only reading is allowed.
+    ReadOnly {
+        /// Its first word.
+        statement: String,
+    },
+    /// A statement that cannot be part of a change.
+    Forbidden {
+        /// Its first word.
+        statement: String,
+    },
     /// The file was written by a newer Warren.
     TooNew {
         /// Version in the file.
@@ -52,6 +67,16 @@ impl fmt::Display for Error {
             Self::Open { path, reason } => write!(f, "Cannot open the database {path}: {reason}"),
             Self::Migrate { version, reason } => {
                 write!(f, "Cannot bring the database to schema version {version}: {reason}; the old file is unchanged")
+            }
+            Self::Missing { path } => write!(f, "There is no database {path}: no daemon has run in this directory yet"),
+            Self::ReadOnly { statement } => {
+                write!(f, "{statement} changes the database: add --unsafe if you know what the daemon makes of it")
+            }
+            Self::Forbidden { statement } => {
+                write!(
+                    f,
+                    "{statement} cannot be part of a change: all statements are one transaction, which is kept if all succeed"
+                )
             }
             Self::TooNew { found, known } => write!(
                 f,

@@ -11,15 +11,21 @@
 mod connection;
 mod error;
 mod model;
+mod peek;
 mod schema;
+pub mod sql;
 mod tables;
 mod tx;
 mod writer;
 
 pub use error::Error;
 pub use model::{Alias, Certificate, Image, Instance, Model, Network, Phase, Pool, Profile, Project};
+pub use peek::{Peek, peek};
 pub use tx::Tx;
 pub use writer::Database;
+
+/// Name of the file in the database's directory.
+const FILE: &str = "db.sqlite";
 
 /// Seconds since 1970, the time unit of every record.
 pub type Seconds = i64;

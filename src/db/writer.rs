@@ -2,8 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
@@ -27,8 +26,9 @@ const GROUP: usize = 64;
 /// The one database of a daemon.
 pub struct Database {
     model: Arc<ArcSwap<Model>>,
-    queue: Option<mpsc::Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    /// `None` once it is closed.
+    queue: Mutex<Option<mpsc::Sender<Job>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Database {
@@ -38,7 +38,7 @@ impl Database {
     /// When the file cannot be opened, or its schema not be brought up to date. Damaged rows are no error: they are
     /// returned, for the log.
     pub fn open(dir: &Path) -> Result<(Self, Vec<Error>), Error> {
-        let path = dir.join("db.sqlite");
+        let path = dir.join(super::FILE);
         let mut connection = connection::open(&path)?;
         let (model, damaged) = tables::load(&mut connection)?;
         let model = Arc::new(ArcSwap::from_pointee(model));
@@ -47,9 +47,9 @@ impl Database {
         let thread = std::thread::Builder::new()
             .name("db-writer".to_owned())
             .stack_size(512 * 1024)
-            .spawn(move || run(&mut connection, &jobs, &published))
+            .spawn(move || run(connection, &jobs, &published))
             .map_err(|e| Error::Open { path: path.display().to_string(), reason: e.to_string() })?;
-        Ok((Self { model, queue: Some(queue), thread: Some(thread) }, damaged))
+        Ok((Self { model, queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) }, damaged))
     }
 
     /// The model as of the last commit.
@@ -82,25 +82,35 @@ impl Database {
             });
             (keep, answer)
         });
-        let Some(queue) = &self.queue else { return Err(E::from(Error::Closed)) };
-        if queue.send(job).is_err() {
+        let sent = match &*self.queue.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(queue) => queue.send(job).is_ok(),
+            None => false,
+        };
+        if !sent {
             return Err(E::from(Error::Closed));
         }
         receiver.await.unwrap_or_else(|_| Err(E::from(Error::Lost)))
     }
 }
 
-impl Drop for Database {
-    fn drop(&mut self) {
-        self.queue = None;
-        if let Some(thread) = self.thread.take() {
+impl Database {
+    /// Ends the writer when all that waits is written, and leaves one file: the next reader needs no log. Blocking.
+    pub fn close(&self) {
+        *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // The thread ends when the queue is empty and closed; a panic in it was logged where it happened.
             let _ = thread.join();
         }
     }
 }
 
-fn run(connection: &mut SqliteConnection, jobs: &mpsc::Receiver<Job>, published: &ArcSwap<Model>) {
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn run(mut connection: SqliteConnection, jobs: &mpsc::Receiver<Job>, published: &ArcSwap<Model>) {
     while let Ok(first) = jobs.recv() {
         let mut group = vec![first];
         while group.len() < GROUP
@@ -108,7 +118,7 @@ fn run(connection: &mut SqliteConnection, jobs: &mpsc::Receiver<Job>, published:
         {
             group.push(job);
         }
-        commit(connection, group, published);
+        commit(&mut connection, group, published);
     }
     // A clean end leaves no WAL behind for the next start to read.
     if let Err(error) = connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)") {

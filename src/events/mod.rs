@@ -16,7 +16,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::api::wire;
 use crate::names::ProjectName;
 
-pub use logging::LogLayer;
+pub use logging::{Log, LogLevel};
 
 /// Events that a subscriber may lie behind before it is cut off.
 pub const QUEUE: usize = 8192;

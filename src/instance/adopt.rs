@@ -10,6 +10,7 @@ use super::actor::Live;
 use super::error::Error;
 use super::state::{Status, adopted};
 use super::{Context, create, delete, rename, start, stop};
+use crate::api::wire::Config;
 use crate::config;
 use crate::db::{self, Phase};
 use crate::helper::hook;
@@ -116,6 +117,12 @@ fn left_word(context: &Context, container: &str) -> bool {
     }
 }
 
+/// Whether an instance with this expanded configuration is to be started with the daemon; `ran`: it did when it was
+/// last seen.
+pub fn wants_start(expanded: &Config, ran: bool) -> bool {
+    expanded.get("boot.autostart").and_then(|text| config::parse_bool(text)).unwrap_or(ran)
+}
+
 /// The instances to start now, in order, each with the pause after it.
 pub(super) fn autostart(
     context: &Context,
@@ -125,11 +132,7 @@ pub(super) fn autostart(
     let mut list: Vec<(i64, crate::names::InstanceKey, Duration)> = Vec::new();
     for record in model.instances.values() {
         let expanded = profile::expand_instance(&model, record).config;
-        let wanted = match expanded.get("boot.autostart").and_then(|text| config::parse_bool(text)) {
-            Some(wanted) => wanted,
-            None => ran.contains(&record.key),
-        };
-        if wanted {
+        if wants_start(&expanded, ran.contains(&record.key)) {
             let delay = u64::try_from(config::int_of(&expanded, "boot.autostart.delay")).unwrap_or(0);
             let priority = config::int_of(&expanded, "boot.autostart.priority");
             list.push((priority, record.key.clone(), Duration::from_secs(delay)));

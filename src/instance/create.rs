@@ -45,13 +45,14 @@ pub struct NewInstance {
 }
 
 /// Checks everything that can be checked and writes the row. From here on the name is taken.
-pub(super) async fn reserve(context: &Context, new: NewInstance) -> Result<db::Instance, Error> {
+pub(super) async fn reserve(context: &Arc<Context>, new: NewInstance) -> Result<db::Instance, Error> {
     config::validate_instance(&new.config, config::Scope::Instance)?;
     let host = context.host.architecture;
     if !new.architecture.is_empty() && new.architecture != host {
         return Err(Error::Architecture { wanted: new.architecture, host: host.to_owned() });
     }
     let uuid = uuid::Uuid::new_v4().to_string();
+    let checking = Arc::clone(context);
     context
         .db
         .write(move |tx| {
@@ -60,6 +61,7 @@ pub(super) async fn reserve(context: &Context, new: NewInstance) -> Result<db::I
                 return Err(Error::Exists { key: new.key });
             }
             let expanded = profile::expand(model, &new.key.project, &new.profiles, &new.config, &new.devices)?;
+            checking.check_privilege(&expanded.config)?;
             let pool = Set::parse(&expanded.devices)?.root.1.pool;
             if !model.pools.get(&pool).is_some_and(|record| record.phase == Phase::Ready) {
                 return Err(Error::NoSuchPool(pool));

@@ -64,6 +64,7 @@ pub enum Error {
         cause: Box<Error>,
         failures: Vec<Error>,
     },
+    UnprivilegedOnly,
     EmptyCommand,
     NotUp {
         status: Status,
@@ -137,6 +138,9 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
+            Self::UnprivilegedOnly => f.write_str(
+                "Warren was configured to only allow unprivileged containers (by WARREN_UNPRIVILEGED_ONLY or LXD_UNPRIVILEGED_ONLY): leave security.privileged out",
+            ),
             Self::EmptyCommand => f.write_str("The field \"command\" is empty: name the program to run"),
             Self::NotUp { status } => write!(f, "The instance isn't running (it is {})", status.word().to_lowercase()),
             Self::NoConnection => f.write_str("The client did not connect to the websockets of the command in time"),

@@ -38,6 +38,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 
+use crate::api::wire::Config;
 use crate::db::Database;
 use crate::events::Bus;
 use crate::events::lifecycle::{Lifecycle, Requestor};
@@ -48,6 +49,7 @@ use crate::security::idmap::IdMap;
 use crate::state_dir::StateDir;
 use crate::{image, network, storage};
 
+pub use adopt::wants_start;
 pub use create::{NewInstance, RootSource};
 pub use error::Error;
 pub use exec::{Exec, ExecSpec, Io, IoKind};
@@ -68,6 +70,8 @@ pub struct Host {
     pub apparmor: bool,
     /// Where lxcfs is mounted, if it is.
     pub lxcfs: Option<PathBuf>,
+    /// Whether containers without a user namespace are refused, whatever anybody asks for.
+    pub unprivileged_only: bool,
 }
 
 /// What the tasks of all instances share.
@@ -109,6 +113,15 @@ impl Context {
             context: Map::from_iter([("old_name".to_owned(), from.name.as_str().into())]),
             requestor,
         });
+    }
+
+    /// Checks a configuration, expanded or a profile's own, against what this daemon is allowed to run.
+    ///
+    /// # Errors
+    /// [`Error::UnprivilegedOnly`].
+    pub fn check_privilege(&self, config: &Config) -> Result<(), Error> {
+        let asked = crate::config::bool_of(config, "security.privileged");
+        if self.host.unprivileged_only && asked { Err(Error::UnprivilegedOnly) } else { Ok(()) }
     }
 
     fn lifecycle(&self, action: &'static str, key: &InstanceKey, requestor: Option<&Requestor>) {

@@ -38,6 +38,7 @@ async fn steps(context: &Arc<Context>, key: &InstanceKey, stages: &mut Stages, u
     let model = context.db.model();
     let record = model.instances.get(key).cloned().ok_or(Error::NotFound)?;
     let expanded = profile::expand_instance(&model, &record);
+    context.check_privilege(&expanded.config)?;
     let devices = Set::parse(&expanded.devices)?;
     let confinement = Confinement {
         privileged: config::bool_of(&expanded.config, "security.privileged"),

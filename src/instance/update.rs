@@ -1,6 +1,8 @@
 //! Update: a new definition, checked whole, written at once. It counts from the next start on; `environment.*` and
 //! `boot.*` count at once because they are read when they are needed.
 
+use std::sync::Arc;
+
 use super::Context;
 use super::error::Error;
 use crate::api::wire::{Config, Devices};
@@ -26,19 +28,21 @@ pub struct Definition {
 }
 
 pub(super) async fn update(
-    context: &Context,
+    context: &Arc<Context>,
     key: &InstanceKey,
     new: Definition,
     requestor: Option<&Requestor>,
 ) -> Result<(), Error> {
     config::validate_instance(&new.config, config::Scope::Instance)?;
     let changed = key.clone();
+    let checking = Arc::clone(context);
     context
         .db
         .write(move |tx| {
             let model = tx.model();
             let mut record = model.instances.get(&changed).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
             let expanded = profile::expand(model, &changed.project, &new.profiles, &new.config, &new.devices)?;
+            checking.check_privilege(&expanded.config)?;
             let pool = Set::parse(&expanded.devices)?.root.1.pool;
             if pool != record.pool {
                 return Err(Error::PoolChange { from: record.pool, to: pool });

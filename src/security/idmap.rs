@@ -78,7 +78,11 @@ fn range_of_root(text: &str) -> Option<IdRange> {
     })
 }
 
-fn read(file: &Path) -> Result<IdRange, Error> {
+/// Root's range in a subid file.
+///
+/// # Errors
+/// With the line to add, when there is none.
+pub fn range_in(file: &Path) -> Result<IdRange, Error> {
     match std::fs::read_to_string(file) {
         Ok(text) => range_of_root(&text).ok_or_else(|| Error::NoRange { file: file.to_owned() }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NoRange { file: file.to_owned() }),
@@ -92,7 +96,7 @@ impl IdMap {
     /// # Errors
     /// With the line to add, when there is no range.
     pub fn host_default() -> Result<Self, Error> {
-        Ok(Self { uid: read(Path::new("/etc/subuid"))?, gid: read(Path::new("/etc/subgid"))? })
+        Ok(Self { uid: range_in(Path::new("/etc/subuid"))?, gid: range_in(Path::new("/etc/subgid"))? })
     }
 
     /// Values of `lxc.idmap`.

@@ -172,6 +172,17 @@ impl Hierarchies {
         }
     }
 
+    /// The controllers of all hierarchies, sorted.
+    pub fn controllers(&self) -> Vec<String> {
+        let v1 = self.v1.keys().filter(|name| !name.contains('=')).cloned();
+        let file = self.v2.as_ref().map(|mount| mount.point.join("cgroup.controllers"));
+        let v2 = file.map(|file| fs::read_to_string(file).unwrap_or_default()).unwrap_or_default();
+        let mut all: Vec<String> = v1.chain(v2.split_whitespace().map(str::to_owned)).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
     /// Which version has `controller`.
     pub fn version_of(&self, controller: &str) -> Option<Version> {
         if self.v1.contains_key(controller) { Some(Version::V1) } else { self.v2.as_ref().map(|_| Version::V2) }

@@ -1,7 +1,8 @@
-//! Safe kernel interfaces: file descriptors, pidfds, ptys, mounts, user namespaces, netlink, cgroups.
+//! Safe kernel interfaces: file descriptors, pidfds, ptys, mounts, user namespaces, netlink, cgroups, hardware.
 
 pub mod activation;
 pub mod cgroup;
+pub mod hardware;
 pub mod mount;
 pub mod netlink;
 mod netlink_wire;
@@ -9,5 +10,6 @@ pub mod peercred;
 pub mod process;
 pub mod pty;
 pub mod socket;
+pub mod space;
 pub mod userns;
 pub mod watch;

@@ -487,6 +487,26 @@ impl Socket {
         self.change(request, "create bridge", name)
     }
 
+    /// Whether the kernel knows interfaces of this kind, which may make it load a module.
+    ///
+    /// One with a multicast address is asked for: the kernel refuses that address only when it knows the kind, and
+    /// nothing is ever made.
+    ///
+    /// # Errors
+    /// The kernel's, when it refuses for another reason.
+    pub fn supports(&mut self, kind: &str) -> Result<bool, Error> {
+        let sequence = self.next_sequence();
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        let mut request = Request::new(RTM_NEWLINK, flags, sequence, &interface_header(0, 0, 0));
+        request.attribute(IFLA_ADDRESS, &[1, 0, 0, 0, 0, 0]);
+        request.nested(IFLA_LINKINFO, |r| r.text(IFLA_INFO_KIND, kind));
+        match self.change(request, "ask for interfaces of kind", kind) {
+            Ok(()) | Err(Error::Kernel { errno: Errno::ADDRNOTAVAIL, .. }) => Ok(true),
+            Err(Error::Kernel { errno: Errno::OPNOTSUPP, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes a pair of veth interfaces, both down; the peer goes to the network namespace of `peer_pid` if given.
     ///
     /// # Errors

@@ -109,6 +109,11 @@ impl Daemon {
         self.child.as_ref().unwrap().id()
     }
 
+    /// Sets an environment variable for the starts from here on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts the daemon (again) and waits until it is ready.
     pub fn start(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.root.join("log")).unwrap();
@@ -128,10 +133,19 @@ impl Daemon {
 
     /// SIGTERM: the daemon ends, the containers go on.
     pub fn terminate(&mut self) {
+        self.end_by(rustix::process::Signal::TERM);
+    }
+
+    /// Ends the daemon by this signal.
+    pub fn end_by(&mut self, signal: rustix::process::Signal) {
         let mut child = self.child.take().unwrap();
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
         assert!(child.wait().unwrap().success());
+    }
+
+    /// Waits for a daemon that was asked to end otherwise.
+    pub fn ended(&mut self) {
+        assert!(self.child.take().unwrap().wait().unwrap().success());
     }
 
     /// `warrend <verb>`.

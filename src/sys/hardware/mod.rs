@@ -1,0 +1,45 @@
+//! The hardware of the host, as the kernel tells it in /sys and /proc.
+//!
+//! ```text
+//!   Tree (root of /sys, /proc, /dev, /run)
+//!     cpu  memory  disks  network ── ethtool(ioctl)  gpu  pci ── vpd, names  usb  system
+//! ```
+//! Everything is read below a [`Tree`], so that a copy of another machine's files can be read as well. What a file does
+//! not tell is left empty: nothing here fails. Source of the file names: the kernel's `Documentation/ABI`.
+
+mod cpu;
+mod disks;
+mod ethtool;
+mod gpu;
+mod memory;
+mod names;
+mod network;
+mod pci;
+mod system;
+mod tree;
+mod usb;
+
+#[cfg(test)]
+mod tests;
+
+use crate::api::wire::resources::Resources;
+use tree::Tree;
+
+/// Reads all of it. Blocking: some hundred small files, and devices that are asked.
+pub fn resources(architecture: &str) -> Resources {
+    read(&Tree::host(), architecture)
+}
+
+fn read(tree: &Tree, architecture: &str) -> Resources {
+    let names = names::Names::pci(tree);
+    Resources {
+        cpu: cpu::read(tree, architecture),
+        memory: memory::read(tree),
+        gpu: gpu::read(tree, &names),
+        network: network::read(tree, &names),
+        storage: disks::read(tree),
+        usb: usb::read(tree),
+        pci: pci::read(tree, &names),
+        system: system::read(tree),
+    }
+}

@@ -1,0 +1,132 @@
+//! The whole table of routes, walked: methods, trust, query parameters of every path.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::process::Command;
+
+use support::Daemon;
+
+const METHODS: [&str; 7] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
+
+/// A path of the table with names of things that are there, as far as they can be.
+fn concrete(path: &str) -> String {
+    let name = match path.split('/').nth(2).unwrap_or_default() {
+        "instances" | "containers" => "c1",
+        "profiles" | "projects" => "default",
+        "networks" => "lo",
+        "storage-pools" => "p",
+        _ => "nosuch",
+    };
+    let parts = path.split('/').map(|part| match part {
+        "{name}" => name,
+        part if part.starts_with('{') => "nosuch",
+        part => part,
+    });
+    parts.collect::<Vec<_>>().join("/")
+}
+
+/// Paths that show lists of objects.
+fn lists() -> Vec<String> {
+    let routes = warren::api::routes().into_iter();
+    let gets = routes.filter(|(_, methods)| methods.iter().any(|method| method == "GET")).map(|(path, _)| path);
+    let no_lists = ["/", "/1.0", "/1.0/cluster", "/1.0/events", "/1.0/health", "/1.0/metrics", "/1.0/resources"];
+    gets.filter(|path| !path.contains('{') && !path.starts_with("/internal") && !no_lists.contains(&path.as_str()))
+        .collect()
+}
+
+#[test]
+fn a_method_that_a_path_does_not_have_is_501_and_a_query_changes_no_status() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    let routes = warren::api::routes();
+    assert!(routes.len() > 40);
+    for (path, methods) in &routes {
+        let url = concrete(path);
+        for method in METHODS {
+            if methods.iter().any(|known| known == method) {
+                continue;
+            }
+            let (status, body) = daemon.request(method, &url, &[], b"{}");
+            assert_eq!(status, 501, "{method} {url}: {body}");
+            assert!(method == "HEAD" || body.contains("\"error_code\":501"), "{method} {url}: {body}");
+        }
+        if methods.iter().any(|method| method == "GET") {
+            let (plain, body) = daemon.request("GET", &url, &[], b"");
+            assert!(plain < 500, "{url}: {body}");
+            let (asked, _) =
+                daemon.request("GET", &format!("{url}?nonsense=1&project=&recursion=1&target=none&x"), &[], b"null");
+            assert_eq!(plain, asked, "{url}");
+            let (slash, _) = daemon.request("GET", &format!("{}/", url.trim_end_matches('/')), &[], b"");
+            assert_eq!(plain, slash, "{url}/");
+        }
+    }
+}
+
+#[test]
+fn every_list_takes_recursion_and_filter() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    let count = |url: &str| {
+        let (status, answer) = daemon.api("GET", url, "");
+        assert_eq!(status, 200, "{url}: {answer}");
+        let metadata = &answer["metadata"];
+        // Operations come by status.
+        let lists =
+            metadata.as_object().map(|map| map.values().cloned().collect()).unwrap_or_else(|| vec![metadata.clone()]);
+        lists.iter().flat_map(|list| list.as_array().unwrap().clone()).collect::<Vec<_>>()
+    };
+    let lists = lists();
+    assert!(lists.len() >= 10, "{lists:?}");
+    for list in &lists {
+        let urls = count(list);
+        assert!(urls.iter().all(|url| url.as_str().is_some_and(|url| url.starts_with(list.as_str()))), "{urls:?}");
+        let objects = count(&format!("{list}?recursion=1"));
+        assert_eq!(objects.len(), urls.len(), "{list}");
+        assert!(objects.iter().all(serde_json::Value::is_object), "{list}");
+        assert_eq!(count(&format!("{list}?recursion=2")).len(), urls.len(), "{list}");
+        assert_eq!(count(&format!("{list}?filter=")).len(), urls.len(), "{list}");
+        assert!(count(&format!("{list}?filter=nosuchfield+eq+x")).is_empty(), "{list}");
+        assert_eq!(count(&format!("{list}?recursion=1&filter=nosuchfield+ne+x")).len(), urls.len(), "{list}");
+        assert_eq!(daemon.api("GET", &format!("{list}?filter=name+is+x"), "").0, 400, "{list}");
+    }
+    assert_eq!(count("/1.0/profiles?filter=name+eq+default"), ["/1.0/profiles/default"]);
+    assert_eq!(count("/1.0/networks?filter=type+eq+loopback"), ["/1.0/networks/lo"]);
+    assert_eq!(count("/1.0/storage-pools?recursion=1&filter=driver+eq+overlay").len(), 1);
+    assert!(count("/1.0/operations?filter=status+eq+success").iter().all(serde_json::Value::is_string));
+}
+
+#[test]
+fn who_is_not_trusted_sees_what_is_public_and_nothing_else() {
+    let daemon = Daemon::bare();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    daemon.lxc(&["config", "set", "core.https_address", &format!("127.0.0.1:{port}")]).ok();
+    let mut asked = Vec::new();
+    // One curl: one TLS handshake for all.
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--insecure", "--http1.1"]);
+    for (path, _) in warren::api::routes() {
+        for method in METHODS.into_iter().filter(|method| *method != "HEAD") {
+            if !asked.is_empty() {
+                curl.arg("--next").args(["--silent", "--insecure", "--http1.1"]);
+            }
+            curl.args(["--output", "/dev/null", "--write-out", "%{http_code}\n", "--request", method, "--data", "{}"]);
+            curl.arg(format!("https://127.0.0.1:{port}{}", concrete(&path)));
+            let public = match (method, path.as_str()) {
+                ("GET", "/" | "/1.0" | "/1.0/images") => 200,
+                ("GET", "/1.0/images/{fingerprint}" | "/1.0/images/{fingerprint}/export") => 404,
+                ("GET", "/1.0/images/aliases/{*name}") => 404,
+                _ => 403,
+            };
+            asked.push((method, path.clone(), public));
+        }
+    }
+    let output = curl.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(said.lines().count(), asked.len());
+    for (status, (method, path, wanted)) in said.lines().zip(&asked) {
+        assert_eq!(status.parse::<u16>().unwrap(), *wanted, "{method} {path}");
+    }
+    daemon.lxc(&["config", "unset", "core.https_address"]).ok();
+}
