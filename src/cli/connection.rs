@@ -1,6 +1,9 @@
 //! The connection to the daemon of this host.
 
+use std::cell::RefCell;
+use std::error::Error as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
@@ -15,13 +18,32 @@ use tokio_tungstenite::WebSocketStream;
 use super::Error;
 use crate::api::wire::{Envelope, Operation};
 
-/// Where the daemon is.
+/// An interrupted client leaves after this long even if the daemon is silent.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// Where the daemon is, and what it does for us.
 pub(super) struct Connection {
     socket: PathBuf,
+    /// URLs of the operations that are waited for.
+    awaited: RefCell<Vec<String>>,
+}
+
+/// What the daemon answers.
+pub(super) enum Answer {
+    /// The envelope of nearly everything.
+    Json(Envelope),
+    /// A file.
+    Other(Bytes),
 }
 
 /// A websocket to the daemon.
 pub(super) type Socket = WebSocketStream<UnixStream>;
+
+/// An error of HTTP with what is behind it, which alone says what happened.
+fn lost(error: &hyper::Error) -> Error {
+    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    Error::Lost(format!("{error}{cause}"))
+}
 
 impl Connection {
     /// The socket named by WARREN_SOCKET, LXD_SOCKET, WARREN_DIR or LXD_DIR, else the first default one that exists.
@@ -37,7 +59,7 @@ impl Connection {
             let other = PathBuf::from("/var/lib/lxd/unix.socket");
             if !default.exists() && other.exists() { other } else { default }
         });
-        Self { socket }
+        Self { socket, awaited: RefCell::default() }
     }
 
     async fn stream(&self) -> Result<UnixStream, Error> {
@@ -45,24 +67,27 @@ impl Connection {
     }
 
     /// Sends a request with any body.
-    pub(super) async fn send<B>(&self, request: Request<B>) -> Result<Envelope, Error>
+    pub(super) async fn send<B>(&self, request: Request<B>) -> Result<Answer, Error>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: std::error::Error + Send + Sync + 'static,
     {
-        let broken = |e: hyper::Error| Error::Broken(e.to_string());
         let stream = TokioIo::new(self.stream().await?);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(broken)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(|e| lost(&e))?;
         let driver = tokio::spawn(connection);
-        let response = sender.send_request(request).await.map_err(broken)?;
-        let bytes = response.into_body().collect().await.map_err(broken)?.to_bytes();
+        let response = sender.send_request(request).await.map_err(|e| lost(&e))?;
+        let json = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+        let bytes = response.into_body().collect().await.map_err(|e| lost(&e))?.to_bytes();
         driver.abort();
+        if !json {
+            return Ok(Answer::Other(bytes));
+        }
         let envelope: Envelope = serde_json::from_slice(&bytes).map_err(|e| Error::Broken(e.to_string()))?;
-        if envelope.kind == "error" { Err(Error::Refused(envelope.error)) } else { Ok(envelope) }
+        if envelope.kind == "error" { Err(Error::refused(envelope.error)) } else { Ok(Answer::Json(envelope)) }
     }
 
     /// Sends a JSON request.
-    pub(super) async fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Envelope, Error> {
+    pub(super) async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Error> {
         let bytes = body.map(ToString::to_string).unwrap_or_default();
         let request = Request::builder()
             .method(method)
@@ -74,12 +99,17 @@ impl Connection {
         self.send(request).await
     }
 
+    /// The same where JSON is answered.
+    pub(super) async fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Envelope, Error> {
+        self.ask(method, path, body).await?.json()
+    }
+
     /// The metadata that `path` answers.
     pub(super) async fn get(&self, path: &str) -> Result<Value, Error> {
         Ok(self.request(Method::GET, path, None).await?.metadata)
     }
 
-    /// Sends a request that starts an operation, and waits for its end. Ctrl-C cancels it.
+    /// Sends a request that starts an operation, and waits for its end.
     pub(super) async fn run(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Operation, Error> {
         let answer = self.request(method, path, body).await?;
         self.wait(&answer.operation).await
@@ -87,17 +117,22 @@ impl Connection {
 
     /// Waits for the end of an operation.
     pub(super) async fn wait(&self, url: &str) -> Result<Operation, Error> {
-        let path = format!("{url}/wait");
-        let metadata = tokio::select! {
-            answer = self.get(&path) => answer?,
-            _ = tokio::signal::ctrl_c() => {
-                // Not every operation can be cancelled; then it goes on without us.
-                let _ = self.request(Method::DELETE, url, None).await;
-                return Err(Error::Interrupted);
-            }
-        };
-        let operation: Operation = serde_json::from_value(metadata).map_err(|e| Error::Broken(e.to_string()))?;
-        if operation.status_code == 200 { Ok(operation) } else { Err(Error::Refused(operation.err)) }
+        self.awaited.borrow_mut().push(url.to_owned());
+        let answer = self.get(&format!("{url}/wait")).await;
+        self.awaited.borrow_mut().retain(|other| other != url);
+        let operation: Operation = serde_json::from_value(answer?).map_err(|e| Error::Broken(e.to_string()))?;
+        if operation.status_code == 200 {
+            return Ok(operation);
+        }
+        Err(Error::refused(if operation.err.is_empty() { operation.status } else { operation.err }))
+    }
+
+    /// Cancels the operations that were being waited for.
+    pub(super) async fn cancel(&self) {
+        let urls = self.awaited.take();
+        let cancelled = futures_util::future::join_all(urls.iter().map(|url| self.request(Method::DELETE, url, None)));
+        // Not every operation can be cancelled; then it goes on without us.
+        let _ = tokio::time::timeout(PARTING, cancelled).await;
     }
 
     /// Opens a websocket.
@@ -105,7 +140,17 @@ impl Connection {
         let stream = self.stream().await?;
         let (socket, _) = tokio_tungstenite::client_async(format!("ws://warren{path}"), stream)
             .await
-            .map_err(|e| Error::Broken(e.to_string()))?;
+            .map_err(|e| Error::Lost(e.to_string()))?;
         Ok(socket)
+    }
+}
+
+impl Answer {
+    /// The envelope, where one must be.
+    pub(super) fn json(self) -> Result<Envelope, Error> {
+        match self {
+            Self::Json(envelope) => Ok(envelope),
+            Self::Other(_) => Err(Error::Broken("It is not JSON".to_owned())),
+        }
     }
 }

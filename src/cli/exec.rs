@@ -1,6 +1,7 @@
 //! `warren exec` and `warren shell`.
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use clap::Args;
 use futures_util::{SinkExt, StreamExt};
@@ -8,12 +9,17 @@ use http::Method;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tungstenite::Message;
 
-use super::Error;
 use super::connection::{Connection, Socket};
+use super::{Error, output};
 use crate::api::wire::{Config, ExecPost};
+
+/// A command that a signal should end gets this long before its client leaves it to the daemon.
+const GRACE: Duration = Duration::from_secs(1);
+/// Ctrl-D.
+const END_OF_INPUT: u8 = 4;
 
 /// A command to run.
 #[derive(Debug, Args)]
@@ -35,6 +41,9 @@ pub(super) struct Exec {
     /// Group id
     #[arg(long, default_value_t = 0)]
     group: u32,
+    /// Nothing on stdin
+    #[arg(short = 'n', long)]
+    disable_stdin: bool,
     /// With a terminal
     #[arg(short = 't', long)]
     force_interactive: bool,
@@ -54,6 +63,7 @@ impl Exec {
             cwd: String::new(),
             user: 0,
             group: 0,
+            disable_stdin: false,
             force_interactive: false,
             force_noninteractive: false,
         }
@@ -83,12 +93,17 @@ impl Drop for Raw {
     }
 }
 
+/// Columns and rows of the terminal.
 fn size() -> (u16, u16) {
-    tcgetwinsize(std::io::stdout()).map_or((80, 24), |size| (size.ws_col, size.ws_row))
+    let sizes = [tcgetwinsize(std::io::stdout()), tcgetwinsize(std::io::stdin())];
+    let known = sizes.into_iter().flatten().map(|size| (size.ws_col, size.ws_row)).find(|size| *size != (0, 0));
+    known.unwrap_or((80, 24))
 }
 
 /// Runs the command and returns its exit status.
 pub(super) async fn exec(connection: &Connection, exec: Exec) -> Result<u8, Error> {
+    let name = exec.instance.clone();
+    let path = format!("{}/exec", super::instance::path(&name)?);
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let interactive = exec.force_interactive || (terminal && !exec.force_noninteractive);
     let mut environment: Config = Config::new();
@@ -99,6 +114,8 @@ pub(super) async fn exec(connection: &Connection, exec: Exec) -> Result<u8, Erro
     if interactive && let Ok(term) = std::env::var("TERM") {
         environment.entry("TERM".to_owned()).or_insert(term);
     }
+    // Heard from before the size is taken: no change of it is missed.
+    let window = listen(SignalKind::window_change())?;
     let (width, height) = size();
     let post = ExecPost {
         command: exec.command,
@@ -113,41 +130,54 @@ pub(super) async fn exec(connection: &Connection, exec: Exec) -> Result<u8, Erro
         ..ExecPost::default()
     };
     let body = serde_json::to_value(&post).map_err(|e| Error::Broken(e.to_string()))?;
-    let path = format!("/1.0/instances/{}/exec", exec.instance);
-    let answer = connection.request(Method::POST, &path, Some(&body)).await?;
+    let failed = |e: Error| e.doing(format!("Cannot run a command in {name}"));
+    let answer = connection.request(Method::POST, &path, Some(&body)).await.map_err(|e| {
+        let down = matches!(&e, Error::Refused(refusal) if refusal.reason.contains("isn't running"));
+        let e = failed(e);
+        if down { e.hint(format!("\"warren start {name}\" lets it run")) } else { e }
+    })?;
     let open = async |name: &str| {
         let secret = answer.metadata["metadata"]["fds"][name].as_str().unwrap_or_default();
         connection.websocket(&format!("{}/websocket?secret={secret}", answer.operation)).await
     };
     let control = open("control").await?;
-    let raw = if interactive { Raw::enter() } else { None };
-    let control = tokio::spawn(steer(control, interactive));
-    let input = open("0").await?;
-    let outputs = if interactive {
-        let (sink, stream) = input.split();
-        tokio::spawn(feed(sink));
-        vec![tokio::spawn(drain(stream, tokio::io::stdout()))]
-    } else {
-        let (one, two) = (open("1").await?, open("2").await?);
-        let (sink, _) = input.split();
-        tokio::spawn(feed(sink));
-        vec![
-            tokio::spawn(drain(one.split().1, tokio::io::stdout())),
-            tokio::spawn(drain(two.split().1, tokio::io::stderr())),
-        ]
+    // Heard from before the terminal is changed: no signal ends us without putting it back.
+    let signals = Signals::listen()?;
+    let _raw = if interactive { Raw::enter() } else { None };
+    let work = async {
+        let input = open("0").await?;
+        let outputs = if interactive {
+            let (sink, stream) = input.split();
+            tokio::spawn(feed(sink, exec.disable_stdin, true));
+            vec![tokio::spawn(drain(stream, tokio::io::stdout()))]
+        } else {
+            let (one, two) = (open("1").await?, open("2").await?);
+            let (sink, _) = input.split();
+            tokio::spawn(feed(sink, exec.disable_stdin, false));
+            vec![
+                tokio::spawn(drain(one.split().1, tokio::io::stdout())),
+                tokio::spawn(drain(two.split().1, tokio::io::stderr())),
+            ]
+        };
+        // All output first: the operation's end may be known before its last bytes are printed.
+        let mut printed = Ok(());
+        for output in outputs {
+            match output.await {
+                // Nobody sees this terminal any more. The daemon ends what runs in it when we are gone.
+                Ok(Err(error)) if interactive => return output::written(Err(error)).map(|()| 128 + libc::SIGPIPE),
+                Ok(Err(error)) => printed = printed.and(output::written(Err(error))),
+                Ok(Ok(())) | Err(_) => {}
+            }
+        }
+        let operation = connection.wait(&answer.operation).await.map_err(failed)?;
+        printed?;
+        let status = operation.metadata.as_ref().and_then(|told| told.get("return")?.as_i64());
+        Ok(status.and_then(|status| i32::try_from(status).ok()).unwrap_or(1))
     };
-    // All output first: the operation's end may be known before its last bytes are printed.
-    for output in outputs {
-        let _ = output.await;
-    }
-    let operation = connection.get(&format!("{}/wait", answer.operation)).await;
-    control.abort();
-    drop(raw);
-    let operation = operation?;
-    if operation["status_code"] != 200 {
-        return Err(Error::Refused(operation["err"].as_str().unwrap_or_default().to_owned()));
-    }
-    let status = operation["metadata"]["return"].as_i64().unwrap_or(1);
+    let status = tokio::select! {
+        status = work => status?,
+        signal = steer(control, window, signals, interactive) => 128 + signal,
+    };
     Ok(u8::try_from(status & 0xff).unwrap_or(1))
 }
 
@@ -155,54 +185,94 @@ type Sink = futures_util::stream::SplitSink<Socket, Message>;
 type Stream = futures_util::stream::SplitStream<Socket>;
 
 /// Sends what stdin gives, then its end.
-async fn feed(mut sink: Sink) {
+async fn feed(mut sink: Sink, nothing: bool, interactive: bool) {
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 32 * 1024];
-    while let Ok(count @ 1..) = stdin.read(&mut buffer).await {
+    while !nothing && let Ok(count @ 1..) = stdin.read(&mut buffer).await {
         if sink.send(Message::binary(buffer[..count].to_vec())).await.is_err() {
             return;
         }
     }
-    let _ = sink.send(Message::text("")).await;
+    // What a terminal's user would type at the end.
+    let end = if interactive { Message::binary(vec![END_OF_INPUT]) } else { Message::text("") };
+    let _ = sink.send(end).await;
     // The sink stays: dropping it would close a terminal's output as well.
     std::future::pending::<()>().await;
 }
 
-/// Prints what comes.
-async fn drain(mut stream: Stream, mut out: impl tokio::io::AsyncWrite + Unpin) {
+/// Prints what comes; fails when it cannot be printed.
+async fn drain(mut stream: Stream, mut out: impl tokio::io::AsyncWrite + Unpin) -> std::io::Result<()> {
     while let Some(Ok(message)) = stream.next().await {
         match message {
             Message::Binary(bytes) => {
-                if out.write_all(&bytes).await.is_err() || out.flush().await.is_err() {
-                    return;
-                }
+                out.write_all(&bytes).await?;
+                out.flush().await?;
             }
-            Message::Text(_) | Message::Close(_) => return,
+            Message::Text(_) | Message::Close(_) => break,
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Error> {
+    signal(kind).map_err(|error| Error::Local { doing: "wait for signals".to_owned(), error })
+}
+
+/// The signals that are passed on.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    quit: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Error> {
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+            quit: listen(SignalKind::quit())?,
+        })
+    }
+
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.interrupt.recv() => libc::SIGINT,
+            _ = self.terminate.recv() => libc::SIGTERM,
+            _ = self.hangup.recv() => libc::SIGHUP,
+            _ = self.quit.recv() => libc::SIGQUIT,
         }
     }
 }
 
-/// Passes on the size of the window and signals.
-async fn steer(mut socket: Socket, interactive: bool) {
-    let kinds = [SignalKind::window_change(), SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-    let [Ok(mut window), Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = kinds.map(signal) else { return };
+/// Passes on the size of the window and signals. Ends with the signal that shall end this client.
+///
+/// A terminal in raw mode makes no signals: one that comes all the same means this client. The command gets the same
+/// signal and a moment to end by it. With pipes the signal means the command, which may take its time.
+async fn steer(mut socket: Socket, mut window: Signal, mut signals: Signals, interactive: bool) -> i32 {
+    let mut open = true;
     loop {
-        let message: Value = tokio::select! {
+        let (message, ending): (Value, Option<i32>) = tokio::select! {
             _ = window.recv(), if interactive => {
                 let (width, height) = size();
-                json!({"command": "window-resize", "args": {"width": width.to_string(), "height": height.to_string()}})
+                let args = json!({"width": width.to_string(), "height": height.to_string()});
+                (json!({"command": "window-resize", "args": args}), None)
             }
-            _ = interrupt.recv() => json!({"command": "signal", "signal": libc::SIGINT}),
-            _ = terminate.recv() => json!({"command": "signal", "signal": libc::SIGTERM}),
-            _ = hangup.recv() => json!({"command": "signal", "signal": libc::SIGHUP}),
-            message = socket.next() => match message {
-                Some(Ok(_)) => continue,
-                Some(Err(_)) | None => return,
-            },
+            number = signals.next() => (json!({"command": "signal", "signal": number}), Some(number)),
+            message = socket.next(), if open => {
+                // What else has happened is told by the outputs and the operation.
+                open = matches!(message, Some(Ok(_)));
+                continue;
+            }
         };
-        if socket.send(Message::text(message.to_string())).await.is_err() {
-            return;
+        let sent = open && socket.send(Message::text(message.to_string())).await.is_ok();
+        if let Some(number) = ending.filter(|_| interactive || !sent) {
+            if sent {
+                tokio::time::sleep(GRACE).await;
+            }
+            return number;
         }
     }
 }

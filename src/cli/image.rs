@@ -12,9 +12,9 @@ use http_body_util::StreamBody;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
-use super::Error;
-use super::connection::Connection;
+use super::connection::{Answer, Connection};
 use super::table::{Format, show};
+use super::{Error, output};
 use crate::api::wire::Image;
 
 /// The verbs.
@@ -56,16 +56,27 @@ pub(super) async fn run(connection: &Connection, command: Command) -> Result<(),
         Command::List { format } => list(connection, format).await,
         Command::Delete { images } => {
             for image in images {
-                let fingerprint = match connection.get(&format!("/1.0/images/aliases/{image}")).await {
-                    Ok(alias) => alias["target"].as_str().unwrap_or_default().to_owned(),
-                    Err(Error::Refused(_)) => image,
-                    Err(error) => return Err(error),
-                };
-                connection.run(Method::DELETE, &format!("/1.0/images/{fingerprint}"), None).await?;
+                delete(connection, &image).await.map_err(|e| {
+                    e.doing(format!("Cannot delete {image}"))
+                        .hint("\"warren image list\" shows the images that there are")
+                })?;
             }
             Ok(())
         }
     }
+}
+
+fn encode(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+async fn delete(connection: &Connection, image: &str) -> Result<(), Error> {
+    let fingerprint = match connection.get(&format!("/1.0/images/aliases/{}", encode(image))).await {
+        Ok(alias) => alias["target"].as_str().unwrap_or_default().to_owned(),
+        Err(Error::Refused(_)) => encode(image),
+        Err(error) => return Err(error),
+    };
+    connection.run(Method::DELETE, &format!("/1.0/images/{fingerprint}"), None).await.map(drop)
 }
 
 enum Piece {
@@ -90,8 +101,12 @@ fn body(pieces: Vec<Piece>) -> impl hyper::body::Body<Data = Bytes, Error = std:
 }
 
 async fn open(path: &Path) -> Result<Piece, Error> {
-    let file = tokio::fs::File::open(path).await;
-    file.map(Piece::File).map_err(|error| Error::Local { doing: format!("open {}", path.display()), error })
+    let failed = |error| Error::Local { doing: format!("open {}", path.display()), error };
+    let file = tokio::fs::File::open(path).await.map_err(failed)?;
+    if file.metadata().await.map_err(failed)?.is_dir() {
+        return Err(failed(std::io::ErrorKind::IsADirectory.into()));
+    }
+    Ok(Piece::File(file))
 }
 
 async fn import(
@@ -102,8 +117,6 @@ async fn import(
     public: bool,
 ) -> Result<(), Error> {
     let (properties, files): (Vec<String>, Vec<String>) = rest.into_iter().partition(|word| word.contains('='));
-    let encode =
-        |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
     let properties: Vec<String> = properties
         .iter()
         .filter_map(|word| word.split_once('='))
@@ -141,16 +154,17 @@ async fn import(
         .header(CONTENT_TYPE, content_type)
         .body(body(pieces))
         .map_err(|e| Error::Usage(format!("the file's name or a property cannot be sent: {e}")))?;
-    let answer = connection.send(request).await?;
-    let operation = connection.wait(&answer.operation).await?;
+    let failed = |e: Error| e.doing(format!("Cannot import {}", file.display()));
+    let answer = connection.send(request).await.and_then(Answer::json).map_err(failed)?;
+    let operation = connection.wait(&answer.operation).await.map_err(failed)?;
     let metadata = operation.metadata.unwrap_or_default();
     let fingerprint = metadata.get("fingerprint").and_then(Value::as_str).unwrap_or_default();
     for alias in aliases {
         let body = json!({"name": alias, "target": fingerprint});
-        connection.request(Method::POST, "/1.0/images/aliases", Some(&body)).await?;
+        let added = connection.request(Method::POST, "/1.0/images/aliases", Some(&body)).await;
+        added.map_err(|e| e.doing(format!("The image {fingerprint} was imported without the alias {alias}")))?;
     }
-    println!("Image imported with fingerprint: {fingerprint}");
-    Ok(())
+    output::print(&format!("Image imported with fingerprint: {fingerprint}\n"))
 }
 
 async fn list(connection: &Connection, format: Format) -> Result<(), Error> {

@@ -1,14 +1,16 @@
 //! Creating instances and changing their state.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Args;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::Error;
 use super::connection::Connection;
+use super::{Error, output};
 use crate::api::wire::{Config, Devices};
+use crate::names::InstanceName;
 
 /// A new instance.
 #[derive(Debug, Args)]
@@ -51,12 +53,22 @@ fn device(text: &str) -> Result<(String, Config), String> {
     Ok((name, parts.map(pair).collect::<Result<_, _>>()?))
 }
 
+/// The path of an instance.
+pub(super) fn path(name: &str) -> Result<String, Error> {
+    let name = InstanceName::new(name).map_err(|e| Error::Usage(e.to_string()))?;
+    Ok(format!("/1.0/instances/{name}"))
+}
+
 fn config(pairs: &[(&str, &str)]) -> Config {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 /// `launch` and `init`.
 pub(super) async fn create(connection: &Connection, new: Create, start: bool) -> Result<(), Error> {
+    let given = new.name;
+    if let Some(name) = &given {
+        path(name)?;
+    }
     let image = new.image.strip_prefix("local:").unwrap_or(&new.image);
     if image.contains(':') {
         let text = format!("{image:?}: image servers are not in this version; import the image first");
@@ -70,20 +82,27 @@ pub(super) async fn create(connection: &Connection, new: Create, start: bool) ->
         devices.insert("eth0".to_owned(), config(&[("type", "nic"), ("network", network), ("name", "eth0")]));
     }
     let mut body = json!({
-        "name": new.name.unwrap_or_default(), "config": new.config.into_iter().collect::<Config>(), "devices": devices,
+        "name": given.as_deref().unwrap_or_default(), "config": new.config.into_iter().collect::<Config>(), "devices": devices,
         "ephemeral": new.ephemeral, "source": {"type": "image", "alias": image},
     });
     if !new.profiles.is_empty() {
         body["profiles"] = json!(new.profiles);
     }
-    let answer = connection.request(Method::POST, "/1.0/instances", Some(&body)).await?;
+    let failed = |e: Error| e.doing(format!("Cannot create {}", given.as_deref().unwrap_or("the instance")));
+    let answer = connection.request(Method::POST, "/1.0/instances", Some(&body)).await.map_err(failed)?;
     let url = answer.metadata["resources"]["instances"][0].as_str().unwrap_or_default().to_owned();
     let name = url.rsplit('/').next().unwrap_or_default().to_owned();
-    println!("Creating {name}");
-    connection.wait(&answer.operation).await?;
+    output::progress(&format!("Creating {name}"));
+    connection.wait(&answer.operation).await.map_err(failed)?;
+    if given.is_none() && !std::io::stdout().is_terminal() {
+        // The name that was made is what a script needs to know.
+        output::print(&format!("{name}\n"))?;
+    }
     if start {
-        println!("Starting {name}");
-        change(connection, &name, "start", false, None).await?;
+        output::progress(&format!("Starting {name}"));
+        let started = change(connection, &name, "start", false, None).await;
+        let stays = format!("It was created: mend it and \"warren start {name}\", or \"warren delete {name}\"");
+        started.map_err(|e| e.hint(stays))?;
     }
     if start && new.wait {
         wait_for_address(connection, &name).await?;
@@ -93,8 +112,17 @@ pub(super) async fn create(connection: &Connection, new: Create, start: bool) ->
 
 /// There is no event for an address: it is asked for, often at first.
 async fn wait_for_address(connection: &Connection, name: &str) -> Result<(), Error> {
+    let refuse = |reason: &str| Error::refused(reason).doing(format!("{name} was started but has no IPv4 address"));
+    let instance = connection.get(&path(name)?).await?;
+    let mut devices = instance["expanded_devices"].as_object().into_iter().flatten();
+    if !devices.any(|(_, device)| device["type"] == "nic") {
+        return Err(refuse("It has no network device").hint("Give it one with --network, or do without --wait"));
+    }
     for _ in 0..600 {
-        let state = connection.get(&format!("/1.0/instances/{name}/state")).await?;
+        let state = connection.get(&format!("{}/state", path(name)?)).await?;
+        if state["status"] == "Stopped" {
+            return Err(refuse("It has stopped again"));
+        }
         let networks = state["network"].as_object().into_iter().flatten().filter(|(interface, _)| *interface != "lo");
         let addresses: Vec<&Value> =
             networks.flat_map(|(_, network)| network["addresses"].as_array().into_iter().flatten()).collect();
@@ -103,7 +131,7 @@ async fn wait_for_address(connection: &Connection, name: &str) -> Result<(), Err
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Err(Error::Refused(format!("{name} runs but has no IPv4 address after a minute; does it ask for one by DHCP?")))
+    Err(refuse("It got none within a minute").hint("Does it ask for one by DHCP, and does anybody answer?"))
 }
 
 /// Instances by name.
@@ -150,17 +178,35 @@ async fn change(
     timeout: Option<i64>,
 ) -> Result<(), Error> {
     let body = json!({"action": action, "force": force, "timeout": timeout.unwrap_or(-1)});
-    connection.run(Method::PUT, &format!("/1.0/instances/{name}/state"), Some(&body)).await.map(drop)
+    let done = connection.run(Method::PUT, &format!("{}/state", path(name)?), Some(&body)).await;
+    done.map(drop).map_err(|e| e.doing(format!("Cannot {action} {name}")))
+}
+
+/// Does the same with each of several instances at once. One that makes trouble does not hold up the others.
+async fn each<F>(names: &[String], action: impl Fn(String) -> F) -> Result<(), Error>
+where
+    F: Future<Output = Result<(), Error>>,
+{
+    let results = futures_util::future::join_all(names.iter().cloned().map(action)).await;
+    let mut errors: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
+    match (errors.pop(), errors.is_empty()) {
+        (None, _) => Ok(()),
+        (Some(only), true) => Err(only),
+        (Some(last), false) => {
+            errors.push(last);
+            Err(Error::Several(errors))
+        }
+    }
 }
 
 /// `start`; one that is frozen goes on.
 pub(super) async fn start(connection: &Connection, names: &Names) -> Result<(), Error> {
-    for name in &names.instances {
-        let instance = connection.get(&format!("/1.0/instances/{name}")).await?;
+    each(&names.instances, async |name| {
+        let instance = connection.get(&path(&name)?).await.map_err(|e| e.doing(format!("Cannot start {name}")))?;
         let action = if instance["status"] == "Frozen" { "unfreeze" } else { "start" };
-        change(connection, name, action, false, None).await?;
-    }
-    Ok(())
+        change(connection, &name, action, false, None).await
+    })
+    .await
 }
 
 /// `stop` and `restart`.
@@ -171,34 +217,32 @@ pub(super) async fn stop(connection: &Connection, stop: &Stop, action: &str) -> 
         let running = list.as_array().into_iter().flatten().filter(|instance| instance["status"] == "Running");
         names.extend(running.filter_map(|instance| instance["name"].as_str().map(str::to_owned)));
     }
-    for name in names {
-        change(connection, &name, action, stop.force, stop.timeout).await?;
-    }
-    Ok(())
+    each(&names, async |name| change(connection, &name, action, stop.force, stop.timeout).await).await
 }
 
 /// `pause`.
 pub(super) async fn pause(connection: &Connection, names: &Names) -> Result<(), Error> {
-    for name in &names.instances {
-        change(connection, name, "freeze", false, None).await?;
-    }
-    Ok(())
+    each(&names.instances, async |name| change(connection, &name, "freeze", false, None).await).await
 }
 
 /// `delete`.
 pub(super) async fn delete(connection: &Connection, delete: &Delete) -> Result<(), Error> {
-    for name in &delete.instances {
-        let path = format!("/1.0/instances/{name}");
-        let instance = connection.get(&path).await?;
-        if delete.force && instance["status"] != "Stopped" {
-            change(connection, name, "stop", true, None).await?;
+    each(&delete.instances, async |name| {
+        let path = path(&name)?;
+        let failed = |e: Error| e.doing(format!("Cannot delete {name}"));
+        let instance = connection.get(&path).await.map_err(failed)?;
+        let up = instance["status"] != "Stopped";
+        if delete.force && up {
+            change(connection, &name, "stop", true, None).await?;
+            // That was the end of it.
             if instance["ephemeral"] == true {
-                continue;
+                return Ok(());
             }
         }
-        connection.run(Method::DELETE, &path, None).await?;
-    }
-    Ok(())
+        let deleted = connection.run(Method::DELETE, &path, None).await.map_err(failed);
+        deleted.map(drop).map_err(|e| if up { e.hint("Stop it first, or add --force") } else { e })
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use serde_json::Value;
 
-use super::Error;
+use super::{Error, output};
 
 /// How a list is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -18,14 +18,21 @@ pub(super) enum Format {
 /// Shows rows under headers, or the objects themselves.
 pub(super) fn show(format: Format, headers: &[&str], rows: &[Vec<String>], objects: &[Value]) -> Result<(), Error> {
     let text = match format {
-        Format::Table => draw(headers, rows, true),
-        Format::Compact => compact(headers, rows),
+        Format::Table => draw(headers, &harmless(rows), true),
+        Format::Compact => compact(headers, &harmless(rows)),
         Format::Csv => rows.iter().map(|row| csv(row)).collect(),
         Format::Json => format!("{}\n", Value::from(objects.to_vec())),
         Format::Yaml => serde_norway::to_string(objects).map_err(|e| Error::Broken(e.to_string()))?,
     };
-    print!("{text}");
-    Ok(())
+    output::print(&text)
+}
+
+/// Rows that tell a terminal nothing: descriptions and properties of images come from strangers.
+fn harmless(rows: &[Vec<String>]) -> Vec<Vec<String>> {
+    let cell = |text: &String| {
+        text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    };
+    rows.iter().map(|row| row.iter().map(cell).collect()).collect()
 }
 
 fn csv(row: &[String]) -> String {
@@ -93,6 +100,12 @@ mod tests {
 +------+-----------------+
 ";
         assert_eq!(draw(&["NAME", "IPV4"], &rows, true), wanted);
+    }
+
+    #[test]
+    fn a_table_passes_no_escape_sequences_on() {
+        let rows = harmless(&[vec!["\x1b[2Jred\r".to_owned(), "two\nlines".to_owned()]]);
+        assert_eq!(rows, [["\u{fffd}[2Jred\u{fffd}", "two\nlines"]]);
     }
 
     #[test]
