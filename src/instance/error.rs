@@ -72,6 +72,7 @@ pub enum Error {
     LogInUse {
         name: String,
     },
+    TooManySessions,
     Random,
     ShuttingDown,
 }
@@ -134,6 +135,7 @@ impl fmt::Display for Error {
             Self::NoConnection => f.write_str("The client did not connect to the websockets of the command in time"),
             Self::NoLog => f.write_str("The instance has no such log file"),
             Self::LogInUse { name } => write!(f, "The log file {name:?} is the instance's own and cannot be deleted"),
+            Self::TooManySessions => f.write_str("Too many SFTP sessions are open: close some and try again"),
             Self::Random => f.write_str("The kernel gives no random numbers"),
             Self::ShuttingDown => f.write_str("The daemon is shutting down"),
         }
