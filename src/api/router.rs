@@ -16,7 +16,7 @@ use super::entry::{Handler, Peer, Request};
 use super::error::Error;
 use super::response::{self, Response};
 use super::{
-    certificates, events, exec, images, instances, internal, logs, networks, operations, profiles, projects,
+    certificates, events, exec, files, images, instances, internal, logs, networks, operations, profiles, projects,
     server_config, storage_pools,
 };
 
@@ -135,6 +135,14 @@ fn table() -> Vec<(String, Resource)> {
             ),
             ("/{name}/state", resource!(GET Trusted instances::state, PUT Trusted instances::change_state)),
             ("/{name}/exec", resource!(POST Trusted exec::start)),
+            (
+                "/{name}/files",
+                resource!(
+                    GET Trusted files::get, HEAD Trusted files::head, POST Trusted files::push,
+                    DELETE Trusted files::delete,
+                ),
+            ),
+            ("/{name}/sftp", resource!(GET Trusted files::sftp)),
             ("/{name}/logs", resource!(GET Trusted logs::list)),
             ("/{name}/logs/{file}", resource!(GET Trusted logs::get, DELETE Trusted logs::delete)),
         ] {
@@ -195,6 +203,7 @@ impl Router {
             app: Arc::clone(&self.app),
             params,
             query: parse_query(&request.query),
+            raw_query: request.query,
             headers: request.headers,
             peer: request.peer,
             trust,
