@@ -30,6 +30,9 @@ use crate::sys::cgroup::{Hierarchies, Version};
 use crate::sys::{activation, peercred};
 use crate::{image, storage};
 
+/// At the end, an instance that is in the middle of something is not waited for longer than this.
+const REST: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Runs system containers and speaks LXD's API.
 #[derive(Debug, Parser)]
 #[command(name = "warrend", version, disable_help_subcommand = true)]
@@ -328,6 +331,9 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
         }
     };
     tracing::info!(by = ended, "ending");
+    if tokio::time::timeout(REST, app.instances.rest()).await.is_err() {
+        tracing::warn!("some instances are still at work");
+    }
     let pools = Arc::clone(&app.instances.context().pools);
     // An overlay holds its layers, so the mounts of images may go even while containers run on.
     let _ = tokio::task::spawn_blocking(move || pools.rest()).await;

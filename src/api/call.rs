@@ -61,6 +61,8 @@ pub struct Call {
     pub params: BTreeMap<String, String>,
     /// Parameters of the query, decoded; the last one wins.
     pub query: BTreeMap<String, String>,
+    /// The query as it came.
+    pub raw_query: String,
     /// Header fields.
     pub headers: HeaderMap,
     /// Who.
@@ -237,6 +239,16 @@ impl Call {
     }
 }
 
+/// A parameter of a query string, decoded to bytes, which need be no text; the last one wins.
+pub fn query_bytes(query: &str, name: &str) -> Option<Vec<u8>> {
+    let decode = |text: &str| percent_encoding::percent_decode_str(&text.replace('+', " ")).collect::<Vec<u8>>();
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .rfind(|(key, _)| decode(key) == name.as_bytes())
+        .map(|(_, value)| decode(value))
+}
+
 /// Splits a query string into decoded pairs; of equal names the last one counts.
 pub fn parse_query(query: &str) -> BTreeMap<String, String> {
     parse_pairs(query).into_iter().collect()
@@ -300,5 +312,7 @@ mod tests {
         assert_eq!(query["filter"], "name eq c1");
         assert_eq!(query["flag"], "");
         assert_eq!(query["x"], "a=b");
+        assert_eq!(query_bytes("path=/a&path=%2Fb%ff+c", "path").unwrap(), b"/b\xff c");
+        assert_eq!(query_bytes("path", "path"), None);
     }
 }

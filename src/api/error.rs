@@ -8,6 +8,7 @@ use super::entry::BodyError;
 use super::filter::BadFilter;
 use super::server::AddressError;
 use super::websocket::NotAWebsocket;
+use crate::helper::files::Refusal;
 use crate::names::NameError;
 use crate::{auth, config, db, device, helper, image, instance, network, ops, profile, storage};
 
@@ -26,6 +27,8 @@ pub enum Error {
     Name(NameError),
     Query { name: &'static str, expected: &'static str },
     Field { name: &'static str, reason: String },
+    File { path: String, why: Refusal },
+    Upgrade,
     Unsupported { what: String },
     Filter(BadFilter),
     Precondition { wanted: String },
@@ -64,6 +67,8 @@ impl fmt::Display for Error {
             Self::Name(error) => error.fmt(f),
             Self::Query { name, expected } => write!(f, "The query parameter {name:?} must be {expected}"),
             Self::Field { name, reason } => write!(f, "The field {name:?}: {reason}"),
+            Self::File { path, why } => write!(f, "File {path:?}: {why}"),
+            Self::Upgrade => f.write_str("Missing or invalid upgrade header: this address needs \"Upgrade: sftp\""),
             Self::Unsupported { what } => write!(f, "Not supported by this version: {what}"),
             Self::Filter(error) => error.fmt(f),
             Self::Precondition { wanted } => {
@@ -113,6 +118,7 @@ impl Error {
             | Self::Query { .. }
             | Self::Filter(_)
             | Self::Field { .. }
+            | Self::Upgrade
             | Self::Unsupported { .. }
             | Self::Ambiguous { .. }
             | Self::DefaultProfile
@@ -124,6 +130,7 @@ impl Error {
             | Self::Device(_)
             | Self::Network(_)
             | Self::Db(_) => StatusCode::BAD_REQUEST,
+            Self::File { why, .. } => refusal(*why),
             Self::Operation(error) => operation(error),
             Self::Instance(error) => instance(error),
             Self::Profile(_) => StatusCode::NOT_FOUND,
@@ -140,6 +147,26 @@ fn operation(error: &ops::Error) -> StatusCode {
         ops::Error::NotCancellable | ops::Error::NotRunning | ops::Error::NoWebsocket | ops::Error::Connected => {
             StatusCode::BAD_REQUEST
         }
+    }
+}
+
+fn refusal(why: Refusal) -> StatusCode {
+    match why {
+        Refusal::NotFound | Refusal::NoParent => StatusCode::NOT_FOUND,
+        Refusal::Denied => StatusCode::FORBIDDEN,
+        Refusal::Exists => StatusCode::CONFLICT,
+        Refusal::NotADirectory
+        | Refusal::IsADirectory
+        | Refusal::NotEmpty
+        | Refusal::Special
+        | Refusal::Busy
+        | Refusal::ReadOnly
+        | Refusal::NoSpace
+        | Refusal::Loop
+        | Refusal::TooLong
+        | Refusal::NoEntry
+        | Refusal::NoSuchId
+        | Refusal::Errno(_) => StatusCode::BAD_REQUEST,
     }
 }
 
@@ -212,6 +239,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::NotUp { .. }
         | instance::Error::NoConnection
         | instance::Error::LogInUse { .. }
+        | instance::Error::TooManySessions
         | instance::Error::Random
         | instance::Error::ShuttingDown => StatusCode::BAD_REQUEST,
         instance::Error::Helper(error) => match error {
@@ -219,6 +247,7 @@ fn instance(error: &instance::Error) -> StatusCode {
             | helper::Error::Broken { .. }
             | helper::Error::Lxc { .. }
             | helper::Error::Timeout { .. } => StatusCode::BAD_REQUEST,
+            helper::Error::Files(why) => refusal(*why),
         },
     }
 }

@@ -8,6 +8,7 @@ mod error;
 mod events;
 mod exec;
 mod extensions;
+mod files;
 mod filter;
 mod image_aliases;
 mod image_upload;

@@ -3,6 +3,7 @@
 use std::io;
 
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use http::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LOCATION};
 use http::{Response as HttpResponse, StatusCode};
 use serde::Serialize;
@@ -121,6 +122,30 @@ pub fn pieces(file: tokio::fs::File) -> impl futures_util::Stream<Item = io::Res
             Err(error) => Some((Err(error), file)),
         }
     })
+}
+
+/// 200 with a list as `metadata` that comes piece by piece, however long it is. Piece by piece means chunked; an error on
+/// the way breaks the answer off.
+pub fn listing(names: impl Stream<Item = io::Result<Vec<String>>> + Send + Sync + 'static) -> Response {
+    let mut head = serde_json::to_vec(&success(Value::Array(Vec::new()))).unwrap_or_default();
+    // The list is the last field of the envelope.
+    let tail = head.split_off(head.len().saturating_sub(2));
+    let mut first = true;
+    let names = names.map(move |names| {
+        let mut text = Vec::new();
+        for name in names? {
+            if !std::mem::take(&mut first) {
+                text.push(b',');
+            }
+            serde_json::to_writer(&mut text, &name)?;
+        }
+        Ok(Bytes::from(text))
+    });
+    let piece = |text: Vec<u8>| futures_util::stream::once(std::future::ready(Ok(Bytes::from(text))));
+    let pieces = piece(head).chain(names).chain(piece([tail.as_slice(), b"\n"].concat()));
+    let mut response = HttpResponse::new(Body::Stream(Box::pin(pieces)));
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
 }
 
 /// The error's status and message.

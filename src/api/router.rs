@@ -16,8 +16,8 @@ use super::entry::{Handler, Peer, Request};
 use super::error::Error;
 use super::response::{self, Response};
 use super::{
-    certificates, events, exec, image_aliases, image_upload, images, instance_metadata, instance_state, instances,
-    internal, logs, networks, operations, profiles, projects, resources, server_config, storage_pools,
+    certificates, events, exec, files, image_aliases, image_upload, images, instance_metadata, instance_state,
+    instances, internal, logs, networks, operations, profiles, projects, resources, server_config, storage_pools,
 };
 use crate::auth::is_trusted;
 
@@ -159,6 +159,14 @@ fn table() -> Vec<(String, Resource)> {
                 ),
             ),
             ("/{name}/exec", resource!(POST Trusted exec::start)),
+            (
+                "/{name}/files",
+                resource!(
+                    GET Trusted files::get, HEAD Trusted files::head, POST Trusted files::push,
+                    DELETE Trusted files::delete,
+                ),
+            ),
+            ("/{name}/sftp", resource!(GET Trusted files::sftp)),
             ("/{name}/logs", resource!(GET Trusted logs::list)),
             ("/{name}/logs/{file}", resource!(GET Trusted logs::get, DELETE Trusted logs::delete)),
         ] {
@@ -225,6 +233,7 @@ impl Router {
             app: Arc::clone(&self.app),
             params,
             query: parse_query(&request.query),
+            raw_query: request.query,
             headers: request.headers,
             peer: request.peer,
             trust,

@@ -33,7 +33,8 @@ impl fmt::Display for NotAWebsocket {
 
 impl std::error::Error for NotAWebsocket {}
 
-fn has_token(headers: &HeaderMap, name: http::HeaderName, token: &str) -> bool {
+/// Whether a header that is a list of words has this one, in any case.
+pub(super) fn has_token(headers: &HeaderMap, name: http::HeaderName, token: &str) -> bool {
     headers
         .get_all(name)
         .iter()

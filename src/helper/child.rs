@@ -48,11 +48,13 @@ fn run() -> io::Result<()> {
         Request::Freeze(container) => done(&socket, loaded(&container).and_then(|mut c| c.freeze())),
         Request::Unfreeze(container) => done(&socket, loaded(&container).and_then(|mut c| c.unfreeze())),
         Request::Attach(container, what) => attach(&socket, inbox, &container, &what),
-        Request::Signal(_) => Ok(()),
+        Request::Files(request) => super::files::serve(&socket, inbox, request),
+        // Both only ever follow another request.
+        Request::Signal(_) | Request::Commit => Ok(()),
     }
 }
 
-fn answer(socket: &OwnedFd, reply: &Reply, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(super) fn answer(socket: &OwnedFd, reply: &Reply, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = encode(reply)?;
     let mut sent = socket::send(socket, &bytes, fds)?;
     while sent < bytes.len() {

@@ -81,9 +81,10 @@ pub struct Query {
     pub init_pidfd: Option<OwnedFd>,
 }
 
-/// A helper and the line to it.
-struct Line {
-    child: Child,
+/// The line to a helper.
+pub(super) struct Line {
+    /// Waited for by somebody else, when it is none.
+    child: Option<Child>,
     socket: UnixStream,
     inbox: Inbox,
     action: &'static str,
@@ -117,7 +118,7 @@ impl Launcher {
     }
 
     /// The line to a helper: the one that is ready, else a new one.
-    fn line(&self, action: &'static str, container: &ContainerRef) -> Result<Line, Error> {
+    pub(super) fn line(&self, action: &'static str, container: &ContainerRef) -> Result<Line, Error> {
         let mut waiting = self.ready().helper.take();
         // Somebody may have killed it.
         if !waiting.as_mut().is_some_and(|helper| matches!(helper.child.try_wait(), Ok(None))) {
@@ -126,7 +127,7 @@ impl Launcher {
         let helper = waiting.map_or_else(|| self.spawn(), Ok)?;
         self.keep_ready();
         let Helper { child, socket } = helper;
-        Ok(Line { child, socket, inbox: Inbox::default(), action, container: container.name.clone() })
+        Ok(Line { child: Some(child), socket, inbox: Inbox::default(), action, container: container.name.clone() })
     }
 
     /// Makes the next helper beside the operation that took the last one.
@@ -175,7 +176,9 @@ impl Launcher {
                 None => Err(line.broken("sent no pidfd")),
             },
             Ok(Reply::Failed { reason }) => Err(line.refused(reason, lxc::log::excerpt_of(log))),
-            Ok(Reply::Done | Reply::Attached { .. } | Reply::Exited(_)) => Err(line.broken("gave a wrong answer")),
+            Ok(Reply::Done | Reply::Attached { .. } | Reply::Exited(_) | Reply::File(_) | Reply::Refused(_)) => {
+                Err(line.broken("gave a wrong answer"))
+            }
             Err(error) => Err(error),
         }
     }
@@ -200,7 +203,9 @@ impl Launcher {
                 Ok(Attached { pid, ptx, line })
             }
             Reply::Failed { reason } => Err(line.refused(reason, Vec::new())),
-            Reply::Started { .. } | Reply::Done | Reply::Exited(_) => Err(line.broken("gave a wrong answer")),
+            Reply::Started { .. } | Reply::Done | Reply::Exited(_) | Reply::File(_) | Reply::Refused(_) => {
+                Err(line.broken("gave a wrong answer"))
+            }
         }
     }
 
@@ -213,7 +218,7 @@ impl Launcher {
                 Ok(())
             }
             Reply::Failed { reason } => Err(line.refused(reason, Vec::new())),
-            Reply::Started { .. } | Reply::Attached { .. } | Reply::Exited(_) => {
+            Reply::Started { .. } | Reply::Attached { .. } | Reply::Exited(_) | Reply::File(_) | Reply::Refused(_) => {
                 Err(line.broken("gave a wrong answer"))
             }
         }
@@ -264,15 +269,30 @@ impl Launcher {
 }
 
 impl Line {
-    fn broken(&self, reason: &str) -> Error {
+    /// The line alone, and the process at its end.
+    pub(super) fn split(mut self) -> Result<(Self, Child), Error> {
+        let child = self.child.take().ok_or_else(|| self.broken("is not there"))?;
+        Ok((self, child))
+    }
+
+    /// The bare socket, with what has been received of it and not been read as messages.
+    pub(super) fn into_stream(self) -> (UnixStream, Vec<u8>) {
+        (self.socket, self.inbox.into_bytes())
+    }
+
+    pub(super) fn broken(&self, reason: &str) -> Error {
         Error::Broken { action: self.action, container: self.container.clone(), reason: reason.to_owned() }
+    }
+
+    pub(super) fn timeout(&self, after: Duration) -> Error {
+        Error::Timeout { action: self.action, container: self.container.clone(), after }
     }
 
     fn refused(&self, reason: String, log: Vec<String>) -> Error {
         Error::Lxc { action: self.action, container: self.container.clone(), reason, log }
     }
 
-    async fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    pub(super) async fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
         let bytes = encode(request).map_err(Error::Spawn)?;
         let mut sent = 0;
         while sent < bytes.len() {
@@ -287,7 +307,7 @@ impl Line {
         Ok(())
     }
 
-    async fn reply(&mut self) -> Result<Reply, Error> {
+    pub(super) async fn reply(&mut self) -> Result<Reply, Error> {
         loop {
             match self.inbox.take() {
                 Ok(Some(reply)) => return Ok(reply),
@@ -305,8 +325,11 @@ impl Line {
             match read.and(received) {
                 Ok(true) => {}
                 Ok(false) => {
-                    let status = self.child.wait().await.map(|s| s.to_string()).unwrap_or_default();
-                    return Err(self.broken(&format!("ended without an answer ({status})")));
+                    let status = match &mut self.child {
+                        Some(child) => child.wait().await.map(|s| format!(" ({s})")).unwrap_or_default(),
+                        None => String::new(),
+                    };
+                    return Err(self.broken(&format!("ended without an answer{status}")));
                 }
                 Err(error) => return Err(self.broken(&format!("cannot be heard: {error}"))),
             }
@@ -318,8 +341,10 @@ impl Line {
             Ok(reply) => reply,
             Err(_) => {
                 // Killing the helper of a start that hangs also ends what it forked: liblxc ties them by their socket.
-                let _ = self.child.start_kill();
-                Err(Error::Timeout { action: self.action, container: self.container.clone(), after: limit })
+                if let Some(child) = &mut self.child {
+                    let _ = child.start_kill();
+                }
+                Err(self.timeout(limit))
             }
         }
     }
@@ -348,7 +373,7 @@ impl Attached {
         match self.line.reply().await? {
             Reply::Exited(exit) => Ok(exit),
             Reply::Failed { reason } => Err(self.line.refused(reason, Vec::new())),
-            Reply::Started { .. } | Reply::Attached { .. } | Reply::Done => {
+            Reply::Started { .. } | Reply::Attached { .. } | Reply::Done | Reply::File(_) | Reply::Refused(_) => {
                 Err(self.line.broken("gave a wrong answer"))
             }
         }

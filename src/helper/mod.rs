@@ -1,4 +1,5 @@
-//! The helper process: every liblxc call that forks runs in a freshly exec'd, single-threaded child.
+//! The helper process: every liblxc call that forks runs in a freshly exec'd, single-threaded child. So does all work on an
+//! instance's files ([`files`]).
 //!
 //! ```text
 //!  daemon                                helper (/proc/self/exe helper, stdin = socketpair)
@@ -11,9 +12,11 @@
 //! operation, never the daemon. The helper of a start becomes liblxc's monitor of the container.
 
 mod child;
+pub mod files;
 pub mod hook;
 mod launcher;
 mod protocol;
+mod sftp;
 
 use std::fmt;
 use std::io;
@@ -60,6 +63,8 @@ pub enum Error {
         /// liblxc's ERROR lines of this operation.
         log: Vec<String>,
     },
+    /// The instance's files do not allow it.
+    Files(files::Refusal),
     /// No answer in time.
     Timeout {
         /// What was asked.
@@ -85,6 +90,7 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
+            Self::Files(refusal) => refusal.fmt(f),
             Self::Timeout { action, container, after } => {
                 write!(f, "Cannot {action} {container:?}: no answer within {} s", after.as_secs())
             }

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::ContainerRef;
+use super::files::{FilesRequest, Found, Refusal};
 use crate::sys::process::Exit;
 use crate::sys::socket;
 
@@ -37,6 +38,10 @@ pub(super) enum Request {
     Unfreeze(ContainerRef),
     Attach(ContainerRef, AttachRequest),
     Signal(i32),
+    /// Comes with the fds that [`super::files`] names.
+    Files(FilesRequest),
+    /// The content of a file is whole.
+    Commit,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,6 +59,8 @@ pub(super) enum Reply {
     Failed {
         reason: String,
     },
+    File(Found),
+    Refused(Refusal),
 }
 
 /// The bytes of a message.
@@ -80,6 +87,11 @@ impl Inbox {
         let count = socket::receive(socket, &mut chunk, &mut self.fds)?;
         self.bytes.extend_from_slice(&chunk[..count]);
         Ok(count > 0)
+    }
+
+    /// What is here and was not taken.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
     }
 
     /// The next whole message, if it is here.

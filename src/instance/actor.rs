@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::error::Error;
+use super::lease::{Lease, Leases};
 use super::policy::{Decision, Verb, decide};
 use super::state::{Snapshot, Status};
 use super::update::Definition;
@@ -57,6 +58,10 @@ pub(super) enum Request {
     Unfreeze { requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// Remove it.
     Delete { requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
+    /// Let somebody use its root.
+    Lease { reply: oneshot::Sender<Result<Lease, Error>> },
+    /// Take every lease back and let go of what is only mounted for them: the daemon ends.
+    Rest { reply: oneshot::Sender<()> },
     /// Change its definition.
     Update { definition: Box<Definition>, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// Give it another name.
@@ -104,6 +109,7 @@ pub(super) struct Actor {
     published: watch::Sender<Snapshot>,
     state: State,
     going: Going,
+    leases: Leases,
 }
 
 impl Actor {
@@ -113,7 +119,15 @@ impl Actor {
         requests: mpsc::UnboundedReceiver<Request>,
         published: watch::Sender<Snapshot>,
     ) -> Self {
-        Self { context, key, requests, published, state: State::Stopped, going: Going::default() }
+        Self {
+            context,
+            key,
+            requests,
+            published,
+            state: State::Stopped,
+            going: Going::default(),
+            leases: Leases::default(),
+        }
     }
 
     fn status(&self) -> Status {
@@ -164,6 +178,11 @@ impl Actor {
                     self.going.init_gone = Some(Instant::now() + SETTLE);
                 }
                 () = at(self.going.init_gone) => self.look_again().await,
+                () = self.leases.unused(), if self.live().is_none() => {
+                    if let Err(error) = self.leases.release().await {
+                        tracing::error!(instance = %self.key, %error, "unmounting the root that nobody uses");
+                    }
+                }
             }
         }
     }
@@ -215,13 +234,28 @@ impl Actor {
             }
             Request::Delete { requestor, reply } => {
                 let answer = match decide(Verb::Delete, self.status()) {
-                    Decision::Allow => delete::delete(&self.context, &self.key, requestor.as_ref()).await,
+                    Decision::Allow => self.delete(requestor.as_ref()).await,
                     Decision::Join => Err(Error::Running),
                     Decision::Deny(error) => Err(error),
                 };
                 let gone = answer.is_ok();
                 answer_to(reply, answer.map(|()| Stages::default()));
                 return gone;
+            }
+            Request::Lease { reply } => {
+                let lease = match self.live() {
+                    Some(live) => self.leases.running(live),
+                    None => self.leases.stopped(&self.context, &self.key).await,
+                };
+                // Who asked may be gone: then the lease is, too.
+                let _ = reply.send(lease);
+            }
+            Request::Rest { reply } => {
+                self.leases.cut_running().await;
+                if let Err(error) = self.leases.release().await {
+                    tracing::error!(instance = %self.key, %error, "unmounting the root at the daemon's end");
+                }
+                let _ = reply.send(());
             }
             Request::Reboot if self.live().is_some() && !self.going.asked => self.going.again = true,
             // Stopped by us: whatever init said while it went down, it stays down.
@@ -239,7 +273,7 @@ impl Actor {
     async fn start(&mut self, action: &'static str, requestor: Option<&Requestor>) -> Answer {
         self.published.send_replace(Snapshot { status: Status::Starting, pid: 0 });
         let mut stages = Stages::default();
-        match start::start(&self.context, &self.key, &mut stages).await {
+        match start::start(&self.context, &self.key, &mut self.leases, &mut stages).await {
             Ok(live) => {
                 self.enter(State::Running(live));
                 self.context.lifecycle(action, &self.key, requestor);
@@ -252,6 +286,11 @@ impl Actor {
                 Err(error)
             }
         }
+    }
+
+    async fn delete(&mut self, requestor: Option<&Requestor>) -> Result<(), Error> {
+        self.leases.release().await?;
+        delete::delete(&self.context, &self.key, requestor).await
     }
 
     async fn stop(
@@ -354,6 +393,7 @@ impl Actor {
         {
             tracing::info!(instance = %self.key, pid, "rebooted by its monitor");
             self.going.init_gone = None;
+            self.leases.cut_running().await;
             self.enter(State::Running(live));
             self.context.lifecycle("instance-restarted", &self.key, None);
         }
@@ -380,7 +420,10 @@ impl Actor {
         if let State::Running(live) | State::Frozen(live) | State::Stopping(live) = state {
             stop::reap(&live).await;
         }
-        let cleaned = stop::clean_up(&self.context, &self.key, going.again || going.keep_power).await;
+        // They hold the file system of a container that is gone; the next start must not find it in use.
+        self.leases.cut_running().await;
+        let keep_root = self.leases.keep_root();
+        let cleaned = stop::clean_up(&self.context, &self.key, going.again || going.keep_power, keep_root).await;
         let answer = match cleaned {
             Err(error) => {
                 tracing::error!(instance = %self.key, %error, "clean-up after the stop failed");
@@ -401,7 +444,7 @@ impl Actor {
         let ephemeral = self.context.db.model().instances.get(&self.key).is_some_and(|record| record.ephemeral);
         let down = answer.is_ok() && !going.again && !going.keep_power;
         if ephemeral && down {
-            if let Err(error) = delete::delete(&self.context, &self.key, going.requestor.as_ref()).await {
+            if let Err(error) = self.delete(going.requestor.as_ref()).await {
                 tracing::error!(instance = %self.key, %error, "deleting the ephemeral instance failed");
                 self.enter(State::Error);
             } else {

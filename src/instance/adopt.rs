@@ -1,6 +1,7 @@
 //! The daemon's start: what runs is adopted, what a crash left half done is undone or finished.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,10 +39,12 @@ const SETTLE: (u32, Duration) = (100, Duration::from_millis(50));
 /// A monitor gets this long to clean up after its container.
 const MONITOR: Duration = Duration::from_secs(10);
 
-/// Finds out about one instance and clears what a crash left. `told` knows whose stop hook has reached this daemon.
+/// Finds out about one instance and clears what a crash left. `points` are the mount points of the host, `told` knows whose
+/// stop hook has reached this daemon.
 pub(super) async fn adopt(
     context: &Arc<Context>,
     record: &db::Instance,
+    points: &BTreeSet<PathBuf>,
     told: impl Fn(&str) -> bool,
 ) -> Result<Found, Error> {
     match record.phase {
@@ -59,6 +62,7 @@ pub(super) async fn adopt(
     }
     let power = record.config.get("volatile.last_state.power").map(String::as_str);
     if power != Some("RUNNING") {
+        unmount_leftover(context, record, points).await?;
         return Ok(Found::Down { was_running: false });
     }
     if let Some((live, status)) = running(context, record).await? {
@@ -68,8 +72,23 @@ pub(super) async fn adopt(
     // Asked only now: the hook of a container that was just going down has run by the time it is down.
     let container = record.key.container();
     let turned_off = told(&container) || left_word(context, &container);
-    stop::clean_up(context, &record.key, !turned_off).await?;
+    stop::clean_up(context, &record.key, !turned_off, false).await?;
     Ok(Found::Down { was_running: !turned_off })
+}
+
+/// Takes a root away that was mounted only for its files when the daemon died.
+async fn unmount_leftover(
+    context: &Arc<Context>,
+    record: &db::Instance,
+    points: &BTreeSet<PathBuf>,
+) -> Result<(), Error> {
+    let (Ok(pool), volume) = (context.pools.get(&record.pool), record.key.container()) else { return Ok(()) };
+    let path = pool.path(&volume);
+    if points.range(path.clone()..).next().is_some_and(|point| point.starts_with(&path)) {
+        tracing::info!(instance = %record.key, "unmounting a root that the last daemon left");
+        super::blocking(move || pool.unmount(&volume).map_err(Error::from)).await?;
+    }
+    Ok(())
 }
 
 /// Asks liblxc once about a container that should be running; a container in between is waited for.

@@ -80,6 +80,7 @@ pub enum Error {
     LogInUse {
         name: String,
     },
+    TooManySessions,
     Random,
     ShuttingDown,
 }
@@ -150,6 +151,7 @@ impl fmt::Display for Error {
             }
             Self::NoLog => f.write_str("The instance has no such log file"),
             Self::LogInUse { name } => write!(f, "The log file {name:?} is the instance's own and cannot be deleted"),
+            Self::TooManySessions => f.write_str("Too many SFTP sessions are open: close some and try again"),
             Self::Random => f.write_str("The kernel gives no random numbers"),
             Self::ShuttingDown => f.write_str("The daemon is shutting down"),
         }

@@ -1,7 +1,7 @@
 //! All instances: finds the actor of one, brings all up and down with the daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::adopt::{self, Found};
 use super::create::{self, NewInstance, RootSource};
 use super::error::Error;
 use super::exec::{self, Exec, ExecSpec};
+use super::files;
 use super::logs::{self, LogName};
 use super::metadata;
 use super::petname;
@@ -21,9 +22,11 @@ use super::{Context, Stages, blocking};
 use crate::config;
 use crate::db;
 use crate::events::lifecycle::Requestor;
+use crate::helper::files::{FilesRequest, Session};
 use crate::helper::hook::{Record, Target as HookTarget};
 use crate::names::{InstanceKey, InstanceName, ProjectName};
 use crate::profile;
+use crate::sys;
 
 /// What `PUT …/state` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,12 +55,14 @@ pub struct Manager {
     handles: Mutex<BTreeMap<InstanceKey, Handle>>,
     /// Containers of which a stop hook told, until all are adopted.
     ended: Mutex<BTreeSet<String>>,
+    limits: files::Limits,
 }
 
 impl Manager {
     /// None yet.
     pub fn new(context: Context) -> Self {
-        Self { context: Arc::new(context), handles: Mutex::default(), ended: Mutex::default() }
+        let context = Arc::new(context);
+        Self { context, handles: Mutex::default(), ended: Mutex::default(), limits: files::Limits::default() }
     }
 
     /// What all instances share.
@@ -251,6 +256,31 @@ impl Manager {
         exec::run(&self.context, key, spec).await
     }
 
+    /// Begins a request about the files of an instance, running or not.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or when its root cannot be reached.
+    pub async fn files(&self, key: &InstanceKey, request: FilesRequest) -> Result<Session, Error> {
+        let handle = self.handles().get(key).cloned().ok_or(Error::NotFound)?;
+        let turn = self.limits.turn(&request).await?;
+        let (reply, answer) = oneshot::channel();
+        handle.requests.send(Request::Lease { reply }).map_err(|_| Error::NotFound)?;
+        let lease = answer.await.map_err(|_| Error::NotFound)??;
+        files::begin(&self.context, key, turn, lease, request).await
+    }
+
+    /// The daemon ends: nobody works on files any more, and no root is mounted but those of running containers.
+    pub async fn rest(&self) {
+        let handles: Vec<Handle> = self.handles().values().cloned().collect();
+        futures_util::future::join_all(handles.into_iter().map(|handle| async move {
+            let (reply, done) = oneshot::channel();
+            if handle.requests.send(Request::Rest { reply }).is_ok() {
+                let _ = done.await;
+            }
+        }))
+        .await;
+    }
+
     /// What a stop hook told.
     pub fn hook(&self, record: &Record) {
         if record.target == HookTarget::Stop {
@@ -269,8 +299,11 @@ impl Manager {
     pub async fn adopt_all(&self) -> BTreeSet<InstanceKey> {
         let mut ran = BTreeSet::new();
         let model = self.context.db.model();
+        // Read once: of a thousand instances, each would have to look through the table of them all.
+        let points = blocking(|| Ok(sys::mount::below(Path::new("/")).unwrap_or_default())).await.unwrap_or_default();
+        let points: BTreeSet<PathBuf> = points.into_iter().collect();
         for (key, record) in model.instances.iter() {
-            match adopt::adopt(&self.context, record, |name| self.ended().contains(name)).await {
+            match adopt::adopt(&self.context, record, &points, |name| self.ended().contains(name)).await {
                 Ok(Found::Gone) => {}
                 Ok(Found::Down { was_running }) => {
                     self.spawn(key);

@@ -9,7 +9,7 @@
 //! ```
 //! The actor alone changes an instance's state. It holds pidfds of the container's init and of its liblxc monitor: the
 //! container is down when the *monitor* is gone, because then network, cgroups and mounts are, too. Whether a stop is
-//! a reboot, liblxc's stop hook says.
+//! a reboot, liblxc's stop hook says. The root is mounted while the container is up or somebody uses its files ([`lease`]).
 
 mod actor;
 mod adopt;
@@ -17,6 +17,8 @@ mod create;
 mod delete;
 mod error;
 mod exec;
+mod files;
+mod lease;
 mod live;
 mod logs;
 mod manager;

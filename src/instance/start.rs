@@ -8,6 +8,7 @@ use tokio::io::Interest;
 
 use super::actor::Live;
 use super::error::Error;
+use super::lease::Leases;
 use super::render::{self, Plan};
 use super::undo::Undo;
 use super::{Context, Stages, blocking};
@@ -22,10 +23,15 @@ use crate::security::Confinement;
 use crate::sys::process;
 use crate::sys::watch::watch;
 
-/// Starts the instance and returns its handles.
-pub(super) async fn start(context: &Arc<Context>, key: &InstanceKey, stages: &mut Stages) -> Result<Live, Error> {
+/// Starts the instance and returns its handles. A root that is mounted for others is used as it is.
+pub(super) async fn start(
+    context: &Arc<Context>,
+    key: &InstanceKey,
+    leases: &mut Leases,
+    stages: &mut Stages,
+) -> Result<Live, Error> {
     let mut undo = Undo::default();
-    match steps(context, key, stages, &mut undo).await {
+    match steps(context, key, leases, stages, &mut undo).await {
         Ok(live) => {
             undo.disarm();
             Ok(live)
@@ -34,7 +40,13 @@ pub(super) async fn start(context: &Arc<Context>, key: &InstanceKey, stages: &mu
     }
 }
 
-async fn steps(context: &Arc<Context>, key: &InstanceKey, stages: &mut Stages, undo: &mut Undo) -> Result<Live, Error> {
+async fn steps(
+    context: &Arc<Context>,
+    key: &InstanceKey,
+    leases: &mut Leases,
+    stages: &mut Stages,
+    undo: &mut Undo,
+) -> Result<Live, Error> {
     let model = context.db.model();
     let record = model.instances.get(key).cloned().ok_or(Error::NotFound)?;
     let expanded = profile::expand_instance(&model, &record);
@@ -51,14 +63,16 @@ async fn steps(context: &Arc<Context>, key: &InstanceKey, stages: &mut Stages, u
 
     let container = context.container(key);
     let pool = context.pools.get(&record.pool)?;
-    let root = {
-        let (pool, volume, map) = (Arc::clone(&pool), container.name.clone(), map);
-        blocking(move || pool.mount(&volume, map.as_ref()).map_err(Error::from)).await?
+    let root = match leases.root_with(map).await? {
+        Some(root) => root,
+        None => {
+            let (mounting, volume) = (Arc::clone(&pool), container.name.clone());
+            let root = blocking(move || mounting.mount(&volume, map.as_ref()).map_err(Error::from)).await?;
+            let volume = container.name.clone();
+            undo.push(blocking(move || pool.unmount(&volume).map_err(Error::from)));
+            root
+        }
     };
-    {
-        let (pool, volume) = (Arc::clone(&pool), container.name.clone());
-        undo.push(blocking(move || pool.unmount(&volume).map_err(Error::from)));
-    }
     stages.mark("mount");
 
     for nic in &nics {

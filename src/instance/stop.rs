@@ -68,8 +68,13 @@ pub(super) async fn reap(live: &Live) {
 }
 
 /// Takes away what the start made and liblxc does not know, or left because its monitor was killed: control groups, the
-/// root's mount, DHCP entries, the remembered state.
-pub(super) async fn clean_up(context: &Arc<Context>, key: &InstanceKey, remember_running: bool) -> Result<(), Error> {
+/// root's mount (unless others use it), DHCP entries, the remembered state.
+pub(super) async fn clean_up(
+    context: &Arc<Context>,
+    key: &InstanceKey,
+    remember_running: bool,
+    keep_root: bool,
+) -> Result<(), Error> {
     let model = context.db.model();
     let Some(record) = model.instances.get(key).cloned() else { return Ok(()) };
     let container = key.container();
@@ -82,7 +87,7 @@ pub(super) async fn clean_up(context: &Arc<Context>, key: &InstanceKey, remember
                 hierarchies.remove(&format!("{group}/lxc.{kind}.{volume}"));
             }
         }
-        pool.unmount(&volume).map_err(Error::from)
+        if keep_root { Ok(()) } else { pool.unmount(&volume).map_err(Error::from) }
     })
     .await?;
     // A definition that was broken meanwhile must not keep the container from being cleaned up.

@@ -7,10 +7,13 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::process::{Gid, Uid};
 
 static MADE: Mutex<BTreeMap<(String, String), Arc<OwnedFd>>> = Mutex::new(BTreeMap::new());
 
@@ -56,6 +59,32 @@ fn make(uid_map: &str, gid_map: &str) -> io::Result<OwnedFd> {
     let namespace = result?;
     ended?;
     Ok(namespace)
+}
+
+/// Makes this process root of the user namespace `namespace`: all capabilities there, none outside. To be called while
+/// the process has one thread, and only by one that needs nothing of what it was (user_namespaces(7), setns(2)).
+///
+/// # Errors
+/// Of setns(2), setgroups(2), setresgid(2) and setresuid(2).
+pub fn enter(namespace: impl AsFd) -> io::Result<()> {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))?;
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    // Becoming root of the namespace keeps the capabilities that entering it gave (capabilities(7)).
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    Ok(())
+}
+
+/// The user namespace of process `pid`; none when it is this process's own.
+///
+/// # Errors
+/// When there is no such process.
+pub fn of_process(pid: i32) -> io::Result<Option<OwnedFd>> {
+    let theirs = File::open(format!("/proc/{pid}/ns/user"))?;
+    let (ours, meta) = (std::fs::metadata("/proc/self/ns/user")?, theirs.metadata()?);
+    let same = (ours.dev(), ours.ino()) == (meta.dev(), meta.ino());
+    Ok((!same).then(|| theirs.into()))
 }
 
 /// Entry of `warrend userns`: unshares, says so, waits for the end of stdin.

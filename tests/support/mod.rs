@@ -2,6 +2,9 @@
 //! it left on the host fails the test.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod http;
+pub mod sftp;
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
