@@ -654,13 +654,14 @@ fn a_websocket_of_an_operation_needs_its_secret_and_nothing_else() {
     }
     upgrade(&format!("{operation}/websocket?secret={wrong}")).1.refused(403, "secret");
     let mut open = Vec::new();
-    for fd in ["0", "1", "2", "control"] {
+    // The command starts when its three are there, and may have ended before a fourth comes.
+    for fd in ["control", "0", "1", "2"] {
         let (client, answer) = upgrade(&format!("{operation}/websocket?secret={}", secret(fd)));
         assert_eq!(answer.status, 101, "{fd}: {answer:?}");
         open.push(client);
     }
     // One whole message of binary data, from the server without a mask: RFC 6455, 5.2.
-    assert_eq!(open[1].take(8).unwrap(), b"\x82\x06hello\n");
+    assert_eq!(open[2].take(8).unwrap(), b"\x82\x06hello\n");
     drop(open);
     let (_, done) = daemon.api("GET", &format!("{operation}/wait"), "");
     assert_eq!(done["metadata"]["metadata"]["return"], 0, "{done}");
@@ -857,10 +858,16 @@ fn an_address_that_is_taken_at_the_start_is_had_later() {
 fn a_change_goes_to_its_end_without_its_client() {
     let daemon = Daemon::bare();
     let mut stream = UnixStream::connect(daemon.socket()).unwrap();
-    // Hashing the password takes a while; the client is gone before.
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let body = json!({"config": {"core.trust_password": "sesame", "core.https_address": "127.0.0.1:0"}}).to_string();
-    let head = format!("PATCH /1.0 HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
-    stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    let head = "PATCH /1.0 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n";
+    stream.write_all(format!("{head}Content-Length: {}\r\n\r\n", body.len()).as_bytes()).unwrap();
+    // Said when the handler asks for the body: the change has begun.
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).unwrap();
+    assert_eq!(go_on, *b"HTTP/1.1 100 Continue\r\n\r\n");
+    // Hashing the password takes a while; the client is gone before.
+    stream.write_all(body.as_bytes()).unwrap();
     drop(stream);
     let wanted = json!({"core.trust_password": "true", "core.https_address": "127.0.0.1:0"});
     eventually("the change", || config(&daemon) == wanted);
