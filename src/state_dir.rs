@@ -61,7 +61,8 @@ impl StateDir {
         self.root.join("logs").join(container)
     }
 
-    /// liblxc's own path: part of the name of its command sockets; holds nothing.
+    /// liblxc's own path: part of the name of its command sockets. Where AppArmor confines, liblxc keeps a directory
+    /// for each container there; else it holds nothing.
     pub fn lxc_path(&self) -> PathBuf {
         self.root.join("run/lxc")
     }

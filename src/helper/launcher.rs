@@ -27,8 +27,8 @@ const START: Duration = Duration::from_secs(120);
 const FREEZE: Duration = Duration::from_secs(60);
 /// Entering a container.
 const ATTACH: Duration = Duration::from_secs(60);
-/// A question to a monitor.
-const QUERY: Duration = Duration::from_secs(2);
+/// A question to a monitor is answered within this time, or not at all.
+pub const QUERY: Duration = Duration::from_secs(2);
 
 /// A helper that nobody needed for this long is let go: an idle daemon has no helper.
 const IDLE: Duration = Duration::from_secs(30);

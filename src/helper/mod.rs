@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use child::main as child_main;
-pub use launcher::{Attached, Launcher, Query, Started};
+pub use launcher::{Attached, Launcher, QUERY, Query, Started};
 pub use protocol::AttachRequest;
 
 /// Which container, and where liblxc finds what it needs of it.

@@ -68,6 +68,8 @@ pub(super) enum Request {
     Rename { to: InstanceKey, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// liblxc is taking the container down to bring it up again: the monitor will end.
     Reboot,
+    /// Nobody could say at the daemon's start whether its container runs.
+    Unknown,
     /// A container found running at the daemon's start.
     Adopt { live: Box<Live>, status: Status },
 }
@@ -260,6 +262,7 @@ impl Actor {
             Request::Reboot if self.live().is_some() && !self.going.asked => self.going.again = true,
             // Stopped by us: whatever init said while it went down, it stays down.
             Request::Reboot => {}
+            Request::Unknown => self.enter(State::Error),
             Request::Adopt { live, status } => match status {
                 Status::Frozen => self.enter(State::Frozen(*live)),
                 Status::Running | Status::Stopping | Status::Starting | Status::Stopped | Status::Error => {

@@ -1,6 +1,7 @@
 //! The daemon's start: what runs is adopted, what a crash left half done is undone or finished.
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use super::{Context, create, delete, rename, start, stop};
 use crate::api::wire::Config;
 use crate::config;
 use crate::db::{self, Phase};
-use crate::helper::hook;
+use crate::helper::{self, QUERY, hook};
 use crate::lxc;
 use crate::profile;
 use crate::sys::process;
@@ -35,6 +36,9 @@ pub(super) enum Found {
 
 /// A container that is just starting or stopping is looked at again this often, so long.
 const SETTLE: (u32, Duration) = (100, Duration::from_millis(50));
+
+/// So many questions to a monitor may go unanswered.
+const PATIENCE: u32 = 10;
 
 /// A monitor gets this long to clean up after its container.
 const MONITOR: Duration = Duration::from_secs(10);
@@ -65,13 +69,17 @@ pub(super) async fn adopt(
         unmount_leftover(context, record, points).await?;
         return Ok(Found::Down { was_running: false });
     }
+    let container = record.key.container();
     if let Some((live, status)) = running(context, record).await? {
+        // Whatever its hook said, it is up again.
+        left_word(context, &container);
         return Ok(Found::Up(Box::new(live), status));
     }
     monitor_gone(context, record).await;
-    // Asked only now: the hook of a container that was just going down has run by the time it is down.
-    let container = record.key.container();
-    let turned_off = told(&container) || left_word(context, &container);
+    // Asked only now: the hook of a container that was just going down has run by the time it is down. And always: a
+    // word that stays would be read as that of a later life.
+    let left = left_word(context, &container);
+    let turned_off = left || told(&container);
     stop::clean_up(context, &record.key, !turned_off, false).await?;
     Ok(Found::Down { was_running: !turned_off })
 }
@@ -91,12 +99,33 @@ async fn unmount_leftover(
     Ok(())
 }
 
-/// Asks liblxc once about a container that should be running; a container in between is waited for.
+/// Asks liblxc about a container that should be running; one in between, and a monitor that is slow to answer because it
+/// is just ending, are waited for.
 async fn running(context: &Context, record: &db::Instance) -> Result<Option<(Live, Status)>, Error> {
     let container = context.container(&record.key);
     let (tries, pause) = SETTLE;
+    let mut unanswered = 0;
     for _ in 0..tries {
-        let query = context.launcher.query(&container).await?;
+        let query = match context.launcher.query(&container).await {
+            Ok(query) => query,
+            Err(helper::Error::Timeout { .. }) => {
+                // Nobody is there to answer: it has ended meanwhile.
+                if monitors(context, record).await.is_empty() {
+                    return Ok(None);
+                }
+                unanswered += 1;
+                if unanswered == PATIENCE {
+                    return Err(helper::Error::Timeout {
+                        action: "ask about",
+                        container: container.name,
+                        after: QUERY * PATIENCE,
+                    }
+                    .into());
+                }
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let status = adopted(query.state);
         match (query.state, query.init_pid, query.init_pidfd) {
             (lxc::State::Stopped, ..) => return Ok(None),
@@ -110,13 +139,17 @@ async fn running(context: &Context, record: &db::Instance) -> Result<Option<(Liv
     Err(Error::Busy { status: Status::Starting })
 }
 
-/// Waits for a monitor that is still cleaning up: it answers no more, but its hook may be running.
-async fn monitor_gone(context: &Context, record: &db::Instance) {
+/// The monitors of a container, by the title that liblxc gives them.
+async fn monitors(context: &Context, record: &db::Instance) -> Vec<OwnedFd> {
     let container = context.container(&record.key);
-    // The title that liblxc gives its monitors.
     let title = format!("[lxc monitor] {} {}", container.lxc_path.display(), container.name);
     let found = tokio::task::spawn_blocking(move || process::find(|line| line == title)).await;
-    for pidfd in found.map(Result::unwrap_or_default).unwrap_or_default() {
+    found.map(Result::unwrap_or_default).unwrap_or_default()
+}
+
+/// Waits for a monitor that is still cleaning up: it answers no more, but its hook may be running.
+async fn monitor_gone(context: &Context, record: &db::Instance) {
+    for pidfd in monitors(context, record).await {
         if let Ok(monitor) = watch(pidfd, Interest::READABLE)
             && tokio::time::timeout(MONITOR, monitor.readable()).await.is_err()
         {

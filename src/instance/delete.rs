@@ -1,12 +1,15 @@
 //! Delete: phase `deleting`, then the files, then the row. A crash in between is finished at the next start.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::Error;
 use super::{Context, blocking};
 use crate::db::{self, Phase};
 use crate::events::lifecycle::Requestor;
+use crate::helper::hook;
 use crate::names::InstanceKey;
+use crate::security;
 use crate::storage;
 
 /// Removes a stopped instance with all it has.
@@ -42,6 +45,7 @@ pub(super) async fn remove_files(context: &Arc<Context>, record: &db::Instance) 
     let container = record.key.container();
     let pool = context.pools.get(&record.pool)?;
     let (root, logs) = (context.dir.root().to_owned(), context.dir.logs(&container));
+    let (spool, lxc_path) = (context.dir.spool(), context.dir.lxc_path());
     let volume = container.clone();
     blocking(move || {
         pool.unmount(&volume)?;
@@ -54,12 +58,18 @@ pub(super) async fn remove_files(context: &Arc<Context>, record: &db::Instance) 
             });
         }
         storage::unlink_instance(&root, &volume)?;
-        match std::fs::remove_dir_all(&logs) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::Io { doing: "remove", path: logs, error })
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+        // Another container of this name must not find the last word of this one.
+        hook::take_word(&spool, &volume).map_err(|error| Error::Io { doing: "remove", path: spool, error })?;
+        security::forget_profile(&volume, &lxc_path);
+        remove_dir(lxc_path.join(&volume))?;
+        remove_dir(logs)
     })
     .await
+}
+
+fn remove_dir(path: PathBuf) -> Result<(), Error> {
+    match std::fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::Io { doing: "remove", path, error }),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::actor::{Actor, Answer, Request, StopKind};
@@ -42,6 +43,9 @@ pub enum Target {
     /// Let them go on.
     Unfreeze,
 }
+
+/// So many instances are looked at side by side at the daemon's start.
+const ADOPTED_AT_A_TIME: usize = 16;
 
 #[derive(Clone)]
 struct Handle {
@@ -302,8 +306,14 @@ impl Manager {
         // Read once: of a thousand instances, each would have to look through the table of them all.
         let points = blocking(|| Ok(sys::mount::below(Path::new("/")).unwrap_or_default())).await.unwrap_or_default();
         let points: BTreeSet<PathBuf> = points.into_iter().collect();
-        for (key, record) in model.instances.iter() {
-            match adopt::adopt(&self.context, record, &points, |name| self.ended().contains(name)).await {
+        let adopting = model.instances.values().map(|record| async {
+            let found = adopt::adopt(&self.context, record, &points, |name| self.ended().contains(name)).await;
+            (&record.key, found)
+        });
+        // Side by side: one whose monitor is slow to answer must not hold up the others.
+        let mut adopting = futures_util::stream::iter(adopting).buffer_unordered(ADOPTED_AT_A_TIME);
+        while let Some((key, found)) = adopting.next().await {
+            match found {
                 Ok(Found::Gone) => {}
                 Ok(Found::Down { was_running }) => {
                     self.spawn(key);
@@ -318,7 +328,8 @@ impl Manager {
                 }
                 Err(error) => {
                     tracing::error!(instance = %key, %error, "the instance could not be adopted");
-                    self.spawn(key);
+                    // Whether it runs nobody knows: it is not called stopped.
+                    let _ = self.spawn(key).requests.send(Request::Unknown);
                 }
             }
         }

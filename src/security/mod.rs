@@ -78,6 +78,11 @@ impl Confinement {
             // liblxc writes and loads a profile per container.
             lines.push(("lxc.apparmor.profile".to_owned(), "generated".to_owned()));
             lines.push(("lxc.apparmor.allow_nesting".to_owned(), u8::from(self.nesting).to_string()));
+            if !self.privileged {
+                // The generated profile refuses mounts that systemd makes for its services' credentials since version
+                // 256. What a container may mount, its user namespace decides already.
+                lines.push(("lxc.apparmor.raw".to_owned(), "mount,".to_owned()));
+            }
         }
         let family = match rules {
             DeviceRules::Cgroup1 => "lxc.cgroup.devices",
@@ -94,6 +99,19 @@ impl Confinement {
 
     fn automatic_mounts(self) -> &'static str {
         if self.privileged { "proc:mixed sys:mixed cgroup:mixed" } else { "proc:rw sys:rw cgroup:mixed" }
+    }
+}
+
+/// liblxc's cache of compiled AppArmor profiles: a directory for each version of the kernel's features.
+const PROFILES: &str = "/var/cache/lxc/apparmor";
+
+/// Removes what liblxc cached of a container's AppArmor profile; nothing is fine. Its file is named after the container
+/// and liblxc's path, slashes as hyphens (seen with liblxc 6.0.4).
+pub fn forget_profile(container: &str, lxc_path: &Path) {
+    let place = lxc_path.to_string_lossy().replace('/', "-");
+    for directory in std::fs::read_dir(PROFILES).into_iter().flatten().flatten() {
+        // Most hosts have none.
+        let _ = std::fs::remove_file(directory.path().join(format!("lxc-{container}_<{place}>")));
     }
 }
 
@@ -114,6 +132,16 @@ mod tests {
                 let dropped = Confinement { privileged, nesting }.dropped_capabilities();
                 assert!(dropped.contains(&"sys_module") && dropped.contains(&"sys_time"));
             }
+        }
+    }
+
+    #[test]
+    fn the_user_namespace_decides_about_mounts_where_there_is_one() {
+        for privileged in [false, true] {
+            let lines =
+                Confinement { privileged, nesting: false }.lxc_lines(Path::new("/s"), DeviceRules::Cgroup2, true);
+            assert!(lines.contains(&("lxc.apparmor.profile".to_owned(), "generated".to_owned())));
+            assert_eq!(lines.iter().any(|(key, _)| key == "lxc.apparmor.raw"), !privileged);
         }
     }
 

@@ -380,14 +380,21 @@ impl Drop for Daemon {
             let _ = child.wait();
         }
         let left = self.leftovers();
-        let dirs: Vec<String> =
-            ["containers", "images", "snapshots", "devices", "backups", "storage-pools", "networks"]
-                .iter()
-                .filter(|dir| {
-                    std::fs::read_dir(self.state().join(dir)).is_ok_and(|mut entries| entries.next().is_some())
-                })
-                .map(|dir| (*dir).to_owned())
-                .collect();
+        let dirs: Vec<String> = [
+            "containers",
+            "images",
+            "snapshots",
+            "devices",
+            "backups",
+            "storage-pools",
+            "networks",
+            "run/spool",
+            "run/lxc",
+        ]
+        .iter()
+        .filter(|dir| std::fs::read_dir(self.state().join(dir)).is_ok_and(|mut entries| entries.next().is_some()))
+        .map(|dir| (*dir).to_owned())
+        .collect();
         let log = std::fs::read_to_string(self.root.join("log")).unwrap_or_default();
         let panicked = log.contains("panicked");
         if std::thread::panicking() {
