@@ -126,6 +126,7 @@ impl Server {
                             let _slot = slot;
                             // Interactive traffic: small messages both ways.
                             let _ = stream.set_nodelay(true);
+                            let _ = notice_vanishing(&stream);
                             let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
                                 return;
                             };
@@ -193,6 +194,15 @@ async fn stop(https: Option<Https>) {
         // Cancelled, as wished.
         let _ = task.await;
     }
+}
+
+/// A client whose host is gone without a word is noticed after two minutes (tcp(7)): nothing that it asked for goes on.
+fn notice_vanishing(stream: &tokio::net::TcpStream) -> rustix::io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15))?;
+    sockopt::set_tcp_keepcnt(stream, 4)
 }
 
 /// Out of file descriptors or the like: nothing is gained by asking again at once.
