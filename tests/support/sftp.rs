@@ -92,11 +92,8 @@ impl Sftp {
     pub fn content(&mut self, path: &str) -> Result<Vec<u8>, u32> {
         let handle = self.handle(3, &[Text(path.as_bytes()), Number(1), Number(0)])?;
         let mut content = Vec::new();
-        loop {
-            match self.ask(5, &[Text(&handle), Long(content.len() as u64), Number(32 * 1024)]) {
-                (103, data) => content.extend_from_slice(&data[4..]),
-                _ => break,
-            }
+        while let (103, data) = self.ask(5, &[Text(&handle), Long(content.len() as u64), Number(32 * 1024)]) {
+            content.extend_from_slice(&data[4..]);
         }
         self.status(4, &[Text(&handle)]);
         Ok(content)

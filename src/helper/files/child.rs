@@ -349,10 +349,10 @@ fn replace(stage: &OwnedFd, target: &OwnedFd, append: bool) -> Result<()> {
     let count = length(stage)?;
     let start = if append { length(target)? } else { 0 };
     if count > 0 {
-        match rustix::fs::fallocate(target, FallocateFlags::KEEP_SIZE, start, count) {
-            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => return Err(error.into()),
-            // A file system that cannot promise room must do without.
-            Ok(()) | Err(_) => {}
+        // A file system that cannot promise room must do without.
+        let promised = rustix::fs::fallocate(target, FallocateFlags::KEEP_SIZE, start, count);
+        if let Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) = promised {
+            return Err(error.into());
         }
     }
     rustix::fs::seek(stage, rustix::fs::SeekFrom::Start(0))?;

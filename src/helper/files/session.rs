@@ -183,9 +183,9 @@ impl Session {
     pub async fn commit(mut self) -> Result<(), Error> {
         // The end of the pipe is the end of the content.
         self.content = Content::None;
-        // A helper that has refused the content meanwhile listens no more; its answer is there.
-        let sent = self.line.send(&Request::Commit, &[]).await;
-        self.answer(COMMIT).await.map(drop).map_err(|error| sent.err().unwrap_or(error))
+        // A helper that has refused the content meanwhile listens no more; its answer is there, and says more.
+        let _ = self.line.send(&Request::Commit, &[]).await;
+        self.answer(COMMIT).await.map(drop)
     }
 
     /// Relays an `Sftp` session to `stream` until either end closes.

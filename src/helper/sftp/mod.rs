@@ -205,8 +205,7 @@ impl Server<'_> {
             }
             kind::REALPATH => {
                 let path = name::absolute(fields.string()?);
-                self.out.begin(kind::NAME, id);
-                self.name(&path, &path, None);
+                self.name(id, &path);
             }
             kind::READLINK => {
                 let (fd, stat) = self.root.look(fields.string()?, false)?;
@@ -214,8 +213,7 @@ impl Server<'_> {
                     return Err(Errno::INVAL.into());
                 }
                 let target = rustix::fs::readlinkat(&fd, "", Vec::new())?.into_bytes();
-                self.out.begin(kind::NAME, id);
-                self.name(&target, &target, None);
+                self.name(id, &target);
             }
             kind::SYMLINK => {
                 // The draft has it the other way round; OpenSSH, and everyone after it, has the target first.
@@ -360,15 +358,13 @@ impl Server<'_> {
         self.out.end();
     }
 
-    /// The one name of an answer that was begun, without attributes.
-    fn name(&mut self, name: &[u8], long: &[u8], attributes: Option<&rustix::fs::Stat>) {
+    /// Answers with a single name, without attributes.
+    fn name(&mut self, id: u32, name: &[u8]) {
+        self.out.begin(kind::NAME, id);
         self.out.u32(1);
         self.out.string(name);
-        self.out.string(long);
-        match attributes {
-            Some(stat) => self.out.attributes(stat),
-            None => self.out.u32(0),
-        }
+        self.out.string(name);
+        self.out.u32(0);
         self.out.end();
     }
 
