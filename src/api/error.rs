@@ -26,6 +26,7 @@ pub enum Error {
     Name(NameError),
     Query { name: &'static str, expected: &'static str },
     Field { name: &'static str, reason: String },
+    Console(String),
     Unsupported { what: String },
     Filter(BadFilter),
     Precondition { wanted: String },
@@ -33,6 +34,7 @@ pub enum Error {
     DefaultProfile,
     Trusted,
     TooManyTries,
+    TooManySockets,
     Random,
     Operation(ops::Error),
     Websocket(NotAWebsocket),
@@ -64,6 +66,7 @@ impl fmt::Display for Error {
             Self::Name(error) => error.fmt(f),
             Self::Query { name, expected } => write!(f, "The query parameter {name:?} must be {expected}"),
             Self::Field { name, reason } => write!(f, "The field {name:?}: {reason}"),
+            Self::Console(reason) => f.write_str(reason),
             Self::Unsupported { what } => write!(f, "Not supported by this version: {what}"),
             Self::Filter(error) => error.fmt(f),
             Self::Precondition { wanted } => {
@@ -78,6 +81,7 @@ impl fmt::Display for Error {
             Self::DefaultProfile => f.write_str("The 'default' profile cannot be deleted or renamed"),
             Self::Trusted => f.write_str("Certificate already in trust store"),
             Self::TooManyTries => f.write_str("Too many wrong passwords from this address: try again in a minute"),
+            Self::TooManySockets => f.write_str("Too many websockets are open, or the daemon is shutting down"),
             Self::Random => f.write_str("The kernel gives no random numbers"),
             Self::Operation(error) => error.fmt(f),
             Self::Websocket(error) => error.fmt(f),
@@ -104,6 +108,7 @@ impl Error {
             Self::UnknownPath | Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::Forbidden | Self::TooManyTries => StatusCode::FORBIDDEN,
+            Self::TooManySockets => StatusCode::TOO_MANY_REQUESTS,
             Self::Exists { .. } => StatusCode::CONFLICT,
             Self::Precondition { .. } => StatusCode::PRECONDITION_FAILED,
             Self::InUse { .. }
@@ -113,6 +118,7 @@ impl Error {
             | Self::Query { .. }
             | Self::Filter(_)
             | Self::Field { .. }
+            | Self::Console(_)
             | Self::Unsupported { .. }
             | Self::Ambiguous { .. }
             | Self::DefaultProfile
@@ -182,6 +188,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         instance::Error::NotFound
         | instance::Error::ImageMissing { .. }
         | instance::Error::NoLog
+        | instance::Error::NoConsoleLog
         | instance::Error::Profile(_) => StatusCode::NOT_FOUND,
         instance::Error::Exists { .. } => StatusCode::CONFLICT,
         instance::Error::Storage(error) => storage(error),
@@ -208,6 +215,9 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::EmptyCommand
         | instance::Error::NotUp { .. }
         | instance::Error::NoConnection
+        | instance::Error::CommandNotFound
+        | instance::Error::CommandNotExecutable
+        | instance::Error::ConsoleInUse
         | instance::Error::LogInUse { .. }
         | instance::Error::Random
         | instance::Error::ShuttingDown => StatusCode::BAD_REQUEST,
@@ -215,6 +225,7 @@ fn instance(error: &instance::Error) -> StatusCode {
             helper::Error::Spawn(_)
             | helper::Error::Broken { .. }
             | helper::Error::Lxc { .. }
+            | helper::Error::ConsoleTaken { .. }
             | helper::Error::Timeout { .. } => StatusCode::BAD_REQUEST,
         },
     }

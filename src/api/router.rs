@@ -16,7 +16,7 @@ use super::entry::{Handler, Peer, Request};
 use super::error::Error;
 use super::response::{self, Response};
 use super::{
-    certificates, events, exec, images, instances, internal, logs, networks, operations, profiles, projects,
+    certificates, console, events, exec, images, instances, internal, logs, networks, operations, profiles, projects,
     server_config, storage_pools,
 };
 
@@ -135,6 +135,12 @@ fn table() -> Vec<(String, Resource)> {
             ),
             ("/{name}/state", resource!(GET Trusted instances::state, PUT Trusted instances::change_state)),
             ("/{name}/exec", resource!(POST Trusted exec::start)),
+            (
+                "/{name}/console",
+                resource!(
+                    POST Trusted console::attach, GET Trusted console::log, DELETE Trusted console::clear_log,
+                ),
+            ),
             ("/{name}/logs", resource!(GET Trusted logs::list)),
             ("/{name}/logs/{file}", resource!(GET Trusted logs::get, DELETE Trusted logs::delete)),
         ] {

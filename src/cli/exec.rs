@@ -144,11 +144,15 @@ pub(super) async fn exec(connection: &Connection, exec: Exec) -> Result<u8, Erro
     control.abort();
     drop(raw);
     let operation = operation?;
-    if operation["status_code"] != 200 {
+    let status = operation["metadata"]["return"].as_i64();
+    if operation["status_code"] != 200 && status.is_none() {
         return Err(Error::Refused(operation["err"].as_str().unwrap_or_default().to_owned()));
     }
-    let status = operation["metadata"]["return"].as_i64().unwrap_or(1);
-    Ok(u8::try_from(status & 0xff).unwrap_or(1))
+    if let Some(reason) = operation["err"].as_str().filter(|reason| !reason.is_empty()) {
+        // Such as a command that does not exist.
+        eprintln!("Error: {reason}");
+    }
+    Ok(u8::try_from(status.unwrap_or(1) & 0xff).unwrap_or(1))
 }
 
 type Sink = futures_util::stream::SplitSink<Socket, Message>;

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::ContainerRef;
 use super::protocol::{AttachRequest, Inbox, Reply, Request, encode};
+use super::{ContainerRef, console};
 use crate::lxc::{self, Container};
 use crate::sys::{process, pty, socket};
 
@@ -48,11 +48,12 @@ fn run() -> io::Result<()> {
         Request::Freeze(container) => done(&socket, loaded(&container).and_then(|mut c| c.freeze())),
         Request::Unfreeze(container) => done(&socket, loaded(&container).and_then(|mut c| c.unfreeze())),
         Request::Attach(container, what) => attach(&socket, inbox, &container, &what),
+        Request::Console(container) => console::serve(&socket, &container),
         Request::Signal(_) => Ok(()),
     }
 }
 
-fn answer(socket: &OwnedFd, reply: &Reply, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(super) fn answer(socket: &OwnedFd, reply: &Reply, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = encode(reply)?;
     let mut sent = socket::send(socket, &bytes, fds)?;
     while sent < bytes.len() {
@@ -61,7 +62,7 @@ fn answer(socket: &OwnedFd, reply: &Reply, fds: &[BorrowedFd<'_>]) -> io::Result
     Ok(())
 }
 
-fn fail(socket: &OwnedFd, reason: &impl std::fmt::Display) -> io::Result<()> {
+pub(super) fn fail(socket: &OwnedFd, reason: &impl std::fmt::Display) -> io::Result<()> {
     answer(socket, &Reply::Failed { reason: reason.to_string() }, &[])
 }
 
@@ -72,7 +73,7 @@ fn done(socket: &OwnedFd, result: Result<(), lxc::Error>) -> io::Result<()> {
     }
 }
 
-fn open(container: &ContainerRef) -> Result<Container, lxc::Error> {
+pub(super) fn open(container: &ContainerRef) -> Result<Container, lxc::Error> {
     Container::new(&container.name, &container.lxc_path)
 }
 

@@ -7,10 +7,14 @@
 //!    │ ── Signal(n) (attach only) ───────>│ waits for its child
 //!    │ <── Exited ────────────────────────┘ exits
 //! ```
+//! The helper of a console stays, too: it holds the console until the daemon lets go of it, however that happens, and
+//! then reads it empty (see [`console`]).
+//!
 //! A message is its length (4 bytes, little endian) and JSON; fds travel with the first byte of it. A crash in C ends one
 //! operation, never the daemon. The helper of a start becomes liblxc's monitor of the container.
 
 mod child;
+mod console;
 pub mod hook;
 mod launcher;
 mod protocol;
@@ -21,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use child::main as child_main;
-pub use launcher::{Attached, Launcher, Query, Started};
+pub use launcher::{Attached, Console, Launcher, Query, Started};
 pub use protocol::AttachRequest;
 
 /// Which container, and where liblxc finds what it needs of it.
@@ -60,6 +64,11 @@ pub enum Error {
         /// liblxc's ERROR lines of this operation.
         log: Vec<String>,
     },
+    /// Another client has the console.
+    ConsoleTaken {
+        /// The container.
+        container: String,
+    },
     /// No answer in time.
     Timeout {
         /// What was asked.
@@ -84,6 +93,9 @@ impl fmt::Display for Error {
                     write!(f, " ({})", log.join("; "))?;
                 }
                 Ok(())
+            }
+            Self::ConsoleTaken { container } => {
+                write!(f, "The console of {container:?} is in use by another program, such as lxc-console")
             }
             Self::Timeout { action, container, after } => {
                 write!(f, "Cannot {action} {container:?}: no answer within {} s", after.as_secs())

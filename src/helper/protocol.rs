@@ -37,6 +37,7 @@ pub(super) enum Request {
     Unfreeze(ContainerRef),
     Attach(ContainerRef, AttachRequest),
     Signal(i32),
+    Console(ContainerRef),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -51,6 +52,10 @@ pub(super) enum Reply {
         pid: i32,
     },
     Exited(Exit),
+    /// Comes with the client's end of the console.
+    Console,
+    /// Somebody else has the console.
+    ConsoleTaken,
     Failed {
         reason: String,
     },

@@ -68,6 +68,10 @@ pub enum Error {
         status: Status,
     },
     NoConnection,
+    CommandNotFound,
+    CommandNotExecutable,
+    ConsoleInUse,
+    NoConsoleLog,
     NoLog,
     LogInUse {
         name: String,
@@ -130,7 +134,15 @@ impl fmt::Display for Error {
                 Ok(())
             }
             Self::EmptyCommand => f.write_str("The field \"command\" is empty: name the program to run"),
-            Self::NotUp { status } => write!(f, "The instance isn't running (it is {})", status.word().to_lowercase()),
+            Self::NotUp { status: Status::Frozen } => f.write_str("Instance is frozen"),
+            Self::NotUp { status: Status::Stopped } => f.write_str("Instance is not running"),
+            Self::NotUp { status } => write!(f, "Instance is not running (it is {})", status.word().to_lowercase()),
+            Self::CommandNotFound => f.write_str("Command not found"),
+            Self::CommandNotExecutable => f.write_str("Command not executable"),
+            Self::ConsoleInUse => f.write_str(
+                "The console is in use by another client: \"force\" takes it over, \"--show-log\" only looks",
+            ),
+            Self::NoConsoleLog => f.write_str("The instance has no console log: it has not been started yet"),
             Self::NoConnection => f.write_str("The client did not connect to the websockets of the command in time"),
             Self::NoLog => f.write_str("The instance has no such log file"),
             Self::LogInUse { name } => write!(f, "The log file {name:?} is the instance's own and cannot be deleted"),

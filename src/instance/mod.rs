@@ -13,6 +13,7 @@
 
 mod actor;
 mod adopt;
+mod console;
 mod create;
 mod delete;
 mod error;
@@ -45,6 +46,7 @@ use crate::security::idmap::IdMap;
 use crate::state_dir::StateDir;
 use crate::{image, network, storage};
 
+pub use console::Console;
 pub use create::{NewInstance, RootSource};
 pub use error::Error;
 pub use exec::{Exec, ExecSpec, Io, IoKind};
