@@ -24,6 +24,7 @@ use crate::helper::{Launcher, hook};
 use crate::instance::{Context, Host, Manager};
 use crate::network::{self, BridgeSpec};
 use crate::ops::Operations;
+use crate::ops::socket::Sockets;
 use crate::security::{self, DeviceRules};
 use crate::state_dir::{self, MAX_SOCKET_PATH, StateDir};
 use crate::sys::cgroup::{Hierarchies, Version};
@@ -56,6 +57,12 @@ struct Arguments {
     #[command(subcommand)]
     verb: Option<admin::Verb>,
 }
+
+/// How often old recordings of commands are looked for.
+const EXPIRY: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// Clients get this long to take the last words of their websockets.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Where everything lies, by flag or environment.
 fn state_dir(flag: Option<PathBuf>) -> StateDir {
@@ -172,6 +179,7 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         db,
         ops: Operations::new(bus.clone()),
         bus,
+        sockets: Sockets::default(),
         instances,
         rendered: crate::api::Rendered::default(),
         limiter: crate::auth::password::RateLimiter::default(),
@@ -308,6 +316,14 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     app.is_ready.send_replace(true);
     activation::notify("READY=1");
     tracing::info!("ready");
+    let expiring = Arc::clone(&app);
+    tokio::spawn(async move {
+        let mut hours = tokio::time::interval(EXPIRY);
+        loop {
+            hours.tick().await;
+            expiring.instances.expire_logs(std::time::SystemTime::now()).await;
+        }
+    });
     let starting = Arc::clone(&app);
     tokio::spawn(async move { starting.instances.autostart(&ran).await });
     let ended = {
@@ -341,6 +357,8 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
         hierarchies.remove_parent(&app.instances.context().dir.cgroup());
     }
     activation::notify("STOPPING=1");
+    // First: who listens to events still gets those that are on their way.
+    app.sockets.close(FAREWELL).await;
     app.bus.close();
     let closing = Arc::clone(&app);
     let _ = tokio::task::spawn_blocking(move || closing.db.close()).await;

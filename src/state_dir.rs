@@ -58,7 +58,12 @@ impl StateDir {
 
     /// Logs, console and lxc.conf of a container.
     pub fn logs(&self, container: &str) -> PathBuf {
-        self.root.join("logs").join(container)
+        self.all_logs().join(container)
+    }
+
+    /// The logs of all containers, a directory each.
+    pub fn all_logs(&self) -> PathBuf {
+        self.root.join("logs")
     }
 
     /// liblxc's own path: part of the name of its command sockets. Where AppArmor confines, liblxc keeps a directory

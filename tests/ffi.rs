@@ -17,6 +17,7 @@ const MEMBERS: &[&str] = &[
     "start",
     "stop",
     "wait",
+    "console_getfd",
     "attach",
     "migrate",
     "init_pidfd",

@@ -105,7 +105,7 @@ struct lxc_container {
 	lxc_unused get_config_path;
 	lxc_unused set_config_path;
 	lxc_unused clone;
-	lxc_unused console_getfd;
+	int (*console_getfd)(struct lxc_container *, int *ttynum, int *ptxfd);
 	lxc_unused console;
 	int (*attach)(struct lxc_container *, lxc_attach_exec_t exec_function, void *payload,
 		      struct lxc_attach_options_t *options, pid_t *attached);

@@ -11,6 +11,7 @@ use crate::db::Database;
 use crate::events::{Bus, Log};
 use crate::instance;
 use crate::ops::Operations;
+use crate::ops::socket::Sockets;
 
 /// The daemon, as the API sees it.
 pub struct App {
@@ -20,6 +21,8 @@ pub struct App {
     pub bus: Bus,
     /// The operations.
     pub ops: Operations,
+    /// The websockets of clients.
+    pub sockets: Sockets,
     /// The instances, and by their context pools, networks and images.
     pub instances: instance::Manager,
     /// The instances as JSON.

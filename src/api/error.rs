@@ -29,6 +29,7 @@ pub enum Error {
     Field { name: &'static str, reason: String },
     File { path: String, why: Refusal },
     Upgrade,
+    Console(String),
     Unsupported { what: String },
     Filter(BadFilter),
     Precondition { wanted: String },
@@ -36,6 +37,7 @@ pub enum Error {
     DefaultProfile,
     Trusted,
     TooManyTries,
+    TooManySockets,
     Random,
     Operation(ops::Error),
     Websocket(NotAWebsocket),
@@ -69,6 +71,7 @@ impl fmt::Display for Error {
             Self::Field { name, reason } => write!(f, "The field {name:?}: {reason}"),
             Self::File { path, why } => write!(f, "File {path:?}: {why}"),
             Self::Upgrade => f.write_str("Missing or invalid upgrade header: this address needs \"Upgrade: sftp\""),
+            Self::Console(reason) => f.write_str(reason),
             Self::Unsupported { what } => write!(f, "Not supported by this version: {what}"),
             Self::Filter(error) => error.fmt(f),
             Self::Precondition { wanted } => {
@@ -83,6 +86,7 @@ impl fmt::Display for Error {
             Self::DefaultProfile => f.write_str("The 'default' profile cannot be deleted or renamed"),
             Self::Trusted => f.write_str("Certificate already in trust store"),
             Self::TooManyTries => f.write_str("Too many wrong passwords from this address: try again in a minute"),
+            Self::TooManySockets => f.write_str("Too many websockets are open, or the daemon is shutting down"),
             Self::Random => f.write_str("The kernel gives no random numbers"),
             Self::Operation(error) => error.fmt(f),
             Self::Websocket(error) => error.fmt(f),
@@ -109,6 +113,7 @@ impl Error {
             Self::UnknownPath | Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::Forbidden | Self::TooManyTries => StatusCode::FORBIDDEN,
+            Self::TooManySockets => StatusCode::TOO_MANY_REQUESTS,
             Self::Exists { .. } | Self::Trusted => StatusCode::CONFLICT,
             Self::Precondition { .. } => StatusCode::PRECONDITION_FAILED,
             Self::InUse { .. }
@@ -119,6 +124,7 @@ impl Error {
             | Self::Filter(_)
             | Self::Field { .. }
             | Self::Upgrade
+            | Self::Console(_)
             | Self::Unsupported { .. }
             | Self::Ambiguous { .. }
             | Self::DefaultProfile
@@ -209,6 +215,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::ImageMissing { .. }
         | instance::Error::NoLog
         | instance::Error::NoTemplate { .. }
+        | instance::Error::NoConsoleLog
         | instance::Error::Profile(_) => StatusCode::NOT_FOUND,
         instance::Error::Exists { .. } => StatusCode::CONFLICT,
         instance::Error::Storage(error) => storage(error),
@@ -238,6 +245,9 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::EmptyCommand
         | instance::Error::NotUp { .. }
         | instance::Error::NoConnection
+        | instance::Error::CommandNotFound
+        | instance::Error::CommandNotExecutable
+        | instance::Error::ConsoleInUse
         | instance::Error::LogInUse { .. }
         | instance::Error::TooManySessions
         | instance::Error::Random
@@ -246,6 +256,7 @@ fn instance(error: &instance::Error) -> StatusCode {
             helper::Error::Spawn(_)
             | helper::Error::Broken { .. }
             | helper::Error::Lxc { .. }
+            | helper::Error::ConsoleTaken { .. }
             | helper::Error::Timeout { .. } => StatusCode::BAD_REQUEST,
             helper::Error::Files(why) => refusal(*why),
         },

@@ -1,5 +1,12 @@
 //! `POST /1.0/instances/<name>/exec`, and the websockets of a command.
 //!
+//! ```text
+//!              pipes                                      terminal
+//!   "0" ──> stdin    empty text or close: its end   "0" <─> the pty    client gone: hung up (SIGHUP)
+//!   "1" <── stdout   client gone: closed            "control" ──> its size, signals; lost: hung up
+//!   "2" <── stderr
+//!   "control" ──> signals
+//! ```
 //! Bytes travel in binary messages; an empty text message marks the end of a stream. What a command wrote before it
 //! ended is sent before the operation ends; what a child of it still holds open is not waited for.
 
@@ -9,14 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
 use serde_json::{Map, json};
 use tokio::io::AsyncWriteExt;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
-use tungstenite::Message;
+use tokio::task::JoinHandle;
 
 use super::app::App;
 use super::call::Call;
@@ -25,13 +30,35 @@ use super::response::{self, Response};
 use super::wire;
 use crate::instance::{self, Exec, ExecSpec, Io, IoKind, LogName};
 use crate::names::InstanceKey;
+use crate::ops::socket::{Close, Incoming, Input, Left, Outgoing};
 use crate::ops::{Handle, Spec, WebSocket};
+use crate::sys::process::Exit;
 use crate::sys::pty;
 
 /// A client gets this long to connect its websockets.
-const CONNECT: Duration = Duration::from_secs(30);
+pub(super) const CONNECT: Duration = Duration::from_secs(30);
 /// Output is read in pieces of this size.
-const PIECE: usize = 32 * 1024;
+pub(super) const PIECE: usize = 32 * 1024;
+/// What a pipe or a terminal can hold, at most: so much is read after the end of the command, in which a child of it may
+/// go on writing for ever. Source: `/proc/sys/fs/pipe-max-size`.
+const HELD: usize = 1024 * 1024;
+/// A client gets this long to answer the close of a websocket.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Texts that become arguments of execve(2) end with a NUL, and so cannot hold one.
+fn check_texts(body: &wire::ExecPost) -> Result<(), Error> {
+    let environment = body.environment.iter().flat_map(|(name, value)| [name, value]);
+    for (field, mut texts) in [
+        ("command", Box::new(body.command.iter()) as Box<dyn Iterator<Item = &String>>),
+        ("environment", Box::new(environment)),
+        ("cwd", Box::new(std::iter::once(&body.cwd))),
+    ] {
+        if texts.any(|text| text.contains('\0')) {
+            return Err(Error::Field { name: field, reason: "it contains a NUL character".to_owned() });
+        }
+    }
+    Ok(())
+}
 
 /// `POST /1.0/instances/<name>/exec`.
 pub async fn start(mut call: Call) -> Result<Response, Error> {
@@ -43,10 +70,7 @@ pub async fn start(mut call: Call) -> Result<Response, Error> {
     if body.command.first().is_none_or(String::is_empty) {
         return Err(Error::Instance(instance::Error::EmptyCommand));
     }
-    let status = call.app.instances.snapshot(&key).status;
-    if status != instance::Status::Running {
-        return Err(Error::Instance(instance::Error::NotUp { status }));
-    }
+    check_texts(&body)?;
     // With websockets the client gets the output itself; recording it is not what it then asks for.
     let (io, fds): (IoKind, &[&str]) = match (body.wait_for_websocket, body.interactive) {
         (false, _) if body.record_output => (IoKind::Recorded, &[]),
@@ -54,7 +78,7 @@ pub async fn start(mut call: Call) -> Result<Response, Error> {
         (true, true) => (IoKind::Pty(body.width, body.height), &["0", "control"]),
         (true, false) => (IoKind::Pipes, &["0", "1", "2", "control"]),
     };
-    let spec = ExecSpec {
+    let mut spec = ExecSpec {
         command: body.command.clone(),
         environment: body.environment,
         cwd: body.cwd,
@@ -62,6 +86,7 @@ pub async fn start(mut call: Call) -> Result<Response, Error> {
         group: body.group,
         io,
     };
+    spec.environment = call.app.instances.exec_environment(&key, &spec).await?;
     let url = format!("/1.0/instances/{}", key.name);
     let told: Map<String, serde_json::Value> = [
         ("command".to_owned(), body.command.into()),
@@ -97,49 +122,73 @@ pub async fn start(mut call: Call) -> Result<Response, Error> {
     Ok(response::accepted(&operation))
 }
 
-fn tell(handle: &Handle, status: i32) {
-    handle.set_metadata([("return".to_owned(), status.into())].into_iter().collect());
+/// What the operation tells of a command that has ended, and how LXD calls it: by its exit status alone, it is taken for
+/// one that could not be run.
+fn outcome(exit: Exit) -> (i32, Result<(), instance::Error>) {
+    let status = exit.status();
+    let result = match status {
+        126 => Err(instance::Error::CommandNotExecutable),
+        127 => Err(instance::Error::CommandNotFound),
+        _ => Ok(()),
+    };
+    (status, result)
 }
 
 /// A command without websockets: its output is dropped or kept as log files.
 async fn unattended(app: &App, key: &InstanceKey, spec: ExecSpec, handle: &Handle) -> Result<(), instance::Error> {
     let mut exec = app.instances.exec(key, spec).await?;
-    let exit = exec.attached.wait().await?;
-    let mut told = Map::from_iter([("return".to_owned(), exit.status().into())]);
+    let (status, result) = outcome(exec.attached.wait().await?);
+    let mut told = Map::from_iter([("return".to_owned(), status.into())]);
     if let Io::Recorded([stdout, stderr]) = &exec.io {
         let url = |name: &LogName| format!("/1.0/instances/{}/logs/{}", key.name, name.as_str());
         told.insert("output".to_owned(), json!({"1": url(stdout), "2": url(stderr)}));
     }
-    handle.set_metadata(told);
-    Ok(())
+    handle.extend_metadata(told);
+    result
 }
 
-type Sink = SplitSink<WebSocket, Message>;
-type Stream = SplitStream<WebSocket>;
+/// The websockets of these names, in order, once all are connected.
+pub(super) async fn connect(handle: &mut Handle, names: &[&str]) -> Result<Vec<WebSocket>, instance::Error> {
+    let all = async {
+        let mut sockets = Vec::new();
+        for name in names {
+            let Some(socket) = handle.socket(name) else { continue };
+            sockets.push(socket.await.map_err(|_| instance::Error::NoConnection)?);
+        }
+        Ok(sockets)
+    };
+    tokio::time::timeout(CONNECT, all).await.unwrap_or(Err(instance::Error::NoConnection))
+}
+
+/// Tells a client that waits for data why there will be none.
+pub(super) async fn refuse(sockets: Vec<WebSocket>, error: &instance::Error) {
+    let reason = error.to_string();
+    futures_util::future::join_all(sockets.into_iter().map(|socket| socket.close(Close::Because(&reason)))).await;
+}
 
 async fn serve(app: &App, key: &InstanceKey, spec: ExecSpec, mut handle: Handle) -> Result<(), instance::Error> {
     let control = handle.socket("control");
-    let mut sockets = Vec::new();
-    for name in ["0", "1", "2"] {
-        let Some(socket) = handle.socket(name) else { continue };
-        match tokio::time::timeout(CONNECT, socket).await {
-            Ok(Ok(socket)) => sockets.push(socket),
-            Ok(Err(_)) | Err(_) => return Err(instance::Error::NoConnection),
+    let sockets = connect(&mut handle, &["0", "1", "2"]).await?;
+    let Exec { mut attached, io } = match app.instances.exec(key, spec).await {
+        Ok(exec) => exec,
+        Err(error) => {
+            refuse(sockets, &error).await;
+            return Err(error);
         }
-    }
-    let interactive = matches!(spec.io, IoKind::Pty(..));
-    let Exec { mut attached, io } = app.instances.exec(key, spec).await?;
+    };
     let (ended, _) = watch::channel(false);
+    // Of a terminal: true when the client is gone. Who holds the terminal lets go of it then, which hangs up.
+    let hangup = Arc::new(watch::Sender::new(false));
     let (signals, mut signal_queue) = mpsc::unbounded_channel();
-    let ptx = match &io {
-        Io::Pty(ptx) => Some(Arc::clone(ptx)),
+    let terminal = match &io {
+        Io::Pty(ptx) => Some((Arc::clone(ptx), Arc::clone(&hangup))),
         Io::Pipes(..) | Io::Recorded(_) | Io::Null => None,
     };
     let control_task = tokio::spawn(async move {
         if let Some(control) = control
             && let Ok(socket) = control.await
         {
-            serve_control(socket, ptx, interactive, signals).await;
+            serve_control(socket, terminal, signals).await;
         }
     });
     let mut outputs = Vec::new();
@@ -148,11 +197,7 @@ async fn serve(app: &App, key: &InstanceKey, spec: ExecSpec, mut handle: Handle)
     match io {
         Io::Pipes(stdin, stdout, stderr) => {
             if let (Some(zero), Some(one), Some(two)) = (sockets.next(), sockets.next(), sockets.next()) {
-                let (sink, stream) = zero.split();
-                inputs.push(tokio::spawn(async move {
-                    input_to_pipe(stream, stdin).await;
-                    drop(sink);
-                }));
+                inputs.push(tokio::spawn(input_to_pipe(zero, stdin)));
                 for (socket, pipe) in [(one, stdout), (two, stderr)] {
                     outputs.push(tokio::spawn(output_of_pipe(pipe, socket, ended.subscribe())));
                 }
@@ -160,10 +205,9 @@ async fn serve(app: &App, key: &InstanceKey, spec: ExecSpec, mut handle: Handle)
         }
         Io::Pty(ptx) => {
             if let Some(zero) = sockets.next() {
-                let (sink, stream) = zero.split();
-                let (other, hung_up) = (Arc::clone(&ptx), ended.subscribe());
-                inputs.push(tokio::spawn(async move { input_to_pty(stream, &other).await }));
-                outputs.push(tokio::spawn(async move { output_of_pty(&ptx, sink, hung_up).await }));
+                let (outgoing, incoming) = zero.split();
+                inputs.push(tokio::spawn(input_to_pty(incoming, Arc::clone(&ptx), Arc::clone(&hangup))));
+                outputs.push(tokio::spawn(output_of_pty(ptx, outgoing, ended.subscribe(), hangup.subscribe())));
             }
         }
         Io::Recorded(_) | Io::Null => {}
@@ -188,84 +232,116 @@ async fn serve(app: &App, key: &InstanceKey, spec: ExecSpec, mut handle: Handle)
         // Its panic was logged where it happened; the others' output still counts.
         let _ = output.await;
     }
-    inputs.iter().for_each(tokio::task::JoinHandle::abort);
+    inputs.into_iter().for_each(linger);
     control_task.abort();
-    tell(&handle, exit?.status());
-    Ok(())
+    let (status, result) = outcome(exit?);
+    handle.extend_metadata(Map::from_iter([("return".to_owned(), status.into())]));
+    result
 }
 
-/// Passes resizes and signals on. A client that vanishes from an interactive command has it killed.
-async fn serve_control(
-    mut socket: WebSocket,
-    ptx: Option<Arc<AsyncFd<OwnedFd>>>,
-    interactive: bool,
-    signals: mpsc::UnboundedSender<i32>,
-) {
-    loop {
-        let text = match socket.next().await {
-            Some(Ok(Message::Text(text))) => text.to_string(),
-            Some(Ok(Message::Binary(bytes))) => String::from_utf8_lossy(&bytes).into_owned(),
-            Some(Ok(Message::Close(_))) => return,
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
-            Some(Err(_)) | None => {
-                if interactive {
-                    // The command may be over already.
-                    let _ = signals.send(libc::SIGKILL);
-                }
-                return;
-            }
-        };
-        let Ok(control) = serde_json::from_str::<wire::ExecControl>(&text) else { continue };
-        let number = |name: &str| control.args.get(name).and_then(|text| text.parse::<u16>().ok());
-        match (control.command.as_str(), number("width"), number("height"), &ptx) {
-            ("window-resize", Some(columns), Some(rows), Some(ptx)) => {
-                if let Err(error) = pty::resize(ptx.get_ref(), columns, rows) {
+/// The client may be closing its websocket just now; that is not waited for here.
+fn linger(task: JoinHandle<()>) {
+    let abort = task.abort_handle();
+    tokio::spawn(async move {
+        if tokio::time::timeout(LINGER, task).await.is_err() {
+            abort.abort();
+        }
+    });
+}
+
+type Terminal = (Arc<AsyncFd<OwnedFd>>, Arc<watch::Sender<bool>>);
+
+/// Passes resizes and signals on. A client that vanishes from a terminal has it hung up.
+async fn serve_control(socket: WebSocket, terminal: Option<Terminal>, signals: mpsc::UnboundedSender<i32>) {
+    let (_outgoing, mut incoming) = socket.split();
+    let left = loop {
+        match next_control(&mut incoming).await {
+            Ok(Control::Resize(columns, rows)) => {
+                if let Some((ptx, _)) = &terminal
+                    && let Err(error) = pty::resize(ptx.get_ref(), columns, rows)
+                {
                     tracing::debug!(%error, "resizing a terminal");
                 }
             }
-            ("signal", ..) if (1..=64).contains(&control.signal) => {
-                let _ = signals.send(control.signal);
+            Ok(Control::Signal(number)) => {
+                // The command may be over already.
+                let _ = signals.send(number);
             }
-            (command, ..) => tracing::debug!(command, "a control message of exec makes no sense"),
+            Err(left) => break left,
         }
+    };
+    match (left, terminal) {
+        (Left::Vanished, Some((_, hangup))) => {
+            hangup.send_replace(true);
+        }
+        (Left::Closed, _) | (Left::Vanished, None) => {}
     }
 }
 
-/// The next bytes from a client; `None` at the end of its stream.
-async fn next_input(stream: &mut Stream) -> Option<Bytes> {
+/// What a control websocket asks for.
+pub(super) enum Control {
+    /// Columns and rows.
+    Resize(u16, u16),
+    /// Its number.
+    Signal(i32),
+}
+
+/// The next message that makes sense.
+///
+/// # Errors
+/// How the client left.
+pub(super) async fn next_control(incoming: &mut Incoming) -> Result<Control, Left> {
     loop {
-        match stream.next().await {
-            Some(Ok(Message::Binary(bytes))) => return Some(bytes),
-            Some(Ok(Message::Text(text))) if text.is_empty() => return None,
-            Some(Ok(Message::Text(text))) => return Some(Bytes::from(text.to_string())),
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-            Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+        let text = match incoming.next().await? {
+            Input::Text(text) => text,
+            Input::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        };
+        let Ok(control) = serde_json::from_str::<wire::ExecControl>(&text) else {
+            tracing::debug!("a control message is no JSON of one");
+            continue;
+        };
+        let number = |name: &str| control.args.get(name).and_then(|text| text.parse::<u16>().ok());
+        match (control.command.as_str(), number("width"), number("height")) {
+            ("window-resize", Some(columns), Some(rows)) => return Ok(Control::Resize(columns, rows)),
+            ("signal", ..) if (1..=64).contains(&control.signal) => return Ok(Control::Signal(control.signal)),
+            (command, ..) => tracing::debug!(command, "a control message makes no sense"),
         }
     }
 }
 
-async fn input_to_pipe(mut stream: Stream, mut stdin: pipe::Sender) {
-    while let Some(bytes) = next_input(&mut stream).await {
-        if stdin.write_all(&bytes).await.is_err() {
-            break;
+/// The next bytes from a client, `None` at the end mark.
+///
+/// # Errors
+/// How the client left.
+pub(super) async fn next_input(incoming: &mut Incoming) -> Result<Option<Bytes>, Left> {
+    match incoming.next().await? {
+        Input::Bytes(bytes) => Ok(Some(bytes)),
+        Input::Text(text) if text.is_empty() => Ok(None),
+        Input::Text(text) => Ok(Some(Bytes::from(text))),
+    }
+}
+
+async fn input_to_pipe(socket: WebSocket, mut stdin: pipe::Sender) {
+    let (outgoing, mut incoming) = socket.split();
+    while let Ok(Some(bytes)) = next_input(&mut incoming).await {
+        tokio::select! {
+            written = stdin.write_all(&bytes) => if written.is_err() {
+                break;
+            },
+            // A command that does not read must not hold up the end.
+            () = outgoing.closing() => break,
         }
     }
     // The command sees the end of its input; the client's close is still read, so that it is answered.
     drop(stdin);
-    while let Some(Ok(_)) = stream.next().await {}
+    incoming.ignore().await;
 }
 
-/// Sends what comes, then the end mark, then closes.
-async fn finish(mut socket: impl SinkExt<Message, Error = tungstenite::Error> + Unpin) {
-    // A client that is gone does not care.
-    let _ = socket.send(Message::text("")).await;
-    let _ = socket.send(Message::Close(None)).await;
-    let _ = socket.close().await;
-}
-
-async fn output_of_pipe(pipe: pipe::Receiver, mut socket: WebSocket, mut ended: watch::Receiver<bool>) {
+async fn output_of_pipe(pipe: pipe::Receiver, socket: WebSocket, mut ended: watch::Receiver<bool>) {
+    let (mut outgoing, mut incoming) = socket.split();
     let mut buffer = vec![0; PIECE];
-    loop {
+    let mut held = HELD;
+    while held > 0 {
         let over = *ended.borrow_and_update();
         // At the end the pipe itself is asked: the runtime may not have heard yet that there is something in it.
         let read = if over {
@@ -276,7 +352,10 @@ async fn output_of_pipe(pipe: pipe::Receiver, mut socket: WebSocket, mut ended: 
         match read {
             Ok(0) => break,
             Ok(count) => {
-                if socket.send(Message::binary(buffer[..count].to_vec())).await.is_err() {
+                if over {
+                    held = held.saturating_sub(count);
+                }
+                if outgoing.bytes(buffer[..count].to_vec()).await.is_err() {
                     return;
                 }
             }
@@ -289,39 +368,68 @@ async fn output_of_pipe(pipe: pipe::Receiver, mut socket: WebSocket, mut ended: 
                     _ = pipe.readable() => {}
                     _ = ended.changed() => {}
                     // Reading answers pings and sees the client go.
-                    message = socket.next() => if !matches!(message, Some(Ok(_))) {
-                        return;
-                    },
+                    _ = incoming.ignore() => return,
                 }
             }
             Err(_) => break,
         }
     }
-    finish(socket).await;
+    drop(pipe);
+    outgoing.finish().await;
+    linger(tokio::spawn(async move {
+        incoming.ignore().await;
+    }));
 }
 
-async fn input_to_pty(mut stream: Stream, ptx: &AsyncFd<OwnedFd>) {
-    while let Some(bytes) = next_input(&mut stream).await {
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            let written = ptx.async_io(tokio::io::Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, rest)?)).await;
-            match written {
-                Ok(count) => rest = &rest[count..],
-                Err(_) => return,
+async fn input_to_pty(mut incoming: Incoming, ptx: Arc<AsyncFd<OwnedFd>>, hangup: Arc<watch::Sender<bool>>) {
+    let mut hung_up = hangup.subscribe();
+    let feed = async {
+        while let Ok(bytes) = next_input(&mut incoming).await {
+            // The end mark alone: the client takes output still.
+            let Some(bytes) = bytes else { continue };
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let written = ptx.async_io(tokio::io::Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, rest)?)).await;
+                match written {
+                    Ok(count) => rest = &rest[count..],
+                    // The command is over: only the client's close is waited for.
+                    Err(_) => {
+                        incoming.ignore().await;
+                        return;
+                    }
+                }
             }
         }
+    };
+    tokio::select! {
+        () = feed => {
+            hangup.send_replace(true);
+        }
+        _ = hung_up.wait_for(|hung_up| *hung_up) => {}
     }
 }
 
-async fn output_of_pty(ptx: &AsyncFd<OwnedFd>, mut sink: Sink, mut ended: watch::Receiver<bool>) {
+async fn output_of_pty(
+    ptx: Arc<AsyncFd<OwnedFd>>,
+    mut outgoing: Outgoing,
+    mut ended: watch::Receiver<bool>,
+    mut hangup: watch::Receiver<bool>,
+) {
     let mut buffer = vec![0; PIECE];
-    loop {
+    let mut held = HELD;
+    while held > 0 {
         let over = *ended.borrow_and_update();
         match rustix::io::read(ptx.get_ref(), &mut buffer) {
             Ok(0) => break,
             Ok(count) => {
-                if sink.send(Message::binary(buffer[..count].to_vec())).await.is_err() {
-                    return;
+                if over {
+                    held = held.saturating_sub(count);
+                }
+                tokio::select! {
+                    sent = outgoing.bytes(buffer[..count].to_vec()) => if sent.is_err() {
+                        return;
+                    },
+                    _ = hangup.wait_for(|hangup| *hangup) => return,
                 }
             }
             Err(rustix::io::Errno::AGAIN) => {
@@ -334,11 +442,12 @@ async fn output_of_pty(ptx: &AsyncFd<OwnedFd>, mut sink: Sink, mut ended: watch:
                         Err(_) => break,
                     },
                     _ = ended.changed() => {}
+                    _ = hangup.wait_for(|hangup| *hangup) => return,
                 }
             }
             // EIO: nobody has the other end open any more.
             Err(_) => break,
         }
     }
-    finish(sink).await;
+    outgoing.finish().await;
 }

@@ -4,6 +4,7 @@
 pub(super) const EXTENSIONS: &[&str] = &[
     "api_filtering",
     "api_os",
+    "console",
     "container_cpu_time",
     "container_edit_metadata",
     "container_exec_recording",

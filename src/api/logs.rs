@@ -1,5 +1,6 @@
 //! `/1.0/instances/<name>/logs`: what liblxc logged, the console, recorded output of commands.
 
+use futures_util::StreamExt;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue};
 
 use super::call::Call;
@@ -29,15 +30,21 @@ pub async fn list(call: Call) -> Result<Response> {
 /// `GET /1.0/instances/<name>/logs/<file>`: the file itself.
 pub async fn get(call: Call) -> Result<Response> {
     let name = log_name(&call)?;
-    let file = call.app.instances.open_log(&call.instance_key()?, name.clone()).await?;
-    let body = Body::Stream(Box::pin(response::pieces(tokio::fs::File::from_std(file))));
+    let files = call.app.instances.open_log(&call.instance_key()?, name.clone()).await?;
+    Ok(of_files(files, name.as_str()))
+}
+
+/// The contents of files, one after the other, as one called `name`.
+pub(super) fn of_files(files: Vec<std::fs::File>, name: &str) -> Response {
+    let files = futures_util::stream::iter(files.into_iter().map(tokio::fs::File::from_std));
+    let body = Body::Stream(Box::pin(files.flat_map(|file| Box::pin(response::pieces(file)))));
     let mut response = http::Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    if let Ok(value) = HeaderValue::from_str(&format!("inline;filename={}", name.as_str())) {
+    if let Ok(value) = HeaderValue::from_str(&format!("inline;filename={name}")) {
         headers.insert(CONTENT_DISPOSITION, value);
     }
-    Ok(response)
+    response
 }
 
 /// `DELETE /1.0/instances/<name>/logs/<file>`.

@@ -3,6 +3,7 @@
 pub mod app;
 mod call;
 mod certificates;
+mod console;
 pub mod entry;
 mod error;
 mod events;

@@ -67,7 +67,7 @@ pub async fn websocket(mut call: Call) -> Result<Response> {
         (Err(_), Trust::Untrusted) => return Err(Error::Forbidden),
     };
     // The handshake is checked before the slot is taken, so that a broken one does not use up the secret.
-    let (answer, socket) = websocket::accept(&call.headers, call.upgrade.take()).map_err(Error::Websocket)?;
+    let (answer, socket) = websocket::accept(&call.headers, call.upgrade.take(), &call.app.sockets)?;
     let slot = operation.connect(&secret).map_err(Error::Operation)?;
     tokio::spawn(async move {
         match socket.await {

@@ -16,7 +16,7 @@ use super::entry::{Handler, Peer, Request};
 use super::error::Error;
 use super::response::{self, Response};
 use super::{
-    certificates, events, exec, files, image_aliases, image_upload, images, instance_metadata, instance_state,
+    certificates, console, events, exec, files, image_aliases, image_upload, images, instance_metadata, instance_state,
     instances, internal, logs, networks, operations, profiles, projects, resources, server_config, storage_pools,
 };
 use crate::auth::is_trusted;
@@ -167,6 +167,12 @@ fn table() -> Vec<(String, Resource)> {
                 ),
             ),
             ("/{name}/sftp", resource!(GET Trusted files::sftp)),
+            (
+                "/{name}/console",
+                resource!(
+                    POST Trusted console::attach, GET Trusted console::log, DELETE Trusted console::clear_log,
+                ),
+            ),
             ("/{name}/logs", resource!(GET Trusted logs::list)),
             ("/{name}/logs/{file}", resource!(GET Trusted logs::get, DELETE Trusted logs::delete)),
         ] {

@@ -12,11 +12,10 @@ use tokio_tungstenite::WebSocketStream;
 use tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::entry::Body;
+use super::error::Error;
 use super::response::Response;
 use crate::ops::WebSocket;
-
-/// The longest message that is taken, bytes.
-const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+use crate::ops::socket::{MAX_MESSAGE, Sockets};
 
 /// A request that is no websocket handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,20 +45,22 @@ pub(super) fn has_token(headers: &HeaderMap, name: http::HeaderName, token: &str
 /// Checks the handshake; gives the answer and, once that is sent, the socket. No Origin and no Host is asked for.
 ///
 /// # Errors
-/// [`NotAWebsocket`].
+/// [`NotAWebsocket`], or [`Error::TooManySockets`].
 pub fn accept(
     headers: &HeaderMap,
     upgrade: Option<OnUpgrade>,
-) -> Result<(Response, impl Future<Output = Result<WebSocket, hyper::Error>> + Send + 'static), NotAWebsocket> {
-    let missing = |missing| NotAWebsocket { missing };
+    sockets: &Sockets,
+) -> Result<(Response, impl Future<Output = Result<WebSocket, hyper::Error>> + Send + 'static), Error> {
+    let missing = |missing| Error::Websocket(NotAWebsocket { missing });
     if !has_token(headers, CONNECTION, "upgrade") || !has_token(headers, UPGRADE, "websocket") {
         return Err(missing("\"Connection: Upgrade\" and \"Upgrade: websocket\""));
     }
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(missing("\"Sec-WebSocket-Version: 13\""));
     }
-    let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(missing("\"Sec-WebSocket-Key\""))?;
-    let upgrade = upgrade.ok_or(missing("a connection that can be upgraded"))?;
+    let key = headers.get(SEC_WEBSOCKET_KEY).ok_or_else(|| missing("\"Sec-WebSocket-Key\""))?;
+    let upgrade = upgrade.ok_or_else(|| missing("a connection that can be upgraded"))?;
+    let ticket = sockets.admit().ok_or(Error::TooManySockets)?;
     let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
     let mut response = HttpResponse::new(Body::full(Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -76,7 +77,7 @@ pub fn accept(
         config.read_buffer_size = 32 * 1024;
         config.write_buffer_size = 0;
         let stream = TokioIo::new(upgrade.await?);
-        Ok(WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await)
+        Ok(ticket.socket(WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await))
     };
     Ok((response, socket))
 }

@@ -327,7 +327,25 @@ pub struct ExecPost {
     pub cwd: String,
 }
 
-/// A message on the control websocket of exec.
+/// Body of `POST /1.0/instances/<name>/console`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConsolePost {
+    /// Columns.
+    #[serde(deserialize_with = "null_default")]
+    pub width: u16,
+    /// Rows.
+    #[serde(deserialize_with = "null_default")]
+    pub height: u16,
+    /// `console`, also when empty.
+    #[serde(rename = "type", deserialize_with = "null_default")]
+    pub kind: String,
+    /// Take it from the client that has it. LXD 5.0.2 has no such field: there a second client is refused.
+    #[serde(deserialize_with = "null_default")]
+    pub force: bool,
+}
+
+/// A message on the control websocket of exec and of the console.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ExecControl {

@@ -117,14 +117,17 @@ impl Connection {
 
     /// Waits for the end of an operation.
     pub(super) async fn wait(&self, url: &str) -> Result<Operation, Error> {
+        let operation = self.ended(url).await?;
+        succeeded(&operation)?;
+        Ok(operation)
+    }
+
+    /// Waits for the end of an operation, whatever that is.
+    pub(super) async fn ended(&self, url: &str) -> Result<Operation, Error> {
         self.awaited.borrow_mut().push(url.to_owned());
         let answer = self.get(&format!("{url}/wait")).await;
         self.awaited.borrow_mut().retain(|other| other != url);
-        let operation: Operation = serde_json::from_value(answer?).map_err(|e| Error::Broken(e.to_string()))?;
-        if operation.status_code == 200 {
-            return Ok(operation);
-        }
-        Err(Error::refused(if operation.err.is_empty() { operation.status } else { operation.err }))
+        serde_json::from_value(answer?).map_err(|e| Error::Broken(e.to_string()))
     }
 
     /// Cancels the operations that were being waited for.
@@ -143,6 +146,15 @@ impl Connection {
             .map_err(|e| Error::Lost(e.to_string()))?;
         Ok(socket)
     }
+}
+
+/// The failure of an operation that has ended.
+pub(super) fn succeeded(operation: &Operation) -> Result<(), Error> {
+    if operation.status_code == 200 {
+        return Ok(());
+    }
+    let said = if operation.err.is_empty() { &operation.status } else { &operation.err };
+    Err(Error::refused(said.clone()))
 }
 
 impl Answer {

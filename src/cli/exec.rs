@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tungstenite::Message;
 
-use super::connection::{Connection, Socket};
+use super::connection::{Connection, Socket, succeeded};
 use super::{Error, output};
 use crate::api::wire::{Config, ExecPost};
 
@@ -169,9 +169,16 @@ pub(super) async fn exec(connection: &Connection, exec: Exec) -> Result<u8, Erro
                 Ok(Ok(())) | Err(_) => {}
             }
         }
-        let operation = connection.wait(&answer.operation).await.map_err(failed)?;
+        let operation = connection.ended(&answer.operation).await.map_err(failed)?;
         printed?;
         let status = operation.metadata.as_ref().and_then(|told| told.get("return")?.as_i64());
+        if status.is_none() {
+            // Nothing ran: the operation's own failure is the answer.
+            succeeded(&operation).map_err(failed)?;
+        } else if !operation.err.is_empty() {
+            // Such as a command that does not exist.
+            output::complain(&failed(Error::refused(operation.err.clone())));
+        }
         Ok(status.and_then(|status| i32::try_from(status).ok()).unwrap_or(1))
     };
     let status = tokio::select! {

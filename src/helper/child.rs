@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::ContainerRef;
 use super::protocol::{AttachRequest, Inbox, Reply, Request, encode};
+use super::{ContainerRef, console};
 use crate::lxc::{self, Container};
 use crate::sys::{process, pty, socket};
 
@@ -49,6 +49,7 @@ fn run() -> io::Result<()> {
         Request::Unfreeze(container) => done(&socket, loaded(&container).and_then(|mut c| c.unfreeze())),
         Request::Attach(container, what) => attach(&socket, inbox, &container, &what),
         Request::Files(request) => super::files::serve(&socket, inbox, request),
+        Request::Console(container) => console::serve(&socket, &container),
         // Both only ever follow another request.
         Request::Signal(_) | Request::Commit => Ok(()),
     }
@@ -63,7 +64,7 @@ pub(super) fn answer(socket: &OwnedFd, reply: &Reply, fds: &[BorrowedFd<'_>]) ->
     Ok(())
 }
 
-fn fail(socket: &OwnedFd, reason: &impl std::fmt::Display) -> io::Result<()> {
+pub(super) fn fail(socket: &OwnedFd, reason: &impl std::fmt::Display) -> io::Result<()> {
     answer(socket, &Reply::Failed { reason: reason.to_string() }, &[])
 }
 
@@ -74,7 +75,7 @@ fn done(socket: &OwnedFd, result: Result<(), lxc::Error>) -> io::Result<()> {
     }
 }
 
-fn open(container: &ContainerRef) -> Result<Container, lxc::Error> {
+pub(super) fn open(container: &ContainerRef) -> Result<Container, lxc::Error> {
     Container::new(&container.name, &container.lxc_path)
 }
 

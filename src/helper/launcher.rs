@@ -3,6 +3,7 @@
 //! One helper is kept ready while work goes on: executing and linking the program is then not part of an operation's
 //! time. It knows no container yet, ends with the daemon (its socket closes), and after [`IDLE`] without work.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
@@ -27,8 +28,12 @@ const START: Duration = Duration::from_secs(120);
 const FREEZE: Duration = Duration::from_secs(60);
 /// Entering a container.
 const ATTACH: Duration = Duration::from_secs(60);
+/// Getting the console: the last client may be just leaving.
+const CONSOLE: Duration = Duration::from_secs(10);
 /// A question to a monitor is answered within this time, or not at all.
 pub const QUERY: Duration = Duration::from_secs(2);
+/// At most so many questions at a time; the pool has twice as many threads (see `daemon`).
+const QUERIES: usize = 8;
 
 /// A helper that nobody needed for this long is let go: an idle daemon has no helper.
 const IDLE: Duration = Duration::from_secs(30);
@@ -38,6 +43,37 @@ const IDLE: Duration = Duration::from_secs(30);
 pub struct Launcher {
     exe: PathBuf,
     ready: Arc<Mutex<Ready>>,
+    asked: Asked,
+}
+
+/// Containers whose monitors are being asked. A monitor that hangs holds one thread of the runtime's pool, not one for
+/// each question, and all of them together never hold so many that other work waits.
+#[derive(Debug, Clone, Default)]
+struct Asked(Arc<Mutex<BTreeSet<String>>>);
+
+/// One question; dropped by the thread that asked it.
+struct Asking {
+    asked: Asked,
+    container: String,
+}
+
+impl Asked {
+    fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` while this container, or [`QUERIES`] others, have not answered the last question.
+    fn begin(&self, container: &str) -> Option<Asking> {
+        let mut names = self.names();
+        (names.len() < QUERIES && names.insert(container.to_owned()))
+            .then(|| Asking { asked: self.clone(), container: container.to_owned() })
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.asked.names().remove(&self.container);
+    }
 }
 
 /// The helper that waits for the next operation.
@@ -94,7 +130,7 @@ pub(super) struct Line {
 impl Launcher {
     /// Helpers of this very program, also after its file was replaced.
     pub fn new() -> Self {
-        Self { exe: PathBuf::from("/proc/self/exe"), ready: Arc::default() }
+        Self { exe: PathBuf::from("/proc/self/exe"), ready: Arc::default(), asked: Asked::default() }
     }
 
     fn ready(&self) -> MutexGuard<'_, Ready> {
@@ -176,9 +212,15 @@ impl Launcher {
                 None => Err(line.broken("sent no pidfd")),
             },
             Ok(Reply::Failed { reason }) => Err(line.refused(reason, lxc::log::excerpt_of(log))),
-            Ok(Reply::Done | Reply::Attached { .. } | Reply::Exited(_) | Reply::File(_) | Reply::Refused(_)) => {
-                Err(line.broken("gave a wrong answer"))
-            }
+            Ok(
+                Reply::Done
+                | Reply::Attached { .. }
+                | Reply::Exited(_)
+                | Reply::File(_)
+                | Reply::Refused(_)
+                | Reply::Console
+                | Reply::ConsoleTaken,
+            ) => Err(line.broken("gave a wrong answer")),
             Err(error) => Err(error),
         }
     }
@@ -203,9 +245,13 @@ impl Launcher {
                 Ok(Attached { pid, ptx, line })
             }
             Reply::Failed { reason } => Err(line.refused(reason, Vec::new())),
-            Reply::Started { .. } | Reply::Done | Reply::Exited(_) | Reply::File(_) | Reply::Refused(_) => {
-                Err(line.broken("gave a wrong answer"))
-            }
+            Reply::Started { .. }
+            | Reply::Done
+            | Reply::Exited(_)
+            | Reply::File(_)
+            | Reply::Refused(_)
+            | Reply::Console
+            | Reply::ConsoleTaken => Err(line.broken("gave a wrong answer")),
         }
     }
 
@@ -218,9 +264,36 @@ impl Launcher {
                 Ok(())
             }
             Reply::Failed { reason } => Err(line.refused(reason, Vec::new())),
-            Reply::Started { .. } | Reply::Attached { .. } | Reply::Exited(_) | Reply::File(_) | Reply::Refused(_) => {
-                Err(line.broken("gave a wrong answer"))
-            }
+            Reply::Started { .. }
+            | Reply::Attached { .. }
+            | Reply::Exited(_)
+            | Reply::File(_)
+            | Reply::Refused(_)
+            | Reply::Console
+            | Reply::ConsoleTaken => Err(line.broken("gave a wrong answer")),
+        }
+    }
+
+    /// Attaches to the console of a container.
+    ///
+    /// # Errors
+    /// [`Error::ConsoleTaken`] when another client has it, or when it cannot be had.
+    pub async fn console(&self, container: &ContainerRef) -> Result<Console, Error> {
+        let mut line = self.line("attach to the console of", container)?;
+        line.send(&Request::Console(container.clone()), &[]).await?;
+        match line.reply_within(CONSOLE).await? {
+            Reply::Console => match line.inbox.fds.pop() {
+                Some(ptx) => Ok(Console { ptx: Some(ptx), _line: line }),
+                None => Err(line.broken("sent no terminal")),
+            },
+            Reply::ConsoleTaken => Err(Error::ConsoleTaken { container: line.container }),
+            Reply::Failed { reason } => Err(line.refused(reason, Vec::new())),
+            Reply::Started { .. }
+            | Reply::Attached { .. }
+            | Reply::Done
+            | Reply::Exited(_)
+            | Reply::File(_)
+            | Reply::Refused(_) => Err(line.broken("gave a wrong answer")),
         }
     }
 
@@ -246,14 +319,17 @@ impl Launcher {
     /// When the monitor does not answer in time: nobody knows then.
     pub async fn query(&self, container: &ContainerRef) -> Result<Query, Error> {
         let (name, path) = (container.name.clone(), container.lxc_path.clone());
+        let action = "ask about";
+        let timeout = || Error::Timeout { action, container: container.name.clone(), after: QUERY };
+        let asking = self.asked.begin(&name).ok_or_else(timeout)?;
         let ask = tokio::task::spawn_blocking(move || {
+            let _asking = asking;
             let handle = Container::new(&name, &path)?;
             let state = handle.state()?;
             Ok::<_, lxc::Error>(Query { state, init_pid: handle.init_pid().ok(), init_pidfd: handle.init_pidfd().ok() })
         });
-        let action = "ask about";
         match tokio::time::timeout(QUERY, ask).await {
-            Err(_) => Err(Error::Timeout { action, container: container.name.clone(), after: QUERY }),
+            Err(_) => Err(timeout()),
             Ok(Ok(Ok(query))) => Ok(query),
             Ok(Ok(Err(error))) => Err(Error::Lxc {
                 action,
@@ -355,6 +431,20 @@ impl Line {
     }
 }
 
+/// The console of a container. Dropped, it is given back.
+pub struct Console {
+    ptx: Option<OwnedFd>,
+    /// Its helper gives the console back when this closes.
+    _line: Line,
+}
+
+impl Console {
+    /// The client's end of it, once. It must be read all the time: liblxc's monitor waits while it is full.
+    pub fn take_ptx(&mut self) -> Option<OwnedFd> {
+        self.ptx.take()
+    }
+}
+
 /// A program that runs inside a container.
 pub struct Attached {
     /// Its pid in the host's numbering.
@@ -373,9 +463,13 @@ impl Attached {
         match self.line.reply().await? {
             Reply::Exited(exit) => Ok(exit),
             Reply::Failed { reason } => Err(self.line.refused(reason, Vec::new())),
-            Reply::Started { .. } | Reply::Attached { .. } | Reply::Done | Reply::File(_) | Reply::Refused(_) => {
-                Err(self.line.broken("gave a wrong answer"))
-            }
+            Reply::Started { .. }
+            | Reply::Attached { .. }
+            | Reply::Done
+            | Reply::File(_)
+            | Reply::Refused(_)
+            | Reply::Console
+            | Reply::ConsoleTaken => Err(self.line.broken("gave a wrong answer")),
         }
     }
 
@@ -385,5 +479,23 @@ impl Attached {
     /// When the helper has vanished.
     pub async fn signal(&self, number: i32) -> Result<(), Error> {
         self.line.send(&Request::Signal(number), &[]).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_monitor_is_asked_one_question_at_a_time_and_all_together_are_bounded() {
+        let asked = Asked::default();
+        let first = asked.begin("c0").unwrap();
+        assert!(asked.begin("c0").is_none());
+        let others: Vec<Asking> = (1..QUERIES).map(|n| asked.begin(&format!("c{n}")).unwrap()).collect();
+        assert!(asked.begin("more").is_none());
+        drop(first);
+        assert!(asked.begin("c0").is_some());
+        drop(others);
+        assert!(asked.names().is_empty());
     }
 }

@@ -8,10 +8,14 @@
 //!    │ ── Signal(n) (attach only) ───────>│ waits for its child
 //!    │ <── Exited ────────────────────────┘ exits
 //! ```
+//! The helper of a console stays, too: it holds the console until the daemon lets go of it, however that happens, and
+//! then reads it empty (see [`console`]).
+//!
 //! A message is its length (4 bytes, little endian) and JSON; fds travel with the first byte of it. A crash in C ends one
 //! operation, never the daemon. The helper of a start becomes liblxc's monitor of the container.
 
 mod child;
+mod console;
 pub mod files;
 pub mod hook;
 mod launcher;
@@ -24,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use child::main as child_main;
-pub use launcher::{Attached, Launcher, QUERY, Query, Started};
+pub use launcher::{Attached, Console, Launcher, QUERY, Query, Started};
 pub use protocol::AttachRequest;
 
 /// Which container, and where liblxc finds what it needs of it.
@@ -65,6 +69,11 @@ pub enum Error {
     },
     /// The instance's files do not allow it.
     Files(files::Refusal),
+    /// Another client has the console.
+    ConsoleTaken {
+        /// The container.
+        container: String,
+    },
     /// No answer in time.
     Timeout {
         /// What was asked.
@@ -91,6 +100,9 @@ impl fmt::Display for Error {
                 Ok(())
             }
             Self::Files(refusal) => refusal.fmt(f),
+            Self::ConsoleTaken { container } => {
+                write!(f, "The console of {container:?} is in use by another program, such as lxc-console")
+            }
             Self::Timeout { action, container, after } => {
                 write!(f, "Cannot {action} {container:?}: no answer within {} s", after.as_secs())
             }

@@ -42,6 +42,7 @@ pub(super) enum Request {
     Files(FilesRequest),
     /// The content of a file is whole.
     Commit,
+    Console(ContainerRef),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,6 +57,10 @@ pub(super) enum Reply {
         pid: i32,
     },
     Exited(Exit),
+    /// Comes with the client's end of the console.
+    Console,
+    /// Somebody else has the console.
+    ConsoleTaken,
     Failed {
         reason: String,
     },

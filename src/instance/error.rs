@@ -70,6 +70,10 @@ pub enum Error {
         status: Status,
     },
     NoConnection,
+    CommandNotFound,
+    CommandNotExecutable,
+    ConsoleInUse,
+    NoConsoleLog,
     NoLog,
     NoTemplate {
         name: String,
@@ -143,7 +147,15 @@ impl fmt::Display for Error {
                 "Warren was configured to only allow unprivileged containers (by WARREN_UNPRIVILEGED_ONLY or LXD_UNPRIVILEGED_ONLY): leave security.privileged out",
             ),
             Self::EmptyCommand => f.write_str("The field \"command\" is empty: name the program to run"),
-            Self::NotUp { status } => write!(f, "The instance isn't running (it is {})", status.word().to_lowercase()),
+            Self::NotUp { status: Status::Frozen } => f.write_str("Instance is frozen"),
+            Self::NotUp { status: Status::Stopped } => f.write_str("Instance is not running"),
+            Self::NotUp { status } => write!(f, "Instance is not running (it is {})", status.word().to_lowercase()),
+            Self::CommandNotFound => f.write_str("Command not found"),
+            Self::CommandNotExecutable => f.write_str("Command not executable"),
+            Self::ConsoleInUse => f.write_str(
+                "The console is in use by another client: \"force\" takes it over, \"--show-log\" only looks",
+            ),
+            Self::NoConsoleLog => f.write_str("The instance has no console log: it has not been started yet"),
             Self::NoConnection => f.write_str("The client did not connect to the websockets of the command in time"),
             Self::NoTemplate { name } => write!(f, "The instance has no template {name:?}"),
             Self::BadMetadata { reason } => {

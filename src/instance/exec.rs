@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::io::Interest;
@@ -22,7 +23,7 @@ use crate::sys::watch::watch;
 pub struct ExecSpec {
     /// Program and arguments.
     pub command: Vec<String>,
-    /// On top of the instance's.
+    /// What the request adds to the instance's, then all of it.
     pub environment: Config,
     /// Working directory; empty: the user's home, else `/`.
     pub cwd: String,
@@ -69,9 +70,11 @@ pub struct Exec {
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-fn environment(instance: &Config, spec: &ExecSpec) -> Config {
+/// The whole environment of a command: defaults, the instance's own, the request's. `snap`: the container has /snap.
+fn environment(instance: &Config, spec: &ExecSpec, snap: bool) -> Config {
+    let path = if snap { format!("{PATH}:/snap/bin") } else { PATH.to_owned() };
     let own = instance.iter().filter_map(|(key, value)| Some((key.strip_prefix("environment.")?, value.as_str())));
-    let mut environment: Config = [("PATH", PATH), ("LANG", "C.UTF-8")]
+    let mut environment: Config = [("PATH", path.as_str()), ("LANG", "C.UTF-8")]
         .into_iter()
         .chain(if spec.user == 0 { [("HOME", "/root"), ("USER", "root")].as_slice() } else { &[] }.iter().copied())
         .chain(own)
@@ -81,13 +84,30 @@ fn environment(instance: &Config, spec: &ExecSpec) -> Config {
     environment
 }
 
+/// The whole environment that a command gets.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub(super) async fn environment_of(
+    context: &Context,
+    key: &InstanceKey,
+    init: i32,
+    spec: &ExecSpec,
+) -> Result<Config, Error> {
+    let model = context.db.model();
+    let record = model.instances.get(key).ok_or(Error::NotFound)?;
+    let config = profile::expand_instance(&model, record).config;
+    // As LXD 5.0.2: whatever /snap is there. A symbolic link of the container's is not followed.
+    let snap = super::blocking(move || Ok(Path::new(&format!("/proc/{init}/root/snap")).symlink_metadata().is_ok()));
+    Ok(environment(&config, spec, snap.await?))
+}
+
+/// Runs a command; `spec.environment` is whole, by [`environment_of`].
 pub(super) async fn run(context: &Arc<Context>, key: &InstanceKey, spec: ExecSpec) -> Result<Exec, Error> {
     if spec.command.first().is_none_or(String::is_empty) {
         return Err(Error::EmptyCommand);
     }
-    let model = context.db.model();
-    let record = model.instances.get(key).ok_or(Error::NotFound)?;
-    let environment = environment(&profile::expand_instance(&model, record).config, &spec);
+    let environment = spec.environment;
     let cwd = match spec.cwd.as_str() {
         "" => environment.get("HOME").cloned().unwrap_or_else(|| "/".to_owned()),
         cwd => cwd.to_owned(),
@@ -154,9 +174,10 @@ mod tests {
         let instance =
             [("environment.A", "own"), ("environment.B", "own"), ("environment.HOME", "/h"), ("user.x", "y")];
         let instance = instance.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-        let got = environment(&instance, &spec);
+        let got = environment(&instance, &spec, false);
         assert_eq!((got["A"].as_str(), got["B"].as_str(), got["HOME"].as_str()), ("own", "request", "/h"));
         assert_eq!(got["PATH"], PATH);
-        assert!(!environment(&instance, &ExecSpec { user: 1000, ..spec }).contains_key("USER"));
+        assert_eq!(environment(&instance, &spec, true)["PATH"], format!("{PATH}:/snap/bin"));
+        assert!(!environment(&instance, &ExecSpec { user: 1000, ..spec }, false).contains_key("USER"));
     }
 }

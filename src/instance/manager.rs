@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::actor::{Actor, Answer, Request, StopKind};
 use super::adopt::{self, Found};
+use super::console::{Console, Consoles};
 use super::create::{self, NewInstance, RootSource};
 use super::error::Error;
 use super::exec::{self, Exec, ExecSpec};
@@ -20,6 +21,7 @@ use super::petname;
 use super::state::{Snapshot, Status};
 use super::update::Definition;
 use super::{Context, Stages, blocking};
+use crate::api::wire::Config;
 use crate::config;
 use crate::db;
 use crate::events::lifecycle::Requestor;
@@ -60,13 +62,19 @@ pub struct Manager {
     /// Containers of which a stop hook told, until all are adopted.
     ended: Mutex<BTreeSet<String>>,
     limits: files::Limits,
+    consoles: Consoles,
 }
 
 impl Manager {
     /// None yet.
     pub fn new(context: Context) -> Self {
-        let context = Arc::new(context);
-        Self { context, handles: Mutex::default(), ended: Mutex::default(), limits: files::Limits::default() }
+        Self {
+            context: Arc::new(context),
+            handles: Mutex::default(),
+            ended: Mutex::default(),
+            limits: files::Limits::default(),
+            consoles: Consoles::default(),
+        }
     }
 
     /// What all instances share.
@@ -253,10 +261,7 @@ impl Manager {
     /// # Errors
     /// When it does not run, or cannot be entered.
     pub async fn exec(&self, key: &InstanceKey, spec: ExecSpec) -> Result<Exec, Error> {
-        let status = self.snapshot(key).status;
-        if status != Status::Running {
-            return Err(Error::NotUp { status });
-        }
+        self.running(key)?;
         exec::run(&self.context, key, spec).await
     }
 
@@ -283,6 +288,74 @@ impl Manager {
             }
         }))
         .await;
+    }
+
+    /// The whole environment that a command gets, for [`Manager::exec`].
+    ///
+    /// # Errors
+    /// When the instance does not run.
+    pub async fn exec_environment(&self, key: &InstanceKey, spec: &ExecSpec) -> Result<Config, Error> {
+        let init = self.running(key)?.pid;
+        exec::environment_of(&self.context, key, init, spec).await
+    }
+
+    /// An instance that runs; a frozen one does not.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] or [`Error::NotUp`].
+    fn running(&self, key: &InstanceKey) -> Result<Snapshot, Error> {
+        if !self.context.db.model().instances.contains_key(key) {
+            return Err(Error::NotFound);
+        }
+        let snapshot = self.snapshot(key);
+        if snapshot.status == Status::Running { Ok(snapshot) } else { Err(Error::NotUp { status: snapshot.status }) }
+    }
+
+    /// Whether the console can be attached to now.
+    ///
+    /// # Errors
+    /// [`Error::NotUp`], or [`Error::ConsoleInUse`] without `force`.
+    pub fn console_is_free(&self, key: &InstanceKey, force: bool) -> Result<(), Error> {
+        self.running(key)?;
+        if !force && self.consoles.is_taken(key) { Err(Error::ConsoleInUse) } else { Ok(()) }
+    }
+
+    /// Attaches to the console. With `force` it is taken from the client that has it.
+    ///
+    /// # Errors
+    /// [`Error::NotUp`], [`Error::ConsoleInUse`], or when liblxc does not give it.
+    pub async fn console(&self, key: &InstanceKey, force: bool) -> Result<Console, Error> {
+        let init = self.running(key)?.pid;
+        self.consoles.attach(&self.context, key, init, force).await
+    }
+
+    /// What the console showed since the last start: at least the last 128 KiB, in one or two files, in order.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NoConsoleLog`], or when it cannot be opened.
+    pub async fn console_log(&self, key: &InstanceKey) -> Result<Vec<std::fs::File>, Error> {
+        let logs = self.log_dir(key)?;
+        blocking(move || logs::open_console(&logs)).await
+    }
+
+    /// Empties the console log.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NoConsoleLog`], or when it cannot be written.
+    pub async fn clear_console_log(&self, key: &InstanceKey) -> Result<(), Error> {
+        let logs = self.log_dir(key)?;
+        blocking(move || logs::clear_console(&logs)).await
+    }
+
+    /// Removes recordings that have passed [`logs::KEEP`] by `now`.
+    pub async fn expire_logs(&self, now: std::time::SystemTime) {
+        let logs = self.context.dir.all_logs();
+        let expired = blocking(move || logs::expire(&logs, now)).await;
+        match expired {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "removed old recordings of commands"),
+            Err(error) => tracing::warn!(%error, "removing old recordings of commands"),
+        }
     }
 
     /// What a stop hook told.
@@ -358,11 +431,11 @@ impl Manager {
         blocking(move || logs::list(&logs)).await
     }
 
-    /// One of them, to read.
+    /// One of them, to read; the console log may be two files.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NoLog`], or when it cannot be opened.
-    pub async fn open_log(&self, key: &InstanceKey, name: LogName) -> Result<std::fs::File, Error> {
+    pub async fn open_log(&self, key: &InstanceKey, name: LogName) -> Result<Vec<std::fs::File>, Error> {
         let logs = self.log_dir(key)?;
         blocking(move || logs::open(&logs, &name)).await
     }

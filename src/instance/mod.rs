@@ -13,6 +13,7 @@
 
 mod actor;
 mod adopt;
+mod console;
 mod create;
 mod delete;
 mod error;
@@ -52,6 +53,7 @@ use crate::state_dir::StateDir;
 use crate::{image, network, storage};
 
 pub use adopt::wants_start;
+pub use console::Console;
 pub use create::{NewInstance, RootSource};
 pub use error::Error;
 pub use exec::{Exec, ExecSpec, Io, IoKind};

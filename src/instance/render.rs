@@ -64,6 +64,10 @@ pub fn render(plan: &Plan<'_>) -> String {
     line("lxc.log.file", &path(plan.log));
     line("lxc.log.level", "warn");
     line("lxc.console.logfile", &path(plan.console_log));
+    // At most 128 KiB, then it becomes `console.log.1`, of which there is one. liblxc's ring in memory is not used: whoever
+    // reads it empties it (tried with 5.0.2), and it goes with its monitor.
+    line("lxc.console.size", "auto");
+    line("lxc.console.rotate", "1");
     line("lxc.arch", plan.architecture);
     line("lxc.uts.name", plan.host_name);
     line("lxc.rootfs.path", &format!("dir:{}", plan.root.display()));

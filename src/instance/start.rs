@@ -105,7 +105,7 @@ async fn steps(
         cgroup: &context.dir.cgroup(),
         config: &expanded.config,
         log: &log,
-        console_log: &logs.join("console.log"),
+        console_log: &logs.join(super::logs::CONSOLE),
         stop_hook: &hook,
         lxcfs: context.host.lxcfs.as_deref(),
         nesting: confinement.nesting,
@@ -152,11 +152,13 @@ fn check_parents(nics: &[NicPlan]) -> Result<(), Error> {
 fn write_config(logs: &Path, path: &Path, text: &str) -> Result<(), Error> {
     let failed = |doing, path: &Path, error| Error::Io { doing, path: path.to_owned(), error };
     std::fs::create_dir_all(logs).map_err(|e| failed("create", logs, e))?;
-    // Each start has its own log: what liblxc says about this one stands alone in it.
-    match std::fs::remove_file(logs.join("lxc.log")) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed("remove", &logs.join("lxc.log"), error)),
+    // Each start has its own logs: what liblxc says about this one, and what its console shows, stand alone in them.
+    for log in ["lxc.log", super::logs::CONSOLE, super::logs::OLD_CONSOLE].map(|name| logs.join(name)) {
+        match std::fs::remove_file(&log) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("remove", &log, error)),
+        }
     }
     std::fs::write(path, text).map_err(|e| failed("write", path, e))
 }

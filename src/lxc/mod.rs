@@ -106,6 +106,15 @@ pub struct Attach<'a> {
     pub stdio: [BorrowedFd<'a>; 3],
 }
 
+/// A client's end of a container's console.
+pub struct Console {
+    /// Holds the console: as long as it is open, nobody else gets it.
+    pub slot: OwnedFd,
+    /// What the container writes to /dev/console is read here, and the other way round. liblxc's monitor writes to its
+    /// other end and **waits** while that is full, with all that it should do besides; so whoever holds this reads it.
+    pub ptx: OwnedFd,
+}
+
 /// `LXC_ATTACH_DEFAULT`: all of cgroup, capabilities, personality and LSM.
 const ATTACH_DEFAULT: i32 = 0x0000_ffff;
 /// `LXC_ATTACH_CLEAR_ENV`.
@@ -232,6 +241,20 @@ impl Container {
         let devpts_fd = member!(self, devpts_fd);
         // SAFETY: plain query.
         Self::owned_fd(unsafe { devpts_fd(self.raw.as_ptr()) }, "devpts_fd")
+    }
+
+    /// Attaches to the container's console. Does not fork.
+    ///
+    /// # Errors
+    /// When it does not run, or another client has the console; liblxc does not say which.
+    pub fn console(&mut self) -> Result<Console, Error> {
+        let console_getfd = member!(self, console_getfd);
+        // Terminal 0 is the console; others would be the container's ttys.
+        let (mut number, mut ptx) = (0, -1);
+        // SAFETY: both pointers live until the call returns.
+        let slot = unsafe { console_getfd(self.raw.as_ptr(), &raw mut number, &raw mut ptx) };
+        let slot = Self::owned_fd(slot, "console_getfd")?;
+        Ok(Console { slot, ptx: Self::owned_fd(ptx, "console_getfd")? })
     }
 
     /// Holds all processes. With cgroup 1 it polls: helper only.

@@ -9,6 +9,7 @@
 //! result can be read as soon as the last event is out. A finished operation stays readable for [`KEEP`].
 
 mod operation;
+pub mod socket;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,10 +24,12 @@ use crate::events::Bus;
 use crate::events::lifecycle::Requestor;
 use crate::names::ProjectName;
 
-pub use operation::{Handle, Operation, WebSocket};
+pub use operation::{Handle, Operation};
+pub use socket::WebSocket;
 
-/// How long a finished operation can be read. LXD keeps them for 5 s.
-pub const KEEP: Duration = Duration::from_secs(5);
+/// How long a finished operation can be read. LXD keeps them for 5 s; a client that asks after exactly so long still
+/// gets its answer here.
+pub const KEEP: Duration = Duration::from_secs(6);
 
 /// What kind of operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

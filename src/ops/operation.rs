@@ -9,14 +9,11 @@ use serde_json::{Map, Value};
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
-use super::{Class, Error, Spec, Status};
+use super::{Class, Error, Spec, Status, WebSocket};
 use crate::api::wire;
 use crate::events::lifecycle::Requestor;
 use crate::events::{Bus, Kind, timestamp};
 use crate::names::ProjectName;
-
-/// A websocket of a client.
-pub type WebSocket = tokio_tungstenite::WebSocketStream<hyper_util::rt::TokioIo<hyper::upgrade::Upgraded>>;
 
 struct State {
     status: Status,
@@ -219,6 +216,11 @@ impl Handle {
     /// Replaces the metadata and tells everyone.
     pub fn set_metadata(&self, metadata: Map<String, Value>) {
         self.operation.change(|state| state.metadata = Some(metadata));
+    }
+
+    /// Adds several pieces of metadata in one step and tells everyone.
+    pub fn extend_metadata(&self, metadata: Map<String, Value>) {
+        self.operation.change(|state| state.metadata.get_or_insert_default().extend(metadata));
     }
 
     /// Adds one piece of metadata and tells everyone.

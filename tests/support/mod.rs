@@ -4,6 +4,7 @@
 
 pub mod http;
 pub mod sftp;
+pub mod websocket;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -181,6 +182,34 @@ impl Daemon {
         let mut command = self.client();
         command.args(arguments);
         with_input(command, input)
+    }
+
+    /// The stock client on a terminal: types each second text when it has seen the first one. Both streams are `out`.
+    pub fn lxc_on_terminal(&self, arguments: &[&str], talk: &[(&str, &str)]) -> Said {
+        let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
+        let ptx = rustix::pty::openpt(flags | rustix::pty::OpenptFlags::CLOEXEC).unwrap();
+        rustix::pty::unlockpt(&ptx).unwrap();
+        let pts = || Stdio::from(rustix::pty::ioctl_tiocgptpeer(&ptx, flags).unwrap());
+        let mut command = self.client();
+        let mut child = command.args(arguments).stdin(pts()).stdout(pts()).stderr(pts()).spawn().unwrap();
+        // Its copies of the other end would keep the terminal open.
+        drop(command);
+        let (mut out, mut talk) = (Vec::new(), talk.iter());
+        let mut next = talk.next();
+        let mut buffer = [0; 4096];
+        // EIO when the client has ended.
+        while let Ok(count @ 1..) = rustix::io::read(&ptx, &mut buffer) {
+            out.extend_from_slice(&buffer[..count]);
+            while let Some((wanted, typed)) = next {
+                if !String::from_utf8_lossy(&out).contains(wanted) {
+                    break;
+                }
+                rustix::io::write(&ptx, typed.as_bytes()).unwrap();
+                next = talk.next();
+            }
+        }
+        let code = child.wait().unwrap().code().unwrap_or(-1);
+        Said { code, out: String::from_utf8_lossy(&out).into_owned(), err: String::new() }
     }
 
     /// One request over the socket: HTTP status, and the whole JSON answer.

@@ -125,9 +125,13 @@ impl Session {
             Ok(Ok(Reply::File(found))) => Ok(Some(found)),
             Ok(Ok(Reply::Refused(refusal))) => Err(Error::Files(refusal)),
             Ok(Ok(Reply::Failed { reason })) => Err(self.line.broken(&reason)),
-            Ok(Ok(Reply::Started { .. } | Reply::Attached { .. } | Reply::Exited(_))) => {
-                Err(self.line.broken("gave a wrong answer"))
-            }
+            Ok(Ok(
+                Reply::Started { .. }
+                | Reply::Attached { .. }
+                | Reply::Exited(_)
+                | Reply::Console
+                | Reply::ConsoleTaken,
+            )) => Err(self.line.broken("gave a wrong answer")),
             Ok(Err(error)) => Err(error),
         }
     }
