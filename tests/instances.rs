@@ -20,6 +20,8 @@ fn a_stopped_instance_gets_another_name() {
         assert_eq!(daemon.api("POST", "/1.0/instances/old", r#"{"name":"a/b"}"#).0, 400);
         assert_eq!(daemon.api("POST", "/1.0/instances/old", "{}").0, 400);
         assert_eq!(daemon.api("POST", "/1.0/instances/nosuch", r#"{"name":"x"}"#).0, 404);
+        // Its root is mounted for this, and for a while after it.
+        assert_eq!(daemon.request("GET", "/1.0/instances/old/files?path=/root/file", &[], b"").0, 200);
         daemon.lxc(&["rename", "old", "new"]).ok();
         assert_eq!(daemon.status("old"), "none");
         assert!(

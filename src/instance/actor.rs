@@ -222,7 +222,7 @@ impl Actor {
             }
             Request::Rename { to, requestor, reply } => {
                 let answer = match decide(Verb::Rename, self.status()) {
-                    Decision::Allow => rename::rename(&self.context, &self.key, &to, requestor.as_ref()).await,
+                    Decision::Allow => self.rename(&to, requestor.as_ref()).await,
                     Decision::Join => Err(Error::RenameRunning),
                     Decision::Deny(error) => Err(error),
                 };
@@ -289,6 +289,12 @@ impl Actor {
                 Err(error)
             }
         }
+    }
+
+    async fn rename(&mut self, to: &InstanceKey, requestor: Option<&Requestor>) -> Result<(), Error> {
+        // A root that is mounted for its files would keep its old path.
+        self.leases.release().await?;
+        rename::rename(&self.context, &self.key, to, requestor).await
     }
 
     async fn delete(&mut self, requestor: Option<&Requestor>) -> Result<(), Error> {

@@ -54,6 +54,15 @@ struct Place {
     number: u64,
 }
 
+/// What taking the place gives.
+struct Taken {
+    place: Place,
+    /// True when somebody else takes it.
+    taken: watch::Receiver<bool>,
+    /// Tells the earlier holder to leave.
+    earlier: Option<Arc<watch::Sender<bool>>>,
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut holders = lock(&self.holders);
@@ -80,11 +89,7 @@ impl Consoles {
     }
 
     /// Takes the place; the earlier holder's sender comes back.
-    fn take(
-        &self,
-        key: &InstanceKey,
-        force: bool,
-    ) -> Result<(Place, watch::Receiver<bool>, Option<Arc<watch::Sender<bool>>>), Error> {
+    fn take(&self, key: &InstanceKey, force: bool) -> Result<Taken, Error> {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let leave = Arc::new(watch::Sender::new(false));
         let taken = leave.subscribe();
@@ -94,7 +99,8 @@ impl Consoles {
         }
         let earlier = holders.insert(key.clone(), Holder { number, leave }).map(|holder| holder.leave);
         drop(holders);
-        Ok((Place { holders: Arc::clone(&self.holders), key: key.clone(), number }, taken, earlier))
+        let place = Place { holders: Arc::clone(&self.holders), key: key.clone(), number };
+        Ok(Taken { place, taken, earlier })
     }
 
     pub(super) async fn attach(
@@ -104,7 +110,7 @@ impl Consoles {
         init: i32,
         force: bool,
     ) -> Result<Console, Error> {
-        let (place, taken, earlier) = self.take(key, force)?;
+        let Taken { place, taken, earlier } = self.take(key, force)?;
         if let Some(earlier) = earlier {
             earlier.send_replace(true);
             if tokio::time::timeout(LEAVE, earlier.closed()).await.is_err() {
@@ -174,10 +180,10 @@ mod tests {
     async fn a_console_has_one_holder_and_force_takes_it_over() {
         let consoles = Consoles::default();
         let key = InstanceKey { project: ProjectName::default(), name: InstanceName::new("c1").unwrap() };
-        let (place, mut taken, earlier) = consoles.take(&key, false).unwrap();
+        let Taken { place, mut taken, earlier } = consoles.take(&key, false).unwrap();
         assert!(earlier.is_none() && consoles.is_taken(&key));
         assert!(matches!(consoles.take(&key, false), Err(Error::ConsoleInUse)));
-        let (second, _taken, earlier) = consoles.take(&key, true).unwrap();
+        let Taken { place: second, taken: _taken, earlier } = consoles.take(&key, true).unwrap();
         let earlier = earlier.unwrap();
         earlier.send_replace(true);
         taken.wait_for(|taken| *taken).await.unwrap();
