@@ -53,6 +53,7 @@ impl App {
 
     /// Stops the containers, then rings for the end of the daemon. Without `force`, running operations may end first.
     pub async fn shutdown(&self, force: bool) {
+        self.instances.close_consoles();
         if !force {
             let minutes = crate::config::int_of(&self.db.model().config, "core.shutdown_timeout");
             let limit = std::time::Duration::from_secs(u64::try_from(minutes).unwrap_or(0) * 60);

@@ -10,17 +10,17 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::app::App;
 use super::call::Call;
 use super::error::Error;
-use super::exec::{Control, PIECE, connect, next_control, next_input, refuse};
+use super::exec::{Control, PIECE, connect, linger, next_control, next_input, refuse};
 use super::response::{self, Response};
 use super::{logs, wire};
-use crate::instance::{self, Console};
+use crate::instance::{self, Console, Leave};
 use crate::names::InstanceKey;
-use crate::ops::socket::{Close, Incoming, Outgoing};
+use crate::ops::socket::{Close, Incoming, Left, Outgoing};
 use crate::ops::{Handle, Spec, WebSocket};
 
 /// A slow client may lie behind by so many bytes.
@@ -87,8 +87,8 @@ enum End {
     Container,
     /// The client has left.
     Detached,
-    /// Another client has taken it.
-    Taken,
+    /// The client is to leave.
+    Leave(Leave),
 }
 
 async fn serve(
@@ -97,7 +97,7 @@ async fn serve(
     body: &wire::ConsolePost,
     mut handle: Handle,
 ) -> Result<(), instance::Error> {
-    let control = handle.socket("control");
+    let control_socket = handle.socket("control");
     let mut sockets = connect(&mut handle, &["0"]).await?;
     let console = match app.instances.console(key, body.force).await {
         Ok(console) => console,
@@ -110,14 +110,16 @@ async fn serve(
     resize(&console, body.width, body.height);
     let (mut outgoing, mut incoming) = socket.split();
     let backlog = Backlog::default();
+    let (sender, sizes) = mpsc::channel(1);
+    let control = tokio::spawn(control(control_socket, sender));
     let end = {
         let mut sending = std::pin::pin!(send(&backlog, &mut outgoing));
         let end = tokio::select! {
             () = receive(&console, &backlog) => End::Container,
             () = &mut sending => End::Detached,
             () = feed(&console, &mut incoming) => End::Detached,
-            () = steer(&console, control) => End::Detached,
-            () = console.taken() => End::Taken,
+            () = steer(&console, sizes) => End::Detached,
+            leave = console.leave() => End::Leave(leave),
         };
         // First of all: nobody reads it any more, and the monitor must not wait for that.
         drop(console);
@@ -126,10 +128,14 @@ async fn serve(
         }
         end
     };
+    linger(control);
     match end {
         End::Container => outgoing.finish().await,
         End::Detached => outgoing.close(Close::Normal).await,
-        End::Taken => outgoing.close(Close::Because("The console was taken over by another client")).await,
+        End::Leave(Leave::Taken) => {
+            outgoing.close(Close::Because("The console was taken over by another client")).await;
+        }
+        End::Leave(Leave::Shutdown) => outgoing.close(Close::Shutdown).await,
     }
     Ok(())
 }
@@ -232,21 +238,28 @@ async fn feed(console: &Console, incoming: &mut Incoming) {
     }
 }
 
-/// Returns when the client closes its control websocket, or is gone.
-async fn steer(console: &Console, control: Option<oneshot::Receiver<WebSocket>>) {
-    let socket = match control {
-        None => return std::future::pending().await,
-        Some(control) => match control.await {
-            Ok(socket) => socket,
-            Err(_) => return std::future::pending().await,
-        },
-    };
+/// Takes sizes from the control websocket; ends when the client closes it, or is gone. A task of its own, so that its
+/// client gets every word, whatever else ends the session.
+async fn control(socket: Option<oneshot::Receiver<WebSocket>>, sizes: mpsc::Sender<(u16, u16)>) {
+    let Some(socket) = socket else { return sizes.closed().await };
+    let Ok(socket) = socket.await else { return sizes.closed().await };
     let (_outgoing, mut incoming) = socket.split();
-    while let Ok(control) = next_control(&mut incoming).await {
-        match control {
-            Control::Resize(columns, rows) => resize(console, columns, rows),
-            Control::Signal(number) => tracing::debug!(number, "a console has no process to signal"),
+    loop {
+        match next_control(&mut incoming).await {
+            // Nobody is there to take it when the session is over.
+            Ok(Control::Resize(columns, rows)) => drop(sizes.send((columns, rows)).await),
+            Ok(Control::Signal(number)) => tracing::debug!(number, "a console has no process to signal"),
+            Err(Left::Closed | Left::Vanished) => return,
+            // The other websocket hears of it by itself.
+            Err(Left::Shutdown) => return sizes.closed().await,
         }
+    }
+}
+
+/// Returns when there is no control any more.
+async fn steer(console: &Console, mut sizes: mpsc::Receiver<(u16, u16)>) {
+    while let Some((columns, rows)) = sizes.recv().await {
+        resize(console, columns, rows);
     }
 }
 

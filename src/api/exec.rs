@@ -12,7 +12,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -181,7 +181,7 @@ async fn serve(app: &App, key: &InstanceKey, spec: ExecSpec, mut handle: Handle)
     let hangup = Arc::new(watch::Sender::new(false));
     let (signals, mut signal_queue) = mpsc::unbounded_channel();
     let terminal = match &io {
-        Io::Pty(ptx) => Some((Arc::clone(ptx), Arc::clone(&hangup))),
+        Io::Pty(ptx) => Some((Arc::downgrade(ptx), Arc::clone(&hangup))),
         Io::Pipes(..) | Io::Recorded(_) | Io::Null => None,
     };
     let control_task = tokio::spawn(async move {
@@ -240,7 +240,7 @@ async fn serve(app: &App, key: &InstanceKey, spec: ExecSpec, mut handle: Handle)
 }
 
 /// The client may be closing its websocket just now; that is not waited for here.
-fn linger(task: JoinHandle<()>) {
+pub(super) fn linger(task: JoinHandle<()>) {
     let abort = task.abort_handle();
     tokio::spawn(async move {
         if tokio::time::timeout(LINGER, task).await.is_err() {
@@ -249,7 +249,8 @@ fn linger(task: JoinHandle<()>) {
     });
 }
 
-type Terminal = (Arc<AsyncFd<OwnedFd>>, Arc<watch::Sender<bool>>);
+/// A terminal, which is hung up when those who read and write it let go of it, and how to have them do so.
+type Terminal = (Weak<AsyncFd<OwnedFd>>, Arc<watch::Sender<bool>>);
 
 /// Passes resizes and signals on. A client that vanishes from a terminal has it hung up.
 async fn serve_control(socket: WebSocket, terminal: Option<Terminal>, signals: mpsc::UnboundedSender<i32>) {
@@ -257,7 +258,7 @@ async fn serve_control(socket: WebSocket, terminal: Option<Terminal>, signals: m
     let left = loop {
         match next_control(&mut incoming).await {
             Ok(Control::Resize(columns, rows)) => {
-                if let Some((ptx, _)) = &terminal
+                if let Some(ptx) = terminal.as_ref().and_then(|(ptx, _)| ptx.upgrade())
                     && let Err(error) = pty::resize(ptx.get_ref(), columns, rows)
                 {
                     tracing::debug!(%error, "resizing a terminal");
@@ -274,7 +275,7 @@ async fn serve_control(socket: WebSocket, terminal: Option<Terminal>, signals: m
         (Left::Vanished, Some((_, hangup))) => {
             hangup.send_replace(true);
         }
-        (Left::Closed, _) | (Left::Vanished, None) => {}
+        (Left::Closed | Left::Shutdown, _) | (Left::Vanished, None) => {}
     }
 }
 

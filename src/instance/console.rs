@@ -37,8 +37,17 @@ pub(super) struct Consoles {
 
 struct Holder {
     number: u64,
-    /// Says true to ask it to leave; closed when it has.
-    leave: Arc<watch::Sender<bool>>,
+    /// Asks it to leave; closed when it has.
+    leave: Arc<watch::Sender<Option<Leave>>>,
+}
+
+/// Why a holder is to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// Another client takes the console over.
+    Taken,
+    /// The daemon and its containers end; an attached console must not hold that up.
+    Shutdown,
 }
 
 type Holders = Mutex<BTreeMap<InstanceKey, Holder>>;
@@ -54,15 +63,6 @@ struct Place {
     number: u64,
 }
 
-/// What taking the place gives.
-struct Taken {
-    place: Place,
-    /// True when somebody else takes it.
-    taken: watch::Receiver<bool>,
-    /// Tells the earlier holder to leave.
-    earlier: Option<Arc<watch::Sender<bool>>>,
-}
-
 impl Drop for Place {
     fn drop(&mut self) {
         let mut holders = lock(&self.holders);
@@ -72,13 +72,21 @@ impl Drop for Place {
     }
 }
 
+/// A place that was just taken.
+struct Claim {
+    place: Place,
+    leave: watch::Receiver<Option<Leave>>,
+    /// Of the earlier holder: to ask it to leave.
+    earlier: Option<Arc<watch::Sender<Option<Leave>>>>,
+}
+
 /// An attached console. Dropped, it is given back; the container does not notice.
 pub struct Console {
     ptx: AsyncFd<OwnedFd>,
     monitor: OwnedFd,
     // These fields are dropped in this order: the terminal is given back before the next holder hears of it.
     _helper: helper::Console,
-    taken: watch::Receiver<bool>,
+    leave: watch::Receiver<Option<Leave>>,
     _place: Place,
 }
 
@@ -88,19 +96,26 @@ impl Consoles {
         lock(&self.holders).contains_key(key)
     }
 
-    /// Takes the place; the earlier holder's sender comes back.
-    fn take(&self, key: &InstanceKey, force: bool) -> Result<Taken, Error> {
+    /// Asks all holders to leave: the daemon ends.
+    pub(super) fn close(&self) {
+        for holder in lock(&self.holders).values() {
+            holder.leave.send_replace(Some(Leave::Shutdown));
+        }
+    }
+
+    /// Takes the place, also from an earlier holder, which is not told yet.
+    fn take(&self, key: &InstanceKey, force: bool) -> Result<Claim, Error> {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let leave = Arc::new(watch::Sender::new(false));
-        let taken = leave.subscribe();
+        let sender = Arc::new(watch::Sender::new(None));
+        let leave = sender.subscribe();
         let mut holders = lock(&self.holders);
         if !force && holders.contains_key(key) {
             return Err(Error::ConsoleInUse);
         }
-        let earlier = holders.insert(key.clone(), Holder { number, leave }).map(|holder| holder.leave);
+        let earlier = holders.insert(key.clone(), Holder { number, leave: sender }).map(|holder| holder.leave);
         drop(holders);
         let place = Place { holders: Arc::clone(&self.holders), key: key.clone(), number };
-        Ok(Taken { place, taken, earlier })
+        Ok(Claim { place, leave, earlier })
     }
 
     pub(super) async fn attach(
@@ -110,9 +125,9 @@ impl Consoles {
         init: i32,
         force: bool,
     ) -> Result<Console, Error> {
-        let Taken { place, taken, earlier } = self.take(key, force)?;
+        let Claim { place, leave, earlier } = self.take(key, force)?;
         if let Some(earlier) = earlier {
-            earlier.send_replace(true);
+            earlier.send_replace(Some(Leave::Taken));
             if tokio::time::timeout(LEAVE, earlier.closed()).await.is_err() {
                 tracing::warn!(instance = %key, "the holder of the console does not leave");
             }
@@ -126,7 +141,7 @@ impl Consoles {
         rustix::io::ioctl_fionbio(&ptx, true).map_err(|error| failed("watch the console of", error.into()))?;
         let ptx = watch_fd(ptx, Interest::READABLE | Interest::WRITABLE)
             .map_err(|error| failed("watch the console of", error))?;
-        Ok(Console { ptx, monitor, _helper: helper, taken, _place: place })
+        Ok(Console { ptx, monitor, _helper: helper, leave, _place: place })
     }
 }
 
@@ -162,11 +177,12 @@ impl Console {
         process::pidfd_signal(&self.monitor, libc::SIGWINCH)
     }
 
-    /// Resolves when another client takes the console over.
-    pub async fn taken(&self) {
-        let mut taken = self.taken.clone();
-        if taken.wait_for(|taken| *taken).await.is_err() {
-            std::future::pending::<()>().await;
+    /// Resolves when this client is to leave.
+    pub async fn leave(&self) -> Leave {
+        let mut leave = self.leave.clone();
+        match leave.wait_for(Option::is_some).await.map(|leave| *leave) {
+            Ok(Some(leave)) => leave,
+            Ok(None) | Err(_) => std::future::pending().await,
         }
     }
 }
@@ -180,14 +196,14 @@ mod tests {
     async fn a_console_has_one_holder_and_force_takes_it_over() {
         let consoles = Consoles::default();
         let key = InstanceKey { project: ProjectName::default(), name: InstanceName::new("c1").unwrap() };
-        let Taken { place, mut taken, earlier } = consoles.take(&key, false).unwrap();
+        let Claim { place, mut leave, earlier } = consoles.take(&key, false).unwrap();
         assert!(earlier.is_none() && consoles.is_taken(&key));
         assert!(matches!(consoles.take(&key, false), Err(Error::ConsoleInUse)));
-        let Taken { place: second, taken: _taken, earlier } = consoles.take(&key, true).unwrap();
+        let Claim { place: second, leave: _leave, earlier } = consoles.take(&key, true).unwrap();
         let earlier = earlier.unwrap();
-        earlier.send_replace(true);
-        taken.wait_for(|taken| *taken).await.unwrap();
-        drop(taken);
+        earlier.send_replace(Some(Leave::Taken));
+        leave.wait_for(Option::is_some).await.unwrap();
+        drop(leave);
         earlier.closed().await;
         drop(place);
         assert!(consoles.is_taken(&key), "the first holder's leaving does not free the second's place");

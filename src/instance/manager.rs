@@ -329,6 +329,11 @@ impl Manager {
         self.consoles.attach(&self.context, key, init, force).await
     }
 
+    /// Has all clients leave the consoles they are attached to, because the daemon and its containers end.
+    pub fn close_consoles(&self) {
+        self.consoles.close();
+    }
+
     /// What the console showed since the last start: at least the last 128 KiB, in one or two files, in order.
     ///
     /// # Errors

@@ -53,7 +53,7 @@ use crate::state_dir::StateDir;
 use crate::{image, network, storage};
 
 pub use adopt::wants_start;
-pub use console::Console;
+pub use console::{Console, Leave};
 pub use create::{NewInstance, RootSource};
 pub use error::Error;
 pub use exec::{Exec, ExecSpec, Io, IoKind};

@@ -12,6 +12,9 @@ use crate::profile;
 use crate::sys::cgroup::Hierarchies;
 use crate::sys::process;
 
+/// A killed init ends within this time, unless it is held.
+const SETTLE: Duration = Duration::from_secs(2);
+
 /// Asks init to shut the container down.
 pub(super) async fn ask(context: &Context, key: &InstanceKey, live: &Live, frozen: bool) -> Result<(), Error> {
     if frozen {
@@ -25,8 +28,14 @@ pub(super) async fn kill(context: &Context, key: &InstanceKey, live: &Live, froz
     // A fork bomb cannot outrun this: when init dies, the kernel kills the whole pid namespace and lets nothing fork.
     signal(live, libc::SIGKILL)?;
     if frozen {
-        // The freezer of cgroup 1 holds even a killed process until it is thawed.
-        context.launcher.unfreeze(&context.container(key)).await?;
+        // The freezer of cgroup 1 of older kernels holds even a killed process until it is thawed. With newer ones the
+        // container is going while it is thawed, and liblxc finds nothing to thaw any more.
+        let thawed = context.launcher.unfreeze(&context.container(key)).await;
+        if let Err(error) = thawed
+            && tokio::time::timeout(SETTLE, live.init.readable()).await.is_err()
+        {
+            return Err(error.into());
+        }
     }
     Ok(())
 }

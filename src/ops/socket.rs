@@ -232,6 +232,8 @@ pub enum Left {
     Closed,
     /// The connection broke, or was closed from here.
     Vanished,
+    /// It did not: the daemon ends, and has told it so.
+    Shutdown,
 }
 
 /// The direction from the client. It must be read: that answers pings and sees the client go.
@@ -255,7 +257,7 @@ impl Incoming {
                 message = self.stream.next() => message,
                 () = self.shared.closing() => {
                     self.shared.close(Close::Shutdown).await;
-                    break Left::Vanished;
+                    break Left::Shutdown;
                 }
             };
             match message {

@@ -107,3 +107,18 @@ async fn a_secret_opens_its_websocket_once() {
     assert!(matches!(operation.connect(&secret), Err(Error::Connected)));
     drop(slot);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_result_can_be_read_five_seconds_after_the_end_and_not_for_ever() {
+    let operations = Operations::new(Bus::default());
+    let operation = operations.task(spec(false), async move |handle| {
+        handle.extend_metadata(serde_json::Map::from_iter([("return".to_owned(), 3.into())]));
+        Ok::<_, Error>(())
+    });
+    operation.wait(None).await;
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let metadata = operations.get(operation.id()).unwrap().to_wire().metadata.unwrap();
+    assert_eq!(metadata["return"], 3);
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert_eq!(operations.get(operation.id()).err(), Some(Error::NotFound));
+}

@@ -184,8 +184,9 @@ impl Daemon {
         with_input(command, input)
     }
 
-    /// The stock client on a terminal: types each second text when it has seen the first one. Both streams are `out`.
-    pub fn lxc_on_terminal(&self, arguments: &[&str], talk: &[(&str, &str)]) -> Said {
+    /// The stock client on a terminal: types each second text when it has seen the first one, then, again and again until
+    /// it ends, the keys of `leave`. Both streams are `out`.
+    pub fn lxc_on_terminal(&self, arguments: &[&str], talk: &[(&str, &str)], leave: &str) -> Said {
         let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
         let ptx = rustix::pty::openpt(flags | rustix::pty::OpenptFlags::CLOEXEC).unwrap();
         rustix::pty::unlockpt(&ptx).unwrap();
@@ -195,10 +196,22 @@ impl Daemon {
         // Its copies of the other end would keep the terminal open.
         drop(command);
         let (mut out, mut talk) = (Vec::new(), talk.iter());
-        let mut next = talk.next();
+        let (mut next, mut keys) = (talk.next(), leave.bytes().cycle());
         let mut buffer = [0; 4096];
-        // EIO when the client has ended.
-        while let Ok(count @ 1..) = rustix::io::read(&ptx, &mut buffer) {
+        let start = Instant::now();
+        loop {
+            assert!(start.elapsed() < Duration::from_secs(60), "{}", String::from_utf8_lossy(&out));
+            // One key at a time, with a pause, as fingers do: the stock client knows its escape only so.
+            let pause = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+            let mut fds = [rustix::event::PollFd::new(&ptx, rustix::event::PollFlags::IN)];
+            if rustix::event::poll(&mut fds, Some(&pause)).unwrap() == 0 {
+                if let (None, Some(key)) = (next, keys.next()) {
+                    rustix::io::write(&ptx, &[key]).unwrap();
+                }
+                continue;
+            }
+            // EIO when the client has ended.
+            let Ok(count @ 1..) = rustix::io::read(&ptx, &mut buffer) else { break };
             out.extend_from_slice(&buffer[..count]);
             while let Some((wanted, typed)) = next {
                 if !String::from_utf8_lossy(&out).contains(wanted) {
