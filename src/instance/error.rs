@@ -118,7 +118,7 @@ impl fmt::Display for Error {
                 to.as_str()
             ),
             Self::ImageMissing { what } => {
-                write!(f, "Image {what:?} not found; \"lxc image list\" shows those that are here")
+                write!(f, "Image {what:?} not found; list the images to see those that are here")
             }
             Self::Architecture { wanted, host } => {
                 write!(f, "Invalid \"architecture\" {wanted:?}: this host runs {host}")

@@ -36,7 +36,7 @@ impl Driver for Dir {
         let rootfs = volume.join("rootfs");
         if let Some(map) = map {
             if let Some(reason) = self.probes.id_mapped_missing() {
-                return Err(Error::DriverUnavailable { driver: "dir", reason });
+                return Err(Error::NoIdMappedMounts { reason });
             }
             let (uids, gids) = map.mount_maps(false);
             (|| {

@@ -16,6 +16,7 @@ pub enum Error {
     Unavailable { pool: PoolName, reason: String },
     UnknownDriver { driver: String },
     DriverUnavailable { driver: &'static str, reason: String },
+    NoIdMappedMounts { reason: String },
     UnknownKey { driver: &'static str, key: String },
     Value { key: &'static str, value: String, expected: &'static str },
     NotEmpty { path: PathBuf },
@@ -41,6 +42,11 @@ impl fmt::Display for Error {
             Self::DriverUnavailable { driver, reason } => {
                 write!(f, "The storage driver {driver:?} does not work on this host: {reason}; use \"dir\"")
             }
+            Self::NoIdMappedMounts { reason } => write!(
+                f,
+                "Unprivileged containers need id-mapped mounts, which do not work on this host: {reason}; \
+                 \"warrend doctor\" says more"
+            ),
             Self::UnknownKey { driver, key } => {
                 write!(f, "Unknown configuration key {key:?} of a {driver} storage pool; it takes source and user.*")
             }

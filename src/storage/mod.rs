@@ -11,7 +11,7 @@
 //!       volume.json              which lower it belongs to, format version
 //!       metadata.yaml, templates/
 //!     images/<fingerprint>/      overlay: rootfs/ mounted from image.squashfs, or unpacked
-//!     .new/<volume>, .trash/…    half made, half deleted: cleared when the pool is opened
+//!     .new/<volume>, .trash/…    half made, half deleted: cleared from when the pool is opened
 //! ```
 
 mod dir;

@@ -195,17 +195,37 @@ impl Pool {
             DriverKind::Overlay => Box::new(overlay::Overlay),
         };
         let pool = Self { spec, root, driver, images: Mutex::new(()) };
-        pool.clear(".new")?;
-        pool.clear(".trash")?;
+        let left = pool.left_by_a_crash()?;
+        if !left.is_empty() {
+            // Thousands of files perhaps: nobody waits for them.
+            let purging = std::thread::Builder::new().name("purge".to_owned()).spawn(move || {
+                for path in left {
+                    if let Err(error) = Self::purge(&path) {
+                        tracing::warn!(%error, "removing what a crash left");
+                    }
+                }
+            });
+            if let Err(error) = purging {
+                tracing::warn!(%error, "what a crash left stays until the next start");
+            }
+        }
         Ok(pool)
     }
 
-    fn clear(&self, name: &str) -> Result<(), Error> {
-        let directory = self.root.join(name);
-        for entry in std::fs::read_dir(&directory).map_err(io("read", &directory))? {
-            Self::purge(&entry.map_err(io("read", &directory))?.path())?;
+    /// What was half made or half deleted, all of it out of the way.
+    fn left_by_a_crash(&self) -> Result<Vec<PathBuf>, Error> {
+        let (new, trash) = (self.root.join(".new"), self.root.join(".trash"));
+        for entry in std::fs::read_dir(&new).map_err(io("read", &new))? {
+            let path = entry.map_err(io("read", &new))?.path();
+            std::fs::rename(&path, self.trash()).map_err(io("remove", &path))?;
         }
-        Ok(())
+        let entries = std::fs::read_dir(&trash).map_err(io("read", &trash))?;
+        entries.map(|entry| Ok(entry.map_err(io("read", &trash))?.path())).collect()
+    }
+
+    /// A place for something to wait for its removal.
+    fn trash(&self) -> PathBuf {
+        self.root.join(".trash").join(uuid::Uuid::new_v4().to_string())
     }
 
     /// Its name.
@@ -294,7 +314,7 @@ impl Pool {
             return Ok(None);
         }
         let lower = self.driver.lower(&path);
-        let trash = self.root.join(".trash").join(uuid::Uuid::new_v4().to_string());
+        let trash = self.trash();
         std::fs::rename(&path, &trash).map_err(io("remove", &path))?;
         if let Some(fingerprint) = lower
             && self.image_dir(&fingerprint).join(GONE).exists()
