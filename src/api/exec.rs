@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!              pipes                                      terminal
-//!   "0" ──> stdin    empty text or close: its end   "0" <─> the pty    client gone: hung up (SIGHUP)
+//!   "0" ──> stdin    empty text or close: its end   "0" <─> the pty    client gone: hung up (SIGHUP), then killed
 //!   "1" <── stdout   client gone: closed            "control" ──> its size, signals; lost: hung up
 //!   "2" <── stderr
 //!   "control" ──> signals
@@ -35,6 +35,8 @@ use crate::ops::{Handle, Spec, WebSocket};
 use crate::sys::process::Exit;
 use crate::sys::pty;
 
+/// A command on a terminal that goes on after its client is gone and the terminal hung up is killed after this long.
+const GRACE: Duration = Duration::from_secs(2);
 /// A client gets this long to connect its websockets.
 pub(super) const CONNECT: Duration = Duration::from_secs(30);
 /// Output is read in pieces of this size.
@@ -214,9 +216,22 @@ async fn serve(app: &App, key: &InstanceKey, spec: ExecSpec, mut handle: Handle)
     }
     // Closed when the control task ends; then only the command's own end is waited for.
     let mut listening = true;
+    let mut hung_up = hangup.subscribe();
+    let mut ignored = std::pin::pin!(async move {
+        // The sender lives in `hangup`.
+        let _ = hung_up.wait_for(|hung_up| *hung_up).await.map(drop);
+        tokio::time::sleep(GRACE).await;
+    });
     let exit = loop {
         tokio::select! {
             exit = attached.wait() => break exit,
+            () = &mut ignored => {
+                if let Err(error) = attached.signal(libc::SIGKILL).await {
+                    tracing::debug!(%error, "killing a command that ignores its hang-up");
+                }
+                // Nobody can refuse that: only its end is waited for.
+                break attached.wait().await;
+            }
             signal = signal_queue.recv(), if listening => match signal {
                 Some(number) => {
                     if let Err(error) = attached.signal(number).await {

@@ -132,7 +132,7 @@ pub(super) async fn exec(connection: &Connection, exec: Exec) -> Result<u8, Erro
     let body = serde_json::to_value(&post).map_err(|e| Error::Broken(e.to_string()))?;
     let failed = |e: Error| e.doing(format!("Cannot run a command in {name}"));
     let answer = connection.request(Method::POST, &path, Some(&body)).await.map_err(|e| {
-        let down = matches!(&e, Error::Refused(refusal) if refusal.reason.contains("isn't running"));
+        let down = matches!(&e, Error::Refused(refusal) if refusal.reason.contains("is not running"));
         let e = failed(e);
         if down { e.hint(format!("\"warren start {name}\" lets it run")) } else { e }
     })?;
