@@ -94,6 +94,9 @@ fn tarball(path: &Path, dest: &Path, prefix: Option<&str>, want: Want, limits: &
         if !wanted(&name, want, prefix.is_some()) {
             continue;
         }
+        if prefix.is_none() && !name.starts_with("rootfs") {
+            plain(&name, entry.header().entry_type())?;
+        }
         if writer.report.entries >= limits.max_entries {
             return Err(Error::Limit { what: "entries", limit: limits.max_entries });
         }
@@ -107,6 +110,19 @@ fn wanted(name: &Path, want: Want, is_root: bool) -> bool {
     let top = name.components().next().map(|c| c.as_os_str().as_bytes().to_vec()).unwrap_or_default();
     let metadata = top == b"templates" || name == Path::new("metadata.yaml");
     is_root || metadata || (want == Want::All && top == b"rootfs")
+}
+
+/// What lies beside the root is read by the daemon itself, as root of the host: it must be what its name says, never a
+/// link to somewhere else.
+fn plain(name: &Path, kind: EntryType) -> Result<(), Error> {
+    let file = matches!(kind, EntryType::Regular | EntryType::Continuous);
+    let fits = match name.components().count() {
+        1 if name == Path::new("templates") => kind == EntryType::Directory,
+        1 => file,
+        _ => file || kind == EntryType::Directory,
+    };
+    let path = || name.to_string_lossy().into_owned();
+    if fits { Ok(()) } else { Err(Error::Hostile { path: path(), reason: "no plain file or directory" }) }
 }
 
 /// The name below the destination; `None` for the archive's own top.

@@ -2,7 +2,8 @@
 //! inside the container reaches.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
@@ -46,8 +47,13 @@ impl Place {
         self.volume.join("metadata.yaml")
     }
 
-    fn templates_dir(&self) -> PathBuf {
-        self.volume.join("templates")
+    /// The directory of the templates, which need not be there; a link in its place is not followed.
+    fn templates_dir(&self) -> Result<PathBuf, Error> {
+        let dir = self.volume.join("templates");
+        if dir.is_symlink() {
+            return Err(Error::BadMetadata { reason: "\"templates\" is a link, not a directory".to_owned() });
+        }
+        Ok(dir)
     }
 
     /// The metadata; an instance without an image has none, which is no error.
@@ -56,9 +62,10 @@ impl Place {
     /// [`Error::BadMetadata`], or when the file cannot be read.
     pub fn read(&self) -> Result<ImageMetadata, Error> {
         let path = self.yaml();
-        let text = match fs::read(&path) {
+        let mut text = Vec::new();
+        match open(&path).and_then(|mut file| file.read_to_end(&mut text)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ImageMetadata::default()),
-            text => text.map_err(failed("read", &path))?,
+            read => read.map_err(failed("read", &path))?,
         };
         serde_norway::from_slice(&text).map_err(|e| Error::BadMetadata { reason: e.to_string() })
     }
@@ -77,7 +84,7 @@ impl Place {
     /// # Errors
     /// When the directory cannot be read; none is fine.
     pub fn templates(&self) -> Result<Vec<TemplateName>, Error> {
-        let dir = self.templates_dir();
+        let dir = self.templates_dir()?;
         let entries = match fs::read_dir(&dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(failed("read", &dir))?,
@@ -96,8 +103,8 @@ impl Place {
     /// # Errors
     /// [`Error::NoTemplate`], or when it cannot be opened.
     pub fn open_template(&self, name: &TemplateName) -> Result<File, Error> {
-        let path = self.templates_dir().join(name.as_str());
-        File::open(&path).map_err(|error| missing(name, "open", path, error))
+        let path = self.templates_dir()?.join(name.as_str());
+        open(&path).map_err(|error| missing(name, "open", path, error))
     }
 
     /// Adds or replaces a template.
@@ -105,7 +112,7 @@ impl Place {
     /// # Errors
     /// When it cannot be written; an old one stays then.
     pub fn write_template(&self, name: &TemplateName, text: &[u8]) -> Result<(), Error> {
-        let dir = self.templates_dir();
+        let dir = self.templates_dir()?;
         match fs::create_dir(&dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("create", &dir)(error)),
             Ok(()) | Err(_) => {}
@@ -118,9 +125,14 @@ impl Place {
     /// # Errors
     /// [`Error::NoTemplate`], or when it cannot be removed.
     pub fn delete_template(&self, name: &TemplateName) -> Result<(), Error> {
-        let path = self.templates_dir().join(name.as_str());
+        let path = self.templates_dir()?.join(name.as_str());
         fs::remove_file(&path).map_err(|error| missing(name, "remove", path, error))
     }
+}
+
+/// Opens a file for reading; never what a link in its place names.
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
 fn missing(name: &TemplateName, doing: &'static str, path: PathBuf, error: io::Error) -> Error {
@@ -169,6 +181,16 @@ mod tests {
         assert_eq!(place.templates().unwrap(), std::slice::from_ref(&name));
         place.delete_template(&name).unwrap();
         assert!(place.templates().unwrap().is_empty());
+        // What an image might have put there to reach the host's files.
+        fs::remove_dir(dir.path().join("templates")).unwrap();
+        std::os::unix::fs::symlink("/etc", dir.path().join("templates")).unwrap();
+        let passwd = TemplateName::parse("passwd").unwrap();
+        assert!(place.templates().is_err() && place.open_template(&passwd).is_err());
+        assert!(place.write_template(&name, b"x").is_err() && place.delete_template(&name).is_err());
+        fs::remove_file(dir.path().join("metadata.yaml")).unwrap();
+        std::os::unix::fs::symlink("/etc/os-release", dir.path().join("metadata.yaml")).unwrap();
+        assert!(place.read().is_err());
+        fs::remove_file(dir.path().join("metadata.yaml")).unwrap();
         fs::write(dir.path().join("metadata.yaml"), "[").unwrap();
         assert!(matches!(place.read(), Err(Error::BadMetadata { .. })));
     }

@@ -136,13 +136,20 @@ fn ensure_image(pool: &Path, image: &StoredImage) -> Result<(), Error> {
 }
 
 fn copy_metadata(from: &Path, volume: &Path) -> Result<(), Error> {
-    let copy = |from: &Path, to: &Path| match std::fs::copy(from, to) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        result => result.map(drop).map_err(io("copy", from)),
+    // Links are not followed: the image made them, and the daemon is root of the host.
+    let kind = |path: &Path| path.symlink_metadata().map(|found| found.file_type());
+    let copy = |from: &Path, to: &Path| {
+        if kind(from).is_ok_and(|kind| kind.is_file()) {
+            return std::fs::copy(from, to).map(drop).map_err(io("copy", from));
+        }
+        Ok(())
     };
     copy(&from.join("metadata.yaml"), &volume.join("metadata.yaml"))?;
     let templates = from.join("templates");
-    let Ok(entries) = std::fs::read_dir(&templates) else { return Ok(()) };
+    if !kind(&templates).is_ok_and(|kind| kind.is_dir()) {
+        return Ok(());
+    }
+    let entries = std::fs::read_dir(&templates).map_err(io("read", &templates))?;
     make_dir(&volume.join("templates"), 0o700)?;
     for entry in entries {
         let entry = entry.map_err(io("read", &templates))?;

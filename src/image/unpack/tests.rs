@@ -74,6 +74,10 @@ fn hostile_entries_refuse_the_image_and_write_nothing_outside() {
         &[(b"rootfs/l", Link, b"../../../etc/passwd", b"")],
         &[(b"rootfs/a", Symlink, b"/etc", b""), (b"rootfs/l", Link, b"rootfs/a/passwd", b"")],
         &[(b"rootfs/f", Regular, b"", b"x"), (b"rootfs/f/evil", Regular, b"", b"x")],
+        &[(b"templates", Symlink, b"/etc", b"")],
+        &[(b"templates/passwd", Symlink, b"/etc/passwd", b"")],
+        &[(b"templates/passwd", Link, b"rootfs/passwd", b"")],
+        &[(b"metadata.yaml", Regular, b"", b"x"), (b"metadata.yaml", Symlink, b"/etc/passwd", b"")],
     ];
     for case in cases {
         let (dir, result) = unpack(case);
