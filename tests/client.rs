@@ -336,7 +336,7 @@ fn exec_has_pipes_codes_environment_user_and_directory() {
 
     // Signals are the command's, which may take them as it likes.
     for (signal, name) in [(Signal::TERM, "TERM"), (Signal::INT, "INT"), (Signal::HUP, "HUP"), (Signal::QUIT, "QUIT")] {
-        let script = format!("trap 'echo {name}; exit 9' {name}; echo ready; sleep 1000 & wait");
+        let script = format!("trap 'echo {name}; exit 9' {name}; echo ready; while :; do sleep 0.1; done");
         let mut command = client(&daemon, &["exec", "c1", "--", "sh", "-c", &script]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut ready = [0; 6];

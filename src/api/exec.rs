@@ -36,7 +36,7 @@ use crate::sys::process::Exit;
 use crate::sys::pty;
 
 /// A command on a terminal that goes on after its client is gone and the terminal hung up is killed after this long.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(10);
 /// A client gets this long to connect its websockets.
 pub(super) const CONNECT: Duration = Duration::from_secs(30);
 /// Output is read in pieces of this size.
