@@ -143,7 +143,7 @@ fn host() -> Host {
     };
     let lxcfs = PathBuf::from("/var/lib/lxcfs");
     Host {
-        architecture: image::architecture(&machine).unwrap_or("x86_64"),
+        architectures: image::runs(&machine),
         device_rules: rules,
         apparmor: security::apparmor_enabled(),
         lxcfs: lxcfs.join("proc/meminfo").exists().then_some(lxcfs),

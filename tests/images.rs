@@ -11,10 +11,14 @@ use std::process::Command;
 use serde_json::{Value, json};
 use support::{Daemon, run};
 
-fn wait(daemon: &Daemon, answer: &(u16, Value)) -> Value {
+fn done(daemon: &Daemon, answer: &(u16, Value)) -> Value {
     assert_eq!(answer.0, 202, "{}", answer.1);
     let url = format!("{}/wait", answer.1["operation"].as_str().unwrap());
-    let done = daemon.api("GET", &url, "").1["metadata"].clone();
+    daemon.api("GET", &url, "").1["metadata"].clone()
+}
+
+fn wait(daemon: &Daemon, answer: &(u16, Value)) -> Value {
+    let done = done(daemon, answer);
     assert_eq!(done["status_code"], 200, "{done}");
     done["metadata"].clone()
 }
@@ -126,7 +130,9 @@ fn bodies_may_be_chunked_and_multipart_made_by_hand() {
     let headers = [("Content-Type", "multipart/form-data; boundary=abc")];
     let second = fingerprint(&daemon, &daemon.api_raw("POST", "/1.0/images", &headers, &body));
     boots(&daemon, &second);
-    assert_eq!(daemon.api_raw("POST", "/1.0/images", &[], &image).0, 202, "found out when it is whole");
+    let again = daemon.api_raw("POST", "/1.0/images", &[], &image);
+    assert_eq!(again.0, 202, "found out when it is whole");
+    assert!(done(&daemon, &again)["err"].as_str().unwrap().contains("already exists"));
 }
 
 #[test]

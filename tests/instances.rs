@@ -3,6 +3,7 @@
 
 mod support;
 
+use serde_json::Value;
 use support::{Daemon, exists};
 
 #[test]
@@ -116,4 +117,28 @@ fn metadata_and_templates_are_read_and_changed() {
     assert_eq!(daemon.api("GET", "/1.0/instances/nosuch/metadata", "").0, 404);
     daemon.lxc(&["init", "--empty", "bare"]).ok();
     assert_eq!(daemon.api("GET", "/1.0/instances/bare/metadata", "").1["metadata"]["creation_date"], 0);
+}
+
+#[test]
+fn a_container_of_the_other_architecture_runs_as_such() {
+    let daemon = Daemon::ready("overlay");
+    let (_, server) = daemon.api("GET", "/1.0", "");
+    let environment = &server["metadata"]["environment"];
+    let own = environment["architectures"][0].as_str().unwrap();
+    assert_eq!(environment["kernel_architecture"], own);
+    for (group, feature) in [("kernel_features", "idmapped_mounts"), ("lxc_features", "pidfd")] {
+        let word = &environment[group][feature];
+        assert!(word == "true" || word == "false", "{group}.{feature} is {word}");
+    }
+    if let Some(other) = environment["architectures"].get(1).and_then(Value::as_str) {
+        let body = format!(r#"{{"name":"c1","architecture":"{other}","source":{{"type":"image","alias":"bb"}}}}"#);
+        let (code, error, _) = daemon.operation("POST", "/1.0/instances", &body);
+        assert_eq!((code, error.as_str()), (200, ""));
+        daemon.lxc(&["start", "c1"]).ok();
+        assert_eq!(daemon.lxc(&["exec", "c1", "--", "busybox", "uname", "-m"]).ok().trim(), other);
+    }
+    let body = r#"{"name":"c2","architecture":"s390x","source":{"type":"image","alias":"bb"}}"#;
+    let (status, answer) = daemon.api("POST", "/1.0/instances", body);
+    let error = answer["error"].as_str().unwrap();
+    assert!(status == 400 && error.contains("architecture") && error.contains(own), "{error}");
 }

@@ -138,6 +138,7 @@ struct lxc_container {
 extern struct lxc_container *lxc_container_new(const char *name, const char *configpath);
 extern int lxc_container_put(struct lxc_container *);
 extern const char *lxc_get_version(void);
+extern bool lxc_has_api_extension(const char *extension);
 extern int lxc_attach_run_command(void *payload);
 
 #endif

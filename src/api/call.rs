@@ -1,6 +1,7 @@
 //! A call: the request with everything the edge finds out about it, once.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -177,7 +178,7 @@ impl Call {
         }
         serde_json::from_slice::<Option<T>>(&bytes)
             .map(Option::unwrap_or_default)
-            .map_err(|e| Error::Json(e.to_string()))
+            .map_err(|error| Error::Json(place(&bytes, &error, PhantomData::<T>)))
     }
 
     /// Reads a whole small body.
@@ -236,6 +237,19 @@ impl Call {
                 address: address.to_string(),
             },
         }
+    }
+}
+
+/// Says where a body is wrong, with the field's name where the fault lies in one.
+fn place<T: DeserializeOwned>(bytes: &[u8], error: &serde_json::Error, _: PhantomData<T>) -> String {
+    if !error.is_data() {
+        return error.to_string();
+    }
+    // Read once more: keeping the path costs time that good requests need not spend.
+    let mut body = serde_json::Deserializer::from_slice(bytes);
+    match serde_path_to_error::deserialize::<_, Option<T>>(&mut body) {
+        Err(found) if found.path().iter().next().is_some() => format!("field {:?}: {error}", found.path().to_string()),
+        Ok(_) | Err(_) => error.to_string(),
     }
 }
 

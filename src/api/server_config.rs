@@ -1,6 +1,7 @@
 //! `/` and `/1.0`: the server, its environment and its configuration.
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -15,6 +16,7 @@ use super::wire::Config;
 use crate::auth::password;
 use crate::config;
 use crate::lxc;
+use crate::sys::features;
 use crate::sys::netlink::Socket;
 
 type Result<T> = std::result::Result<T, Error>;
@@ -23,6 +25,24 @@ type Result<T> = std::result::Result<T, Error>;
 const SERVER_VERSION: &str = "5.0.2";
 const PASSWORD: &str = "core.trust_password";
 const HTTPS: &str = "core.https_address";
+
+/// The API extensions of liblxc that `environment.lxc_features` tells of.
+const LXC_FEATURES: &[&CStr] = &[
+    c"cgroup2",
+    c"core_scheduling",
+    c"devpts_fd",
+    c"idmapped_mounts_v2",
+    c"mount_injection_file",
+    c"network_gateway_device_route",
+    c"network_ipvlan",
+    c"network_l2proxy",
+    c"network_phys_macvlan_mtu",
+    c"network_veth_router",
+    c"pidfd",
+    c"seccomp_allow_deny_syntax",
+    c"seccomp_notify",
+    c"seccomp_proxy_send_notify_fd",
+];
 
 /// `GET /`.
 pub async fn versions(_: Call) -> Result<Response> {
@@ -84,7 +104,13 @@ fn environment(call: &Call, config: &Config, project: &str) -> Value {
     let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
     let os = os_release();
     let os = |key: &str| os.get(key).cloned().unwrap_or_default();
-    let word = |there: bool| there.to_string();
+    let mut kernel_features = features::kernel();
+    kernel_features.insert("idmapped_mounts", context.pools.probes().id_mapped_missing().is_none());
+    // Texts, not booleans: so the API has it.
+    let kernel_features: BTreeMap<_, _> =
+        kernel_features.into_iter().map(|(name, is)| (name, is.to_string())).collect();
+    let lxc_features: BTreeMap<_, _> =
+        lxc::extensions(LXC_FEATURES).into_iter().map(|(name, is)| (name.to_string_lossy(), is.to_string())).collect();
     let drivers = context.pools.drivers();
     let kernel = text(uname.release());
     let version = |driver: &crate::storage::DriverKind| match driver {
@@ -103,7 +129,7 @@ fn environment(call: &Call, config: &Config, project: &str) -> Value {
         .collect();
     json!({
         "addresses": addresses(config.get(HTTPS).map_or("", String::as_str)),
-        "architectures": [context.host.architecture],
+        "architectures": context.host.architectures,
         "certificate": call.app.certificate.pem,
         "certificate_fingerprint": call.app.certificate.fingerprint,
         "driver": "lxc",
@@ -111,15 +137,9 @@ fn environment(call: &Call, config: &Config, project: &str) -> Value {
         "firewall": "nftables",
         "kernel": text(uname.sysname()),
         "kernel_architecture": text(uname.machine()),
-        "kernel_features": {
-            "idmapped_mounts": word(context.pools.probes().id_mapped_missing().is_none()),
-            "seccomp_listener": word(false), "uevent_injection": word(false), "shiftfs": word(false),
-        },
+        "kernel_features": kernel_features,
         "kernel_version": kernel,
-        "lxc_features": {
-            "cgroup2": word(true), "devpts_fd": word(true), "pidfd": word(true),
-            "seccomp_allow_deny_syntax": word(true),
-        },
+        "lxc_features": lxc_features,
         "os_name": os("NAME"),
         "os_version": os("VERSION_ID"),
         "project": project,

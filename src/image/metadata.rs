@@ -38,6 +38,21 @@ pub fn architecture(word: &str) -> Option<&'static str> {
     })
 }
 
+/// What a kernel of an architecture runs, itself first (personality(2)).
+pub fn runs(kernel: &str) -> &'static [&'static str] {
+    match architecture(kernel) {
+        Some("aarch64") => &["aarch64", "armv7l"],
+        Some("ppc64") => &["ppc64", "ppc"],
+        Some("i686") => &["i686"],
+        Some("armv7l") => &["armv7l"],
+        Some("ppc") => &["ppc"],
+        Some("ppc64le") => &["ppc64le"],
+        Some("s390x") => &["s390x"],
+        Some("riscv64") => &["riscv64"],
+        Some(_) | None => &["x86_64", "i686"],
+    }
+}
+
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),

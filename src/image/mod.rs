@@ -7,10 +7,13 @@
 mod compression;
 mod error;
 mod metadata;
+mod rules;
+mod sparse;
 mod store;
 mod unpack;
 
 pub use error::Error;
-pub use metadata::{Metadata, architecture};
+pub use metadata::{Metadata, architecture, runs};
+pub use rules::Limits;
 pub use store::{Part, Received, Store, StoredImage, Upload};
-pub use unpack::{Limits, Report};
+pub use unpack::Report;

@@ -9,7 +9,7 @@ use ring::digest::{Context, SHA256};
 use super::compression::{Compression, detect, open_tar};
 use super::error::{Error, io};
 use super::metadata::{MAX, Metadata};
-use super::unpack::Limits;
+use super::rules::{Limits, Passed, Placed, Rules, Tarball};
 use crate::names::Fingerprint;
 
 /// The parts an image arrives in.
@@ -205,7 +205,7 @@ impl Upload {
         let metadata = inspect(&self.meta.0, !self.split)?;
         if self.split {
             match detect(&self.rootfs.0)? {
-                Compression::Squashfs => {}
+                Compression::Squashfs => check_squashfs(&self.rootfs.0)?,
                 _ => check_tar(&self.rootfs.0)?,
             }
         }
@@ -247,47 +247,57 @@ impl Received {
     }
 }
 
-fn unreadable(error: &std::io::Error) -> Error {
-    match error.kind() {
-        std::io::ErrorKind::FileTooLarge => Error::Limit { what: "bytes", limit: Limits::default().max_bytes },
-        _ => Error::BadArchive { reason: format!("it is not a readable tarball ({error})") },
-    }
-}
-
-/// Looks for `metadata.yaml` and, in a unified image, for `rootfs/`.
-fn inspect(path: &Path, unified: bool) -> Result<Metadata, Error> {
-    let mut archive = open_tar(path, Limits::default().max_bytes)?;
-    let mut metadata = None;
-    let mut root = !unified;
-    for entry in archive.entries().map_err(|e| unreadable(&e))? {
-        let entry = entry.map_err(|e| unreadable(&e))?;
-        let name = entry.path_bytes().into_owned();
-        let name = name.strip_prefix(b"./").unwrap_or(&name);
-        if name == b"metadata.yaml" {
+/// Reads a tarball to its end by the rules of unpacking. Returns what `metadata.yaml` says, if there is one, and whether
+/// there is a root.
+fn walk(path: &Path, kind: Tarball) -> Result<(Option<Metadata>, bool), Error> {
+    let limits = Limits::default();
+    let mut rules = Rules::new(kind, &limits);
+    let mut placed = Placed::default();
+    let (mut metadata, mut root) = (None, false);
+    let mut archive = open_tar(path, limits.max_bytes)?;
+    for entry in archive.entries().map_err(|e| limits.unreadable(&e))? {
+        let mut entry = entry.map_err(|e| limits.unreadable(&e))?;
+        let Some(Passed { name, .. }) = rules.pass(&mut entry)? else { continue };
+        placed.take(&rules, &entry, &name)?;
+        if name == Path::new("metadata.yaml") {
             let mut text = Vec::new();
-            entry.take(MAX + 1).read_to_end(&mut text).map_err(|e| unreadable(&e))?;
+            entry.take(MAX + 1).read_to_end(&mut text).map_err(|e| limits.unreadable(&e))?;
             if u64::try_from(text.len()).unwrap_or(u64::MAX) > MAX {
                 return Err(Error::Limit { what: "bytes of metadata.yaml", limit: MAX });
             }
             metadata = Some(Metadata::parse(&text)?);
-        } else if name == b"rootfs" || name.starts_with(b"rootfs/") {
-            root = true;
         }
-        if root && let Some(metadata) = metadata.take() {
-            return Ok(metadata);
-        }
+        root |= name.starts_with("rootfs");
     }
+    // What follows the end is nobody's business, but it must be whole: the last checksum of a compression lies there.
+    std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).map_err(|e| limits.unreadable(&e))?;
+    Ok((metadata, root))
+}
+
+/// Looks for `metadata.yaml` and, in a unified image, for `rootfs/`.
+fn inspect(path: &Path, unified: bool) -> Result<Metadata, Error> {
+    let (metadata, root) = walk(path, if unified { Tarball::Unified } else { Tarball::Metadata })?;
     match metadata {
-        Some(_) => Err(Error::BadArchive { reason: "it has no rootfs directory".to_owned() }),
+        Some(_) if unified && !root => Err(Error::BadArchive { reason: "it has no rootfs directory".to_owned() }),
+        Some(metadata) => Ok(metadata),
         None => Err(Error::BadArchive { reason: "it has no metadata.yaml".to_owned() }),
     }
 }
 
 fn check_tar(path: &Path) -> Result<(), Error> {
-    let mut archive = open_tar(path, Limits::default().max_bytes)?;
-    match archive.entries().map_err(|e| unreadable(&e))?.next() {
-        Some(Ok(_)) => Ok(()),
-        Some(Err(error)) => Err(unreadable(&error)),
-        None => Err(Error::BadArchive { reason: "its root is empty".to_owned() }),
+    match walk(path, Tarball::Root)? {
+        (_, true) => Ok(()),
+        (_, false) => Err(Error::BadArchive { reason: "its root is empty".to_owned() }),
     }
+}
+
+/// A squashfs says at byte 40 how long it is ("Squashfs 4.0 filesystem", kernel documentation): a shorter file was cut.
+fn check_squashfs(path: &Path) -> Result<(), Error> {
+    let mut head = [0; 48];
+    let mut file = File::open(path).map_err(io("read", path))?;
+    let cut = || Error::BadArchive { reason: "its squashfs is cut short".to_owned() };
+    file.read_exact(&mut head).map_err(|_| cut())?;
+    let length = file.metadata().map_err(io("read", path))?.len();
+    let used = head[40..].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    if length < used { Err(cut()) } else { Ok(()) }
 }

@@ -9,31 +9,18 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use tar::{Entry, EntryType};
 
+use super::compression::open_tar;
 use super::error::{Error, io as io_error};
+use super::rules::{Limits, Passed, Rules, Tarball, link_out, through_link};
+use super::sparse::copy_with_holes;
 use super::store::StoredImage;
-use crate::image::compression::open_tar;
-
-/// What an image may unpack to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes in all.
-    pub max_bytes: u64,
-    /// Entries in all.
-    pub max_entries: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_bytes: 64 << 30, max_entries: 4_000_000 }
-    }
-}
 
 /// What came out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,13 +31,6 @@ pub struct Report {
     pub devices: u64,
 }
 
-/// What of an archive is wanted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Want {
-    All,
-    MetadataOnly,
-}
-
 impl StoredImage {
     /// Fills the directory `dest` with `rootfs/`, `metadata.yaml` and `templates/`. Blocking.
     ///
@@ -58,13 +38,13 @@ impl StoredImage {
     /// Then `dest` is to be removed by the caller.
     pub fn unpack(&self, dest: &Path, limits: &Limits) -> Result<Report, Error> {
         let Some(rootfs) = &self.rootfs_path else {
-            return tarball(&self.meta_path, dest, None, Want::All, limits);
+            return tarball(&self.meta_path, dest, Tarball::Unified, limits);
         };
         self.unpack_metadata(dest)?;
         if self.squashfs {
             return squashfs(rootfs, &dest.join("rootfs"), limits);
         }
-        tarball(rootfs, dest, Some("rootfs"), Want::All, limits)
+        tarball(rootfs, dest, Tarball::Root, limits)
     }
 
     /// Fills `dest` with `metadata.yaml` and `templates/` only. Blocking.
@@ -72,82 +52,33 @@ impl StoredImage {
     /// # Errors
     /// As [`StoredImage::unpack`].
     pub fn unpack_metadata(&self, dest: &Path) -> Result<(), Error> {
-        tarball(&self.meta_path, dest, None, Want::MetadataOnly, &Limits::default()).map(drop)
+        tarball(&self.meta_path, dest, Tarball::Metadata, &Limits::default()).map(drop)
     }
 }
 
-fn tarball(path: &Path, dest: &Path, prefix: Option<&str>, want: Want, limits: &Limits) -> Result<Report, Error> {
-    let broken = |error: io::Error| match error.kind() {
-        io::ErrorKind::FileTooLarge => Error::Limit { what: "bytes", limit: limits.max_bytes },
-        _ => Error::BadArchive { reason: format!("its tarball breaks off ({error})") },
-    };
+fn tarball(path: &Path, dest: &Path, kind: Tarball, limits: &Limits) -> Result<Report, Error> {
     let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
     let root = rustix::fs::open(dest, flags, Mode::empty()).map_err(|e| io_error("open", dest)(e.into()))?;
-    let mut writer = Writer { dest, root, directories: Vec::new(), report: Report::default() };
-    if let Some(prefix) = prefix {
-        writer.make_dir(Path::new(prefix))?;
+    let rules = Rules::new(kind, limits);
+    let mut writer = Writer { dest, root, rules, limits, directories: Vec::new(), report: Report::default() };
+    if kind == Tarball::Root {
+        writer.make_dir(Path::new("rootfs"))?;
     }
     let mut archive = open_tar(path, limits.max_bytes)?;
-    for entry in archive.entries().map_err(broken)? {
-        let mut entry = entry.map_err(broken)?;
-        let Some(name) = safe(&entry.path_bytes(), prefix)? else { continue };
-        if !wanted(&name, want, prefix.is_some()) {
-            continue;
+    for entry in archive.entries().map_err(|e| limits.unreadable(&e))? {
+        let mut entry = entry.map_err(|e| limits.unreadable(&e))?;
+        if let Some(passed) = writer.rules.pass(&mut entry)? {
+            writer.place(&mut entry, &passed)?;
         }
-        if prefix.is_none() && !name.starts_with("rootfs") {
-            plain(&name, entry.header().entry_type())?;
-        }
-        if writer.report.entries >= limits.max_entries {
-            return Err(Error::Limit { what: "entries", limit: limits.max_entries });
-        }
-        writer.place(&mut entry, &name, prefix)?;
     }
     writer.finish()
-}
-
-/// Only these names are an image's business.
-fn wanted(name: &Path, want: Want, is_root: bool) -> bool {
-    let top = name.components().next().map(|c| c.as_os_str().as_bytes().to_vec()).unwrap_or_default();
-    let metadata = top == b"templates" || name == Path::new("metadata.yaml");
-    is_root || metadata || (want == Want::All && top == b"rootfs")
-}
-
-/// What lies beside the root is read by the daemon itself, as root of the host: it must be what its name says, never a
-/// link to somewhere else.
-fn plain(name: &Path, kind: EntryType) -> Result<(), Error> {
-    let file = matches!(kind, EntryType::Regular | EntryType::Continuous);
-    let fits = match name.components().count() {
-        1 if name == Path::new("templates") => kind == EntryType::Directory,
-        1 => file,
-        _ => file || kind == EntryType::Directory,
-    };
-    let path = || name.to_string_lossy().into_owned();
-    if fits { Ok(()) } else { Err(Error::Hostile { path: path(), reason: "no plain file or directory" }) }
-}
-
-/// The name below the destination; `None` for the archive's own top.
-fn safe(name: &[u8], prefix: Option<&str>) -> Result<Option<PathBuf>, Error> {
-    let hostile = |reason| Error::Hostile { path: String::from_utf8_lossy(name).into_owned(), reason };
-    let path = Path::new(std::ffi::OsStr::from_bytes(name));
-    let mut clean = PathBuf::from(prefix.unwrap_or(""));
-    let mut depth = 0u32;
-    for component in path.components() {
-        match component {
-            Component::CurDir => {}
-            Component::Normal(part) => {
-                clean.push(part);
-                depth += 1;
-            }
-            Component::RootDir | Component::Prefix(_) => return Err(hostile("an absolute path")),
-            Component::ParentDir => return Err(hostile("a path with \"..\"")),
-        }
-    }
-    Ok((depth > 0).then_some(clean))
 }
 
 struct Writer<'a> {
     dest: &'a Path,
     root: OwnedFd,
+    rules: Rules<'a>,
+    limits: &'a Limits,
     /// Directories whose time is set at the end, when nothing is placed in them any more.
     directories: Vec<(PathBuf, i64)>,
     report: Report,
@@ -161,11 +92,9 @@ fn times(seconds: i64) -> Timestamps {
 impl Writer<'_> {
     fn failed(&self, name: &Path, doing: &'static str) -> impl Fn(Errno) -> Error + use<> {
         let path = self.dest.join(name);
-        let shown = name.display().to_string();
+        let name = name.to_owned();
         move |errno| match errno {
-            Errno::LOOP | Errno::XDEV | Errno::NOTDIR => {
-                Error::Hostile { path: shown.clone(), reason: "its path leads through a link or a file" }
-            }
+            Errno::LOOP | Errno::XDEV | Errno::NOTDIR => through_link(&name),
             other => io_error(doing, path.clone())(other.into()),
         }
     }
@@ -191,7 +120,8 @@ impl Writer<'_> {
         self.open_dir(name).map_err(self.failed(name, "open"))
     }
 
-    fn place(&mut self, entry: &mut Entry<'_, Box<dyn Read>>, name: &Path, prefix: Option<&str>) -> Result<(), Error> {
+    fn place(&mut self, entry: &mut Entry<'_, Box<dyn Read>>, passed: &Passed) -> Result<(), Error> {
+        let name = &*passed.name;
         let kind = entry.header().entry_type();
         let parent = self.make_dir(name.parent().unwrap_or(Path::new("")))?;
         let base = name.file_name().unwrap_or_default();
@@ -242,8 +172,8 @@ impl Writer<'_> {
                 rustix::fs::symlinkat(&*target, &parent, base).map_err(&failed)?;
             }
             EntryType::Link => {
-                let target = entry.link_name_bytes().unwrap_or_default().into_owned();
-                self.hard_link(&target, prefix, &parent, name)?;
+                let target = self.rules.link_target(entry)?;
+                self.hard_link(&target, &parent, name)?;
                 self.report.entries += 1;
                 return Ok(());
             }
@@ -254,11 +184,20 @@ impl Writer<'_> {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(&parent, base, flags, Mode::from_raw_mode(0o600)).map_err(&failed)?;
                 let mut file = File::from(file);
-                io::copy(entry, &mut file).map_err(|error| match error.kind() {
-                    io::ErrorKind::FileTooLarge => Error::Limit { what: "bytes", limit: Limits::default().max_bytes },
-                    io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::Other => {
-                        Error::BadArchive { reason: format!("its tarball breaks off ({error})") }
+                let copied = match &passed.sparse {
+                    Some(sparse) => sparse.copy(entry, &mut file),
+                    None if kind == EntryType::GNUSparse => {
+                        let size = entry.size();
+                        copy_with_holes(entry, size, &mut file)
                     }
+                    None => io::copy(entry, &mut file).map(drop),
+                };
+                copied.map_err(|error| match error.kind() {
+                    io::ErrorKind::FileTooLarge
+                    | io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::InvalidData
+                    | io::ErrorKind::InvalidInput
+                    | io::ErrorKind::Other => self.limits.unreadable(&error),
                     _ => io_error("write", self.dest.join(name))(error),
                 })?;
                 rustix::fs::fchown(&file, Some(uid), Some(gid)).map_err(&failed)?;
@@ -279,13 +218,11 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn hard_link(&self, target: &[u8], prefix: Option<&str>, parent: &OwnedFd, name: &Path) -> Result<(), Error> {
-        let shown = || String::from_utf8_lossy(target).into_owned();
-        let outside = || Error::Hostile { path: shown(), reason: "a hard link out of the image" };
-        let source = safe(target, prefix).map_err(|_| outside())?.ok_or_else(outside)?;
+    fn hard_link(&self, source: &Path, parent: &OwnedFd, name: &Path) -> Result<(), Error> {
+        let outside = || link_out(source.as_os_str().as_bytes());
         let directory = self.open_dir(source.parent().unwrap_or(Path::new(""))).map_err(|error| match error {
             Errno::NOENT => outside(),
-            other => self.failed(&source, "open")(other),
+            other => self.failed(source, "open")(other),
         })?;
         let file = source.file_name().unwrap_or_default();
         // Without AT_SYMLINK_FOLLOW a link to a symlink is a second name of the symlink itself.

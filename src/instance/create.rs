@@ -47,10 +47,6 @@ pub struct NewInstance {
 /// Checks everything that can be checked and writes the row. From here on the name is taken.
 pub(super) async fn reserve(context: &Arc<Context>, new: NewInstance) -> Result<db::Instance, Error> {
     config::validate_instance(&new.config, config::Scope::Instance)?;
-    let host = context.host.architecture;
-    if !new.architecture.is_empty() && new.architecture != host {
-        return Err(Error::Architecture { wanted: new.architecture, host: host.to_owned() });
-    }
     let uuid = uuid::Uuid::new_v4().to_string();
     let checking = Arc::clone(context);
     context
@@ -66,21 +62,32 @@ pub(super) async fn reserve(context: &Arc<Context>, new: NewInstance) -> Result<
             if !model.pools.get(&pool).is_some_and(|record| record.phase == Phase::Ready) {
                 return Err(Error::NoSuchPool(pool));
             }
+            let mut architecture = new.architecture;
             let mut config = new.config;
             config.insert("volatile.uuid".to_owned(), uuid);
             if let RootSource::Image(fingerprint) = &new.source {
                 let image = model
                     .image(&new.key.project, fingerprint)
                     .ok_or_else(|| Error::ImageMissing { what: fingerprint.to_string() })?;
+                if architecture.is_empty() {
+                    architecture.clone_from(&image.architecture);
+                }
                 let properties = image.properties.iter();
                 config.extend(properties.map(|(key, value)| (format!("image.{key}"), value.clone())));
                 config.insert("volatile.base_image".to_owned(), fingerprint.to_string());
+            }
+            let host = &checking.host;
+            if architecture.is_empty() {
+                host.architecture().clone_into(&mut architecture);
+            }
+            if !host.architectures.contains(&&*architecture) {
+                return Err(Error::Architecture { wanted: architecture, host: host.architectures.join(" and ") });
             }
             let record = db::Instance {
                 key: new.key,
                 phase: Phase::Creating,
                 description: new.description,
-                architecture: if new.architecture.is_empty() { host.to_owned() } else { new.architecture },
+                architecture,
                 ephemeral: new.ephemeral,
                 profiles: new.profiles,
                 config,

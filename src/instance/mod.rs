@@ -66,8 +66,8 @@ pub use update::Definition;
 
 /// What this host is and has, found out once at the daemon's start.
 pub struct Host {
-    /// Kernel architecture, in LXD's words.
-    pub architecture: &'static str,
+    /// What its kernel runs, in LXD's words; its own architecture first, and there always is one.
+    pub architectures: &'static [&'static str],
     /// Which hierarchy has the devices controller.
     pub device_rules: DeviceRules,
     /// Whether the kernel confines by AppArmor.
@@ -76,6 +76,13 @@ pub struct Host {
     pub lxcfs: Option<PathBuf>,
     /// Whether containers without a user namespace are refused, whatever anybody asks for.
     pub unprivileged_only: bool,
+}
+
+impl Host {
+    /// The kernel's own architecture.
+    pub fn architecture(&self) -> &'static str {
+        self.architectures.first().copied().unwrap_or_default()
+    }
 }
 
 /// What the tasks of all instances share.

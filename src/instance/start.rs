@@ -109,7 +109,7 @@ async fn steps(
         stop_hook: &hook,
         lxcfs: context.host.lxcfs.as_deref(),
         nesting: confinement.nesting,
-        architecture: context.host.architecture,
+        architecture: &record.architecture,
     });
     write_config(&logs, &container.config, &text)?;
     remember(context, &record, &devices, &nics).await?;

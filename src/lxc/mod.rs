@@ -90,6 +90,12 @@ pub fn version() -> String {
     unsafe { CStr::from_ptr(lxc_sys::lxc_get_version()) }.to_string_lossy().into_owned()
 }
 
+/// Which of these API extensions the library that runs has (`lxc_has_api_extension`).
+pub fn extensions(names: &[&'static CStr]) -> Vec<(&'static CStr, bool)> {
+    // SAFETY: a NUL-terminated name that outlives the call; it only looks into a constant table.
+    names.iter().map(|name| (*name, unsafe { lxc_sys::lxc_has_api_extension(name.as_ptr()) })).collect()
+}
+
 /// What to run inside a container.
 pub struct Attach<'a> {
     /// Program and arguments; not empty.

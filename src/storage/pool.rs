@@ -1,5 +1,7 @@
 //! A pool: its directory, its driver, and the order of steps that no crash may break.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -101,8 +103,8 @@ pub struct Pool {
     spec: PoolSpec,
     root: PathBuf,
     driver: Box<dyn Driver>,
-    /// Held while an image's shared files are made or removed.
-    images: Mutex<()>,
+    /// Each is held while the shared files of its image are made, mounted or removed; one image never waits for another.
+    images: Mutex<BTreeMap<Fingerprint, Arc<Mutex<()>>>>,
 }
 
 const DIRECTORIES: &[(&str, u32)] = &[
@@ -194,7 +196,7 @@ impl Pool {
             DriverKind::Dir => Box::new(dir::Dir::new(Arc::clone(probes))),
             DriverKind::Overlay => Box::new(overlay::Overlay),
         };
-        let pool = Self { spec, root, driver, images: Mutex::new(()) };
+        let pool = Self { spec, root, driver, images: Mutex::default() };
         let left = pool.left_by_a_crash()?;
         if !left.is_empty() {
             // Thousands of files perhaps: nobody waits for them.
@@ -287,8 +289,11 @@ impl Pool {
     /// # Errors
     /// Then nothing of it stays.
     pub fn create_from_image(&self, volume: &str, image: &StoredImage) -> Result<(), Error> {
-        let _guard = (self.spec.driver == DriverKind::Overlay).then(|| self.lock_images());
-        self.make(volume, |new| self.driver.fill(&self.root, new, image))
+        let fill = || self.make(volume, |new| self.driver.fill(&self.root, new, image));
+        match self.spec.driver {
+            DriverKind::Overlay => self.with_image(&image.fingerprint, fill),
+            DriverKind::Dir => fill(),
+        }
     }
 
     /// Makes an empty root volume.
@@ -299,8 +304,18 @@ impl Pool {
         self.make(volume, |new| self.driver.fill_empty(new))
     }
 
-    fn lock_images(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.images.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Does `work` while nobody else touches the shared files of that image.
+    fn with_image<T>(&self, fingerprint: &Fingerprint, work: impl FnOnce() -> T) -> T {
+        let all = || self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine = Arc::clone(all().entry(fingerprint.clone()).or_default());
+        let result = {
+            let _guard = mine.lock().unwrap_or_else(PoisonError::into_inner);
+            work()
+        };
+        drop(mine);
+        // The last one puts the lock away; whoever waits for it counts.
+        all().retain(|name, lock| name != fingerprint || Arc::strong_count(lock) > 1);
+        result
     }
 
     /// Removes a volume that is not mounted; none is fine. It is out of the way at once; its files go after that, and
@@ -360,8 +375,11 @@ impl Pool {
         // Nobody but the container's root may walk in; he needs no more than that (and has it only here).
         std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(io("set the owner of", &path))?;
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o100)).map_err(io("set the mode of", &path))?;
-        let _guard = (self.spec.driver == DriverKind::Overlay).then(|| self.lock_images());
-        let mounted = self.driver.mount(&self.root, &path, map);
+        let mount = || self.driver.mount(&self.root, &path, map);
+        let mounted = match self.driver.lower(&path) {
+            Some(fingerprint) => self.with_image(&fingerprint, mount),
+            None => mount(),
+        };
         if mounted.is_err() {
             // The cause is what is told.
             let _ = self.unmount(volume);
@@ -386,7 +404,10 @@ impl Pool {
     /// # Errors
     /// When they cannot be removed.
     pub fn delete_image(&self, fingerprint: &Fingerprint) -> Result<(), Error> {
-        let _guard = self.lock_images();
+        self.with_image(fingerprint, || self.delete_image_files(fingerprint))
+    }
+
+    fn delete_image_files(&self, fingerprint: &Fingerprint) -> Result<(), Error> {
         let image = self.image_dir(fingerprint);
         if !image.exists() {
             return Ok(());
@@ -407,10 +428,13 @@ impl Pool {
 
     /// Takes the mounts of images away that nothing uses.
     pub(super) fn rest(&self) {
-        let _guard = self.lock_images();
-        for point in mount::below(&self.root.join("images")).unwrap_or_default() {
+        let images = self.root.join("images");
+        for point in mount::below(&images).unwrap_or_default() {
+            let name = point.strip_prefix(&images).ok().and_then(|below| below.iter().next()).and_then(OsStr::to_str);
+            let Some(fingerprint) = name.and_then(|name| Fingerprint::new(name).ok()) else { continue };
             // Busy ones stay, on purpose.
-            let _ = rustix::mount::unmount(&point, rustix::mount::UnmountFlags::NOFOLLOW);
+            let unmount = || rustix::mount::unmount(&point, rustix::mount::UnmountFlags::NOFOLLOW);
+            let _ = self.with_image(&fingerprint, unmount);
         }
     }
 

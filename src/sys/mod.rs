@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod cgroup;
+pub mod features;
 pub mod hardware;
 pub mod mount;
 pub mod netlink;

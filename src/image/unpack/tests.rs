@@ -1,7 +1,7 @@
 //! Hostile archives, and honest ones in every packing.
 
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 use super::super::{Part, Store};
 use super::*;
@@ -49,11 +49,21 @@ fn store(dir: &Path, bytes: &[u8]) -> Result<StoredImage, Error> {
     store.get(&fingerprint)
 }
 
+/// An image that nobody looked at before.
+fn unchecked(dir: &Path, bytes: &[u8]) -> StoredImage {
+    let meta_path = dir.join("image");
+    std::fs::write(&meta_path, bytes).unwrap();
+    let fingerprint = Fingerprint::new("0".repeat(64)).unwrap();
+    StoredImage { fingerprint, meta_path, rootfs_path: None, squashfs: false }
+}
+
+fn with_base(items: &[Item<'_>]) -> Vec<u8> {
+    tar_of(&[&base(), items].concat())
+}
+
 fn unpack(items: &[Item<'_>]) -> (tempfile::TempDir, Result<Report, Error>) {
     let dir = tempfile::tempdir().unwrap();
-    let mut all = base();
-    all.extend_from_slice(items);
-    let image = store(dir.path(), &tar_of(&all)).unwrap();
+    let image = unchecked(dir.path(), &with_base(items));
     let dest = dir.path().join("dest");
     std::fs::create_dir(&dest).unwrap();
     let result = image.unpack(&dest, &Limits::default());
@@ -77,11 +87,13 @@ fn hostile_entries_refuse_the_image_and_write_nothing_outside() {
         &[(b"templates", Symlink, b"/etc", b"")],
         &[(b"templates/passwd", Symlink, b"/etc/passwd", b"")],
         &[(b"templates/passwd", Link, b"rootfs/passwd", b"")],
-        &[(b"metadata.yaml", Regular, b"", b"x"), (b"metadata.yaml", Symlink, b"/etc/passwd", b"")],
+        &[(b"metadata.yaml", Symlink, b"/etc/passwd", b"")],
     ];
     for case in cases {
         let (dir, result) = unpack(case);
         let error = result.expect_err(&format!("{:?}", String::from_utf8_lossy(case[0].0)));
+        assert!(matches!(error, Error::Hostile { .. }), "{error}");
+        let error = store(dir.path(), &with_base(case)).expect_err("it never becomes an image");
         assert!(matches!(error, Error::Hostile { .. }), "{error}");
         assert!(!dir.path().join("evil").exists() && !Path::new("/evil").exists());
     }
@@ -125,12 +137,69 @@ fn limits_hold() {
     all.push((b"rootfs/bomb", EntryType::Regular, b"", &zeros));
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     packed.write_all(&tar_of(&all)).unwrap();
-    let image = store(dir.path(), &packed.finish().unwrap()).unwrap();
+    let image = unchecked(dir.path(), &packed.finish().unwrap());
     for limits in [Limits { max_bytes: 1 << 20, max_entries: 100 }, Limits { max_bytes: 1 << 30, max_entries: 2 }] {
         let dest = dir.path().join(format!("dest{}", limits.max_entries));
         std::fs::create_dir(&dest).unwrap();
         assert!(matches!(image.unpack(&dest, &limits), Err(Error::Limit { .. })));
     }
+}
+
+/// GNU tar's two ways of writing holes: its own format, and pax, which attributes make it choose.
+#[test]
+fn holes_stay_holes_and_count_in_full() {
+    for attributes in [&[][..], &["--xattrs"]] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("rootfs")).unwrap();
+        std::fs::write(dir.path().join("metadata.yaml"), METADATA).unwrap();
+        let file = File::create(dir.path().join("rootfs/holes")).unwrap();
+        file.set_len(1 << 30).unwrap();
+        file.write_all_at(b"begin", 4096).unwrap();
+        file.write_all_at(b"end", (1 << 30) - 3).unwrap();
+        let archive = dir.path().join("image.tar");
+        let mut tar = Command::new("tar");
+        tar.args(attributes).arg("--sparse").arg("-C").arg(dir.path()).arg("-cf").arg(&archive);
+        assert!(tar.args(["metadata.yaml", "rootfs"]).status().unwrap().success());
+        let bytes = std::fs::read(&archive).unwrap();
+        assert!(bytes.len() < 1 << 20);
+        let image = store(dir.path(), &bytes).unwrap();
+        let dest = dir.path().join("dest");
+        std::fs::create_dir(&dest).unwrap();
+        image.unpack(&dest, &Limits::default()).unwrap();
+        let out = File::open(dest.join("rootfs/holes")).unwrap();
+        let found = out.metadata().unwrap();
+        assert_eq!(found.len(), 1 << 30);
+        assert!(found.blocks() < 1024, "{} blocks on the disk", found.blocks());
+        let mut text = [0; 5];
+        out.read_exact_at(&mut text, 4096).unwrap();
+        assert_eq!(&text, b"begin");
+        out.read_exact_at(&mut text, (1 << 30) - 5).unwrap();
+        assert_eq!(&text, b"\0\0end");
+        // A hole fills the limit as data does, and before anything of it is read.
+        let limits = Limits { max_bytes: (1 << 30) - 1, max_entries: 100 };
+        let second = dir.path().join("second");
+        std::fs::create_dir(&second).unwrap();
+        assert!(matches!(image.unpack(&second, &limits), Err(Error::Limit { what: "bytes", .. })));
+        assert!(!second.join("rootfs/holes").exists());
+    }
+}
+
+#[test]
+fn an_archive_that_breaks_off_anywhere_never_becomes_an_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let noise: Vec<u8> = (0..200_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let whole = with_base(&[(b"rootfs/noise", EntryType::Regular, b"", &noise)]);
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&whole).unwrap();
+    let packed = packed.finish().unwrap();
+    for bytes in [&whole, &packed] {
+        for part in [3, 5, 9] {
+            let cut = &bytes[..bytes.len() / 10 * part];
+            assert!(matches!(store(dir.path(), cut), Err(Error::BadArchive { .. })), "{part} tenths");
+        }
+    }
+    assert!(store(dir.path(), &packed[..packed.len() - 6]).is_err(), "the last checksum is missing");
+    assert_eq!(std::fs::read_dir(dir.path().join("images")).unwrap().count(), 0);
 }
 
 #[test]
@@ -179,10 +248,16 @@ fn a_split_image_has_the_fingerprint_of_both_parts() {
     upload.write(&meta).unwrap();
     upload.part(Part::Rootfs).unwrap();
     upload.write(&root).unwrap();
-    let both = [meta, root].concat();
+    let both = [meta, root.clone()].concat();
     let wanted = Fingerprint::new(hex::encode(ring::digest::digest(&ring::digest::SHA256, &both))).unwrap();
     let received = upload.finish(Some(&wanted)).unwrap();
     received.commit().unwrap();
+    let mut cut = store.begin();
+    cut.part(Part::Metadata).unwrap();
+    cut.write(&both[..both.len() - root.len()]).unwrap();
+    cut.part(Part::Rootfs).unwrap();
+    cut.write(&root[..100]).unwrap();
+    assert!(cut.finish(None).map(drop).unwrap_err().to_string().contains("cut short"));
     let image = store.get(&wanted).unwrap();
     assert!(image.squashfs);
     let dest = dir.path().join("dest");

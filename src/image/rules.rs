@@ -1,0 +1,180 @@
+//! What an entry of an archive may be. The same rules when an image arrives and when it is unpacked: the first time by
+//! names alone, so that a bad image never becomes one, the second time on the file system, which has the last word.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use tar::{Entry, EntryType};
+
+use super::error::Error;
+use super::sparse::Sparse;
+
+/// What an image may unpack to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes in all, holes included.
+    pub max_bytes: u64,
+    /// Entries in all.
+    pub max_entries: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_bytes: 64 << 30, max_entries: 4_000_000 }
+    }
+}
+
+impl Limits {
+    /// The error of an archive whose reading failed: too long, or damaged.
+    pub(super) fn unreadable(&self, error: &io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::FileTooLarge => Error::Limit { what: "bytes", limit: self.max_bytes },
+            _ => Error::BadArchive { reason: format!("its tarball breaks off or is damaged ({error})") },
+        }
+    }
+}
+
+/// Which part of an image a tarball is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tarball {
+    /// The only one.
+    Unified,
+    /// Metadata and templates of a split image.
+    Metadata,
+    /// The root of a split image.
+    Root,
+}
+
+/// One entry that has passed.
+pub(super) struct Passed {
+    /// Its place below the destination: `rootfs/…`, `templates/…` or `metadata.yaml`.
+    pub(super) name: PathBuf,
+    /// How it is read, when it is a sparse file whose map lies in its data.
+    pub(super) sparse: Option<Sparse>,
+}
+
+/// The rules, with what has been counted so far.
+pub(super) struct Rules<'a> {
+    limits: &'a Limits,
+    tarball: Tarball,
+    bytes: u64,
+    entries: u64,
+}
+
+impl<'a> Rules<'a> {
+    pub(super) fn new(tarball: Tarball, limits: &'a Limits) -> Self {
+        Self { limits, tarball, bytes: 0, entries: 0 }
+    }
+
+    /// Judges the next entry; `None` for one that is not an image's business.
+    pub(super) fn pass<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<Option<Passed>, Error> {
+        let sparse = Sparse::of(entry)?;
+        let path = sparse.as_ref().map_or_else(|| entry.path_bytes().into_owned(), |sparse| sparse.name.clone());
+        let Some(name) = self.place(&path)? else { return Ok(None) };
+        // A sparse entry's own word, its holes included, before anything of it is read.
+        self.bytes = self.bytes.saturating_add(sparse.as_ref().map_or(entry.size(), |sparse| sparse.size));
+        if self.bytes > self.limits.max_bytes {
+            return Err(Error::Limit { what: "bytes", limit: self.limits.max_bytes });
+        }
+        self.entries += 1;
+        if self.entries > self.limits.max_entries {
+            return Err(Error::Limit { what: "entries", limit: self.limits.max_entries });
+        }
+        if !self.wanted(&name) {
+            return Ok(None);
+        }
+        if self.tarball != Tarball::Root && !name.starts_with("rootfs") {
+            plain(&name, entry.header().entry_type())?;
+        }
+        Ok(Some(Passed { name, sparse }))
+    }
+
+    /// The place below the destination of a name in the archive; `None` for the archive's own top.
+    pub(super) fn place(&self, name: &[u8]) -> Result<Option<PathBuf>, Error> {
+        let hostile = |reason| Error::Hostile { path: String::from_utf8_lossy(name).into_owned(), reason };
+        let mut clean = PathBuf::from(if self.tarball == Tarball::Root { "rootfs" } else { "" });
+        let mut depth = 0u32;
+        for component in Path::new(std::ffi::OsStr::from_bytes(name)).components() {
+            match component {
+                Component::CurDir => {}
+                Component::Normal(part) => {
+                    clean.push(part);
+                    depth += 1;
+                }
+                Component::RootDir | Component::Prefix(_) => return Err(hostile("an absolute path")),
+                Component::ParentDir => return Err(hostile("a path with \"..\"")),
+            }
+        }
+        Ok((depth > 0).then_some(clean))
+    }
+
+    /// Only these names are an image's business.
+    fn wanted(&self, name: &Path) -> bool {
+        let metadata = name.starts_with("templates") || name == Path::new("metadata.yaml");
+        match self.tarball {
+            Tarball::Root => true,
+            Tarball::Metadata => metadata,
+            Tarball::Unified => metadata || name.starts_with("rootfs"),
+        }
+    }
+
+    /// The place of a hard link's target.
+    pub(super) fn link_target<R: Read>(&self, entry: &Entry<'_, R>) -> Result<PathBuf, Error> {
+        let target = entry.link_name_bytes().unwrap_or_default();
+        self.place(&target).ok().flatten().ok_or_else(|| link_out(&target))
+    }
+}
+
+/// The error of a hard link to what is not in the image.
+pub(super) fn link_out(target: &[u8]) -> Error {
+    Error::Hostile { path: String::from_utf8_lossy(target).into_owned(), reason: "a hard link out of the image" }
+}
+
+/// The error of a path with a link or a file in its middle.
+pub(super) fn through_link(name: &Path) -> Error {
+    Error::Hostile { path: name.display().to_string(), reason: "its path leads through a link or a file" }
+}
+
+/// What lies beside the root is read by the daemon itself, as root of the host: it must be what its name says, never a
+/// link to somewhere else.
+fn plain(name: &Path, kind: EntryType) -> Result<(), Error> {
+    let file = matches!(kind, EntryType::Regular | EntryType::Continuous);
+    let fits = match name.components().count() {
+        1 if name == Path::new("templates") => kind == EntryType::Directory,
+        1 => file,
+        _ => file || kind == EntryType::Directory,
+    };
+    let path = || name.to_string_lossy().into_owned();
+    if fits { Ok(()) } else { Err(Error::Hostile { path: path(), reason: "no plain file or directory" }) }
+}
+
+/// What an archive has placed so far, by a hash of each name: 16 bytes an entry, however long the names are.
+#[derive(Default)]
+pub(super) struct Placed {
+    hasher: RandomState,
+    directories: HashMap<u64, bool>,
+}
+
+impl Placed {
+    /// Takes an entry in: nothing may lie below what is no directory, and a hard link needs its target.
+    pub(super) fn take<R: Read>(&mut self, rules: &Rules<'_>, entry: &Entry<'_, R>, name: &Path) -> Result<(), Error> {
+        let kind = entry.header().entry_type();
+        if name.ancestors().skip(1).any(|above| self.directories.get(&self.hasher.hash_one(above)) == Some(&false)) {
+            return Err(through_link(name));
+        }
+        if kind == EntryType::Link {
+            let target = rules.link_target(entry)?;
+            let through = |above| self.directories.get(&self.hasher.hash_one(above)) == Some(&false);
+            if !self.directories.contains_key(&self.hasher.hash_one(&*target))
+                || target.ancestors().skip(1).any(through)
+            {
+                return Err(link_out(target.as_os_str().as_bytes()));
+            }
+        }
+        self.directories.insert(self.hasher.hash_one(name), kind == EntryType::Directory);
+        Ok(())
+    }
+}
