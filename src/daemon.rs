@@ -28,7 +28,7 @@ use crate::ops::socket::Sockets;
 use crate::security::{self, DeviceRules};
 use crate::state_dir::{self, MAX_SOCKET_PATH, StateDir};
 use crate::sys::cgroup::{Hierarchies, Version};
-use crate::sys::{activation, peercred};
+use crate::sys::{activation, peercred, process};
 use crate::{image, storage};
 
 /// At the end, an instance that is in the middle of something is not waited for longer than this.
@@ -88,6 +88,7 @@ pub fn main(arguments: Vec<String>) -> ExitCode {
         return admin::run(verb, &dir, arguments.debug);
     }
     let inherited = activation::listen_fds();
+    process::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)

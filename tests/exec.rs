@@ -266,3 +266,19 @@ fn websockets_are_closed_with_a_reason_when_the_daemon_ends() {
     daemon.start();
     assert_eq!(daemon.instance_pid("c1"), pid);
 }
+
+/// The daemon holds several files for each command; what it starts gets the limit that the daemon itself was given.
+#[test]
+fn the_daemon_raises_its_limit_of_open_files_and_containers_have_the_usual_one() {
+    let daemon = with_container();
+    let limit = |pid: i64, column: usize| {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        line.split_whitespace().nth(column).unwrap().parse::<u64>().unwrap()
+    };
+    let me = i64::from(std::process::id());
+    let usual = limit(me, 3);
+    assert_eq!(limit(daemon.pid().into(), 3), limit(me, 4).min(1 << 20));
+    assert_eq!(limit(daemon.instance_pid("c1"), 3), usual);
+    assert_eq!(daemon.lxc(&["exec", "c1", "--", "sh", "-c", "ulimit -n"]).ok().trim(), usual.to_string());
+}

@@ -16,9 +16,13 @@ use crate::sys::{process, pty, socket};
 /// Seconds that a failed start gets for its stop hooks.
 const SETTLE: i32 = 10;
 
-/// Entry of `warrend helper`. There is one thread, and stdin is the socket.
-pub fn main() -> ExitCode {
+/// Entry of `warrend helper [LIMIT]`. There is one thread, and stdin is the socket. Containers get the limit of open
+/// files that the daemon was started with, not the daemon's own.
+pub fn main(arguments: &[String]) -> ExitCode {
     process::clean_inheritance();
+    if let Some(limit) = arguments.first().and_then(|text| text.parse().ok()) {
+        process::limit_open_files(limit);
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

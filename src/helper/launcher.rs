@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 use super::protocol::{AttachRequest, Inbox, Reply, Request, encode};
 use super::{ContainerRef, Error};
 use crate::lxc::{self, Container, State};
-use crate::sys::process::Exit;
+use crate::sys::process::{self, Exit};
 use crate::sys::socket;
 
 /// A start takes tens of milliseconds; a hook or a mount that hangs must not hold the instance for ever.
@@ -143,6 +143,7 @@ impl Launcher {
         // Without pre_exec the standard library can use posix_spawn: no fork of this threaded process.
         let child = Command::new(&self.exe)
             .arg("helper")
+            .args(process::first_open_files().map(|limit| limit.to_string()))
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .stdin(Stdio::from(OwnedFd::from(theirs)))

@@ -3,8 +3,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::OnceLock;
 
-use rustix::process::{Pid, PidfdFlags, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, WaitOptions, getrlimit, setrlimit};
 
 /// Opens a pidfd (pidfd_open(2)); it is close-on-exec.
 ///
@@ -25,6 +26,37 @@ pub fn pidfd_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
     let result =
         unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<libc::siginfo_t>(), 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The most open files that are of use: tables of the kernel grow with their number.
+const MOST_FILES: u64 = 1 << 20;
+
+/// The soft limit of open files that this process was started with, where it was raised.
+static FIRST_LIMIT: OnceLock<u64> = OnceLock::new();
+
+/// Raises the limit of open files as far as the hard one lets it (getrlimit(2)): a daemon holds a few for each command,
+/// console and connection. Call it before there are threads.
+pub fn raise_open_files() {
+    let limits = getrlimit(Resource::Nofile);
+    let Some(soft) = limits.current else { return };
+    let wanted = limits.maximum.map_or(MOST_FILES, |hard| hard.min(MOST_FILES));
+    let raised = Rlimit { current: Some(wanted), maximum: limits.maximum };
+    // Where that is forbidden the old limit does.
+    if wanted > soft && setrlimit(Resource::Nofile, raised).is_ok() {
+        let _ = FIRST_LIMIT.set(soft);
+    }
+}
+
+/// The limit of open files for others, who expect the usual one and may use select(2).
+pub fn first_open_files() -> Option<u64> {
+    FIRST_LIMIT.get().copied()
+}
+
+/// Goes back to a soft limit of open files.
+pub fn limit_open_files(soft: u64) {
+    let hard = getrlimit(Resource::Nofile).maximum;
+    // Lowering cannot fail; a limit that is lower already stays.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: hard });
 }
 
 /// The parent of a process (`PPid` in proc_pid_status(5)).
