@@ -2,7 +2,7 @@
 //! it can use any name and address, and whatever it starts ends with it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,14 +11,18 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use warren::api::wire::Config;
+use warren::api::wire::{Config, NetworkState};
 use warren::names::{DeviceName, NetworkName};
 use warren::network::{
     BridgeSpec, Error, Host, LeaseKind, Manager, fill_new, host_interfaces, interface_exists, random_mac, state,
 };
-use warren::sys::netlink::{MacAddr, Socket};
+use warren::sys::netlink::{MacAddr, Socket, Visitor};
 
 const INSIDE: &str = "WARREN_TEST_INSIDE";
+
+fn of_netns(pid: i32) -> Result<BTreeMap<String, NetworkState>, Error> {
+    Visitor::run(|visitor| state::of_netns(visitor, pid)).unwrap()
+}
 
 /// Runs `body` in a copy of this program inside fresh namespaces, where it is process 1's child and sees its own /sys.
 fn isolated(test: &str, path: Option<&str>, body: impl AsyncFnOnce()) {
@@ -209,7 +213,7 @@ fn a_guest_gets_a_lease_a_name_and_the_outside() {
 
         // The guest makes an IPv6 address from the router's advertisement.
         let has_ipv6 = || {
-            let interfaces = state::of_netns(first.pid()).unwrap();
+            let interfaces = of_netns(first.pid()).unwrap();
             interfaces["eth0"].addresses.iter().any(|a| a.address.starts_with("fd42:71::") && a.scope == "global")
         };
         eventually("IPv6 address", has_ipv6);
@@ -430,12 +434,12 @@ fn a_guest_is_seen_from_outside_quickly() {
         let mut best = Duration::MAX;
         for _ in 0..20 {
             let start = Instant::now();
-            state::of_netns(guest.pid()).unwrap();
+            of_netns(guest.pid()).unwrap();
             best = best.min(start.elapsed());
         }
         assert!(best < Duration::from_millis(2), "{best:?}");
         assert_eq!(fs::read_link("/proc/thread-self/ns/net").unwrap(), before);
-        let interfaces = state::of_netns(guest.pid()).unwrap();
+        let interfaces = of_netns(guest.pid()).unwrap();
         assert_eq!(interfaces.keys().collect::<Vec<_>>(), ["eth0", "lo"]);
         let eth0 = &interfaces["eth0"];
         assert_eq!((eth0.host_name.as_str(), eth0.hwaddr.clone()), ("vethseen", mac.to_string()));
@@ -444,13 +448,13 @@ fn a_guest_is_seen_from_outside_quickly() {
         assert_eq!((ipv4.family.as_str(), ipv4.address.as_str(), ipv4.netmask.as_str()), ("inet", "10.74.0.2", "24"));
         // The kernel asks for routers and neighbours by itself, some time after the link is up.
         eventually("a packet that is counted", || {
-            let counters = &state::of_netns(guest.pid()).unwrap()["eth0"].counters;
+            let counters = &of_netns(guest.pid()).unwrap()["eth0"].counters;
             counters.packets_sent > 0 || counters.packets_received > 0
         });
         // The host's ends of veth pairs are not networks.
         assert!(!host_interfaces().unwrap().iter().any(|interface| interface.name == "vethseen"));
         let pid = guest.pid();
         drop(guest);
-        assert!(matches!(state::of_netns(pid), Err(Error::NoProcess { .. })));
+        assert!(matches!(of_netns(pid), Err(Error::NoProcess { .. })));
     });
 }

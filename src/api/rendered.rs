@@ -128,7 +128,7 @@ impl Rendered {
             let state = states.get_mut(index);
             if !snapshot.status.is_up() {
                 if let Some(state) = state {
-                    *state = json_of(&instance::live_state(*snapshot));
+                    *state = instance::live_states(&[*snapshot]).first().map(json_of).unwrap_or_default();
                 }
                 continue;
             }
@@ -156,12 +156,14 @@ impl Rendered {
 }
 
 fn read(stale: Vec<(usize, Snapshot, OwnedMutexGuard<Option<Reading>>)>) -> Vec<(usize, Bytes)> {
-    let one = |(index, snapshot, mut slot): (usize, Snapshot, OwnedMutexGuard<Option<Reading>>)| {
-        let json = json_of(&instance::live_state(snapshot));
+    let snapshots: Vec<Snapshot> = stale.iter().map(|(_, snapshot, _)| *snapshot).collect();
+    let states = instance::live_states(&snapshots);
+    let keep = |((index, snapshot, mut slot), state): ((usize, Snapshot, OwnedMutexGuard<Option<Reading>>), _)| {
+        let json = json_of(&state);
         *slot = Some(Reading { snapshot, at: Instant::now(), json: json.clone() });
         (index, json)
     };
-    stale.into_iter().map(one).collect()
+    stale.into_iter().zip(states).map(keep).collect()
 }
 
 /// A JSON list of ready-made texts.

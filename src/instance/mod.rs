@@ -57,7 +57,7 @@ pub use console::{Console, Leave};
 pub use create::{NewInstance, RootSource};
 pub use error::Error;
 pub use exec::{Exec, ExecSpec, Io, IoKind};
-pub use live::state as live_state;
+pub use live::states as live_states;
 pub use logs::LogName;
 pub use manager::{Manager, Target};
 pub use metadata::{MAX_TEMPLATE, TemplateName};

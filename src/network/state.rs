@@ -1,6 +1,6 @@
 //! What the network of a running instance, or an interface of the host, looks like now.
 //!
-//! No fork and no agent: a netlink socket is opened inside the instance's network namespace and read from outside.
+//! No fork and no agent: a thread visits the instances' network namespaces and reads there.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,26 +11,25 @@ use serde::Serialize;
 use super::Error;
 use super::host::fail;
 use crate::api::wire::{Address as WireAddress, NetworkCounters, NetworkState};
-use crate::sys::netlink::{Address, Link, Scope, Socket};
+use crate::sys::netlink::{Address, Link, Scope, Socket, Visitor};
 
-/// The interfaces inside the network namespace of the process `pid`, by name. Takes well under a millisecond.
+/// The interfaces inside the network namespace of the process `pid`, by name.
 ///
 /// # Errors
 /// [`Error::NoProcess`] when it is gone; the kernel's.
-pub fn of_netns(pid: i32) -> Result<BTreeMap<String, NetworkState>, Error> {
+pub fn of_netns(visitor: &mut Visitor, pid: i32) -> Result<BTreeMap<String, NetworkState>, Error> {
     let name = || format!("of process {pid}");
     let path = format!("/proc/{pid}/ns/net");
     let namespace = File::open(&path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => Error::NoProcess { pid },
         _ => Error::File { operation: "open", path: path.into(), source },
     })?;
-    let mut socket = Socket::open_in(namespace.as_fd()).map_err(fail(&name()))?;
+    let mut socket = visitor.open_in(namespace.as_fd()).map_err(fail(&name()))?;
     let links = socket.links().map_err(fail(&name()))?;
     let addresses = socket.addresses().map_err(fail(&name()))?;
-    let mut host = Socket::open().map_err(fail(&name()))?;
     let mut found = BTreeMap::new();
     for link in &links {
-        let host_name = host_end(&mut host, link).map_err(fail(&name()))?;
+        let host_name = host_end(visitor.host(), link).map_err(fail(&name()))?;
         found.insert(link.name.clone(), describe(link, &addresses, host_name));
     }
     Ok(found)
@@ -160,11 +159,13 @@ mod tests {
 
     #[test]
     fn the_own_namespace_has_a_loopback() {
-        let own = of_netns(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        let visit = |pid| Visitor::run(|visitor| of_netns(visitor, pid)).unwrap();
+        let own = visit(own).unwrap();
         let lo = &own["lo"];
         assert_eq!((lo.kind.as_str(), lo.hwaddr.as_str(), lo.host_name.as_str()), ("loopback", "", ""));
         assert!(lo.addresses.iter().all(|address| address.scope == "local"));
-        assert!(matches!(of_netns(i32::MAX), Err(Error::NoProcess { .. })));
+        assert!(matches!(visit(i32::MAX), Err(Error::NoProcess { .. })));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Network interfaces, addresses and routes by rtnetlink, over a plain blocking socket.
 //!
 //! A request takes some microseconds, so a socket is opened where it is needed. It keeps the network namespace it was
-//! opened in, whoever uses it later: [`Socket::open_in`] looks into a container without moving the caller.
+//! opened in, whoever uses it later: a [`Visitor`] looks into containers without moving the caller.
 //! Source of the constants: `rtnetlink(7)`, `<linux/if_link.h>`, `<linux/if_addr.h>`.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::str::FromStr;
@@ -284,6 +285,46 @@ impl Route {
     }
 }
 
+/// A thread that looks into network namespaces, one after another. It is never in the host's again, and ends.
+pub struct Visitor {
+    host: Socket,
+    /// It is the thread that moves: this must stay on it.
+    stays: PhantomData<*const ()>,
+}
+
+impl Visitor {
+    /// Does `work` on a thread of its own; no thread of the caller is ever in a foreign namespace. Blocks.
+    ///
+    /// # Errors
+    /// The kernel's: no thread or file descriptor left.
+    pub fn run<T: Send>(work: impl FnOnce(&mut Self) -> T + Send) -> Result<T, Error> {
+        let fail = |errno| Error::Kernel { operation: "start", object: "a thread".to_owned(), errno };
+        std::thread::scope(|scope| {
+            let visit = || Ok(work(&mut Self { host: Socket::open()?, stays: PhantomData }));
+            match std::thread::Builder::new().name("netns".to_owned()).stack_size(256 * 1024).spawn_scoped(scope, visit)
+            {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                Err(error) => Err(fail(Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))),
+            }
+        })
+    }
+
+    /// A socket of the host.
+    pub fn host(&mut self) -> &mut Socket {
+        &mut self.host
+    }
+
+    /// Opens a socket in the network namespace `namespace` (an open `/proc/<pid>/ns/net`).
+    ///
+    /// # Errors
+    /// The kernel's: not a network namespace, not permitted, no file descriptor left.
+    pub fn open_in(&self, namespace: BorrowedFd<'_>) -> Result<Socket, Error> {
+        let fail = |errno| Error::Kernel { operation: "enter", object: "network namespace".to_owned(), errno };
+        move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network)).map_err(fail)?;
+        Socket::open()
+    }
+}
+
 /// A netlink socket of one network namespace.
 pub struct Socket {
     fd: OwnedFd,
@@ -302,27 +343,6 @@ impl Socket {
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).map_err(fail)?;
         bind(&fd, &SocketAddrNetlink::new(0, 0)).map_err(fail)?;
         Ok(Self { fd, sequence: 0, buffer: vec![0; 32 * 1024] })
-    }
-
-    /// Opens a socket in the network namespace `namespace` (an open `/proc/<pid>/ns/net`).
-    ///
-    /// A thread of its own enters the namespace and ends; no thread of the caller is ever in a foreign namespace.
-    ///
-    /// # Errors
-    /// The kernel's: not a network namespace, not permitted, no thread or file descriptor left.
-    pub fn open_in(namespace: BorrowedFd<'_>) -> Result<Self, Error> {
-        let fail = |errno| Error::Kernel { operation: "enter", object: "network namespace".to_owned(), errno };
-        std::thread::scope(|scope| {
-            let opened =
-                std::thread::Builder::new().name("netns".to_owned()).stack_size(64 * 1024).spawn_scoped(scope, || {
-                    move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network)).map_err(fail)?;
-                    Self::open()
-                });
-            match opened {
-                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                Err(error) => Err(fail(Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))),
-            }
-        })
     }
 
     fn receive(&mut self, operation: &'static str, object: &str) -> Result<usize, Error> {
