@@ -92,7 +92,10 @@ impl Place {
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry.map_err(failed("read", &dir))?;
-            names.extend(entry.file_name().to_str().and_then(TemplateName::parse));
+            // What can be opened, and nothing else.
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                names.extend(entry.file_name().to_str().and_then(TemplateName::parse));
+            }
         }
         names.sort();
         Ok(names)
@@ -136,8 +139,11 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 fn missing(name: &TemplateName, doing: &'static str, path: PathBuf, error: io::Error) -> Error {
+    // A link is none, either.
+    let is_link = error.raw_os_error() == Some(libc::ELOOP);
     match error.kind() {
         io::ErrorKind::NotFound => Error::NoTemplate { name: name.as_str().to_owned() },
+        _ if is_link => Error::NoTemplate { name: name.as_str().to_owned() },
         _ => Error::Io { doing, path, error },
     }
 }
@@ -181,6 +187,11 @@ mod tests {
         assert_eq!(place.templates().unwrap(), std::slice::from_ref(&name));
         place.delete_template(&name).unwrap();
         assert!(place.templates().unwrap().is_empty());
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("templates/link")).unwrap();
+        let link = TemplateName::parse("link").unwrap();
+        assert!(place.templates().unwrap().is_empty());
+        assert!(matches!(place.open_template(&link), Err(Error::NoTemplate { .. })));
+        place.delete_template(&link).unwrap();
         // What an image might have put there to reach the host's files.
         fs::remove_dir(dir.path().join("templates")).unwrap();
         std::os::unix::fs::symlink("/etc", dir.path().join("templates")).unwrap();
