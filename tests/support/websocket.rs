@@ -47,6 +47,18 @@ impl Socket {
         self.0.send(Message::binary(bytes)).is_ok()
     }
 
+    /// The next text, as JSON.
+    #[track_caller]
+    pub fn next_json(&mut self) -> Value {
+        loop {
+            match self.0.read() {
+                Ok(Message::Text(text)) => return serde_json::from_str(&text).unwrap(),
+                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                other => panic!("no text came, but {other:?}"),
+            }
+        }
+    }
+
     /// Reads until what came contains `wanted`.
     #[track_caller]
     pub fn until(&mut self, wanted: &str) -> String {
