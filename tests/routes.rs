@@ -130,3 +130,46 @@ fn who_is_not_trusted_sees_what_is_public_and_nothing_else() {
     }
     daemon.lxc(&["config", "unset", "core.https_address"]).ok();
 }
+
+/// Whoever read an old state must not undo what another one changed since.
+#[test]
+fn every_object_that_can_be_changed_is_guarded_by_its_etag() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    let target = daemon.api("GET", "/1.0/images/aliases/bb", "").1["metadata"]["target"].as_str().unwrap().to_owned();
+    let described = r#"{"description":"new"}"#;
+    let objects = [
+        ("/1.0".to_owned(), "PATCH", r#"{"config":{"user.a":"b"}}"#),
+        ("/1.0/instances/c1".to_owned(), "PATCH", described),
+        ("/1.0/containers/c1".to_owned(), "PATCH", r#"{"config":{"user.a":"b"}}"#),
+        ("/1.0/instances/c1/metadata".to_owned(), "PATCH", r#"{"properties":{"a":"b"}}"#),
+        ("/1.0/profiles/default".to_owned(), "PATCH", described),
+        ("/1.0/storage-pools/p".to_owned(), "PATCH", described),
+        ("/1.0/images/aliases/bb".to_owned(), "PATCH", described),
+        (format!("/1.0/images/{target}"), "PATCH", r#"{"properties":{"a":"b"}}"#),
+    ];
+    let guarded = |path: &str| path.contains("{") || path == "/1.0";
+    let changeable = warren::api::routes().into_iter().filter(|(path, methods)| {
+        let no_object = path.ends_with("/state") || path.contains("/files");
+        guarded(path) && !no_object && methods.iter().any(|method| method == "PATCH")
+    });
+    // A new object of the API needs a row here; both trees of instances are one.
+    let paths: Vec<String> = changeable.map(|(path, _)| path).filter(|path| !path.contains("containers")).collect();
+    assert_eq!(paths.len(), objects.len() - 1, "{paths:?}");
+    for (url, method, body) in &objects {
+        let tag = || {
+            let answer = daemon.ask("GET", url, &[], b"");
+            assert_eq!(answer.status, 200, "{url}");
+            answer.header("etag").to_owned()
+        };
+        let first = tag();
+        assert!(!first.is_empty(), "{url} has no ETag");
+        let change = |tag: &str| daemon.api_raw(method, url, &[("If-Match", tag)], body.as_bytes());
+        assert_eq!(change("\"0123\"").0, 412, "{method} {url}");
+        assert_eq!(tag(), first, "{url} was changed");
+        let (status, answer) = change(&first);
+        assert!(status == 200, "{method} {url}: {answer}");
+        assert_ne!(tag(), first, "{url}");
+        assert_eq!(change(&first).0, 412, "{method} {url} with the old one");
+    }
+}
