@@ -59,6 +59,41 @@ fn every_compression_is_known_by_its_content() {
 }
 
 /// The files of the test's directory whose names begin so.
+/// One squashfs with everything in it, as `lxc publish --compression squashfs` makes it.
+#[test]
+fn a_unified_image_may_be_a_squashfs_on_both_drivers() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["storage", "create", "d", "dir"]).ok();
+    let tree = daemon.root.join("tree");
+    std::fs::create_dir_all(tree.join("templates")).unwrap();
+    std::fs::write(tree.join("templates/hosts.tpl"), "x").unwrap();
+    let file = daemon.root.join("whole.squashfs");
+    let pack = |extra: &[&str]| {
+        let _ = std::fs::remove_file(&file);
+        run(Command::new("mksquashfs").arg(&tree).arg(&file).args(["-quiet", "-no-progress"]).args(extra));
+        std::fs::read(&file).unwrap()
+    };
+    let upload = |bytes: &[u8]| daemon.api_raw("POST", "/1.0/images", &[], bytes);
+    let bytes = pack(&[]);
+    let fingerprint = fingerprint(&daemon, &upload(&bytes));
+    for pool in ["p", "d"] {
+        daemon.lxc(&["launch", &fingerprint, "c", "-s", pool]).ok();
+        assert_eq!(daemon.lxc(&["exec", "c", "--", "hostname"]).ok(), "c\n");
+        assert_eq!(daemon.lxc(&["config", "template", "list", "c", "--format", "csv"]).ok(), "hosts.tpl\n");
+        daemon.lxc(&["restart", "--force", "c"]).ok();
+        daemon.lxc(&["delete", "--force", "c"]).ok();
+    }
+    let refused = |bytes: &[u8]| done(&daemon, &upload(bytes))["err"].as_str().unwrap().to_owned();
+    assert!(refused(&bytes[..bytes.len() / 2]).contains("cut short"));
+    assert!(refused(&pack(&["-e", "metadata.yaml"])).contains("metadata.yaml"));
+    assert!(refused(&pack(&["-e", "rootfs"])).contains("rootfs"));
+    std::fs::remove_dir_all(tree.join("templates")).unwrap();
+    std::os::unix::fs::symlink("/etc", tree.join("templates")).unwrap();
+    assert!(refused(&pack(&[])).contains("templates"));
+    std::fs::remove_file(tree.join("templates")).unwrap();
+    assert_eq!(std::fs::read_dir(daemon.state().join("images")).unwrap().count(), 3, "two files of bb, and one");
+}
+
 fn exported(daemon: &Daemon, name: &str) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(&daemon.root).unwrap().flatten();
     entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(name)).map(|entry| entry.path()).collect()

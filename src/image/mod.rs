@@ -1,6 +1,6 @@
 //! Images: the store, unpacking of untrusted archives, metadata.
 //!
-//! Two formats: *unified*, one tarball with `metadata.yaml`, `rootfs/` and perhaps `templates/`; and *split*, a tarball
+//! Two formats: *unified*, one tarball or squashfs with `metadata.yaml`, `rootfs/` and perhaps `templates/`; and *split*, a tarball
 //! with the metadata and a squashfs (or tarball) that is the root. The fingerprint is the SHA-256 of the one file, or
 //! of both in that order. Nothing in an archive is trusted (see [`unpack`](self)).
 
@@ -9,6 +9,7 @@ mod error;
 mod metadata;
 mod rules;
 mod sparse;
+mod squashfs;
 mod store;
 mod unpack;
 

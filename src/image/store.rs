@@ -10,6 +10,7 @@ use super::compression::{Compression, detect, open_tar};
 use super::error::{Error, io};
 use super::metadata::{MAX, Metadata};
 use super::rules::{Limits, Passed, Placed, Rules, Tarball};
+use super::squashfs;
 use crate::names::Fingerprint;
 
 /// The parts an image arrives in.
@@ -24,6 +25,16 @@ pub enum Part {
 }
 
 impl StoredImage {
+    /// The squashfs that holds the root, perhaps with everything else.
+    pub fn squashfs_file(&self) -> Option<&Path> {
+        self.squashfs.then(|| self.rootfs_path.as_deref().unwrap_or(&self.meta_path))
+    }
+
+    /// Whether it is one squashfs with everything in it.
+    pub fn is_unified_squashfs(&self) -> bool {
+        self.squashfs && self.rootfs_path.is_none()
+    }
+
     /// Names for the files where they go to somebody: of the tarball, and of the root of a split image.
     ///
     /// # Errors
@@ -53,7 +64,7 @@ pub struct StoredImage {
     pub meta_path: PathBuf,
     /// The root of a split image.
     pub rootfs_path: Option<PathBuf>,
-    /// Whether that root is a squashfs.
+    /// Whether that root, or the whole of a unified image, is a squashfs.
     pub squashfs: bool,
 }
 
@@ -69,7 +80,9 @@ impl Store {
         for entry in std::fs::read_dir(&dir).map_err(io("read", &dir))? {
             let entry = entry.map_err(io("read", &dir))?;
             if entry.file_name().to_string_lossy().starts_with(INCOMING) {
-                std::fs::remove_file(entry.path()).map_err(io("remove", entry.path()))?;
+                let path = entry.path();
+                let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+                removed.map_err(io("remove", path))?;
             }
         }
         Ok(Self { dir })
@@ -103,10 +116,7 @@ impl Store {
             return Err(Error::NotFound { fingerprint: fingerprint.clone() });
         }
         let rootfs_path = rootfs.exists().then_some(rootfs);
-        let squashfs = match &rootfs_path {
-            Some(path) => detect(path)? == Compression::Squashfs,
-            None => false,
-        };
+        let squashfs = detect(rootfs_path.as_ref().unwrap_or(&meta_path))? == Compression::Squashfs;
         Ok(StoredImage { fingerprint: fingerprint.clone(), meta_path, rootfs_path, squashfs })
     }
 
@@ -202,10 +212,16 @@ impl Upload {
         if let Some(expected) = expected.filter(|expected| **expected != found) {
             return Err(Error::Fingerprint { expected: expected.clone(), found });
         }
-        let metadata = inspect(&self.meta.0, !self.split)?;
+        let metadata = match (self.split, detect(&self.meta.0)?) {
+            (false, Compression::Squashfs) => {
+                squashfs::check_whole(&self.meta.0)?;
+                Metadata::parse(&squashfs::metadata(&self.meta.0, self.meta.0.with_extension("scratch"))?)?
+            }
+            (split, _) => inspect(&self.meta.0, !split)?,
+        };
         if self.split {
             match detect(&self.rootfs.0)? {
-                Compression::Squashfs => check_squashfs(&self.rootfs.0)?,
+                Compression::Squashfs => squashfs::check_whole(&self.rootfs.0)?,
                 _ => check_tar(&self.rootfs.0)?,
             }
         }
@@ -289,15 +305,4 @@ fn check_tar(path: &Path) -> Result<(), Error> {
         (_, true) => Ok(()),
         (_, false) => Err(Error::BadArchive { reason: "its root is empty".to_owned() }),
     }
-}
-
-/// A squashfs says at byte 40 how long it is ("Squashfs 4.0 filesystem", kernel documentation): a shorter file was cut.
-fn check_squashfs(path: &Path) -> Result<(), Error> {
-    let mut head = [0; 48];
-    let mut file = File::open(path).map_err(io("read", path))?;
-    let cut = || Error::BadArchive { reason: "its squashfs is cut short".to_owned() };
-    file.read_exact(&mut head).map_err(|_| cut())?;
-    let length = file.metadata().map_err(io("read", path))?.len();
-    let used = head[40..].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
-    if length < used { Err(cut()) } else { Ok(()) }
 }

@@ -10,9 +10,8 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use tar::{Entry, EntryType};
 
@@ -20,6 +19,7 @@ use super::compression::open_tar;
 use super::error::{Error, io as io_error};
 use super::rules::{Limits, Passed, Rules, Tarball, link_out, through_link};
 use super::sparse::copy_with_holes;
+use super::squashfs::{self, METADATA, TEMPLATES, plain_dir};
 use super::store::StoredImage;
 
 /// What came out.
@@ -38,11 +38,16 @@ impl StoredImage {
     /// Then `dest` is to be removed by the caller.
     pub fn unpack(&self, dest: &Path, limits: &Limits) -> Result<Report, Error> {
         let Some(rootfs) = &self.rootfs_path else {
-            return tarball(&self.meta_path, dest, Tarball::Unified, limits);
+            if !self.squashfs {
+                return tarball(&self.meta_path, dest, Tarball::Unified, limits);
+            }
+            let report = squashfs::extract(&self.meta_path, dest, &["rootfs", METADATA, TEMPLATES], limits)?;
+            squashfs::plain_metadata(dest)?;
+            return if plain_dir(&dest.join("rootfs")) { Ok(report) } else { Err(squashfs::no_root()) };
         };
         self.unpack_metadata(dest)?;
         if self.squashfs {
-            return squashfs(rootfs, &dest.join("rootfs"), limits);
+            return squashfs::extract(rootfs, &dest.join("rootfs"), &[], limits);
         }
         tarball(rootfs, dest, Tarball::Root, limits)
     }
@@ -52,6 +57,10 @@ impl StoredImage {
     /// # Errors
     /// As [`StoredImage::unpack`].
     pub fn unpack_metadata(&self, dest: &Path) -> Result<(), Error> {
+        if self.is_unified_squashfs() {
+            squashfs::extract(&self.meta_path, dest, &[METADATA, TEMPLATES], &Limits::default())?;
+            return squashfs::plain_metadata(dest);
+        }
         tarball(&self.meta_path, dest, Tarball::Metadata, &Limits::default()).map(drop)
     }
 }
@@ -260,48 +269,6 @@ impl Writer<'_> {
         }
         Ok(self.report)
     }
-}
-
-/// Unpacks a squashfs by its own tool, which stays below its destination by itself, and takes device nodes out again.
-fn squashfs(image: &Path, dest: &Path, limits: &Limits) -> Result<Report, Error> {
-    let output = Command::new("unsquashfs")
-        .args(["-no-progress", "-quiet", "-force", "-dest"])
-        .args([dest, image])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .output()
-        .map_err(|e| Error::Tool { tool: "unsquashfs", reason: format!("{e}; install squashfs-tools") })?;
-    if !output.status.success() {
-        let reason = String::from_utf8_lossy(&output.stderr).trim().chars().take(400).collect::<String>();
-        if reason.contains("No space left") {
-            return Err(Error::NoSpace { path: dest.to_owned() });
-        }
-        return Err(Error::Tool { tool: "unsquashfs", reason });
-    }
-    let mut report = Report::default();
-    drop_devices(dest, &mut report, limits)?;
-    Ok(report)
-}
-
-fn drop_devices(dir: &Path, report: &mut Report, limits: &Limits) -> Result<(), Error> {
-    use std::os::unix::fs::FileTypeExt;
-    for entry in std::fs::read_dir(dir).map_err(io_error("read", dir))? {
-        let entry = entry.map_err(io_error("read", dir))?;
-        // Not followed: a symlink is one more entry, wherever it points.
-        let kind = entry.file_type().map_err(io_error("read", entry.path()))?;
-        report.entries += 1;
-        if report.entries > limits.max_entries {
-            return Err(Error::Limit { what: "entries", limit: limits.max_entries });
-        }
-        if kind.is_dir() {
-            drop_devices(&entry.path(), report, limits)?;
-        } else if kind.is_char_device() || kind.is_block_device() {
-            rustix::fs::unlinkat(CWD, entry.path(), AtFlags::empty())
-                .map_err(|e| io_error("remove", entry.path())(e.into()))?;
-            report.devices += 1;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -20,6 +20,9 @@ const FORMAT: u32 = 1;
 /// Fixed for a volume's life: an upper made under other options is another upper.
 const OPTIONS: &str = "redirect_dir=on,xino=on,index=off,metacopy=off";
 
+/// Where a squashfs is mounted that holds more than the root.
+const WHOLE: &str = "whole";
+
 /// `volume.json`: what an upper belongs to.
 #[derive(Debug, Serialize, Deserialize)]
 struct Volume {
@@ -93,11 +96,19 @@ pub(super) fn mount_layers(
 /// Makes the shared root of an image ready: mounted from its squashfs, or unpacked once.
 fn lower_of(pool: &Path, fingerprint: &Fingerprint) -> Result<std::path::PathBuf, Error> {
     let image = pool.join("images").join(fingerprint.as_str());
-    let (squashfs, rootfs) = (image.join("image.squashfs"), image.join("rootfs"));
-    if squashfs.exists() && !mount::is_mounted(&rootfs).map_err(io("list the mounts of", &rootfs))? {
-        mount::squashfs(&squashfs, &rootfs).map_err(io("mount", &squashfs))?;
+    let (squashfs, whole) = (image.join("image.squashfs"), image.join(WHOLE));
+    let unified = whole.exists();
+    let (point, rootfs) =
+        if unified { (whole.clone(), whole.join("rootfs")) } else { (image.join("rootfs"), image.join("rootfs")) };
+    if squashfs.exists() && !mount::is_mounted(&point).map_err(io("list the mounts of", &point))? {
+        mount::squashfs(&squashfs, &point).map_err(io("mount", &squashfs))?;
     }
-    Ok(rootfs)
+    // A link in its place would lead into the host.
+    match rootfs.symlink_metadata() {
+        Ok(found) if found.is_dir() => Ok(rootfs),
+        Ok(_) => Err(Error::Damaged { path: rootfs, reason: "it is no directory".to_owned() }),
+        Err(error) => Err(io("open", rootfs)(error)),
+    }
 }
 
 /// Brings an image into the pool: a squashfs as it is (a hard link where possible), anything else unpacked.
@@ -112,13 +123,13 @@ fn ensure_image(pool: &Path, image: &StoredImage) -> Result<(), Error> {
     remove_dir(&place)?;
     make_dir(&place, 0o711)?;
     let filled = (|| {
-        match image.rootfs_path.as_deref().filter(|_| image.squashfs) {
+        match image.squashfs_file() {
             Some(squashfs) => {
                 let copy = place.join("image.squashfs");
                 if std::fs::hard_link(squashfs, &copy).is_err() {
                     std::fs::copy(squashfs, &copy).map_err(io("copy the image to", &copy))?;
                 }
-                make_dir(&place.join("rootfs"), 0o755)?;
+                make_dir(&place.join(if image.is_unified_squashfs() { WHOLE } else { "rootfs" }), 0o755)?;
                 image.unpack_metadata(&place)?;
             }
             None => {

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::process::Command;
 
 use super::super::{Part, Store};
 use super::*;
