@@ -173,3 +173,132 @@ fn every_object_that_can_be_changed_is_guarded_by_its_etag() {
         assert_eq!(change(&first).0, 412, "{method} {url} with the old one");
     }
 }
+
+/// Bodies that nobody means. Whatever they are sent to, the answer is whole, JSON, and blames the request.
+#[test]
+fn no_body_makes_a_request_fail_without_a_reason() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    let long = "a".repeat(100_000);
+    let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
+    let deep_map = format!("{}1{}", r#"{"config":"#.repeat(5_000), "}".repeat(5_000));
+    let mut bodies: Vec<Vec<u8>> =
+        ["", "null", "[]", "{}", "1", "true", "\"x\"", "{", "{\"name\"", "\u{feff}{}", "nonsense"]
+            .iter()
+            .map(|text| text.as_bytes().to_vec())
+            .collect();
+    bodies.extend([deep.into_bytes(), deep_map.into_bytes(), b"{\"name\":\"\xff\xfe\"}".to_vec(), vec![0; 100]]);
+    let long = format!("\"{long}\"");
+    let values = [
+        "null",
+        "\"\"",
+        "1",
+        "-1",
+        "1e400",
+        "true",
+        "[]",
+        "{}",
+        "[null]",
+        "\"a\\u0000b\"",
+        "\"a\\nb\"",
+        "\"../x\"",
+        &long,
+    ];
+    let fields = [
+        "name",
+        "config",
+        "devices",
+        "profiles",
+        "source",
+        "type",
+        "action",
+        "command",
+        "driver",
+        "description",
+        "public",
+        "properties",
+        "aliases",
+        "target",
+        "certificate",
+        "password",
+        "timeout",
+        "environment",
+        "width",
+        "state",
+        "expires_at",
+        "architecture",
+        "ephemeral",
+        "instance_type",
+        "stateful",
+        "templates",
+        "creation_date",
+    ];
+    for field in fields {
+        for value in values {
+            bodies.push(format!("{{\"{field}\":{value}}}").into_bytes());
+        }
+    }
+    let routes = warren::api::routes()
+        .into_iter()
+        .filter(|(path, _)| !path.contains("shutdown") && !path.contains("/containers"));
+    let changing: Vec<(String, String)> = routes
+        .flat_map(|(path, methods)| methods.into_iter().map(move |method| (path.clone(), method.to_string())))
+        .filter(|(_, method)| ["POST", "PUT", "PATCH"].contains(&method.as_str()))
+        .collect();
+    assert!(changing.len() > 25, "{changing:?}");
+    std::thread::scope(|scope| {
+        for half in changing.chunks(changing.len().div_ceil(4)) {
+            let (daemon, bodies) = (&daemon, &bodies);
+            scope.spawn(move || {
+                for (path, method) in half {
+                    let url = concrete(path);
+                    for body in bodies {
+                        let shown = String::from_utf8_lossy(&body[..body.len().min(60)]);
+                        let (status, text) = daemon.request(method, &url, &[], body);
+                        assert!(
+                            (200..500).contains(&status) || status == 501,
+                            "{method} {url} {shown:?}: {status} {text}"
+                        );
+                        let answer: serde_json::Value = serde_json::from_str(&text)
+                            .unwrap_or_else(|error| panic!("{method} {url} {shown:?}: {error} in {text:?}"));
+                        let error = answer["error"].as_str().unwrap();
+                        assert_eq!(status >= 400, !error.is_empty(), "{method} {url} {shown:?}: {answer}");
+                        assert!(error.len() < 2500, "{method} {url} {shown:?}: {} characters", error.len());
+                    }
+                }
+            });
+        }
+    });
+    // Still there, and as it was.
+    assert_eq!(daemon.api("GET", "/1.0", "").0, 200);
+    let instances = daemon.api("GET", "/1.0/instances", "").1["metadata"].clone();
+    for url in instances.as_array().unwrap().iter().filter_map(|url| url.as_str()) {
+        assert!(url.ends_with("/c1") || daemon.api("GET", url, "").0 == 200, "{url}");
+    }
+}
+
+/// Names in a path that no object can have: not found, never a surprise.
+#[test]
+fn no_name_in_a_path_makes_a_request_fail_without_a_reason() {
+    let daemon = Daemon::ready("overlay");
+    let long = "a".repeat(5_000);
+    let names =
+        ["%00", "%0a", "%ff%fe", "a%2fb", "%2e%2e", "..", "%20", "*", "'", "%25", "c1%00", "-", "\u{fc}", &long];
+    for (path, methods) in warren::api::routes() {
+        for name in names.iter().filter(|_| path.contains('{')) {
+            let url: String = path
+                .split('/')
+                .map(|part| if part.starts_with('{') { *name } else { part })
+                .collect::<Vec<_>>()
+                .join("/");
+            for method in methods.iter().map(ToString::to_string) {
+                let (status, text) = daemon.request(&method, &url, &[], b"{}");
+                assert!((400..500).contains(&status) || status == 501, "{method} {url}: {status} {text}");
+                if method != "HEAD" {
+                    let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+                    assert!(!answer["error"].as_str().unwrap().is_empty(), "{method} {url}");
+                }
+            }
+        }
+    }
+}

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::entry::Body;
 use super::error::Error;
 use super::wire::Envelope;
-use crate::ops::Operation;
+use crate::ops::{self, Operation};
 
 /// What a handler answers.
 pub type Response = HttpResponse<Body>;
@@ -153,7 +153,7 @@ pub fn error(error: &Error) -> Response {
     let status = error.status();
     let envelope = Envelope {
         kind: "error".to_owned(),
-        error: error.to_string(),
+        error: ops::told(error),
         error_code: status.as_u16(),
         ..Envelope::default()
     };

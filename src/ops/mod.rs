@@ -31,6 +31,22 @@ pub use socket::WebSocket;
 /// gets its answer here.
 pub const KEEP: Duration = Duration::from_secs(6);
 
+/// The longest text of an error that a client gets, characters.
+const MAX_ERROR: usize = 2000;
+
+/// The text of an error as clients get it. Errors quote what they refuse, and that may be as long as a request: of a long
+/// one the beginning and the end are kept, which say what is wrong and what to do.
+pub fn told(error: &impl fmt::Display) -> String {
+    let text = error.to_string();
+    let length = text.chars().count();
+    if length <= MAX_ERROR {
+        return text;
+    }
+    let first: String = text.chars().take(MAX_ERROR / 2).collect();
+    let last: String = text.chars().skip(length - MAX_ERROR / 2 + 100).collect();
+    format!("{first} [… {} characters are left out …] {last}", length - MAX_ERROR + 100)
+}
+
 /// What kind of operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -223,7 +239,7 @@ impl Operations {
         // The task of its own turns a panic into a failed operation instead of one that never ends.
         let work = tokio::spawn(async move {
             let cancelled = handle.cancelled();
-            let run = async move { run(handle).await.map_err(|e| e.to_string()) };
+            let run = async move { run(handle).await.map_err(|e| told(&e)) };
             tokio::select! {
                 biased;
                 result = run => Some(result),
