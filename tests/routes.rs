@@ -302,3 +302,36 @@ fn no_name_in_a_path_makes_a_request_fail_without_a_reason() {
         }
     }
 }
+
+/// As Ansible and others do: every request has the body `null`, in a packet of its own, and the connection stays.
+#[test]
+fn a_body_that_nobody_needs_leaves_the_connection_open() {
+    use std::io::Write;
+    let daemon = Daemon::bare();
+    let mut stream = std::os::unix::net::UnixStream::connect(daemon.socket()).unwrap();
+    for round in 0..40 {
+        for (request, status) in [
+            ("GET /1.0", 200),
+            ("GET /1.0/instances/nosuch", 404),
+            ("DELETE /1.0/instances/nosuch", 404),
+            ("PUT /1.0/instances/nosuch", 404),
+            ("POST /1.0/nosuch", 404),
+            ("PATCH /1.0/instances", 501),
+        ] {
+            write!(stream, "{request} HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n").unwrap();
+            std::thread::yield_now();
+            stream.write_all(b"null").unwrap();
+            let head = support::http::read_head(&mut stream);
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{request}, round {round}: {head:?}");
+            let header = |name: &str| head.to_lowercase().lines().find_map(|l| l.strip_prefix(name).map(str::to_owned));
+            assert_eq!(header("connection: "), None, "{request}");
+            let length = header("content-length: ").unwrap().parse::<usize>().unwrap();
+            let mut body = vec![0; length];
+            std::io::Read::read_exact(&mut stream, &mut body).unwrap();
+        }
+    }
+    // Of a long one the answer says that this is the end.
+    write!(stream, "POST /1.0/nosuch HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n").unwrap();
+    let head = support::http::read_head(&mut stream);
+    assert!(head.starts_with("HTTP/1.1 404 ") && head.to_lowercase().contains("connection: close"), "{head:?}");
+}

@@ -11,7 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::app::App;
-use super::entry::{BodyStream, Peer};
+use super::body::BodyStream;
+use super::entry::Peer;
 use super::error::Error;
 use super::filter::Filter;
 use super::response::{self, Response};

@@ -3,17 +3,17 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use std::{fmt, io};
+use std::io;
+use std::sync::Arc;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, Stream, StreamExt};
+use futures_util::{FutureExt, Stream};
 use http::{HeaderMap, Method, Response as HttpResponse, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use warp::{Filter, Reply};
 
+use super::body::{self, BodyStream};
 use crate::auth::ClientCertificate;
 
 /// Who is at the other end of the connection.
@@ -31,78 +31,6 @@ pub enum Peer {
         /// The certificate of which it has proved to have the key.
         certificate: Option<Arc<ClientCertificate>>,
     },
-}
-
-/// A body that breaks off, or is too long.
-#[derive(Debug)]
-pub enum BodyError {
-    /// The connection broke.
-    Broken(String),
-    /// Longer than this many bytes.
-    TooLong(usize),
-    /// Not all there after this time.
-    Slow(Duration),
-}
-
-impl fmt::Display for BodyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Broken(reason) => write!(f, "The request's body breaks off: {reason}"),
-            Self::Slow(time) => write!(f, "The request's body did not come within {} s", time.as_secs()),
-            Self::TooLong(limit) => write!(f, "The request's body is longer than {limit} bytes"),
-        }
-    }
-}
-
-impl std::error::Error for BodyError {}
-
-type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
-
-/// The body of a request, read piece by piece.
-pub struct BodyStream {
-    /// Never locked: the mutex makes a request shareable, which warp's stream is not.
-    chunks: Mutex<Chunks>,
-}
-
-impl BodyStream {
-    /// Nothing.
-    pub fn empty() -> Self {
-        Self { chunks: Mutex::new(futures_util::stream::empty().boxed()) }
-    }
-
-    /// The next piece; `None` at the end.
-    pub async fn next_chunk(&mut self) -> Option<Result<Bytes, BodyError>> {
-        self.chunks.get_mut().unwrap_or_else(PoisonError::into_inner).next().await
-    }
-
-    /// All of it, if it is not longer than `max`.
-    ///
-    /// # Errors
-    /// [`BodyError`].
-    pub async fn read_limited(mut self, max: usize) -> Result<Bytes, BodyError> {
-        let mut all = BytesMut::new();
-        while let Some(chunk) = self.next_chunk().await {
-            let chunk = chunk?;
-            if all.len() + chunk.len() > max {
-                return Err(BodyError::TooLong(max));
-            }
-            all.extend_from_slice(&chunk);
-        }
-        Ok(all.freeze())
-    }
-
-    /// The same, but it must be there within this time.
-    ///
-    /// # Errors
-    /// [`BodyError`].
-    pub async fn read_within(self, max: usize, time: Duration) -> Result<Bytes, BodyError> {
-        tokio::time::timeout(time, self.read_limited(max)).await.unwrap_or(Err(BodyError::Slow(time)))
-    }
-
-    /// As a stream, for the multipart parser.
-    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
-        self.chunks.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, io::Error>> + Send + Sync>>;
@@ -166,18 +94,6 @@ impl Reply for Answer {
     }
 }
 
-fn body_of<S, B>(stream: S) -> BodyStream
-where
-    S: Stream<Item = Result<B, warp::Error>> + Send + 'static,
-    B: Buf,
-{
-    let chunks = stream.map(|piece| match piece {
-        Ok(mut piece) => Ok(piece.copy_to_bytes(piece.remaining())),
-        Err(error) => Err(BodyError::Broken(error.to_string())),
-    });
-    BodyStream { chunks: Mutex::new(chunks.boxed()) }
-}
-
 /// The filter. It never rejects; a panic of the handler becomes an answer.
 pub fn filter(handler: Arc<dyn Handler>) -> impl Filter<Extract = (impl Reply,), Error = warp::Rejection> + Clone {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
@@ -190,9 +106,16 @@ pub fn filter(handler: Arc<dyn Handler>) -> impl Filter<Extract = (impl Reply,),
         .and(warp::body::stream())
         .then(move |method, path: warp::path::FullPath, query, headers, peer, upgrade, body| {
             let path = path.as_str().to_owned();
-            let request = Request { method, path, query, headers, peer, upgrade, body: body_of(body) };
+            let (body, rest) = body::of(&headers, body);
+            let request = Request { method, path, query, headers, peer, upgrade, body };
             let answer = AssertUnwindSafe(handler.handle(request)).catch_unwind();
-            async move { Answer(answer.await.unwrap_or_else(|_| panicked())) }
+            async move {
+                let mut answer = answer.await.unwrap_or_else(|_| panicked());
+                if !rest.drain().await {
+                    answer.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+                }
+                Answer(answer)
+            }
         })
 }
 
@@ -204,23 +127,4 @@ fn panicked() -> HttpResponse<Body> {
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::stream;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_does_not_come_is_given_up() {
-        let time = Duration::from_secs(30);
-        let some = stream::once(std::future::ready(Ok(Bytes::from_static(b"{"))));
-        let body = body_of(some.chain(stream::pending::<Result<Bytes, warp::Error>>()));
-        let before = tokio::time::Instant::now();
-        assert!(matches!(body.read_within(64, time).await, Err(BodyError::Slow(_))));
-        assert_eq!(before.elapsed().as_secs(), time.as_secs());
-        let long = body_of(stream::repeat_with(|| Ok(Bytes::from_static(&[0; 64]))));
-        assert!(matches!(long.read_within(1000, time).await, Err(BodyError::TooLong(1000))));
-    }
 }

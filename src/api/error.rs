@@ -4,7 +4,7 @@ use std::fmt;
 
 use http::StatusCode;
 
-use super::entry::BodyError;
+use super::body::BodyError;
 use super::filter::BadFilter;
 use super::server::AddressError;
 use super::websocket::NotAWebsocket;

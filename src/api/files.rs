@@ -18,7 +18,8 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use super::call::{Call, query_bytes};
-use super::entry::{Body, BodyStream};
+use super::body::BodyStream;
+use super::entry::Body;
 use super::error::Error;
 use super::response::{self, Response};
 use super::websocket::has_token;

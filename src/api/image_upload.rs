@@ -121,7 +121,7 @@ async fn raw(call: &mut Call, mut upload: Upload) -> Result<Upload> {
 async fn multipart(call: &mut Call, mut upload: Upload, content_type: &str) -> Result<Upload> {
     let wrong = |reason: String| Error::Field { name: "multipart body", reason };
     let boundary = multer::parse_boundary(content_type).map_err(|e| wrong(e.to_string()))?;
-    let body = std::mem::replace(&mut call.body, super::entry::BodyStream::empty());
+    let body = std::mem::replace(&mut call.body, super::body::BodyStream::empty());
     let mut parts = multer::Multipart::new(body.into_stream(), boundary);
     let mut seen = 0;
     while let Some(mut part) = parts.next_field().await.map_err(|e| wrong(e.to_string()))? {

@@ -88,7 +88,7 @@ pub async fn get_templates(call: Call) -> Result<Response> {
 /// `POST /1.0/instances/<name>/metadata/templates?path=`: adds or replaces one.
 pub async fn post_template(mut call: Call) -> Result<Response> {
     let (key, name) = (call.instance_key()?, template_name(&call)?);
-    let body = std::mem::replace(&mut call.body, super::entry::BodyStream::empty());
+    let body = std::mem::replace(&mut call.body, super::body::BodyStream::empty());
     let text = body.read_limited(MAX_TEMPLATE).await.map_err(Error::Body)?;
     call.app.instances.with_metadata(&key, move |place| place.write_template(&name, &text)).await?;
     call.lifecycle("instance-metadata-template-created", &template_url(&call)?);

@@ -1,6 +1,7 @@
 //! The REST API: a file per resource, the wire types, and one exhaustive map from error to status.
 
 pub mod app;
+mod body;
 mod call;
 mod certificates;
 mod console;
