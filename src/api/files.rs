@@ -17,8 +17,8 @@ use serde_json::{Map, json};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::call::{Call, query_bytes};
 use super::body::BodyStream;
+use super::call::{Call, query_bytes};
 use super::entry::Body;
 use super::error::Error;
 use super::response::{self, Response};
