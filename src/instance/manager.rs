@@ -19,6 +19,7 @@ use super::logs::{self, LogName};
 use super::metadata;
 use super::petname;
 use super::state::{Snapshot, Status};
+use super::stop;
 use super::update::Definition;
 use super::{Context, Stages, blocking};
 use crate::api::wire::Config;
@@ -238,7 +239,8 @@ impl Manager {
         work: impl FnOnce(&metadata::Place) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let record = self.context.db.model().instances.get(key).cloned().ok_or(Error::NotFound)?;
-        let place = metadata::Place::new(self.context.pools.get(&record.pool)?.path(&key.container()));
+        let pool = self.context.pools.get(&record.pool)?;
+        let place = metadata::Place::new(pool.path(&key.container()), pool.scratch());
         blocking(move || work(&place)).await
     }
 
@@ -402,7 +404,17 @@ impl Manager {
                 Ok(Found::Up(live, status)) => {
                     tracing::info!(instance = %key, pid = live.pid, "adopted");
                     // The actor lives: its handle was just made.
-                    let _ = self.spawn(key).requests.send(Request::Adopt { live, status });
+                    let requests = self.spawn(key).requests;
+                    let _ = requests.send(Request::Adopt { live, status });
+                    let kind = model.instances.get(key).and_then(|record| stop::interrupted_restart(record));
+                    if let Some(kind) = kind {
+                        tracing::info!(instance = %key, "finishing an interrupted restart");
+                        // Nobody waits for it any more.
+                        let (reply, _) = oneshot::channel();
+                        let requestor = None;
+                        let _ =
+                            requests.send(Request::Stop { kind, restart: true, keep_power: false, requestor, reply });
+                    }
                 }
                 Err(error) => {
                     tracing::error!(instance = %key, %error, "the instance could not be adopted");

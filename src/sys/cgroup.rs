@@ -414,6 +414,13 @@ fn host_memory() -> Option<u64> {
     kib.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
+/// For [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(text: &str) {
+    let _ = Hierarchies::from_mountinfo(text);
+    Groups::parse(text).payload();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -287,7 +287,7 @@ pub(super) const INSIDE: &[Verb] = &[
         prepare: nothing,
         act: |caller, _| {
             let body = json!({"command": ["sh", "-c", "echo x; head -c 1"], "wait-for-websocket": true}).to_string();
-            caller.websockets("/1.0/instances/steady/exec", &body, &["0", "1", "2", "control"], 150);
+            caller.websockets("/1.0/instances/steady/exec", &body, &["1", "0", "2", "control"]);
         },
         holds: |daemon, _| is_one_of(daemon, "steady", &["Running"]),
         tidy: nothing,
@@ -297,7 +297,7 @@ pub(super) const INSIDE: &[Verb] = &[
         prepare: nothing,
         act: |caller, _| {
             let body = json!({"command": ["sh"], "interactive": true, "wait-for-websocket": true}).to_string();
-            caller.websockets("/1.0/instances/steady/exec", &body, &["0", "control"], 150);
+            caller.websockets("/1.0/instances/steady/exec", &body, &["0", "control"]);
         },
         holds: |daemon, _| is_one_of(daemon, "steady", &["Running"]),
         tidy: nothing,
@@ -307,7 +307,7 @@ pub(super) const INSIDE: &[Verb] = &[
         prepare: nothing,
         act: |caller, _| {
             let body = json!({"type": "console", "force": true}).to_string();
-            caller.websockets("/1.0/instances/steady/console", &body, &["0", "control"], 130);
+            caller.websockets("/1.0/instances/steady/console", &body, &["0", "control"]);
         },
         holds: |daemon, _| is_one_of(daemon, "steady", &["Running"]),
         tidy: nothing,

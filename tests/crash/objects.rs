@@ -34,6 +34,8 @@ fn import_split(caller: &Caller, name: &str) -> Option<Value> {
         let mut header = tar::Header::new_gnu();
         header.set_size(u64::try_from(text.len()).unwrap());
         header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
         tar.append_data(&mut header, "metadata.yaml", &text[..]).unwrap();
         tar.into_inner().unwrap()
     });

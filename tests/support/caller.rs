@@ -45,7 +45,9 @@ impl Caller {
     pub fn call_raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Value> {
         let answer = Self::json(&self.send(method, path, headers, body)?)?;
         match answer["operation"].as_str() {
-            Some(url) if answer["type"] == "async" => Self::json(&self.send("GET", &format!("{url}/wait"), &[], b"")?),
+            Some(url) if answer["type"] == "async" => {
+                Self::json(&self.send("GET", &format!("{url}/wait"), &[], b"")?)
+            }
             _ => Some(answer),
         }
     }
@@ -55,8 +57,8 @@ impl Caller {
         self.call_raw(method, path, &[("Content-Type", "application/json")], body.as_bytes())
     }
 
-    /// A request that answers with the secrets of websockets; both are connected, and what comes is read until `enough`.
-    pub fn websockets(&self, path: &str, body: &str, names: &[&str], enough: usize) -> Option<()> {
+    /// A request that answers with the secrets of websockets: all are connected, and a while of the first one is seen.
+    pub fn websockets(&self, path: &str, body: &str, names: &[&str]) -> Option<()> {
         let answer = Self::json(&self.send("POST", path, &[("Content-Type", "application/json")], body.as_bytes())?)?;
         let url = answer["operation"].as_str()?;
         let mut streams = Vec::new();
@@ -68,10 +70,12 @@ impl Caller {
                 ("Sec-WebSocket-Version", "13"),
                 ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
             ];
-            streams.push(self.begin("GET", &format!("{url}/websocket?secret={secret}"), &headers)?);
+            let mut stream = self.begin("GET", &format!("{url}/websocket?secret={secret}"), &headers)?;
+            super::http::read_head(&mut stream);
+            stream.set_read_timeout(Some(Duration::from_millis(60))).ok()?;
+            streams.push(stream);
         }
-        let mut seen = vec![0; enough];
-        streams.first_mut()?.read_exact(&mut seen).ok()
+        streams.first_mut()?.read_to_end(&mut Vec::new()).ok().map(drop)
     }
 
     /// An SFTP session that says hello and makes a directory.

@@ -291,8 +291,12 @@ impl Scanner<'_> {
     fn interfaces(&mut self) {
         let found = entries(Path::new("/sys/class/net"));
         let instances = self.model.instances.values();
-        let must: BTreeSet<String> =
-            instances.flat_map(|i| &i.interfaces).chain(&self.model.networks).chain([&"lo".to_owned()]).cloned().collect();
+        let must: BTreeSet<String> = instances
+            .flat_map(|i| &i.interfaces)
+            .chain(&self.model.networks)
+            .chain([&"lo".to_owned()])
+            .cloned()
+            .collect();
         for name in found.symmetric_difference(&must) {
             let what = if found.contains(name) { "without an owner" } else { "missing" };
             self.finding(format!("{what}: the interface {name}"));
@@ -334,9 +338,11 @@ impl Scanner<'_> {
             let (line, groups) = (text("cmdline"), text("cgroup"));
             let monitor = line.strip_prefix("[lxc monitor] ").and_then(|rest| rest.rsplit(' ').next());
             let inside = |name: &String| groups.contains(&format!("/{group}/lxc.payload.{name}"));
-            let network = self.model.networks.iter().find(|name| {
-                line.contains(&format!("--conf-file={}/networks/{name}/", self.state.display()))
-            });
+            let network = self
+                .model
+                .networks
+                .iter()
+                .find(|name| line.contains(&format!("--conf-file={}/networks/{name}/", self.state.display())));
             let owned = if let Some(name) = monitor {
                 up.iter().any(|up| up == name)
             } else if let Some(network) = network.cloned() {
