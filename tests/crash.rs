@@ -13,6 +13,8 @@
 mod containers;
 #[path = "crash/objects.rs"]
 mod objects;
+#[path = "crash/planted.rs"]
+mod planted;
 mod support;
 
 use std::time::{Duration, Instant};

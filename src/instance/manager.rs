@@ -96,9 +96,10 @@ impl Manager {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(&self, key: &InstanceKey) -> Handle {
+    /// `first` is what is told of it until its actor has taken its first request.
+    fn spawn(&self, key: &InstanceKey, first: Snapshot) -> Handle {
         let (requests, queue) = mpsc::unbounded_channel();
-        let (published, snapshot) = watch::channel(Snapshot::STOPPED);
+        let (published, snapshot) = watch::channel(first);
         tokio::spawn(Actor::new(Arc::clone(&self.context), key.clone(), queue, published).run());
         let handle = Handle { requests, snapshot };
         self.handles().insert(key.clone(), handle.clone());
@@ -138,7 +139,7 @@ impl Manager {
     ) -> Result<Stages, Error> {
         let mut stages = Stages::default();
         create::build(&self.context, record, source, requestor, &mut stages).await?;
-        self.spawn(&record.key);
+        self.spawn(&record.key, Snapshot::STOPPED);
         Ok(stages)
     }
 
@@ -396,7 +397,7 @@ impl Manager {
             match found {
                 Ok(Found::Gone) => {}
                 Ok(Found::Down { was_running }) => {
-                    self.spawn(key);
+                    self.spawn(key, Snapshot::STOPPED);
                     if was_running {
                         ran.insert(key.clone());
                     }
@@ -404,7 +405,7 @@ impl Manager {
                 Ok(Found::Up(live, status)) => {
                     tracing::info!(instance = %key, pid = live.pid, "adopted");
                     // The actor lives: its handle was just made.
-                    let requests = self.spawn(key).requests;
+                    let requests = self.spawn(key, Snapshot { status, pid: live.pid }).requests;
                     let _ = requests.send(Request::Adopt { live, status });
                     let kind = model.instances.get(key).and_then(|record| stop::interrupted_restart(record));
                     if let Some(kind) = kind {
@@ -419,7 +420,7 @@ impl Manager {
                 Err(error) => {
                     tracing::error!(instance = %key, %error, "the instance could not be adopted");
                     // Whether it runs nobody knows: it is not called stopped.
-                    let _ = self.spawn(key).requests.send(Request::Unknown);
+                    let _ = self.spawn(key, Snapshot { status: Status::Error, pid: 0 }).requests.send(Request::Unknown);
                 }
             }
         }
