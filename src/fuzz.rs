@@ -168,13 +168,16 @@ mod tests {
         paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
     }
 
+    /// What is done, where from, where to, with what.
+    type Step = (u8, Index, Index, u8);
+
     /// Cuts a seed, swaps bytes, repeats a piece, or puts a piece of another one in.
-    fn mutated() -> impl Strategy<Value = (Index, Index, Vec<(u8, Index, Index, u8)>)> {
+    fn mutated() -> impl Strategy<Value = (Index, Index, Vec<Step>)> {
         let step = (0..6u8, any::<Index>(), any::<Index>(), any::<u8>());
         (any::<Index>(), any::<Index>(), proptest::collection::vec(step, 1..6))
     }
 
-    fn apply(mut bytes: Vec<u8>, other: &[u8], steps: &[(u8, Index, Index, u8)]) -> Vec<u8> {
+    fn apply(mut bytes: Vec<u8>, other: &[u8], steps: &[Step]) -> Vec<u8> {
         for (kind, at, to, byte) in steps {
             let (at, to) = (at.index(bytes.len() + 1), to.index(bytes.len() + 1));
             let (from, to) = (at.min(to), at.max(to));

@@ -104,7 +104,7 @@ fn crash(daemon: &mut Daemon, verbs: &[Verb], steady: &[&str]) {
             std::thread::sleep(moment);
             daemon.kill();
             let start = Instant::now();
-            if random.next() % 3 == 0 {
+            if random.next().is_multiple_of(3) {
                 daemon.spawn();
                 std::thread::sleep(random.moment(Duration::from_millis(120)));
                 daemon.kill();
