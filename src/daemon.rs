@@ -7,6 +7,9 @@ mod init;
 mod local;
 mod sql;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use init::fuzz as fuzz_preseed;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -197,8 +200,14 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
 async fn recover(app: &Arc<App>) {
     let model = app.db.model();
     let context = Arc::clone(app.instances.context());
-    let (pools, records) = (Arc::clone(&context.pools), Arc::clone(&model.pools));
-    let opened = tokio::task::spawn_blocking(move || records.values().for_each(|record| pools.open(record))).await;
+    let (pools, records, dir) = (Arc::clone(&context.pools), Arc::clone(&model.pools), context.dir.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        // One whose making or deletion a crash interrupted may have no place yet, or no more.
+        let has_place = |record: &&Arc<crate::db::Pool>| dir.pool(&record.name).symlink_metadata().is_ok();
+        let expected = records.values().filter(|record| record.phase == Phase::Ready || has_place(record));
+        expected.for_each(|record| pools.open(record));
+    })
+    .await;
     if let Err(error) = opened {
         tracing::error!(%error, "opening the storage pools");
     }
@@ -243,8 +252,10 @@ async fn clear_pools(app: &Arc<App>) {
         let pools = Arc::clone(&app.instances.context().pools);
         let name = record.name.clone();
         let gone = tokio::task::spawn_blocking(move || pools.delete(&name)).await;
-        if let Ok(Err(error)) = gone {
-            tracing::warn!(pool = %record.name, %error, "clearing a half-made pool");
+        match gone {
+            Ok(Ok(()) | Err(storage::Error::NoSuchPool { .. })) => {}
+            Ok(Err(error)) => tracing::error!(pool = %record.name, %error, "clearing a half-made pool"),
+            Err(error) => tracing::error!(pool = %record.name, %error, "clearing a half-made pool"),
         }
         let name = record.name.clone();
         if let Err(error) = app.db.write(move |tx| tx.delete_pool(&name)).await {

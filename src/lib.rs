@@ -17,6 +17,9 @@ pub mod daemon;
 pub mod db;
 pub mod device;
 pub mod events;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod health;
 pub mod helper;
 pub mod image;

@@ -62,7 +62,7 @@ fn files() -> Vec<(String, String)> {
 fn room(path: &str) -> Option<String> {
     let rest = path.strip_prefix("src/")?;
     let name = rest.split('/').next()?.trim_end_matches(".rs");
-    (!matches!(name, "lib" | "bin" | "daemon")).then(|| name.to_owned())
+    (!matches!(name, "lib" | "bin" | "daemon" | "fuzz")).then(|| name.to_owned())
 }
 
 /// The code without comments and without its tests.

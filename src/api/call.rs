@@ -315,6 +315,13 @@ where
     }
 }
 
+/// For [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(text: &str) {
+    parse_query(text);
+    query_bytes(text, "path");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -39,3 +39,6 @@ pub use error::Error;
 pub use images::remove as remove_image;
 pub use rendered::Rendered;
 pub use router::{Router, routes};
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use {call::fuzz as fuzz_query, filter::fuzz as fuzz_filter};

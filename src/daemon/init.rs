@@ -234,6 +234,12 @@ async fn dump(socket: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// For [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(text: &str) {
+    let _ = parse(text);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

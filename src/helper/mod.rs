@@ -22,6 +22,9 @@ mod launcher;
 mod protocol;
 mod sftp;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use sftp::fuzz as fuzz_sftp;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};

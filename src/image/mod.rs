@@ -16,5 +16,7 @@ mod unpack;
 pub use error::Error;
 pub use metadata::{Metadata, architecture, runs};
 pub use rules::Limits;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use store::fuzz as fuzz_tarball;
 pub use store::{Part, Received, Store, StoredImage, Upload};
 pub use unpack::Report;

@@ -48,8 +48,34 @@ pub(super) enum Tarball {
     Root,
 }
 
+/// Whose an entry is, and its permissions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Without the type.
+    pub(super) mode: u32,
+}
+
+impl Owner {
+    /// As the header says; the number that chown(2) takes for "as it is" is nobody's.
+    fn of<R: Read>(entry: &Entry<'_, R>, name: &Path) -> Result<Self, Error> {
+        let header = entry.header();
+        let id =
+            |number: io::Result<u64>| number.ok().and_then(|id| u32::try_from(id).ok()).filter(|id| *id != u32::MAX);
+        match (id(header.uid()), id(header.gid()), header.mode()) {
+            (Some(uid), Some(gid), Ok(mode)) => Ok(Self { uid, gid, mode: mode & 0o7777 }),
+            (_, _, _) => {
+                Err(Error::BadArchive { reason: format!("the entry {} has a damaged header", name.display()) })
+            }
+        }
+    }
+}
+
 /// One entry that has passed.
 pub(super) struct Passed {
+    /// Whose it is.
+    pub(super) owner: Owner,
     /// Its place below the destination: `rootfs/…`, `templates/…` or `metadata.yaml`.
     pub(super) name: PathBuf,
     /// How it is read, when it is a sparse file whose map lies in its data.
@@ -89,7 +115,8 @@ impl<'a> Rules<'a> {
         if self.tarball != Tarball::Root && !name.starts_with("rootfs") {
             plain(&name, entry.header().entry_type())?;
         }
-        Ok(Some(Passed { name, sparse }))
+        let owner = Owner::of(entry, &name)?;
+        Ok(Some(Passed { owner, name, sparse }))
     }
 
     /// The place below the destination of a name in the archive; `None` for the archive's own top.

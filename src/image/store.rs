@@ -265,9 +265,8 @@ impl Received {
 
 /// Reads a tarball to its end by the rules of unpacking. Returns what `metadata.yaml` says, if there is one, and whether
 /// there is a root.
-fn walk(path: &Path, kind: Tarball) -> Result<(Option<Metadata>, bool), Error> {
-    let limits = Limits::default();
-    let mut rules = Rules::new(kind, &limits);
+fn walk(path: &Path, kind: Tarball, limits: &Limits) -> Result<(Option<Metadata>, bool), Error> {
+    let mut rules = Rules::new(kind, limits);
     let mut placed = Placed::default();
     let (mut metadata, mut root) = (None, false);
     let mut archive = open_tar(path, limits.max_bytes)?;
@@ -292,7 +291,7 @@ fn walk(path: &Path, kind: Tarball) -> Result<(Option<Metadata>, bool), Error> {
 
 /// Looks for `metadata.yaml` and, in a unified image, for `rootfs/`.
 fn inspect(path: &Path, unified: bool) -> Result<Metadata, Error> {
-    let (metadata, root) = walk(path, if unified { Tarball::Unified } else { Tarball::Metadata })?;
+    let (metadata, root) = walk(path, if unified { Tarball::Unified } else { Tarball::Metadata }, &Limits::default())?;
     match metadata {
         Some(_) if unified && !root => Err(Error::BadArchive { reason: "it has no rootfs directory".to_owned() }),
         Some(metadata) => Ok(metadata),
@@ -301,8 +300,24 @@ fn inspect(path: &Path, unified: bool) -> Result<Metadata, Error> {
 }
 
 fn check_tar(path: &Path) -> Result<(), Error> {
-    match walk(path, Tarball::Root)? {
+    match walk(path, Tarball::Root, &Limits::default())? {
         (_, true) => Ok(()),
         (_, false) => Err(Error::BadArchive { reason: "its root is empty".to_owned() }),
     }
+}
+
+/// For [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let limits = Limits { max_bytes: 1 << 20, max_entries: 1000 };
+    let Ok(memory) = rustix::fs::memfd_create("fuzz", rustix::fs::MemfdFlags::CLOEXEC) else { return };
+    let mut file = File::from(memory);
+    if file.write_all(bytes).is_err() {
+        return;
+    }
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+    for kind in [Tarball::Unified, Tarball::Metadata, Tarball::Root] {
+        let _ = walk(Path::new(&path), kind, &limits);
+    }
+    let _ = squashfs::check_whole(Path::new(&path));
 }

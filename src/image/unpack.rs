@@ -135,14 +135,8 @@ impl Writer<'_> {
         let parent = self.make_dir(name.parent().unwrap_or(Path::new("")))?;
         let base = name.file_name().unwrap_or_default();
         let failed = self.failed(name, "create");
-        let odd = |_| Error::BadArchive { reason: format!("the entry {} has a damaged header", name.display()) };
-        let uid = Uid::from_raw(
-            u32::try_from(entry.header().uid().map_err(odd)?).map_err(|_| odd(io::Error::last_os_error()))?,
-        );
-        let gid = Gid::from_raw(
-            u32::try_from(entry.header().gid().map_err(odd)?).map_err(|_| odd(io::Error::last_os_error()))?,
-        );
-        let mode = Mode::from_raw_mode(entry.header().mode().map_err(odd)? & 0o7777);
+        let (uid, gid) = (Uid::from_raw(passed.owner.uid), Gid::from_raw(passed.owner.gid));
+        let mode = Mode::from_raw_mode(passed.owner.mode);
         let mtime = entry.header().mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0);
         if kind == EntryType::Directory {
             let directory = self.make_dir(name)?;

@@ -31,7 +31,7 @@ pub(super) struct Live {
 pub(super) type Answer = Result<Stages, Error>;
 
 /// How to stop.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StopKind {
     /// Ask init, wait so long (`None`: for ever).
     Shutdown(Option<Duration>),
@@ -175,7 +175,7 @@ impl Actor {
                     }
                 },
                 () = gone(&self.state) => self.exited().await,
-                () = at(deadline) => self.timed_out(),
+                () = at(deadline) => self.timed_out().await,
                 () = init_gone(&self.state), if self.going.init_gone.is_none() => {
                     self.going.init_gone = Some(Instant::now() + SETTLE);
                 }
@@ -327,6 +327,12 @@ impl Actor {
             answer_to(reply, Err(error));
             return;
         }
+        // Before anything of it happens: a daemon that dies in between leaves it to the next one.
+        let how = if kind == StopKind::Kill { "kill" } else { "shutdown" };
+        if restart && let Err(error) = stop::mark_restart(&self.context, &self.key, Some(how)).await {
+            answer_to(reply, Err(error));
+            return;
+        }
         let frozen = matches!(self.state, State::Frozen(_));
         let done = match kind {
             StopKind::Kill => stop::kill(&self.context, &self.key, live, frozen).await,
@@ -334,6 +340,7 @@ impl Actor {
             StopKind::Shutdown(_) => stop::ask(&self.context, &self.key, live, frozen).await,
         };
         if let Err(error) = done {
+            self.forget_restart(restart).await;
             answer_to(reply, Err(error));
             return;
         }
@@ -408,8 +415,16 @@ impl Actor {
         }
     }
 
+    /// A restart that has begun does not go on.
+    async fn forget_restart(&self, restart: bool) {
+        if restart && let Err(error) = stop::mark_restart(&self.context, &self.key, None).await {
+            tracing::error!(instance = %self.key, %error, "forgetting a restart");
+        }
+    }
+
     /// The shutdown took too long: it goes on running, and who waits is told.
-    fn timed_out(&mut self) {
+    async fn timed_out(&mut self) {
+        self.forget_restart(self.going.again).await;
         let waited = self.going.deadline.take().map_or(Duration::ZERO, |(_, waited)| waited);
         for waiter in std::mem::take(&mut self.going).waiters {
             answer_to(waiter, Err(Error::StopTimeout { waited }));

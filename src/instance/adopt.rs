@@ -64,7 +64,7 @@ pub(super) async fn adopt(
         }
         Phase::Ready => rename::finish(context, record).await?,
     }
-    let power = record.config.get("volatile.last_state.power").map(String::as_str);
+    let power = record.config.get(stop::POWER).map(String::as_str);
     if power != Some("RUNNING") {
         unmount_leftover(context, record, points).await?;
         return Ok(Found::Down { was_running: false });
@@ -79,8 +79,14 @@ pub(super) async fn adopt(
     // Asked only now: the hook of a container that was just going down has run by the time it is down. And always: a
     // word that stays would be read as that of a later life.
     let left = left_word(context, &container);
-    let turned_off = left || told(&container);
+    let restarting = record.config.contains_key(stop::RESTART);
+    let turned_off = (left || told(&container)) && !restarting;
     stop::clean_up(context, &record.key, !turned_off, false).await?;
+    if turned_off && record.ephemeral {
+        delete::finish(context, record).await?;
+        tracing::info!(instance = %record.key, "deleted an ephemeral instance that went down");
+        return Ok(Found::Gone);
+    }
     Ok(Found::Down { was_running: !turned_off })
 }
 
@@ -184,7 +190,9 @@ pub(super) fn autostart(
     let mut list: Vec<(i64, crate::names::InstanceKey, Duration)> = Vec::new();
     for record in model.instances.values() {
         let expanded = profile::expand_instance(&model, record).config;
-        if wants_start(&expanded, ran.contains(&record.key)) {
+        // One whose restart was interrupted has been asked for, whatever is usual.
+        let restarting = record.config.contains_key(stop::RESTART);
+        if restarting || wants_start(&expanded, ran.contains(&record.key)) {
             let delay = u64::try_from(config::int_of(&expanded, "boot.autostart.delay")).unwrap_or(0);
             let priority = config::int_of(&expanded, "boot.autostart.priority");
             list.push((priority, record.key.clone(), Duration::from_secs(delay)));

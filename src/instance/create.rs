@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, Stages, blocking};
+use super::{Context, Stages, blocking, rename};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{self, Phase};
@@ -53,7 +53,7 @@ pub(super) async fn reserve(context: &Arc<Context>, new: NewInstance) -> Result<
         .db
         .write(move |tx| {
             let model = tx.model();
-            if model.instances.contains_key(&new.key) {
+            if model.instances.contains_key(&new.key) || rename::still_named(model, &new.key, None) {
                 return Err(Error::Exists { key: new.key });
             }
             let expanded = profile::expand(model, &new.key.project, &new.profiles, &new.config, &new.devices)?;

@@ -19,6 +19,7 @@ use super::logs::{self, LogName};
 use super::metadata;
 use super::petname;
 use super::state::{Snapshot, Status};
+use super::stop;
 use super::update::Definition;
 use super::{Context, Stages, blocking};
 use crate::api::wire::Config;
@@ -95,9 +96,10 @@ impl Manager {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(&self, key: &InstanceKey) -> Handle {
+    /// `first` is what is told of it until its actor has taken its first request.
+    fn spawn(&self, key: &InstanceKey, first: Snapshot) -> Handle {
         let (requests, queue) = mpsc::unbounded_channel();
-        let (published, snapshot) = watch::channel(Snapshot::STOPPED);
+        let (published, snapshot) = watch::channel(first);
         tokio::spawn(Actor::new(Arc::clone(&self.context), key.clone(), queue, published).run());
         let handle = Handle { requests, snapshot };
         self.handles().insert(key.clone(), handle.clone());
@@ -137,7 +139,7 @@ impl Manager {
     ) -> Result<Stages, Error> {
         let mut stages = Stages::default();
         create::build(&self.context, record, source, requestor, &mut stages).await?;
-        self.spawn(&record.key);
+        self.spawn(&record.key, Snapshot::STOPPED);
         Ok(stages)
     }
 
@@ -238,7 +240,8 @@ impl Manager {
         work: impl FnOnce(&metadata::Place) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let record = self.context.db.model().instances.get(key).cloned().ok_or(Error::NotFound)?;
-        let place = metadata::Place::new(self.context.pools.get(&record.pool)?.path(&key.container()));
+        let pool = self.context.pools.get(&record.pool)?;
+        let place = metadata::Place::new(pool.path(&key.container()), pool.scratch());
         blocking(move || work(&place)).await
     }
 
@@ -394,7 +397,7 @@ impl Manager {
             match found {
                 Ok(Found::Gone) => {}
                 Ok(Found::Down { was_running }) => {
-                    self.spawn(key);
+                    self.spawn(key, Snapshot::STOPPED);
                     if was_running {
                         ran.insert(key.clone());
                     }
@@ -402,12 +405,22 @@ impl Manager {
                 Ok(Found::Up(live, status)) => {
                     tracing::info!(instance = %key, pid = live.pid, "adopted");
                     // The actor lives: its handle was just made.
-                    let _ = self.spawn(key).requests.send(Request::Adopt { live, status });
+                    let requests = self.spawn(key, Snapshot { status, pid: live.pid }).requests;
+                    let _ = requests.send(Request::Adopt { live, status });
+                    let kind = model.instances.get(key).and_then(|record| stop::interrupted_restart(record));
+                    if let Some(kind) = kind {
+                        tracing::info!(instance = %key, "finishing an interrupted restart");
+                        // Nobody waits for it any more.
+                        let (reply, _) = oneshot::channel();
+                        let requestor = None;
+                        let _ =
+                            requests.send(Request::Stop { kind, restart: true, keep_power: false, requestor, reply });
+                    }
                 }
                 Err(error) => {
                     tracing::error!(instance = %key, %error, "the instance could not be adopted");
                     // Whether it runs nobody knows: it is not called stopped.
-                    let _ = self.spawn(key).requests.send(Request::Unknown);
+                    let _ = self.spawn(key, Snapshot { status: Status::Error, pid: 0 }).requests.send(Request::Unknown);
                 }
             }
         }

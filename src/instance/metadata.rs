@@ -29,9 +29,10 @@ impl TemplateName {
     }
 }
 
-/// The directory of an instance's volume.
+/// The directory of an instance's volume, and where its next file is written.
 pub struct Place {
     volume: PathBuf,
+    scratch: PathBuf,
 }
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -39,8 +40,9 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 }
 
 impl Place {
-    pub(super) fn new(volume: PathBuf) -> Self {
-        Self { volume }
+    /// `scratch`: a new name on the same file system, where a crash may leave a file.
+    pub(super) fn new(volume: PathBuf, scratch: PathBuf) -> Self {
+        Self { volume, scratch }
     }
 
     fn yaml(&self) -> PathBuf {
@@ -76,7 +78,7 @@ impl Place {
     /// When the file cannot be written; the old one stays then.
     pub fn write(&self, metadata: &ImageMetadata) -> Result<(), Error> {
         let text = serde_norway::to_string(metadata).map_err(|e| Error::BadMetadata { reason: e.to_string() })?;
-        replace(&self.yaml(), text.as_bytes())
+        self.replace(&self.yaml(), text.as_bytes())
     }
 
     /// Names of the templates, sorted.
@@ -120,7 +122,23 @@ impl Place {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("create", &dir)(error)),
             Ok(()) | Err(_) => {}
         }
-        replace(&dir.join(name.as_str()), text)
+        self.replace(&dir.join(name.as_str()), text)
+    }
+
+    /// Writes a file so that a crash leaves the old one or the new one.
+    fn replace(&self, path: &Path, text: &[u8]) -> Result<(), Error> {
+        let write = || {
+            let mut file = File::create(&self.scratch)?;
+            file.write_all(text)?;
+            file.sync_data()?;
+            fs::rename(&self.scratch, path)
+        };
+        let written = write().map_err(failed("write", path));
+        if written.is_err() {
+            // It may not have been made at all.
+            let _ = fs::remove_file(&self.scratch);
+        }
+        written
     }
 
     /// Removes a template.
@@ -148,18 +166,6 @@ fn missing(name: &TemplateName, doing: &'static str, path: PathBuf, error: io::E
     }
 }
 
-/// Writes a file so that a crash leaves the old one or the new one. No template's name begins with a dot.
-fn replace(path: &Path, text: &[u8]) -> Result<(), Error> {
-    let new = path.with_file_name(".new");
-    let write = || {
-        let mut file = File::create(&new)?;
-        file.write_all(text)?;
-        file.sync_data()?;
-        fs::rename(&new, path)
-    };
-    write().map_err(failed("write", path))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,7 +181,7 @@ mod tests {
     #[test]
     fn metadata_and_templates_are_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place::new(dir.path().to_owned());
+        let place = Place::new(dir.path().to_owned(), dir.path().join("scratch"));
         assert_eq!(place.read().unwrap(), ImageMetadata::default());
         let metadata =
             ImageMetadata { architecture: "x86_64".to_owned(), creation_date: 7, ..ImageMetadata::default() };

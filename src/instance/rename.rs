@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::{Context, blocking};
-use crate::db::Instance;
+use crate::db::{Instance, Model};
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
 use crate::storage;
 
 /// Says, while a rename is under way, which container name the files still have.
-const MARKER: &str = "volatile.renamed_from";
+pub(super) const MARKER: &str = "volatile.renamed_from";
 
 /// Gives a stopped instance another name.
 pub(super) async fn rename(
@@ -51,12 +51,20 @@ pub(super) async fn finish(context: &Arc<Context>, record: &Instance) -> Result<
     Ok(())
 }
 
+/// Whether the files of an instance that is being renamed, other than `except`, still have this name: whoever took it
+/// would take them.
+pub(super) fn still_named(model: &Model, key: &InstanceKey, except: Option<&InstanceKey>) -> bool {
+    let container = key.container();
+    let others = model.instances.values().filter(|record| Some(&record.key) != except);
+    others.into_iter().any(|record| record.config.get(MARKER) == Some(&container))
+}
+
 async fn swap_row(context: &Context, from: &InstanceKey, to: &InstanceKey) -> Result<Instance, Error> {
     let (from, to) = (from.clone(), to.clone());
     context
         .db
         .write(move |tx| {
-            if tx.model().instances.contains_key(&to) {
+            if tx.model().instances.contains_key(&to) || still_named(tx.model(), &to, Some(&from)) {
                 return Err(Error::Exists { key: to });
             }
             let mut record = tx.model().instances.get(&from).map(|r| (**r).clone()).ok_or(Error::NotFound)?;

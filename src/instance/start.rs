@@ -10,6 +10,7 @@ use super::actor::Live;
 use super::error::Error;
 use super::lease::Leases;
 use super::render::{self, Plan};
+use super::stop;
 use super::undo::Undo;
 use super::{Context, Stages, blocking};
 use crate::config;
@@ -75,22 +76,6 @@ async fn steps(
     };
     stages.mark("mount");
 
-    for nic in &nics {
-        if let Some(name) = &nic.network {
-            let host = network::Host {
-                instance: container.name.clone(),
-                hostname: key.name.to_string(),
-                device: nic.device.clone(),
-                mac: nic.hwaddr.parse().map_err(|_| Error::Random)?,
-                ipv4: None,
-                ipv6: None,
-            };
-            context.networks.add_host(name, host).await?;
-            let (networks, name) = (context.networks.clone(), name.clone());
-            let (instance, device) = (container.name.clone(), nic.device.clone());
-            undo.push(async move { networks.remove_host(&name, &instance, &device).await.map_err(Error::from) });
-        }
-    }
     let logs = context.dir.logs(&container.name);
     let log = logs.join("lxc.log");
     let hook = helper::stop_hook(&context.dir.hook_socket(), &context.dir.spool(), &container.name);
@@ -116,6 +101,23 @@ async fn steps(
     {
         let (context, key) = (Arc::clone(context), key.clone());
         undo.push(async move { forget(&context, &key).await });
+    }
+    // Only now: of what is remembered as running, a crash's clean-up takes these back.
+    for nic in &nics {
+        if let Some(name) = &nic.network {
+            let host = network::Host {
+                instance: container.name.clone(),
+                hostname: key.name.to_string(),
+                device: nic.device.clone(),
+                mac: nic.hwaddr.parse().map_err(|_| Error::Random)?,
+                ipv4: None,
+                ipv6: None,
+            };
+            context.networks.add_host(name, host).await?;
+            let (networks, name) = (context.networks.clone(), name.clone());
+            let (instance, device) = (container.name.clone(), nic.device.clone());
+            undo.push(async move { networks.remove_host(&name, &instance, &device).await.map_err(Error::from) });
+        }
     }
     stages.mark("prepare");
 
@@ -166,7 +168,7 @@ fn write_config(logs: &Path, path: &Path, text: &str) -> Result<(), Error> {
 /// Remembers addresses and names, the time, and that it runs — before it does, so that a crash of the daemon from here
 /// on finds the container at the next start.
 async fn remember(context: &Context, record: &Instance, devices: &Set, nics: &[NicPlan]) -> Result<(), Error> {
-    let mut volatile = vec![("volatile.last_state.power".to_owned(), "RUNNING".to_owned())];
+    let mut volatile = vec![(stop::POWER.to_owned(), "RUNNING".to_owned())];
     for nic in nics {
         if let Some(configured) = devices.nics.get(&nic.device) {
             volatile.extend(nic.volatile(configured));
@@ -178,6 +180,7 @@ async fn remember(context: &Context, record: &Instance, devices: &Set, nics: &[N
         .write(move |tx| {
             let mut record = tx.model().instances.get(&key).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
             record.config.extend(volatile);
+            record.config.remove(stop::RESTART);
             record.last_used_at = crate::db::now();
             Ok(tx.put_instance(record)?)
         })
@@ -191,7 +194,8 @@ async fn forget(context: &Context, key: &InstanceKey) -> Result<(), Error> {
         .write(move |tx| {
             let Some(record) = tx.model().instances.get(&key) else { return Ok(()) };
             let mut record = (**record).clone();
-            record.config.insert("volatile.last_state.power".to_owned(), "STOPPED".to_owned());
+            record.config.insert(stop::POWER.to_owned(), "STOPPED".to_owned());
+            record.config.remove(stop::RESTART);
             record.config.retain(|key, _| !(key.starts_with("volatile.") && key.ends_with(".host_name")));
             Ok(tx.put_instance(record)?)
         })

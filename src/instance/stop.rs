@@ -4,13 +4,41 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Context;
-use super::actor::Live;
+use super::actor::{Live, StopKind};
 use super::error::Error;
+use crate::db::{Instance, Phase};
 use crate::device::Set;
 use crate::names::InstanceKey;
 use crate::profile;
 use crate::sys::cgroup::Hierarchies;
 use crate::sys::process;
+
+/// Whether it ran when the daemon last knew: `RUNNING` or `STOPPED`.
+pub(super) const POWER: &str = "volatile.last_state.power";
+/// While a restart is under way, how it goes down: `kill` or `shutdown`. A daemon that finds it finishes the restart.
+pub(super) const RESTART: &str = "volatile.last_state.restart";
+
+/// Remembers that a restart has begun, or forgets it.
+pub(super) async fn mark_restart(context: &Context, key: &InstanceKey, how: Option<&'static str>) -> Result<(), Error> {
+    let key = key.clone();
+    context
+        .db
+        .write(move |tx| {
+            let mut record = tx.model().instances.get(&key).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
+            match how {
+                Some(how) => record.config.insert(RESTART.to_owned(), how.to_owned()),
+                None => record.config.remove(RESTART),
+            };
+            Ok(tx.put_instance(record)?)
+        })
+        .await
+}
+
+/// How a restart goes down that the last daemon began and that has not come so far as to start.
+pub(super) fn interrupted_restart(record: &Instance) -> Option<StopKind> {
+    let how = record.config.get(RESTART)?;
+    Some(if how == "kill" { StopKind::Kill } else { StopKind::Shutdown(None) })
+}
 
 /// A killed init ends within this time, unless it is held.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -77,7 +105,8 @@ pub(super) async fn reap(live: &Live) {
 }
 
 /// Takes away what the start made and liblxc does not know, or left because its monitor was killed: control groups, the
-/// root's mount (unless others use it), DHCP entries, the remembered state.
+/// root's mount (unless others use it), DHCP entries, the remembered state. An ephemeral one that stays down is to be
+/// deleted next.
 pub(super) async fn clean_up(
     context: &Arc<Context>,
     key: &InstanceKey,
@@ -112,7 +141,14 @@ pub(super) async fn clean_up(
             let Some(record) = tx.model().instances.get(&key) else { return Ok(()) };
             let mut record = (**record).clone();
             let power = if remember_running { "RUNNING" } else { "STOPPED" };
-            record.config.insert("volatile.last_state.power".to_owned(), power.to_owned());
+            record.config.insert(POWER.to_owned(), power.to_owned());
+            if !remember_running {
+                record.config.remove(RESTART);
+                if record.ephemeral {
+                    // Down, it has no life: from here on a crash ends in its deletion, too.
+                    record.phase = Phase::Deleting;
+                }
+            }
             record.config.retain(|key, _| !(key.starts_with("volatile.") && key.ends_with(".host_name")));
             tx.put_instance(record)
         })

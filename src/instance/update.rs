@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::Context;
 use super::error::Error;
+use super::{Context, rename, stop};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::device::Set;
@@ -27,6 +27,12 @@ pub struct Definition {
     pub description: String,
 }
 
+/// Keys by which the daemon finds its way back after a crash.
+fn is_own(key: &str) -> bool {
+    let interface = key.starts_with("volatile.") && key.ends_with(".host_name");
+    interface || [stop::POWER, stop::RESTART, rename::MARKER].contains(&key)
+}
+
 pub(super) async fn update(
     context: &Arc<Context>,
     key: &InstanceKey,
@@ -47,7 +53,11 @@ pub(super) async fn update(
             if pool != record.pool {
                 return Err(Error::PoolChange { from: record.pool, to: pool });
             }
-            record.config = new.config;
+            let old = std::mem::replace(&mut record.config, new.config);
+            // What the daemon knows of the running container is no client's to change, least of all one whose copy is old:
+            // after a crash it would be taken for one that does not run.
+            record.config.retain(|key, _| !is_own(key));
+            record.config.extend(old.into_iter().filter(|(key, _)| is_own(key)));
             record.devices = new.devices;
             record.profiles = new.profiles;
             record.ephemeral = new.ephemeral;

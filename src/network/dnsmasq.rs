@@ -147,7 +147,9 @@ pub(super) fn ensure(spec: &BridgeSpec, files: &Files, fresh: bool) -> Result<()
 
 /// Ends the dnsmasq of a network; no error when there is none.
 pub(super) fn stop(network: &NetworkName, files: &Files) -> Result<(), Error> {
-    running(files).map_or(Ok(()), |process| end(&process, network, files))
+    let ended = running(files).map_or(Ok(()), |process| end(&process, network, files));
+    // One whose start a crash interrupted may not have written its number yet.
+    ended.and(end_strays(network, files).map(drop))
 }
 
 /// Makes it read the hosts again; no error when there is none.

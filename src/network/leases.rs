@@ -195,6 +195,16 @@ pub(super) fn collect(spec: &BridgeSpec, files: &Files) -> Vec<Lease> {
     leases
 }
 
+/// For [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(text: &str) {
+    parse_leases(text, 0);
+    if let Some(entry) = Entry::parse("c1.eth0", text) {
+        entry.render(true);
+        entry.instance();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,6 +20,8 @@ mod sysctl;
 pub use auto::{fill_auto, fill_new};
 pub use error::Error;
 pub use host::{HostInterface, host_interface, host_interfaces, interface_exists};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use leases::fuzz as fuzz_leases;
 pub use leases::{Lease, LeaseKind};
 pub use manager::{Host, Manager};
 pub use net::{Net4, Net6};

@@ -124,6 +124,17 @@ impl IdMap {
     }
 }
 
+/// For [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(text: &str) {
+    if let Some(range) = range_of_root(text) {
+        assert!(range.size >= MINIMUM && range.base.checked_add(range.size).is_some_and(|end| end < u32::MAX));
+        let map = IdMap { uid: range, gid: range };
+        map.mount_maps(true);
+        map.lxc_lines();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

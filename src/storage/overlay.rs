@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
-use super::pool::{Driver, RootMount};
+use super::pool::{Driver, RootMount, scratch};
 use crate::image::{Limits, StoredImage};
 use crate::names::Fingerprint;
 use crate::security::idmap::IdMap;
@@ -195,7 +195,13 @@ impl Driver for Overlay {
             None => volume.join("lower"),
         };
         let rootfs = volume.join("rootfs");
-        mount_layers(volume, &lower, &volume.join("upper"), &rootfs, map)?;
+        // Where a crash leaves nothing in the volume: the pool's next opening clears it.
+        let scratch = scratch(pool);
+        make_dir(&scratch, 0o700)?;
+        let mounted = mount_layers(&scratch, &lower, &volume.join("upper"), &rootfs, map);
+        // Empty, unless a mount could not be detached; then it waits for the same opening.
+        let _ = std::fs::remove_dir(&scratch);
+        mounted?;
         Ok(RootMount { path: rootfs, lxc_options: None })
     }
 

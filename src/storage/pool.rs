@@ -198,6 +198,7 @@ impl Pool {
         };
         let pool = Self { spec, root, driver, images: Mutex::default() };
         let left = pool.left_by_a_crash()?;
+        pool.clear_unused_images()?;
         if !left.is_empty() {
             // Thousands of files perhaps: nobody waits for them.
             let purging = std::thread::Builder::new().name("purge".to_owned()).spawn(move || {
@@ -223,6 +224,24 @@ impl Pool {
         }
         let entries = std::fs::read_dir(&trash).map_err(io("read", &trash))?;
         entries.map(|entry| Ok(entry.map_err(io("read", &trash))?.path())).collect()
+    }
+
+    /// Removes images that were deleted and whose last volume went when the daemon died.
+    fn clear_unused_images(&self) -> Result<(), Error> {
+        let images = self.root.join("images");
+        for entry in std::fs::read_dir(&images).map_err(io("read", &images))? {
+            let entry = entry.map_err(io("read", &images))?;
+            let name = entry.file_name().to_str().and_then(|name| Fingerprint::new(name).ok());
+            if let Some(fingerprint) = name.filter(|_| entry.path().join(GONE).exists()) {
+                self.delete_image(&fingerprint)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A new name for what is to be renamed into this pool when it is whole; after a crash the next opening removes it.
+    pub fn scratch(&self) -> PathBuf {
+        scratch(&self.root)
     }
 
     /// A place for something to wait for its removal.
@@ -360,6 +379,9 @@ impl Pool {
     /// # Errors
     /// What stays is removed at the next opening.
     pub fn purge(trash: &Path) -> Result<(), Error> {
+        if trash.symlink_metadata().is_ok_and(|found| !found.is_dir()) {
+            return std::fs::remove_file(trash).map_err(io("remove", trash));
+        }
         unmount_below(trash)?;
         remove_dir(trash)
     }
@@ -461,6 +483,10 @@ fn unmount_below(directory: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+pub(super) fn scratch(pool: &Path) -> PathBuf {
+    pool.join(".new").join(uuid::Uuid::new_v4().to_string())
 }
 
 /// Marks the shared files of an image that is deleted but still needed.

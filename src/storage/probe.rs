@@ -42,6 +42,21 @@ impl Probes {
         Self { scratch: scratch.to_owned(), idmapped: OnceLock::new(), overlay: OnceLock::new() }
     }
 
+    /// Removes what a trial left that was killed in its middle. One of a process that lives (`doctor`) stays.
+    pub fn clear(&self) {
+        let program = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+        for entry in std::fs::read_dir(&self.scratch).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some(pid) = name.strip_prefix(TRIAL) else { continue };
+            let ours = pid == std::process::id().to_string();
+            if (ours || program(pid).is_none() || program(pid) != program("self"))
+                && let Err(error) = clear(&entry.path())
+            {
+                tracing::warn!(%error, "removing what a trial of the kernel left");
+            }
+        }
+    }
+
     /// Why there are no id-mapped mounts; `None` when there are.
     pub fn id_mapped_missing(&self) -> Option<String> {
         self.idmapped.get_or_init(|| switched_off(ID_MAPPED_OFF).or_else(|| self.attempt(try_id_mapped))).clone()
@@ -65,15 +80,22 @@ impl Probes {
     }
 
     fn attempt(&self, attempt: fn(&Path) -> Result<(), Error>) -> Option<String> {
-        let scratch = self.scratch.join(format!(".probe-{}", std::process::id()));
+        let scratch = self.scratch.join(format!("{TRIAL}{}", std::process::id()));
         let result = make_dir(&scratch, 0o700).and_then(|()| attempt(&scratch));
-        for point in mount::below(&scratch).unwrap_or_default() {
-            // Best effort: what stays is named by the removal below.
-            let _ = mount::unmount(&point);
-        }
-        let removed = remove_dir(&scratch);
+        let removed = clear(&scratch);
         result.and(removed).err().map(|error| error.to_string())
     }
+}
+
+/// Trials have directories of this name, with the process's number.
+const TRIAL: &str = ".probe-";
+
+fn clear(scratch: &Path) -> Result<(), Error> {
+    for point in mount::below(scratch).unwrap_or_default() {
+        // Best effort: what stays is named by the removal below.
+        let _ = mount::unmount(&point);
+    }
+    remove_dir(scratch)
 }
 
 fn sample_map() -> IdMap {

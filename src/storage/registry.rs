@@ -22,9 +22,10 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// None yet.
+    /// None yet; what the last daemon's trials left is removed.
     pub fn new(state_dir: PathBuf) -> Self {
         let probes = Arc::new(Probes::new(&state_dir));
+        probes.clear();
         Self { state_dir, probes, pools: Mutex::default() }
     }
 

@@ -427,6 +427,13 @@ fn host_memory() -> Option<u64> {
     u64::from(info.totalram).checked_mul(info.mem_unit.into())
 }
 
+/// For [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(text: &str) {
+    let _ = Hierarchies::from_mountinfo(text);
+    Groups::parse(text).payload();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -831,6 +831,16 @@ fn parse_route(body: &[u8]) -> Option<Route> {
     })
 }
 
+/// For [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    for message in Messages(bytes) {
+        parse_link(message.body);
+        parse_address(message.body);
+        parse_route(message.body);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -49,7 +49,7 @@ impl Answer {
 pub fn read_head(stream: &mut UnixStream) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() > 0 {
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count > 0) {
         head.push(byte[0]);
     }
     String::from_utf8_lossy(&head).into_owned()

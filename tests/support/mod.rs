@@ -2,7 +2,10 @@
 //! it left on the host fails the test.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod caller;
 pub mod http;
+pub mod namespaces;
+pub mod scanner;
 pub mod sftp;
 pub mod websocket;
 
@@ -79,7 +82,8 @@ impl Daemon {
     /// A fresh daemon with these environment variables.
     pub fn with_env(env: &[(&str, &str)]) -> Self {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let root = PathBuf::from(format!("/var/tmp/warren-test-{}-{number}", std::process::id()));
+        let id = std::env::var(namespaces::ID).unwrap_or_else(|_| std::process::id().to_string());
+        let root = PathBuf::from(format!("/var/tmp/warren-test-{id}-{number}"));
         std::fs::create_dir_all(root.join("home")).unwrap();
         let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let mut daemon = Self { root, child: None, env };
@@ -120,12 +124,17 @@ impl Daemon {
 
     /// Starts the daemon (again) and waits until it is ready.
     pub fn start(&mut self) {
+        self.spawn();
+        self.verb(&["waitready", "--timeout", "20"]).ok();
+    }
+
+    /// Starts the daemon (again), without waiting.
+    pub fn spawn(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.root.join("log")).unwrap();
         let mut command = Command::new(warrend());
         command.arg("--state-dir").arg(self.state()).args(["--debug", "--group", "root"]);
         command.envs(self.env.clone()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().unwrap());
-        self.verb(&["waitready", "--timeout", "20"]).ok();
     }
 
     /// SIGKILL.

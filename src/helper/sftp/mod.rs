@@ -11,6 +11,9 @@ mod name;
 mod open;
 mod wire;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use wire::fuzz;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

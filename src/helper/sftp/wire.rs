@@ -222,6 +222,13 @@ impl Writer {
     }
 }
 
+/// For [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let mut reader = Reader(bytes);
+    while let (Ok(_), Ok(_), Ok(_)) = (reader.string(), reader.attributes(), reader.u64()) {}
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{any, proptest};

@@ -34,7 +34,7 @@ fn size(text: &str) -> u64 {
         "G" => 1024 * 1024 * 1024,
         _ => 1,
     };
-    digits.parse::<u64>().unwrap_or(0) * unit
+    digits.parse::<u64>().unwrap_or(0).saturating_mul(unit)
 }
 
 fn caches(tree: &Tree, cpu: &Path) -> Vec<Cache> {
@@ -112,6 +112,13 @@ pub(super) fn read(tree: &Tree, architecture: &str) -> Cpu {
         socket.frequency = known.iter().sum::<u64>() / count;
     }
     Cpu { architecture: architecture.to_owned(), sockets: sockets.into_values().collect(), total }
+}
+
+/// For [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(text: &str) {
+    models(text);
+    size(text);
 }
 
 #[cfg(test)]

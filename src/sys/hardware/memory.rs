@@ -15,7 +15,7 @@ fn fields(text: &str) -> BTreeMap<&str, u64> {
         let start = line[..colon].rfind(' ').map_or(0, |at| at + 1);
         let mut words = line[colon + 1..].split_whitespace();
         let number: u64 = words.next()?.parse().ok()?;
-        Some((start, colon, if words.next() == Some("kB") { number * 1024 } else { number }))
+        Some((start, colon, if words.next() == Some("kB") { number.saturating_mul(1024) } else { number }))
     };
     text.lines().filter_map(|text| line(text).map(|(start, end, number)| (&text[start..end], number))).collect()
 }
@@ -64,6 +64,12 @@ fn read_nodes(tree: &Tree, numbers: Vec<u64>, page: u64) -> Vec<MemoryNode> {
         }
     };
     numbers.into_iter().map(node).collect()
+}
+
+/// For [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(text: &str) {
+    fields(text);
 }
 
 #[cfg(test)]

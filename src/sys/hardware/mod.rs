@@ -19,6 +19,16 @@ mod system;
 mod tree;
 mod usb;
 
+/// For [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    cpu::fuzz(&text);
+    memory::fuzz(&text);
+    tree::fuzz(&text);
+    pci::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests;
 

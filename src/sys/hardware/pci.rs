@@ -86,6 +86,12 @@ pub(super) fn read(tree: &Tree, names: &Names) -> Pci {
     Pci { total: u64::try_from(devices.len()).unwrap_or(0), devices }
 }
 
+/// For [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(bytes: &[u8]) {
+    parse_vpd(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -165,6 +165,14 @@ pub(super) fn list(text: &str) -> Vec<u64> {
     all
 }
 
+/// For [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(text: &str) {
+    list(text);
+    sort_key(text);
+    pci_address(Path::new(text));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

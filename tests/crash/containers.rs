@@ -1,0 +1,373 @@
+//! Verbs of instances.
+
+use serde_json::{Value, json};
+
+use super::support::Daemon;
+use super::support::caller::Caller;
+use super::{Verb, done, gone, shown};
+
+fn url(name: &str) -> String {
+    format!("/1.0/instances/{name}")
+}
+
+fn body(name: &str) -> String {
+    json!({"name": name, "source": {"type": "image", "alias": "bb"}, "description": "old"}).to_string()
+}
+
+fn stopped(daemon: &Daemon, name: &str) {
+    done(daemon, "POST", "/1.0/instances", &body(name));
+}
+
+fn running(daemon: &Daemon, name: &str) {
+    stopped(daemon, name);
+    state(&Caller { socket: daemon.socket() }, name, "start");
+}
+
+fn state(caller: &Caller, name: &str, action: &str) {
+    let body = json!({"action": action, "force": true}).to_string();
+    caller.call("PUT", &format!("{}/state", url(name)), &body);
+}
+
+/// Its state is one of these, and it works in that state.
+#[track_caller]
+fn is_one_of(daemon: &Daemon, name: &str, states: &[&str]) {
+    let status = daemon.status(name);
+    assert!(states.contains(&status.as_str()), "{name} is {status}, not one of {states:?}");
+    if status != "none" {
+        assert_eq!(daemon.ask("GET", &format!("{}/files?path=/etc/passwd", url(name)), &[], b"").status, 200);
+    }
+    if status == "Running" {
+        let metadata = done(daemon, "POST", &format!("{}/exec", url(name)), r#"{"command":["true"]}"#);
+        assert_eq!(metadata["metadata"]["return"], 0);
+    }
+}
+
+fn remove(daemon: &Daemon, name: &str) {
+    for name in [name.to_owned(), format!("{name}-new")] {
+        if matches!(daemon.status(&name).as_str(), "Running" | "Frozen") {
+            done(daemon, "PUT", &format!("{}/state", url(&name)), r#"{"action":"stop","force":true}"#);
+        }
+        gone(daemon, &url(&name));
+    }
+}
+
+fn nothing(_: &Daemon, _: &str) {}
+
+pub(super) const LIVES: &[Verb] = &[
+    Verb {
+        name: "create an instance",
+        prepare: nothing,
+        act: |caller, name| drop(caller.call("POST", "/1.0/instances", &body(name))),
+        holds: |daemon, name| {
+            is_one_of(daemon, name, &["none", "Stopped"]);
+            // What was made is whole; what was not can be made.
+            if daemon.status(name) == "none" {
+                stopped(daemon, name);
+            }
+            done(daemon, "PUT", &format!("{}/state", url(name)), r#"{"action":"start"}"#);
+        },
+        tidy: remove,
+    },
+    Verb {
+        name: "start an instance",
+        prepare: stopped,
+        act: |caller, name| state(caller, name, "start"),
+        holds: |daemon, name| is_one_of(daemon, name, &["Running", "Stopped"]),
+        tidy: remove,
+    },
+    Verb {
+        name: "stop an instance",
+        prepare: running,
+        act: |caller, name| state(caller, name, "stop"),
+        holds: |daemon, name| is_one_of(daemon, name, &["Running", "Stopped"]),
+        tidy: remove,
+    },
+    Verb {
+        name: "shut an instance down",
+        prepare: running,
+        act: |caller, name| {
+            caller.call("PUT", &format!("{}/state", url(name)), r#"{"action":"stop","timeout":30}"#);
+        },
+        holds: |daemon, name| is_one_of(daemon, name, &["Running", "Stopped"]),
+        tidy: remove,
+    },
+    Verb {
+        name: "restart an instance",
+        prepare: running,
+        act: |caller, name| state(caller, name, "restart"),
+        holds: |daemon, name| is_one_of(daemon, name, &["Running"]),
+        tidy: remove,
+    },
+    Verb {
+        name: "freeze an instance",
+        prepare: running,
+        act: |caller, name| {
+            state(caller, name, "freeze");
+            state(caller, name, "unfreeze");
+        },
+        holds: |daemon, name| {
+            let status = daemon.status(name);
+            assert!(matches!(status.as_str(), "Running" | "Frozen"), "{status}");
+            if status == "Frozen" {
+                done(daemon, "PUT", &format!("{}/state", url(name)), r#"{"action":"unfreeze"}"#);
+            }
+            is_one_of(daemon, name, &["Running"]);
+        },
+        tidy: remove,
+    },
+    Verb {
+        name: "stop an ephemeral instance",
+        prepare: |daemon, name| {
+            let body = json!({"name": name, "source": {"type": "image", "alias": "bb"}, "ephemeral": true});
+            done(daemon, "POST", "/1.0/instances", &body.to_string());
+            state(&Caller { socket: daemon.socket() }, name, "start");
+        },
+        act: |caller, name| state(caller, name, "stop"),
+        holds: |daemon, name| is_one_of(daemon, name, &["Running", "none"]),
+        tidy: remove,
+    },
+    Verb {
+        name: "rename an instance",
+        prepare: stopped,
+        act: |caller, name| drop(caller.call("POST", &url(name), &json!({"name": format!("{name}-new")}).to_string())),
+        holds: |daemon, name| {
+            let new = format!("{name}-new");
+            let now = [daemon.status(name), daemon.status(&new)];
+            assert!(now == ["none", "Stopped"] || now == ["Stopped", "none"], "{now:?}");
+            let name = if now[0] == "none" { new.as_str() } else { name };
+            is_one_of(daemon, name, &["Stopped"]);
+        },
+        tidy: remove,
+    },
+    Verb {
+        name: "delete an instance",
+        prepare: stopped,
+        act: |caller, name| drop(caller.call("DELETE", &url(name), "")),
+        holds: |daemon, name| is_one_of(daemon, name, &["none", "Stopped"]),
+        tidy: remove,
+    },
+    Verb {
+        name: "many instances",
+        prepare: |daemon, name| {
+            stopped(daemon, &format!("{name}-new"));
+            running(daemon, name);
+        },
+        act: |caller, name| {
+            let (one, two) = (caller.clone(), caller.clone());
+            let (first, second) = (name.to_owned(), format!("{name}-new"));
+            let threads = [
+                std::thread::spawn(move || state(&one, &first, "stop")),
+                std::thread::spawn(move || state(&two, &second, "start")),
+            ];
+            for number in 0..3 {
+                caller.call("POST", "/1.0/instances", &body(&format!("m{number}")));
+            }
+            drop(threads.map(std::thread::JoinHandle::join));
+        },
+        holds: |daemon, name| {
+            for number in 0..3 {
+                is_one_of(daemon, &format!("m{number}"), &["none", "Stopped"]);
+            }
+            is_one_of(daemon, name, &["Running", "Stopped"]);
+            is_one_of(daemon, &format!("{name}-new"), &["Running", "Stopped"]);
+        },
+        tidy: |daemon, name| {
+            (0..3).for_each(|number| remove(daemon, &format!("m{number}")));
+            remove(daemon, name);
+        },
+    },
+];
+
+/// The description and the key say the same: both old or both new.
+fn whole(daemon: &Daemon, name: &str) {
+    let now = shown(daemon, &url(name));
+    let pair = (now["description"].clone(), now["config"]["user.key"].clone());
+    assert!(pair == (json!("old"), Value::Null) || pair == (json!("new"), json!("new")), "{pair:?}");
+}
+
+pub(super) const DEFINITIONS: &[Verb] = &[
+    Verb {
+        name: "PUT an instance",
+        prepare: stopped,
+        act: |caller, name| {
+            let Some(now) = caller.call("GET", &url(name), "") else { return };
+            let mut body = now["metadata"].clone();
+            body["description"] = json!("new");
+            body["config"]["user.key"] = json!("new");
+            caller.call("PUT", &url(name), &body.to_string());
+        },
+        holds: whole,
+        tidy: remove,
+    },
+    Verb {
+        name: "PATCH an instance",
+        prepare: running,
+        act: |caller, name| {
+            let body = json!({"description": "new", "config": {"user.key": "new"}});
+            caller.call("PATCH", &url(name), &body.to_string());
+        },
+        holds: whole,
+        tidy: remove,
+    },
+    Verb {
+        name: "change the state of all",
+        prepare: |daemon, name| {
+            running(daemon, name);
+            running(daemon, &format!("{name}-new"));
+        },
+        act: |caller, _| {
+            caller.call("PUT", "/1.0/instances", r#"{"state":{"action":"freeze"}}"#);
+        },
+        holds: |daemon, name| {
+            for name in [name, &format!("{name}-new"), "steady"] {
+                let status = daemon.status(name);
+                assert!(matches!(status.as_str(), "Running" | "Frozen"), "{name}: {status}");
+            }
+            done(daemon, "PUT", "/1.0/instances", r#"{"state":{"action":"unfreeze"}}"#);
+            assert_eq!(daemon.status(name), "Running");
+        },
+        tidy: remove,
+    },
+];
+
+const NEW: usize = 3_000_000;
+
+/// A file that is pushed is not there, is as before, or is the beginning of the new one.
+fn pushed(daemon: &Daemon, instance: &str, name: &str) {
+    let answer = daemon.ask("GET", &format!("{}/files?path=/root/{name}", url(instance)), &[], b"");
+    let fine = match answer.status {
+        404 => true,
+        200 => answer.body.len() <= NEW && answer.body.iter().all(|byte| *byte == b'n'),
+        _ => false,
+    };
+    assert!(fine, "{}: {} bytes", answer.status, answer.body.len());
+}
+
+fn push(caller: &Caller, instance: &str, name: &str) {
+    let path = format!("{}/files?path=/root/{name}", url(instance));
+    caller.send("POST", &path, &[("X-LXD-type", "file"), ("X-LXD-mode", "0644")], &vec![b'n'; NEW]);
+}
+
+fn pull_away(daemon: &Daemon, instance: &str, name: &str) {
+    daemon.ask("DELETE", &format!("{}/files?path=/root/{name}", url(instance)), &[], b"");
+}
+
+fn template(name: &str) -> String {
+    format!("/1.0/instances/idle/metadata/templates?path={name}.tpl")
+}
+
+pub(super) const INSIDE: &[Verb] = &[
+    Verb {
+        name: "exec",
+        prepare: nothing,
+        act: |caller, _| {
+            let body = json!({"command": ["sh", "-c", "echo x; sleep 0.1"]}).to_string();
+            caller.call("POST", "/1.0/instances/steady/exec", &body);
+        },
+        holds: |daemon, _| is_one_of(daemon, "steady", &["Running"]),
+        tidy: nothing,
+    },
+    Verb {
+        name: "exec with recorded output",
+        prepare: nothing,
+        act: |caller, _| {
+            let body = json!({"command": ["sh", "-c", "echo x; sleep 0.1"], "record-output": true}).to_string();
+            caller.call("POST", "/1.0/instances/steady/exec", &body);
+        },
+        holds: |daemon, _| is_one_of(daemon, "steady", &["Running"]),
+        tidy: |daemon, _| {
+            let logs = shown(daemon, "/1.0/instances/steady/logs");
+            for url in logs.as_array().unwrap().iter().filter_map(Value::as_str).filter(|url| url.contains("/exec_")) {
+                assert_eq!(daemon.api("DELETE", url, "").0, 200);
+            }
+        },
+    },
+    Verb {
+        name: "exec with websockets",
+        prepare: nothing,
+        act: |caller, _| {
+            let body = json!({"command": ["sh", "-c", "echo x; head -c 1"], "wait-for-websocket": true}).to_string();
+            caller.websockets("/1.0/instances/steady/exec", &body, &["1", "0", "2", "control"]);
+        },
+        holds: |daemon, _| is_one_of(daemon, "steady", &["Running"]),
+        tidy: nothing,
+    },
+    Verb {
+        name: "exec on a terminal",
+        prepare: nothing,
+        act: |caller, _| {
+            let body = json!({"command": ["sh"], "interactive": true, "wait-for-websocket": true}).to_string();
+            caller.websockets("/1.0/instances/steady/exec", &body, &["0", "control"]);
+        },
+        holds: |daemon, _| is_one_of(daemon, "steady", &["Running"]),
+        tidy: nothing,
+    },
+    Verb {
+        name: "console",
+        prepare: nothing,
+        act: |caller, _| {
+            let body = json!({"type": "console", "force": true}).to_string();
+            caller.websockets("/1.0/instances/steady/console", &body, &["0", "control"]);
+        },
+        holds: |daemon, _| is_one_of(daemon, "steady", &["Running"]),
+        tidy: nothing,
+    },
+    Verb {
+        name: "push a file to a running instance",
+        prepare: nothing,
+        act: |caller, name| push(caller, "steady", name),
+        holds: |daemon, name| pushed(daemon, "steady", name),
+        tidy: |daemon, name| pull_away(daemon, "steady", name),
+    },
+    Verb {
+        name: "push a file to a stopped instance",
+        prepare: nothing,
+        act: |caller, name| push(caller, "idle", name),
+        holds: |daemon, name| pushed(daemon, "idle", name),
+        tidy: |daemon, name| pull_away(daemon, "idle", name),
+    },
+    Verb {
+        name: "delete a file",
+        prepare: |daemon, name| push(&Caller { socket: daemon.socket() }, "idle", name),
+        act: |caller, name| {
+            caller.send("DELETE", &format!("/1.0/instances/idle/files?path=/root/{name}"), &[], b"");
+        },
+        holds: |daemon, name| {
+            let answer = daemon.ask("GET", &format!("/1.0/instances/idle/files?path=/root/{name}"), &[], b"");
+            assert!(answer.status == 404 || answer.body.len() == NEW, "{}", answer.text());
+        },
+        tidy: |daemon, name| pull_away(daemon, "idle", name),
+    },
+    Verb {
+        name: "sftp",
+        prepare: nothing,
+        act: |caller, name| caller.sftp("idle", &format!("/root/{name}")).unwrap_or_default(),
+        holds: |daemon, _| is_one_of(daemon, "idle", &["Stopped"]),
+        tidy: |daemon, name| pull_away(daemon, "idle", name),
+    },
+    Verb {
+        name: "PUT metadata",
+        prepare: |daemon, _| drop(done(daemon, "PUT", "/1.0/instances/idle/metadata", r#"{"creation_date":1}"#)),
+        act: |caller, _| {
+            let body = json!({"creation_date": 2, "properties": {"long": "x".repeat(100_000)}}).to_string();
+            caller.call("PUT", "/1.0/instances/idle/metadata", &body);
+        },
+        holds: |daemon, _| {
+            let now = shown(daemon, "/1.0/instances/idle/metadata");
+            let length = now["properties"]["long"].as_str().unwrap_or_default().len();
+            assert!(now["creation_date"] == 1 && length == 0 || now["creation_date"] == 2 && length == 100_000);
+        },
+        tidy: nothing,
+    },
+    Verb {
+        name: "write a template",
+        prepare: nothing,
+        act: |caller, name| drop(caller.send("POST", &template(name), &[], &vec![b'n'; 500_000])),
+        holds: |daemon, name| {
+            let answer = daemon.ask("GET", &template(name), &[], b"");
+            let fine = answer.status == 404 || answer.body.len() == 500_000;
+            assert!(fine, "{}: {} bytes", answer.status, answer.body.len());
+        },
+        tidy: |daemon, name| drop(daemon.ask("DELETE", &template(name), &[], b"")),
+    },
+];

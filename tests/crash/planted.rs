@@ -1,0 +1,147 @@
+//! What crashes left in the past, planted: each was found by killing daemons, and each is here without a clock.
+
+use serde_json::{Value, json};
+
+use super::support::scanner::rows;
+use super::support::{Daemon, eventually};
+use super::{done, isolated, nothing_left, settled, shown, with_network};
+
+/// Changes the rows of a daemon that runs or not.
+fn sql(daemon: &Daemon, statement: &str) {
+    daemon.verb(&["sql", "global", statement, "--unsafe"]).ok();
+}
+
+/// Adds a key to an instance's own configuration.
+fn plant_key(daemon: &Daemon, instance: &str, key: &str, value: &str) {
+    let change = format!("config = json_set(config, '$.\"{key}\"', '{value}')");
+    sql(daemon, &format!("UPDATE instances SET {change} WHERE name = '{instance}'"));
+}
+
+/// Has busybox's init power off, from outside.
+fn power_off(pid: i64) {
+    let init = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    eventually("init is gone", || {
+        // One that has just begun does not hear it yet.
+        let _ = rustix::process::kill_process(init, rustix::process::Signal::USR2);
+        !std::path::Path::new(&format!("/proc/{pid}")).exists()
+    });
+}
+
+#[test]
+fn a_restart_is_finished_whether_its_container_is_down_or_still_up() {
+    isolated("planted::a_restart_is_finished_whether_its_container_is_down_or_still_up", || {
+        let mut daemon = with_network();
+        for name in ["down", "up", "asked"] {
+            daemon.lxc(&["launch", "bb", name]).ok();
+        }
+        // Nothing but the restart itself brings it back.
+        daemon.lxc(&["config", "set", "down", "boot.autostart=false"]).ok();
+        let pids = ["down", "up", "asked"].map(|name| daemon.instance_pid(name));
+        daemon.kill();
+        for (name, how) in [("down", "shutdown"), ("up", "kill"), ("asked", "shutdown")] {
+            plant_key(&daemon, name, "volatile.last_state.restart", how);
+        }
+        power_off(pids[0]);
+        daemon.start();
+        for (name, pid) in ["down", "up", "asked"].iter().zip(pids) {
+            eventually("it is another life", || {
+                let now = daemon.instance_pid(name);
+                now != 0 && now != pid && daemon.status(name) == "Running"
+            });
+        }
+        assert!(rows(&daemon, "SELECT name FROM instances WHERE config LIKE '%restart%'").is_empty());
+        nothing_left(&daemon, "after interrupted restarts");
+    });
+}
+
+#[test]
+fn an_ephemeral_instance_that_goes_down_alone_is_deleted() {
+    isolated("planted::an_ephemeral_instance_that_goes_down_alone_is_deleted", || {
+        let mut daemon = with_network();
+        daemon.lxc(&["launch", "bb", "short", "--ephemeral"]).ok();
+        daemon.lxc(&["init", "bb", "waiting", "--ephemeral"]).ok();
+        let pid = daemon.instance_pid("short");
+        daemon.kill();
+        power_off(pid);
+        daemon.start();
+        assert_eq!([daemon.status("short"), daemon.status("waiting")], ["none", "Stopped"]);
+        nothing_left(&daemon, "after an ephemeral instance went down");
+    });
+}
+
+#[test]
+fn a_stale_copy_of_its_definition_does_not_make_a_running_container_forgotten() {
+    isolated("planted::a_stale_copy_of_its_definition_does_not_make_a_running_container_forgotten", || {
+        let mut daemon = with_network();
+        daemon.lxc(&["init", "bb", "c1"]).ok();
+        let stale = shown(&daemon, "/1.0/instances/c1");
+        daemon.lxc(&["start", "c1"]).ok();
+        let pid = daemon.instance_pid("c1");
+        done(&daemon, "PUT", "/1.0/instances/c1", &stale.to_string());
+        daemon.kill();
+        daemon.start();
+        assert_eq!(daemon.instance_pid("c1"), pid);
+        daemon.lxc(&["exec", "c1", "--", "true"]).ok();
+        nothing_left(&daemon, "after a stale PUT");
+    });
+}
+
+#[test]
+fn a_name_whose_files_are_still_being_renamed_is_taken() {
+    isolated("planted::a_name_whose_files_are_still_being_renamed_is_taken", || {
+        let mut daemon = with_network();
+        daemon.lxc(&["init", "bb", "old"]).ok();
+        // Killed between the row and the files.
+        let change = "name = 'new', config = json_set(config, '$.\"volatile.renamed_from\"', 'old')";
+        sql(&daemon, &format!("UPDATE instances SET {change} WHERE name = 'old'"));
+        daemon.lxc(&["init", "bb", "old"]).refused("already exists");
+        daemon.kill();
+        daemon.start();
+        settled(&daemon);
+        daemon.lxc(&["start", "new"]).ok();
+        daemon.lxc(&["init", "bb", "old"]).ok();
+        nothing_left(&daemon, "after an interrupted rename");
+    });
+}
+
+#[test]
+fn files_that_a_crash_left_anywhere_are_cleared() {
+    isolated("planted::files_that_a_crash_left_anywhere_are_cleared", || {
+        let mut daemon = with_network();
+        daemon.lxc(&["init", "bb", "c1"]).ok();
+        let image = shown(&daemon, "/1.0/images/aliases/bb")["target"].as_str().unwrap().to_owned();
+        daemon.lxc(&["image", "delete", "bb"]).ok();
+        daemon.kill();
+        let pool = daemon.state().join("storage-pools/p");
+        assert!(pool.join("images").join(&image).join("deleted").exists());
+        // The last volume of a deleted image had just been moved away.
+        std::fs::rename(pool.join("containers/c1"), pool.join(".trash/0")).unwrap();
+        sql(&daemon, "UPDATE instances SET phase = 'deleting' WHERE name = 'c1'");
+        // A trial of the kernel, a template, and layers that were about to be mounted.
+        std::fs::create_dir_all(daemon.state().join(".probe-99999/target")).unwrap();
+        std::fs::write(pool.join(".new/template"), "half").unwrap();
+        std::fs::create_dir_all(pool.join(".new/layers/.lower")).unwrap();
+        // A pool that had not been made yet, and one that was half gone.
+        sql(&daemon, "INSERT INTO pools VALUES ('none', 'creating', 'dir', '', '{}')");
+        sql(&daemon, "INSERT INTO pools VALUES ('half', 'deleting', 'dir', '', '{}')");
+        std::fs::create_dir_all(daemon.state().join("storage-pools/half/custom")).unwrap();
+        daemon.start();
+        nothing_left(&daemon, "after crashes everywhere");
+        assert_eq!(shown(&daemon, "/1.0/storage-pools"), json!(["/1.0/storage-pools/p"]));
+        assert_eq!(shown(&daemon, "/1.0/instances"), Value::Array(Vec::new()));
+    });
+}
+
+#[test]
+fn a_dnsmasq_whose_start_was_interrupted_goes_with_its_network() {
+    isolated("planted::a_dnsmasq_whose_start_was_interrupted_goes_with_its_network", || {
+        let mut daemon = with_network();
+        daemon.kill();
+        // It had not written its number when the daemon died.
+        std::fs::remove_file(daemon.state().join("networks/wcbr0/dnsmasq.pid")).unwrap();
+        sql(&daemon, "UPDATE networks SET phase = 'creating'");
+        daemon.start();
+        nothing_left(&daemon, "after an interrupted start of dnsmasq");
+        done(&daemon, "POST", "/1.0/networks", r#"{"name":"wcbr0","config":{"ipv6.address":"none"}}"#);
+    });
+}
