@@ -185,6 +185,15 @@ fn lives_of_instances() {
 }
 
 #[test]
+fn slow_changes_of_state() {
+    isolated("slow_changes_of_state", || {
+        let mut daemon = with_network();
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, containers::SLOW, &["steady"]);
+    });
+}
+
+#[test]
 fn definitions_of_instances() {
     isolated("definitions_of_instances", || {
         let mut daemon = with_network();

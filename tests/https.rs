@@ -563,11 +563,15 @@ fn image(serial: u32) -> (String, Vec<u8>) {
     let mut header = tar::Header::new_gnu();
     header.set_size(metadata.len() as u64);
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
     archive.append_data(&mut header, "metadata.yaml", metadata.as_bytes()).unwrap();
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Directory);
     header.set_size(0);
     header.set_mode(0o755);
+    header.set_uid(0);
+    header.set_gid(0);
     archive.append_data(&mut header, "rootfs/", io::empty()).unwrap();
     let bytes = archive.into_inner().unwrap();
     let digest = warren::names::Fingerprint::new(sha256(&bytes)).unwrap();

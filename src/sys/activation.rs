@@ -1,8 +1,9 @@
 //! The daemon's sockets: given by systemd (sd_listen_fds(3)), or bound here; and word to systemd (sd_notify(3)).
-#![allow(unsafe_code, reason = "inherited file descriptors and the environment before any thread exists")]
+#![allow(unsafe_code, reason = "inherited file descriptors, the environment before any thread exists, SO_PEERCRED")]
 
+use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
@@ -59,7 +60,7 @@ pub fn bind_unix(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
         Ok(metadata) if metadata.file_type().is_socket() => {
-            if UnixStream::connect(path).is_ok() {
+            if is_served(path) {
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, "another daemon is listening there"));
             }
             std::fs::remove_file(path)?;
@@ -75,7 +76,40 @@ pub fn bind_unix(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
     }
     std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o660))?;
     std::fs::rename(&temporary, path)?;
+    remove_unfinished(path);
     Ok(listener)
+}
+
+/// Whether the process that listens at `path` lives. Somebody else may hold its socket: a program that a killed daemon was
+/// just starting has its files until it is executed.
+fn is_served(path: &Path) -> bool {
+    let Ok(stream) = UnixStream::connect(path) else { return false };
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = libc::socklen_t::try_from(size_of_val(&peer)).unwrap_or(0);
+    let fd = stream.as_raw_fd();
+    // SAFETY: the pointers are to a ucred and to its length, which outlive the call (unix(7), SO_PEERCRED).
+    let told =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut length) };
+    // 0: of another process namespace.
+    if told != 0 || peer.pid == 0 {
+        return true;
+    }
+    // proc_pid_stat(5): the state follows the name in parentheses.
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", peer.pid)).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// Removes sockets that were bound beside `path` by daemons that were killed before they moved them there.
+fn remove_unfinished(path: &Path) {
+    let (Some(dir), Some(stem)) = (path.parent(), path.file_stem().and_then(OsStr::to_str)) else { return };
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(stem)?.strip_prefix('.')?.parse::<u32>().ok());
+        if number.is_some() && !is_served(&entry.path()) {
+            // Not there any more, or not removable: the next start sees.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -91,9 +125,33 @@ mod tests {
         drop(first);
         bind_unix(&path, None).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        // Killed between binding and moving.
+        drop(UnixListener::bind(dir.path().join("unix.4194303")).unwrap());
+        bind_unix(&path, None).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(bind_unix(&file, None).is_err());
         assert!(file.exists());
+    }
+
+    #[test]
+    fn a_socket_of_a_dead_daemon_is_stale_whoever_else_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("unix.socket");
+        let held = bind_unix(&path, None).unwrap();
+        // Who calls listen(2) is who is seen to listen.
+        // SAFETY: the child calls two functions that are safe after fork(2) in a threaded process (signal-safety(7)).
+        let child = unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                libc::listen(held.as_raw_fd(), 8);
+                libc::_exit(0);
+            }
+            child
+        };
+        crate::sys::process::wait(child).unwrap();
+        assert!(UnixStream::connect(&path).is_ok());
+        bind_unix(&path, None).unwrap();
     }
 }

@@ -83,36 +83,10 @@ pub(super) const LIVES: &[Verb] = &[
         tidy: remove,
     },
     Verb {
-        name: "shut an instance down",
-        prepare: running,
-        act: |caller, name| {
-            caller.call("PUT", &format!("{}/state", url(name)), r#"{"action":"stop","timeout":30}"#);
-        },
-        holds: |daemon, name| is_one_of(daemon, name, &["Running", "Stopped"]),
-        tidy: remove,
-    },
-    Verb {
         name: "restart an instance",
         prepare: running,
         act: |caller, name| state(caller, name, "restart"),
         holds: |daemon, name| is_one_of(daemon, name, &["Running"]),
-        tidy: remove,
-    },
-    Verb {
-        name: "freeze an instance",
-        prepare: running,
-        act: |caller, name| {
-            state(caller, name, "freeze");
-            state(caller, name, "unfreeze");
-        },
-        holds: |daemon, name| {
-            let status = daemon.status(name);
-            assert!(matches!(status.as_str(), "Running" | "Frozen"), "{status}");
-            if status == "Frozen" {
-                done(daemon, "PUT", &format!("{}/state", url(name)), r#"{"action":"unfreeze"}"#);
-            }
-            is_one_of(daemon, name, &["Running"]);
-        },
         tidy: remove,
     },
     Verb {
@@ -175,6 +149,36 @@ pub(super) const LIVES: &[Verb] = &[
             (0..3).for_each(|number| remove(daemon, &format!("m{number}")));
             remove(daemon, name);
         },
+    },
+];
+
+/// Those that take seconds, whoever is asked.
+pub(super) const SLOW: &[Verb] = &[
+    Verb {
+        name: "shut an instance down",
+        prepare: running,
+        act: |caller, name| {
+            caller.call("PUT", &format!("{}/state", url(name)), r#"{"action":"stop","timeout":30}"#);
+        },
+        holds: |daemon, name| is_one_of(daemon, name, &["Running", "Stopped"]),
+        tidy: remove,
+    },
+    Verb {
+        name: "freeze an instance",
+        prepare: running,
+        act: |caller, name| {
+            state(caller, name, "freeze");
+            state(caller, name, "unfreeze");
+        },
+        holds: |daemon, name| {
+            let status = daemon.status(name);
+            assert!(matches!(status.as_str(), "Running" | "Frozen"), "{status}");
+            if status == "Frozen" {
+                done(daemon, "PUT", &format!("{}/state", url(name)), r#"{"action":"unfreeze"}"#);
+            }
+            is_one_of(daemon, name, &["Running"]);
+        },
+        tidy: remove,
     },
 ];
 

@@ -286,3 +286,21 @@ fn what_is_no_image_is_refused_and_leaves_nothing() {
     assert!(matches!(upload.finish(Some(&wrong)), Err(Error::Fingerprint { .. })));
     assert_eq!(std::fs::read_dir(dir.path().join("images")).unwrap().count(), 0);
 }
+
+#[test]
+fn an_owner_that_nobody_can_be_refuses_the_image_when_it_arrives() {
+    let whole = with_base(&[(b"rootfs/a", EntryType::Regular, b"", b"x")]);
+    let dir = tempfile::tempdir().unwrap();
+    store(dir.path(), &whole).unwrap();
+    // No number at all, and the one by which chown(2) changes nothing.
+    for uid in [[0; 8], *b"\x80\0\0\0\xff\xff\xff\xff"] {
+        let mut bytes = whole.clone();
+        let header = bytes.windows(8).rposition(|name| name == b"rootfs/a").unwrap();
+        bytes[header + 108..header + 116].copy_from_slice(&uid);
+        let mut fixed = tar::Header::from_byte_slice(&bytes[header..header + 512]).clone();
+        fixed.set_cksum();
+        bytes[header..header + 512].copy_from_slice(fixed.as_bytes());
+        let refused = store(dir.path(), &bytes).unwrap_err().to_string();
+        assert!(refused.contains("rootfs/a has a damaged header"), "{refused}");
+    }
+}
