@@ -9,7 +9,8 @@ use std::{fmt, io};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method, Response as HttpResponse, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use warp::{Filter, Reply};
@@ -56,6 +57,11 @@ impl fmt::Display for BodyError {
 
 impl std::error::Error for BodyError {}
 
+/// A body of at most so many bytes is waited for before anything is answered…
+const SMALL: u64 = 16 * 1024;
+/// …but not longer than this.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
 
 /// The body of a request, read piece by piece.
@@ -67,7 +73,7 @@ pub struct BodyStream {
 impl BodyStream {
     /// Nothing.
     pub fn empty() -> Self {
-        Self { chunks: Mutex::new(futures_util::stream::empty().boxed()) }
+        Self { chunks: Mutex::new(stream::empty().boxed()) }
     }
 
     /// The next piece; `None` at the end.
@@ -97,6 +103,29 @@ impl BodyStream {
     /// [`BodyError`].
     pub async fn read_within(self, max: usize, time: Duration) -> Result<Bytes, BodyError> {
         tokio::time::timeout(time, self.read_limited(max)).await.unwrap_or(Err(BodyError::Slow(time)))
+    }
+
+    /// Waits for a small body. hyper closes a connection, without a word in the answer, when a body comes after an
+    /// answer that did not need it; there are clients that send `null` with every GET, in a packet of its own.
+    async fn arrived(self, headers: &HeaderMap) -> Self {
+        let length = headers.get(CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse().ok()).unwrap_or(0);
+        if !(1..=SMALL).contains(&length) {
+            return self;
+        }
+        let mut rest = self.into_stream().fuse();
+        let mut came = Vec::new();
+        let whole = async {
+            while let Some(piece) = rest.next().await {
+                let broken = piece.is_err();
+                came.push(piece);
+                if broken {
+                    break;
+                }
+            }
+        };
+        // What is late is left to whoever reads it.
+        let _ = tokio::time::timeout(PATIENCE, whole).await;
+        Self { chunks: Mutex::new(stream::iter(came).chain(rest).boxed()) }
     }
 
     /// As a stream, for the multipart parser.
@@ -189,9 +218,13 @@ pub fn filter(handler: Arc<dyn Handler>) -> impl Filter<Extract = (impl Reply,),
         .and(warp::ext::optional::<OnUpgrade>())
         .and(warp::body::stream())
         .then(move |method, path: warp::path::FullPath, query, headers, peer, upgrade, body| {
-            let path = path.as_str().to_owned();
-            let request = Request { method, path, query, headers, peer, upgrade, body: body_of(body) };
-            let answer = AssertUnwindSafe(handler.handle(request)).catch_unwind();
+            let (path, body) = (path.as_str().to_owned(), body_of(body));
+            let handler = Arc::clone(&handler);
+            let work = async move {
+                let body = body.arrived(&headers).await;
+                handler.handle(Request { method, path, query, headers, peer, upgrade, body }).await
+            };
+            let answer = AssertUnwindSafe(work).catch_unwind();
             async move { Answer(answer.await.unwrap_or_else(|_| panicked())) }
         })
 }
@@ -208,8 +241,6 @@ fn panicked() -> HttpResponse<Body> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::stream;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

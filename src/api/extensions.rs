@@ -31,6 +31,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "image_types",
     "images_expiry",
     "instance_bulk_state_change",
+    "instance_create_start",
     "instance_file_head",
     "instance_get_full",
     "instance_nic_network",
