@@ -111,7 +111,7 @@ fn the_client_of_incus_watches() {
     let daemon = Daemon::ready("overlay");
     let seen = daemon.root.join("seen");
     let mut monitor = incus(&daemon, &["monitor", "--type", "lifecycle", "--format", "json"]);
-    let mut monitor = monitor.stdout(std::fs::File::create(&seen).unwrap()).spawn().unwrap();
+    let mut monitor = monitor.stdout(std::fs::File::create(&seen).unwrap()).stderr(Stdio::null()).spawn().unwrap();
     // It does not tell when it has begun to listen.
     eventually("an event is seen", || {
         daemon.api("PATCH", "/1.0/profiles/default", r#"{"description":"changed"}"#);
@@ -125,25 +125,47 @@ fn the_client_of_incus_watches() {
 fn the_modules_of_ansible_work() {
     let daemon = Daemon::ready("overlay");
     let file = |name: &str| daemon.root.join(name).display().to_string();
-    daemon.lxc(&["config", "set", "core.https_address", "127.0.0.1:0"]).ok();
+    // A port that is free now; nobody else asks for it between here and there.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    daemon.lxc(&["config", "set", "core.https_address", &address]).ok();
     daemon.lxc(&["config", "set", "core.trust_password", "sesame"]).ok();
-    run(Command::new("openssl")
-        .args("req -x509 -nodes -newkey rsa:2048 -days 9 -subj /CN=ansible -keyout".split(' '))
-        .args([&file("client.key"), "-out", &file("client.crt")]));
+    // The inventory plugin cannot read an empty list of instances.
+    daemon.lxc(&["init", "--empty", "idle"]).ok();
+    let url = format!("unix:{}", daemon.socket().display());
+    std::fs::write(file("lxd.yml"), format!("plugin: community.general.lxd\nurl: {url}\n")).unwrap();
+    let request = "req -x509 -nodes -newkey rsa:2048 -days 9 -subj /CN=ansible -keyout";
+    let mut openssl = Command::new("openssl");
+    run(openssl.args(request.split(' ')).args([&file("client.key"), "-out", &file("client.crt")]));
     let variables = serde_json::json!({
-        "url": format!("unix:{}", daemon.socket().display()),
-        "https": format!("https://{}", daemon.api("GET", "/1.0", "").1["metadata"]["environment"]["addresses"][0].as_str().unwrap()),
+        "url": url,
+        "https": format!("https://{address}"),
         "client": file("client"),
         "server_cert": file("state/server.crt"),
     });
+
     let mut ansible = Command::new(fetched("venv/bin/ansible-playbook"));
     ansible.arg(ours("ansible_check.yml")).arg("--extra-vars").arg(variables.to_string());
+    ansible.arg("--inventory").arg(file("lxd.yml"));
     // Nothing of the host's configuration, nothing into the caller's home. The connection plugin runs the stock client.
     std::fs::write(file("ansible.cfg"), "").unwrap();
-    ansible.env("ANSIBLE_CONFIG", file("ansible.cfg")).env("ANSIBLE_HOME", file("ansible")).env("HOME", file("home"));
     ansible.env("ANSIBLE_COLLECTIONS_PATH", fetched("ansible_collections").parent().unwrap());
-    ansible.env("ANSIBLE_LOCALHOST_WARNING", "false").env("ANSIBLE_NOCOLOR", "1").env("LC_ALL", "C.UTF-8");
-    ansible.env("LXD_DIR", daemon.state()).env("LXD_CONF", file("conf"));
+    for (name, value) in [
+        ("ANSIBLE_CONFIG", file("ansible.cfg").as_str()),
+        ("ANSIBLE_HOME", &file("ansible")),
+        ("ANSIBLE_LOCALHOST_WARNING", "false"),
+        ("ANSIBLE_NOCOLOR", "true"),
+        ("ANSIBLE_PIPELINING", "true"),
+        ("HOME", &file("home")),
+        ("LC_ALL", "C.UTF-8"),
+        ("LXD_CONF", &file("conf")),
+        ("LXD_DIR", &file("state")),
+    ] {
+        ansible.env(name, value);
+    }
     let said = said(&mut ansible);
     assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    // A play without hosts would be passed over.
+    let inside = said.out.lines().find(|line| line.starts_with("a1 ")).unwrap_or_default();
+    assert!(inside.contains(": ok=4 "), "{}", said.out);
 }
