@@ -314,6 +314,12 @@ fn an_sftp_session_works_on_both_lives_through_a_start_and_ends_with_the_instanc
     assert_eq!(sftp.handle(3, &open(2 | 8 | 32, 0o644)), Err(4), "it exists");
     assert_eq!(sftp.handle(3, &[Text(b"/root/no"), Number(1), Number(0)]), Err(2));
     assert_eq!(sftp.handle(3, &[Text(b"/root"), Number(2), Number(0)]), Err(4));
+    // A directory is opened to look at, and that only.
+    let directory = sftp.handle(3, &[Text(b"/root/s"), Number(1), Number(0)]).unwrap();
+    let (kind, stat) = sftp.ask(8, &[Text(&directory)]);
+    assert_eq!((kind, &stat[20..24]), (105, &[0, 0, 0x41, 0xc9][..]));
+    assert_eq!(sftp.status(5, &[Text(&directory), Long(0), Number(9)]), 4);
+    assert_eq!(sftp.status(4, &[Text(&directory)]), 0);
     // Attributes: owner, mode, times; then size.
     let set = [path, Number(2 | 4 | 8), Number(5), Number(6), Number(0o600), Number(10), Number(20)];
     assert_eq!(sftp.status(9, &set), 0);

@@ -401,6 +401,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_connection_survives_a_body_that_comes_late_and_is_not_needed() {
+        let mut client = serve();
+        let mut answer = [0; 16 * 1024];
+        let head = b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n";
+        for _ in 0..2 {
+            client.write_all(head).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            client.write_all(b"null").await.unwrap();
+            let read = client.read(&mut answer).await.unwrap();
+            assert!(answer[..read].starts_with(b"HTTP/1.1 200"));
+        }
+        // One that does not come at all is answered nevertheless.
+        client.write_all(head).await.unwrap();
+        let (text, waited) = closed(&mut client).await;
+        assert!(text.starts_with("HTTP/1.1 200") && waited < Duration::from_secs(5), "{text} {waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_client_that_never_shakes_hands_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let certificate = crate::auth::ServerCertificate::load_or_create(dir.path(), "host").unwrap();

@@ -377,6 +377,11 @@ impl Daemon {
     }
 }
 
+/// Runs a command to its end.
+pub fn said(command: &mut Command) -> Said {
+    Said::of(&command.output().unwrap())
+}
+
 fn with_input(mut command: Command, input: &[u8]) -> Said {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input).unwrap();

@@ -1,4 +1,4 @@
-//! OPEN of SFTP: flags to flags, and regular files only.
+//! OPEN of SFTP: flags to flags; regular files, and directories to look at.
 
 use std::os::fd::OwnedFd;
 
@@ -37,6 +37,10 @@ pub(super) fn open(root: &Root, path: &[u8], pflags: u32, attributes: &Attribute
     }
     // Looked at first: opening a device or a pipe would have effects.
     match root.look(path, true) {
+        // Incus's client opens what it pulls before it asks what that is. Reading from a directory fails, by the kernel.
+        Ok((place, stat)) if kind(&stat) == FileType::Directory && pflags & !READ == 0 => {
+            Ok((reopen(place, OFlags::RDONLY | OFlags::DIRECTORY)?, false))
+        }
         Ok((place, stat)) => {
             regular(kind(&stat))?;
             if has(TRUNCATE) {
