@@ -142,3 +142,29 @@ fn a_container_of_the_other_architecture_runs_as_such() {
     let error = answer["error"].as_str().unwrap();
     assert!(status == 400 && error.contains("architecture") && error.contains(own), "{error}");
 }
+
+/// To set a value to nothing unsets it, wherever clients do it; `user.*` has a place in every device.
+#[test]
+fn empty_values_are_none_and_a_profile_stands_once() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    daemon.lxc(&["profile", "create", "p1"]).ok();
+    let put = |url: &str, body: &str| daemon.api("PATCH", url, body);
+    let nothing = r#"{"config":{"user.a":""},"devices":{"n":{"type":"nic","nictype":"p2p","name":"","user.x":"y"}}}"#;
+    for url in ["/1.0/profiles/p1", "/1.0/instances/c1"] {
+        assert_eq!(put(url, nothing).0, 200, "{url}");
+        let shown = daemon.api("GET", url, "").1["metadata"].clone();
+        assert_eq!(shown["config"].get("user.a"), None, "{url}");
+        assert_eq!(shown["devices"]["n"], serde_json::json!({"type": "nic", "nictype": "p2p", "user.x": "y"}), "{url}");
+    }
+    daemon.lxc(&["image", "set-property", "bb", "a", "b"]).ok();
+    daemon.lxc(&["image", "unset-property", "bb", "a"]).ok();
+    daemon.lxc(&["image", "get-property", "bb", "a"]).refused("Property not found");
+    daemon.lxc(&["profile", "add", "c1", "p1"]).ok();
+    daemon.lxc(&["profile", "add", "c1", "p1"]).refused("twice");
+    for list in ["snapshots", "backups"] {
+        let url = format!("/1.0/instances/c1/{list}");
+        assert_eq!(daemon.api("GET", &url, "").1["metadata"], serde_json::json!([]));
+        assert_eq!(daemon.api("POST", &url, "{}").0, 501);
+    }
+}

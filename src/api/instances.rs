@@ -121,7 +121,21 @@ pub async fn get(call: Call) -> Result<Response> {
 }
 
 fn profile_names(names: Vec<String>) -> Result<Vec<ProfileName>> {
-    Ok(names.into_iter().map(ProfileName::new).collect::<std::result::Result<_, _>>()?)
+    let mut profiles = Vec::with_capacity(names.len());
+    for name in names {
+        let name = ProfileName::new(name)?;
+        if profiles.contains(&name) {
+            return Err(Error::Field { name: "profiles", reason: format!("{:?} stands there twice", name.as_str()) });
+        }
+        profiles.push(name);
+    }
+    Ok(profiles)
+}
+
+/// `GET /1.0/instances/<name>/snapshots` and `…/backups`: this version makes none.
+pub async fn none_of(call: Call) -> Result<Response> {
+    find(&call)?;
+    Ok(response::sync(Vec::<String>::new()))
 }
 
 /// The image that a source names, by alias, fingerprint or properties.

@@ -47,7 +47,7 @@ fn managed(model: &Model, network: &Network) -> wire::Network {
         used_by: used_by(model, network.name.as_str()),
         managed: true,
         status: if network.phase == Phase::Ready { "Created" } else { "Errored" }.to_owned(),
-        locations: vec!["none".to_owned()],
+        locations: Some(vec!["none".to_owned()]),
     }
 }
 

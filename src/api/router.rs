@@ -173,6 +173,8 @@ fn table() -> Vec<(String, Resource)> {
                     POST Trusted console::attach, GET Trusted console::log, DELETE Trusted console::clear_log,
                 ),
             ),
+            ("/{name}/snapshots", resource!(GET Trusted instances::none_of)),
+            ("/{name}/backups", resource!(GET Trusted instances::none_of)),
             ("/{name}/logs", resource!(GET Trusted logs::list)),
             ("/{name}/logs/{file}", resource!(GET Trusted logs::get, DELETE Trusted logs::delete)),
         ] {

@@ -493,9 +493,8 @@ pub struct Network {
     pub managed: bool,
     /// `Created`, `Unavailable`, or empty for the host's own.
     pub status: String,
-    /// `["none"]`, or empty for the host's own.
-    #[serde(deserialize_with = "null_default")]
-    pub locations: Vec<String>,
+    /// `["none"]`; nothing for the host's own.
+    pub locations: Option<Vec<String>>,
 }
 
 /// A trusted certificate.

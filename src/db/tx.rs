@@ -27,7 +27,8 @@ macro_rules! put {
         ///
         /// # Errors
         /// When the statement fails; the savepoint is then rolled back.
-        pub fn $name(&mut self, record: $record) -> Result<(), Error> {
+        pub fn $name(&mut self, mut record: $record) -> Result<(), Error> {
+            record.tidy();
             // An upsert, not `REPLACE`: replacing would delete the row first and cascade to its aliases.
             let row = $row(&record)?;
             use schema::$table::dsl;
@@ -42,6 +43,46 @@ macro_rules! put {
         }
     };
 }
+
+/// To set a value to nothing is how clients of LXD's API unset it: no empty one is kept.
+trait Tidy {
+    fn tidy(&mut self) {}
+}
+
+fn tidy(config: &mut Config) {
+    config.retain(|_, value| !value.is_empty());
+}
+
+impl Tidy for Instance {
+    fn tidy(&mut self) {
+        tidy(&mut self.config);
+        self.devices.values_mut().for_each(tidy);
+    }
+}
+
+impl Tidy for Profile {
+    fn tidy(&mut self) {
+        tidy(&mut self.config);
+        self.devices.values_mut().for_each(tidy);
+    }
+}
+
+impl Tidy for Image {
+    fn tidy(&mut self) {
+        tidy(&mut self.properties);
+    }
+}
+
+impl Tidy for Pool {
+    fn tidy(&mut self) {
+        tidy(&mut self.config);
+    }
+}
+
+impl Tidy for Project {}
+impl Tidy for Alias {}
+impl Tidy for Network {}
+impl Tidy for Certificate {}
 
 impl Tx<'_> {
     /// The model as this transaction has it so far.

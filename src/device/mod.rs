@@ -154,6 +154,8 @@ impl Device {
     /// With the first property that is unknown, missing or does not fit.
     pub fn parse(name: &DeviceName, properties: &Config) -> Result<Self, Error> {
         let mut left: BTreeMap<&str, &str> = properties.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        // Any device carries values of its owner's own; an empty property is none.
+        left.retain(|property, value| !value.is_empty() && !property.starts_with("user."));
         let kind = left.remove("type").unwrap_or_default();
         let reader = |kind| Properties { device: name, kind, left };
         match kind {

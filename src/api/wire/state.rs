@@ -12,8 +12,9 @@ pub struct InstanceState {
     pub status: String,
     /// As [`super::Instance::status_code`].
     pub status_code: u16,
-    /// Root disk device to usage; `null` when stopped or unknown.
-    pub disk: Option<BTreeMap<String, DiskState>>,
+    /// Root disk device to usage, as far as it is known.
+    #[serde(deserialize_with = "super::null_default")]
+    pub disk: BTreeMap<String, DiskState>,
     /// Memory use.
     pub memory: MemoryState,
     /// Interface to state; `null` when stopped.
