@@ -295,6 +295,7 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     }
     std::fs::create_dir_all(dir.root()).map_err(|e| format!("cannot create {}: {e}", dir.root().display()))?;
     // Bound first: a second daemon in this directory must touch nothing.
+    let is_own = inherited.is_empty();
     let listeners = unix_listeners(arguments, &dir, inherited)?;
     let app = build(&dir, bus, log)?;
     let tls = server_config(&app.certificate).map_err(|e| e.to_string())?;
@@ -374,7 +375,10 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     app.bus.close();
     let closing = Arc::clone(&app);
     let _ = tokio::task::spawn_blocking(move || closing.db.close()).await;
-    remove_socket(&dir.socket());
+    // One that was handed over goes on being listened to by whoever starts this daemon again.
+    if is_own {
+        remove_socket(&dir.socket());
+    }
     remove_socket(&dir.hook_socket());
     Ok(())
 }

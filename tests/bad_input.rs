@@ -168,3 +168,36 @@ fn without_a_range_of_ids_the_refusal_says_which_line_to_add() {
     daemon.set_up("dir");
     daemon.lxc(&["launch", "bb", "c1"]).ok();
 }
+
+/// To stop a container may be what makes room: it cannot need room itself.
+#[test]
+fn on_a_full_disk_a_container_can_be_stopped() {
+    let mut daemon = Daemon::ready("overlay");
+    let database = daemon.state().join("database");
+    let aside = daemon.root.join("aside");
+    daemon.terminate();
+    std::fs::rename(&database, &aside).unwrap();
+    std::fs::create_dir(&database).unwrap();
+    run(std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(&database));
+    run(std::process::Command::new("cp").arg("-a").arg(aside.join(".")).arg(&database));
+    daemon.start();
+    daemon.lxc(&["launch", "bb", "c1"]).ok();
+    let filler = database.join("filler");
+    // As far as it goes.
+    let _ = std::fs::write(&filler, vec![0; 4 << 20]);
+    // What is in the log already has its place; what comes has none.
+    let full = || daemon.api("PATCH", "/1.0", &format!(r#"{{"config":{{"user.a":"{}"}}}}"#, "x".repeat(200_000)));
+    refused(&full(), 400, "no space");
+    daemon.lxc(&["stop", "--force", "c1"]).ok();
+    assert_eq!(daemon.status("c1"), "Stopped");
+    std::fs::remove_file(&filler).unwrap();
+    daemon.lxc(&["start", "c1"]).ok();
+    daemon.lxc(&["delete", "--force", "c1"]).ok();
+    daemon.terminate();
+    std::fs::remove_dir_all(&aside).unwrap();
+    run(std::process::Command::new("cp").arg("-a").arg(&database).arg(&aside));
+    run(std::process::Command::new("umount").arg(&database));
+    std::fs::remove_dir(&database).unwrap();
+    std::fs::rename(&aside, &database).unwrap();
+    daemon.start();
+}

@@ -222,6 +222,43 @@ fn init_makes_a_bridge_whose_containers_get_addresses() {
     eventually("an IPv4 address", || daemon.lxc(&["list", "-c", "4", "-f", "csv"]).ok().contains("(eth0)"));
     assert!(daemon.lxc(&["network", "list-leases", &bridge]).ok().contains("c1"));
     daemon.lxc(&["network", "delete", &bridge]).refused("in use");
+    // By its profile, as much as by a device of its own.
+    let show = || daemon.lxc(&["network", "show", &bridge]).ok();
+    assert!(show().contains("/1.0/instances/c1") && show().contains("/1.0/profiles/default"), "{}", show());
+    // Changed live, by the client and by a preseed; what cannot be goes back.
+    daemon.lxc(&["network", "set", &bridge, "ipv4.dhcp.expiry", "3m"]).ok();
+    assert_eq!(daemon.lxc(&["network", "get", &bridge, "ipv4.dhcp.expiry"]).ok(), "3m\n");
+    daemon.lxc(&["network", "unset", &bridge, "ipv4.dhcp.expiry"]).ok();
+    assert_eq!(daemon.lxc(&["network", "get", &bridge, "ipv4.dhcp.expiry"]).ok().trim(), "");
+    let change = format!("networks:\n- {{name: {bridge}, config: {{ipv4.nat: false, ipv6.address: none}}}}\n");
+    daemon.verb_with_input(&["init", "--preseed"], &change).ok();
+    assert_eq!(daemon.lxc(&["network", "get", &bridge, "ipv4.nat"]).ok(), "false\n");
+    daemon.lxc(&["network", "set", &bridge, "raw.dnsmasq", "no-such-option=1"]).refused("dnsmasq");
+    assert_eq!(daemon.lxc(&["network", "get", &bridge, "raw.dnsmasq"]).ok().trim(), "");
+    assert_eq!(daemon.lxc(&["network", "set", &bridge, "ipv4.address", "nonsense"]).code, 1);
+    daemon.lxc(&["restart", "--force", "c1"]).ok();
+    eventually("an IPv4 address again", || daemon.lxc(&["list", "-c", "4", "-f", "csv"]).ok().contains("(eth0)"));
+}
+
+#[test]
+fn a_preseed_refuses_what_it_does_not_know_or_cannot_change() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    let bridge = format!("wu{:x}", std::process::id() % 0xfffff);
+    let preseed = |text: &str| daemon.verb_with_input(&["init", "--preseed"], text);
+    preseed("storage_pools:\n- {name: p, driver: dir}\n").refused("overlay");
+    preseed("storage_pools:\n- {name: q, driver: dir, bogus: 1}\n").refused("bogus");
+    preseed("profiles:\n- name: default\n  devices:\n    root: {type: disk, path: /, pool: none}\n")
+        .refused("\"none\"");
+    daemon.lxc(&["storage", "create", "q", "dir"]).ok();
+    preseed("profiles:\n- name: default\n  devices:\n    root: {type: disk, path: /, pool: q}\n").refused("root disk");
+    assert!(daemon.lxc(&["profile", "show", "default"]).ok().contains("pool: p"));
+    // As most preseeds for LXD have it.
+    let auto =
+        format!("networks:\n- {{name: {bridge}, type: bridge, config: {{ipv4.address: auto, ipv6.address: auto}}}}\n");
+    preseed(&auto).ok();
+    assert!(daemon.lxc(&["network", "get", &bridge, "ipv4.address"]).ok().ends_with("/24\n"));
+    daemon.lxc(&["network", "delete", &bridge]).ok();
 }
 
 #[test]

@@ -326,3 +326,28 @@ fn the_log_level_changes_while_it_runs() {
     assert!(log().contains("/1.0/nosuch"));
     daemon.verb(&["log-level", "loud"]).refused("error, warning, info, debug or trace");
 }
+
+/// The supervisor goes on listening at a socket that it handed over, and starts the daemon again when somebody asks.
+#[test]
+fn a_socket_that_was_handed_over_stays() {
+    let mut daemon = Daemon::bare();
+    daemon.terminate();
+    let listener = UnixListener::bind(daemon.socket()).unwrap();
+    for _ in 0..2 {
+        let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" \"$@\"";
+        let mut activated = Command::new("sh")
+            .args(["-c", script, support::warrend(), "--state-dir"])
+            .arg(daemon.state())
+            .stdin(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()))
+            .spawn()
+            .unwrap();
+        assert_eq!(daemon.api("GET", "/1.0", "").0, 200);
+        let pid = rustix::process::Pid::from_raw(i32::try_from(activated.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(activated.wait().unwrap().success());
+        assert!(daemon.socket().exists());
+    }
+    drop(listener);
+    std::fs::remove_file(daemon.socket()).unwrap();
+    daemon.start();
+}

@@ -143,3 +143,26 @@ fn a_crash_in_the_middle_of_anything_is_mended_by_the_next_start() {
         }
     }
 }
+
+/// Its first moments, in which the kernel drops the signal: it is asked again as soon as it can hear.
+#[test]
+fn a_stop_right_after_the_start_is_heard() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    let slow = "#!/bin/sh\nsleep 2\ntrap 'exit 0' USR2\nwhile :; do sleep 1; done\n";
+    daemon.lxc(&["file", "delete", "c1/sbin/init"]).ok();
+    daemon.lxc_with_input(&["file", "push", "-", "c1/sbin/init", "--mode", "0755"], slow.as_bytes()).ok();
+    daemon.lxc(&["start", "c1"]).ok();
+    daemon.lxc(&["stop", "c1", "--timeout", "20"]).ok();
+    assert_eq!(daemon.status("c1"), "Stopped");
+    // One that is given up is not asked later on.
+    daemon.lxc(&["start", "c1"]).ok();
+    assert_eq!(daemon.lxc(&["stop", "c1", "--timeout", "1"]).code, 1);
+    eventually("init hears", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.instance_pid("c1"))).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim().to_owned();
+        u64::from_str_radix(&mask, 16).unwrap() & (1 << 11) != 0
+    });
+    daemon.lxc(&["exec", "c1", "--", "sleep", "1"]).ok();
+    assert_eq!(daemon.status("c1"), "Running");
+}

@@ -11,6 +11,7 @@ use crate::db::{Model, Network, Phase};
 use crate::device::{Device, NicType};
 use crate::names::{DeviceName, NetworkName, ProjectName};
 use crate::network::{self, BridgeSpec, HostInterface};
+use crate::profile;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -30,7 +31,7 @@ fn uses(devices: &wire::Devices, name: &str) -> bool {
 }
 
 fn used_by(model: &Model, name: &str) -> Vec<String> {
-    let instances = model.instances.values().filter(|i| uses(&i.devices, name));
+    let instances = model.instances.values().filter(|i| uses(&profile::expand_instance(model, i).devices, name));
     let profiles = model.profiles.values().filter(|p| uses(&p.devices, name));
     instances
         .map(|i| format!("/1.0/instances/{}", i.key.name))
@@ -80,11 +81,16 @@ fn find(call: &Call) -> Result<(Arc<Model>, Arc<Network>)> {
     Ok((model, network))
 }
 
+/// The modifiable part, for the ETag.
+fn modifiable(network: &Network) -> (&NetworkName, &String, &String, &wire::Config) {
+    (&network.name, &network.kind, &network.description, &network.config)
+}
+
 /// `GET /1.0/networks/<name>`.
 pub async fn get(call: Call) -> Result<Response> {
     match find(&call) {
         Ok((model, network)) => {
-            let etag = response::etag((&network.name, &network.kind, &network.description, &network.config));
+            let etag = response::etag(modifiable(&network));
             Ok(response::tagged(managed(&model, &network), &etag))
         }
         Err(Error::NotFound(_)) => {
@@ -106,7 +112,6 @@ pub async fn create(mut call: Call) -> Result<Response> {
         return Err(Error::Field { name: "type", reason });
     }
     let mut config = body.config;
-    BridgeSpec::parse(&name, &config)?;
     let model = call.app.db.model();
     if model.networks.contains_key(&(ProjectName::default(), name.clone())) {
         return Err(Error::Exists { what: "Network", name: name.to_string() });
@@ -143,6 +148,57 @@ pub async fn create(mut call: Call) -> Result<Response> {
     let url = format!("/1.0/networks/{name}");
     call.lifecycle("network-created", &url);
     Ok(response::created(&url))
+}
+
+/// Changes a network on the host and then in the database. When it cannot be brought up as wanted it goes back to what it
+/// was; so it does at the next start, should the daemon end in between.
+async fn update(call: Call, change: impl FnOnce(&Network) -> Network) -> Result<Response> {
+    let (model, old) = find(&call)?;
+    call.if_match(modifiable(&old))?;
+    let mut new = change(&old);
+    new.config.retain(|_, value| !value.is_empty());
+    let others = model.networks.values().filter(|network| network.name != old.name).map(|network| &network.config);
+    network::fill_auto(&mut new.config, others)?;
+    let (was, wanted) = (BridgeSpec::parse(&old.name, &old.config)?, BridgeSpec::parse(&new.name, &new.config)?);
+    let networks = &call.app.instances.context().networks;
+    let changed = async {
+        networks.up(&wanted).await?;
+        call.app
+            .db
+            .write(move |tx| {
+                if tx.model().network(&new.project, &new.name).is_none() {
+                    return Err(Error::NotFound("Network"));
+                }
+                Ok(tx.put_network(new)?)
+            })
+            .await
+    };
+    if let Err(error) = changed.await {
+        if let Err(error) = networks.up(&was).await {
+            tracing::error!(network = %old.name, %error, "going back to the old configuration");
+        }
+        return Err(error);
+    }
+    call.lifecycle("network-updated", &format!("/1.0/networks/{}", old.name));
+    Ok(response::empty())
+}
+
+/// `PUT /1.0/networks/<name>`: replaces configuration and description.
+pub async fn put(mut call: Call) -> Result<Response> {
+    let body: wire::Network = call.json().await?;
+    update(call, |old| Network { description: body.description, config: body.config, ..old.clone() }).await
+}
+
+/// `PATCH /1.0/networks/<name>`: only what the body names.
+pub async fn patch(mut call: Call) -> Result<Response> {
+    let body: wire::NetworkPatch = call.json().await?;
+    update(call, |old| {
+        let mut new = old.clone();
+        new.config.extend(body.config);
+        new.description = body.description.unwrap_or(new.description);
+        new
+    })
+    .await
 }
 
 /// `DELETE /1.0/networks/<name>`.

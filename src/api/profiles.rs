@@ -9,6 +9,7 @@ use super::wire;
 use crate::config::{self, Scope};
 use crate::db::{Model, Profile};
 use crate::device;
+use crate::instance;
 use crate::names::{ProfileName, ProjectName};
 
 type Result<T> = std::result::Result<T, Error>;
@@ -56,7 +57,12 @@ pub async fn get(call: Call) -> Result<Response> {
 fn check(call: &Call, profile: &Profile) -> Result<()> {
     call.app.instances.context().check_privilege(&profile.config)?;
     config::validate_instance(&profile.config, Scope::Profile)?;
-    Ok(device::validate(&profile.devices)?)
+    device::validate(&profile.devices)?;
+    let model = call.app.db.model();
+    match device::pools(&profile.devices).into_iter().find(|pool| !model.pools.contains_key(pool)) {
+        None => Ok(()),
+        Some(pool) => Err(instance::Error::NoSuchPool(pool).into()),
+    }
 }
 
 /// `POST /1.0/profiles`.
@@ -96,7 +102,10 @@ async fn update(call: Call, change: impl FnOnce(&Profile) -> Profile) -> Result<
             if tx.model().profile(&new.project, &new.name).is_none() {
                 return Err(Error::NotFound("Profile"));
             }
-            Ok(tx.put_profile(new)?)
+            let (project, name) = (new.project.clone(), new.name.clone());
+            tx.put_profile(new)?;
+            instance::check_profile(tx.model(), &project, &name)?;
+            Ok(())
         })
         .await?;
     call.lifecycle("profile-updated", &format!("/1.0/profiles/{}", old.name));

@@ -91,7 +91,13 @@ fn table() -> Vec<(String, Resource)> {
             ),
         ),
         ("/1.0/networks", resource!(GET Trusted networks::list, POST Trusted networks::create)),
-        ("/1.0/networks/{name}", resource!(GET Trusted networks::get, DELETE Trusted networks::delete)),
+        (
+            "/1.0/networks/{name}",
+            resource!(
+                GET Trusted networks::get, PUT Trusted networks::put, PATCH Trusted networks::patch,
+                DELETE Trusted networks::delete,
+            ),
+        ),
         ("/1.0/networks/{name}/leases", resource!(GET Trusted networks::leases)),
         ("/1.0/networks/{name}/state", resource!(GET Trusted networks::state)),
         ("/1.0/operations", resource!(GET Trusted operations::list)),

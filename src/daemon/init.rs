@@ -14,6 +14,21 @@ use crate::state_dir::StateDir;
 /// The network that `init --auto` makes.
 const BRIDGE: &str = "warrenbr0";
 
+/// Fields of the items of a preseed: those that count, and those that dumps of others have, too.
+const ITEM: &[&str] = &[
+    "name",
+    "description",
+    "config",
+    "type",
+    "driver",
+    "devices",
+    "project",
+    "used_by",
+    "status",
+    "locations",
+    "managed",
+];
+
 /// A preseed: what to create or change, in LXD's words.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -179,6 +194,10 @@ async fn create_or_change(
     object: Map<String, Value>,
     done: &mut Vec<Undo>,
 ) -> Result<(), local::Error> {
+    if let Some(key) = object.keys().find(|key| !ITEM.contains(&key.as_str())) {
+        let message = format!("{kind}: the field {key:?} is not known; an item has {}", ITEM[..6].join(", "));
+        return Err(local::Error::Refused { status: 400, message });
+    }
     let name = object.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
     let url = format!("/1.0/{kind}/{name}");
     let old = match request(socket, Method::GET, &url, None).await {
@@ -190,6 +209,17 @@ async fn create_or_change(
         }
         Err(error) => return Err(error),
     };
+    for fixed in ["driver", "type"] {
+        let word = |object: &Map<String, Value>| object.get(fixed).and_then(Value::as_str).map(str::to_owned);
+        let (wanted, found) = (word(&object), old.as_object().and_then(word));
+        if let (Some(wanted), Some(found)) = (wanted, found)
+            && wanted != found
+        {
+            let message =
+                format!("{kind}: {name:?} is there with the {fixed} {found:?}, not {wanted:?}: give it another name");
+            return Err(local::Error::Refused { status: 400, message });
+        }
+    }
     let mut new = old.clone();
     if let Some(new) = new.as_object_mut() {
         for (key, value) in object {
@@ -230,7 +260,7 @@ async fn dump(socket: &Path) -> Result<(), String> {
         profiles: list(get("/1.0/profiles?recursion=1").await?, &["name", "description", "config", "devices"]),
         projects: Vec::new(),
     };
-    print!("{}", serde_norway::to_string(&preseed).map_err(|e| e.to_string())?);
+    println!("{}", serde_norway::to_string(&preseed).map_err(|e| e.to_string())?.trim_end());
     Ok(())
 }
 

@@ -91,6 +91,8 @@ struct Going {
     keep_power: bool,
     /// The daemon was asked for it.
     asked: bool,
+    /// Asks init again until it hears.
+    asking: stop::Asked,
     killed: bool,
     requestor: Option<Requestor>,
     /// Who waits for it to be down (or up again).
@@ -335,14 +337,17 @@ impl Actor {
         }
         let frozen = matches!(self.state, State::Frozen(_));
         let done = match kind {
-            StopKind::Kill => stop::kill(&self.context, &self.key, live, frozen).await,
-            StopKind::Shutdown(_) if decision == Decision::Join => Ok(()),
+            StopKind::Kill => stop::kill(&self.context, &self.key, live, frozen).await.map(|()| stop::Asked::default()),
+            // Who asks a second time means it: init is asked anew.
             StopKind::Shutdown(_) => stop::ask(&self.context, &self.key, live, frozen).await,
         };
-        if let Err(error) = done {
-            self.forget_restart(restart).await;
-            answer_to(reply, Err(error));
-            return;
+        match done {
+            Ok(asked) => self.going.asking = asked,
+            Err(error) => {
+                self.forget_restart(restart).await;
+                answer_to(reply, Err(error));
+                return;
+            }
         }
         self.going.asked = true;
         self.going.again |= again;

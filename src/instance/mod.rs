@@ -62,7 +62,7 @@ pub use logs::LogName;
 pub use manager::{Manager, Target};
 pub use metadata::{MAX_TEMPLATE, TemplateName};
 pub use state::{Snapshot, Status};
-pub use update::Definition;
+pub use update::{Definition, check_profile};
 
 /// What this host is and has, found out once at the daemon's start.
 pub struct Host {

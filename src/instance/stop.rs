@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use super::Context;
 use super::actor::{Live, StopKind};
 use super::error::Error;
-use crate::db::{Instance, Phase};
+use crate::db::{self, Instance, Phase};
 use crate::device::Set;
 use crate::names::InstanceKey;
 use crate::profile;
@@ -43,12 +45,48 @@ pub(super) fn interrupted_restart(record: &Instance) -> Option<StopKind> {
 /// A killed init ends within this time, unless it is held.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Asks init to shut the container down.
-pub(super) async fn ask(context: &Context, key: &InstanceKey, live: &Live, frozen: bool) -> Result<(), Error> {
+/// How often an init that cannot hear yet is looked at.
+const LISTENS: Duration = Duration::from_millis(100);
+
+/// A shutdown that has been asked for; let go, it is not asked for again.
+#[derive(Default)]
+pub(super) struct Asked(Option<JoinHandle<()>>);
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// Asks init to shut the container down. The kernel drops a signal for which init has no handler yet (pid_namespaces(7)),
+/// as in its first moments: then it is asked again as soon as it can hear.
+pub(super) async fn ask(context: &Context, key: &InstanceKey, live: &Live, frozen: bool) -> Result<Asked, Error> {
     if frozen {
         context.launcher.unfreeze(&context.container(key)).await?;
     }
-    signal(live, halt_signal(live.pid))
+    let (pid, number) = (live.pid, halt_signal(live.pid));
+    let heard = process::hears(pid, number);
+    signal(live, number)?;
+    if heard {
+        return Ok(Asked::default());
+    }
+    let failed = |error| Error::Io { doing: "watch", path: format!("/proc/{pid}").into(), error };
+    let init = live.init.get_ref().try_clone().map_err(failed)?;
+    let again = async move {
+        loop {
+            tokio::time::sleep(LISTENS).await;
+            // Another program by now, perhaps: what liblxc started has become the distribution's init.
+            let number = halt_signal(pid);
+            // A failure is the end of init, which is what was wanted.
+            if process::hears(pid, number) || process::pidfd_signal(&init, 0).is_err() {
+                let _ = process::pidfd_signal(&init, number);
+                return;
+            }
+        }
+    };
+    Ok(Asked(Some(tokio::spawn(again))))
 }
 
 /// Kills init; the kernel then kills everything else in its pid namespace.
@@ -134,11 +172,11 @@ pub(super) async fn clean_up(
             context.networks.remove_host(network, &container, device).await?;
         }
     }
-    let key = key.clone();
-    context
+    let changed = key.clone();
+    let written = context
         .db
         .write(move |tx| {
-            let Some(record) = tx.model().instances.get(&key) else { return Ok(()) };
+            let Some(record) = tx.model().instances.get(&changed) else { return Ok(()) };
             let mut record = (**record).clone();
             let power = if remember_running { "RUNNING" } else { "STOPPED" };
             record.config.insert(POWER.to_owned(), power.to_owned());
@@ -152,6 +190,13 @@ pub(super) async fn clean_up(
             record.config.retain(|key, _| !(key.starts_with("volatile.") && key.ends_with(".host_name")));
             tx.put_instance(record)
         })
-        .await
-        .map_err(Error::Db)
+        .await;
+    match written {
+        // On a full disk: it is down, which is what may make room. It counts as one that ran until that can be written.
+        Err(error @ db::Error::Full) if !record.ephemeral => {
+            tracing::error!(instance = %key, %error, "it is down, but is remembered as running");
+            Ok(())
+        }
+        written => written.map_err(Error::Db),
+    }
 }

@@ -7,9 +7,10 @@ use super::error::Error;
 use super::{Context, rename, stop};
 use crate::api::wire::{Config, Devices};
 use crate::config;
+use crate::db::Model;
 use crate::device::Set;
 use crate::events::lifecycle::Requestor;
-use crate::names::{InstanceKey, ProfileName};
+use crate::names::{InstanceKey, ProfileName, ProjectName};
 use crate::profile;
 
 /// What of an instance can be changed.
@@ -31,6 +32,22 @@ pub struct Definition {
 fn is_own(key: &str) -> bool {
     let interface = key.starts_with("volatile.") && key.ends_with(".host_name");
     interface || [stop::POWER, stop::RESTART, rename::MARKER].contains(&key)
+}
+
+/// Whether all users of a profile can live with it as it is in `model`: each still has its root, where it lies.
+///
+/// # Errors
+/// Of the first that cannot.
+pub fn check_profile(model: &Model, project: &ProjectName, name: &ProfileName) -> Result<(), Error> {
+    let users =
+        model.instances.values().filter(|record| record.key.project == *project && record.profiles.contains(name));
+    for record in users {
+        let pool = Set::parse(&profile::expand_instance(model, record).devices)?.root.1.pool;
+        if pool != record.pool {
+            return Err(Error::PoolChange { from: record.pool.clone(), to: pool });
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn update(

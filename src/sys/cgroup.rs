@@ -154,11 +154,15 @@ impl Hierarchies {
     }
 
     /// Removes a group that held containers, if it holds none now. liblxc leaves `lxc.pivot` in it, where its monitors
-    /// spend their last moments.
+    /// spend their last moments, and killed ones leave their own.
     pub fn remove_parent(&self, group: &str) {
         for dir in self.v1.values().chain(&self.v2).map(|mount| mount.dir(group)) {
-            // EBUSY or ENOTEMPTY: it is needed.
-            let _ = fs::remove_dir(dir.join("lxc.pivot"));
+            for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+                if entry.file_name().to_string_lossy().starts_with("lxc.") {
+                    // EBUSY or ENOTEMPTY: it is needed.
+                    let _ = fs::remove_dir(entry.path());
+                }
+            }
             let _ = fs::remove_dir(dir);
         }
     }

@@ -59,6 +59,18 @@ pub fn limit_open_files(soft: u64) {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: hard });
 }
 
+/// Whether a signal that is sent to this process now is not lost on it: it is caught, or it is blocked and waits, as for
+/// signalfd(2) (`SigCgt` and `SigBlk` in proc_pid_status(5)).
+pub fn hears(pid: i32, signal: i32) -> bool {
+    let Some(bit) = signal.checked_sub(1).and_then(|bit| 1u64.checked_shl(bit.unsigned_abs())) else { return false };
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0)
+    };
+    (mask("SigCgt:") | mask("SigBlk:")) & bit != 0
+}
+
 /// The parent of a process (`PPid` in proc_pid_status(5)).
 ///
 /// # Errors
