@@ -138,6 +138,8 @@ fn every_object_that_can_be_changed_is_guarded_by_its_etag() {
     daemon.lxc(&["init", "bb", "c1"]).ok();
     let target = daemon.api("GET", "/1.0/images/aliases/bb", "").1["metadata"]["target"].as_str().unwrap().to_owned();
     let described = r#"{"description":"new"}"#;
+    let bridge = format!("we{:x}", std::process::id() % 0xfffff);
+    daemon.lxc(&["network", "create", &bridge, "ipv4.address=none", "ipv6.address=none"]).ok();
     let objects = [
         ("/1.0".to_owned(), "PATCH", r#"{"config":{"user.a":"b"}}"#),
         ("/1.0/instances/c1".to_owned(), "PATCH", described),
@@ -145,6 +147,7 @@ fn every_object_that_can_be_changed_is_guarded_by_its_etag() {
         ("/1.0/instances/c1/metadata".to_owned(), "PATCH", r#"{"properties":{"a":"b"}}"#),
         ("/1.0/profiles/default".to_owned(), "PATCH", described),
         ("/1.0/storage-pools/p".to_owned(), "PATCH", described),
+        (format!("/1.0/networks/{bridge}"), "PATCH", described),
         ("/1.0/images/aliases/bb".to_owned(), "PATCH", described),
         (format!("/1.0/images/{target}"), "PATCH", r#"{"properties":{"a":"b"}}"#),
     ];
