@@ -119,6 +119,9 @@ pub(super) fn running(files: &Files) -> Option<Process> {
 ///
 /// `fresh`: the bridge was made anew, so that an old dnsmasq listens on an interface that is gone.
 pub(super) fn ensure(spec: &BridgeSpec, files: &Files, fresh: bool) -> Result<(), Error> {
+    // What a crash within a test of a configuration left.
+    remove(&files.dir.join(CANDIDATE))?;
+    remove(&files.dir.join(format!("{CANDIDATE}.tmp")))?;
     let old = running(files);
     if !spec.has_service() {
         return old.map_or(Ok(()), |old| end(&old, &spec.name, files));
@@ -192,9 +195,12 @@ fn command(network: &NetworkName, args: &[String]) -> Result<(Option<i32>, Strin
     Ok((output.status.code(), message))
 }
 
+/// A configuration that is being checked.
+const CANDIDATE: &str = "dnsmasq.raw.new";
+
 /// Lets dnsmasq check its configuration.
 fn test(spec: &BridgeSpec, files: &Files, args: &[String]) -> Result<(), Error> {
-    let candidate = files.dir.join("dnsmasq.raw.new");
+    let candidate = files.dir.join(CANDIDATE);
     write(&candidate, &spec.raw_dnsmasq)?;
     let mut args: Vec<String> = args.iter().filter(|arg| **arg != files.mark()).cloned().collect();
     args.push("--test".to_owned());

@@ -328,6 +328,25 @@ pub(super) const HOST: &[Verb] = &[
         tidy: |daemon, _| gone_network(daemon),
     },
     Verb {
+        name: "change a network",
+        prepare: |daemon, _| make_network(&caller(daemon)),
+        act: |caller, _| {
+            let config = json!({"ipv4.address": "10.77.2.1/24", "ipv4.nat": "false", "ipv4.dhcp.expiry": "3m"});
+            caller.call("PATCH", "/1.0/networks/wcnet0", &json!({"config": config}).to_string());
+        },
+        holds: |daemon, name| {
+            network_is_whole(daemon, name);
+            // The host is as the database says, the one or the other.
+            let now = shown(daemon, "/1.0/networks/wcnet0");
+            let output =
+                std::process::Command::new("ip").args(["-4", "-o", "addr", "show", "wcnet0"]).output().unwrap();
+            let addresses = String::from_utf8(output.stdout).unwrap();
+            let wanted = now["config"]["ipv4.address"].as_str().unwrap();
+            assert!(addresses.lines().count() == 1 && addresses.contains(wanted), "{wanted}: {addresses}");
+        },
+        tidy: |daemon, _| gone_network(daemon),
+    },
+    Verb {
         name: "delete a network",
         prepare: |daemon, _| make_network(&caller(daemon)),
         act: |caller, _| drop(caller.call("DELETE", "/1.0/networks/wcnet0", "")),

@@ -145,3 +145,16 @@ fn a_dnsmasq_whose_start_was_interrupted_goes_with_its_network() {
         done(&daemon, "POST", "/1.0/networks", r#"{"name":"wcbr0","config":{"ipv6.address":"none"}}"#);
     });
 }
+
+#[test]
+fn a_configuration_of_dnsmasq_that_was_being_checked_goes() {
+    isolated("planted::a_configuration_of_dnsmasq_that_was_being_checked_goes", || {
+        let mut daemon = with_network();
+        daemon.kill();
+        for name in ["dnsmasq.raw.new", "dnsmasq.raw.new.tmp"] {
+            std::fs::write(daemon.state().join("networks/wcbr0").join(name), "").unwrap();
+        }
+        daemon.start();
+        nothing_left(&daemon, "after an interrupted change of a network");
+    });
+}
