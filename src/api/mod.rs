@@ -32,6 +32,7 @@ mod router;
 pub mod server;
 mod server_config;
 mod storage_pools;
+mod storage_volumes;
 mod websocket;
 pub mod wire;
 

@@ -18,6 +18,7 @@ use super::response::{self, Response};
 use super::{
     certificates, console, events, exec, files, image_aliases, image_upload, images, instance_metadata, instance_state,
     instances, internal, logs, networks, operations, profiles, projects, resources, server_config, storage_pools,
+    storage_volumes,
 };
 use crate::auth::is_trusted;
 
@@ -124,6 +125,15 @@ fn table() -> Vec<(String, Resource)> {
             ),
         ),
         ("/1.0/storage-pools/{name}/resources", resource!(GET Trusted storage_pools::resources)),
+        (
+            "/1.0/storage-pools/{name}/volumes",
+            resource!(GET Trusted storage_volumes::list, POST Trusted storage_volumes::create),
+        ),
+        (
+            "/1.0/storage-pools/{name}/volumes/{type}",
+            resource!(GET Trusted storage_volumes::list_type, POST Trusted storage_volumes::create),
+        ),
+        ("/1.0/storage-pools/{name}/volumes/{type}/{volume}", resource!(GET Trusted storage_volumes::get)),
         ("/1.0/cluster", resource!(GET Trusted internal::cluster)),
         ("/internal/ready", resource!(GET Local internal::ready)),
         ("/internal/gc", resource!(GET Local internal::gc)),

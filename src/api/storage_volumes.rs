@@ -1,0 +1,73 @@
+//! `/1.0/storage-pools/<pool>/volumes`: the roots of instances. Custom volumes are of a later version.
+
+use super::call::Call;
+use super::error::Error;
+use super::response::{self, Response};
+use super::wire::StorageVolume;
+use crate::db::{Instance, Model};
+use crate::names::PoolName;
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// The types of volumes that LXD's API knows, in its order.
+const TYPES: &[&str] = &["container", "virtual-machine", "custom", "image"];
+const CONTAINER: &str = "container";
+
+fn pool_of(call: &Call) -> Result<PoolName> {
+    let name = call.named("name", "Storage pool", PoolName::new)?;
+    if call.app.db.model().pools.contains_key(&name) { Ok(name) } else { Err(Error::NotFound("Storage pool")) }
+}
+
+fn roots<'a>(model: &'a Model, pool: &'a PoolName) -> impl Iterator<Item = &'a Instance> {
+    model.instances.values().map(|instance| &**instance).filter(move |instance| instance.pool == *pool)
+}
+
+fn volume(instance: &Instance) -> StorageVolume {
+    StorageVolume {
+        name: instance.key.name.to_string(),
+        kind: CONTAINER.to_owned(),
+        used_by: vec![format!("/1.0/instances/{}", instance.key.name)],
+        location: "none".to_owned(),
+        content_type: "filesystem".to_owned(),
+        ..StorageVolume::default()
+    }
+}
+
+fn listed(call: &Call, pool: &PoolName, kind: Option<&str>) -> Result<Response> {
+    let model = call.app.db.model();
+    let wanted = kind.is_none_or(|kind| kind == CONTAINER);
+    let url = |instance: &&Instance| format!("/1.0/storage-pools/{pool}/volumes/{CONTAINER}/{}", instance.key.name);
+    call.list(roots(&model, pool).filter(|_| wanted), url, |instance| volume(instance))
+}
+
+/// `GET /1.0/storage-pools/<pool>/volumes`.
+pub async fn list(call: Call) -> Result<Response> {
+    let pool = pool_of(&call)?;
+    listed(&call, &pool, None)
+}
+
+/// `GET /1.0/storage-pools/<pool>/volumes/<type>`.
+pub async fn list_type(call: Call) -> Result<Response> {
+    let pool = pool_of(&call)?;
+    let kind = call.param("type");
+    if !TYPES.contains(&kind) {
+        let reason = format!("{kind:?} is not known: use {}", TYPES.join(", "));
+        return Err(Error::Field { name: "type", reason });
+    }
+    listed(&call, &pool, Some(kind))
+}
+
+/// `GET /1.0/storage-pools/<pool>/volumes/<type>/<volume>`.
+pub async fn get(call: Call) -> Result<Response> {
+    let pool = pool_of(&call)?;
+    let model = call.app.db.model();
+    let (kind, name) = (call.param("type"), call.param("volume"));
+    let found = roots(&model, &pool).find(|instance| kind == CONTAINER && instance.key.name.as_str() == name);
+    found.map(|instance| response::sync(volume(instance))).ok_or(Error::NotFound("Storage volume"))
+}
+
+/// `POST /1.0/storage-pools/<pool>/volumes[/<type>]`.
+pub async fn create(call: Call) -> Result<Response> {
+    pool_of(&call)?;
+    Err(Error::Unsupported { what: "custom storage volumes".to_owned() })
+}
