@@ -4,7 +4,7 @@ use super::call::Call;
 use super::error::Error;
 use super::response::{self, Response};
 use super::wire::StorageVolume;
-use crate::db::{Instance, Model};
+use crate::db::{Instance, Model, rfc3339};
 use crate::names::PoolName;
 
 type Result<T> = std::result::Result<T, Error>;
@@ -29,6 +29,8 @@ fn volume(instance: &Instance) -> StorageVolume {
         used_by: vec![format!("/1.0/instances/{}", instance.key.name)],
         location: "none".to_owned(),
         content_type: "filesystem".to_owned(),
+        project: instance.key.project.to_string(),
+        created_at: rfc3339(instance.created_at),
         ..StorageVolume::default()
     }
 }

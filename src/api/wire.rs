@@ -493,6 +493,10 @@ pub struct StorageVolume {
     pub location: String,
     /// `filesystem`.
     pub content_type: String,
+    /// Of the instance.
+    pub project: String,
+    /// RFC 3339.
+    pub created_at: String,
 }
 
 /// A network, managed or of the host.
