@@ -7,6 +7,7 @@ pub mod health;
 mod metadata;
 pub mod resources;
 mod state;
+mod storage_volume;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 pub use metadata::{ImageMetadata, ImageTemplate};
 pub use state::{Address, CpuState, DiskState, InstanceState, MemoryState, NetworkCounters, NetworkState};
+pub use storage_volume::StorageVolume;
 
 /// Configuration: key to value, both text.
 pub type Config = BTreeMap<String, String>;
@@ -468,35 +470,6 @@ pub struct StoragePool {
     /// `["none"]`.
     #[serde(deserialize_with = "null_default")]
     pub locations: Vec<String>,
-}
-
-/// A storage volume.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct StorageVolume {
-    /// Configuration.
-    #[serde(deserialize_with = "null_default")]
-    pub config: Config,
-    /// Free text.
-    #[serde(deserialize_with = "null_default")]
-    pub description: String,
-    /// Its name.
-    #[serde(deserialize_with = "null_default")]
-    pub name: String,
-    /// `container`, `custom`…
-    #[serde(rename = "type", deserialize_with = "null_default")]
-    pub kind: String,
-    /// URLs of its users.
-    #[serde(deserialize_with = "null_default")]
-    pub used_by: Vec<String>,
-    /// `none`.
-    pub location: String,
-    /// `filesystem`.
-    pub content_type: String,
-    /// Of the instance.
-    pub project: String,
-    /// RFC 3339.
-    pub created_at: String,
 }
 
 /// A network, managed or of the host.
