@@ -236,6 +236,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::PoolChange { .. }
         | instance::Error::Architecture { .. }
         | instance::Error::NoParent { .. }
+        | instance::Error::NoNetwork { .. }
         | instance::Error::Config(_)
         | instance::Error::Device(_)
         | instance::Error::Network(_)
