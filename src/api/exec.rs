@@ -69,7 +69,7 @@ pub async fn start(mut call: Call) -> Result<Response, Error> {
     if !call.app.db.model().instances.contains_key(&key) {
         return Err(Error::NotFound("Instance"));
     }
-    if body.command.first().is_none_or(String::is_empty) {
+    if body.command.is_empty() {
         return Err(Error::Instance(instance::Error::EmptyCommand));
     }
     check_texts(&body)?;

@@ -7,9 +7,10 @@ use super::error::Error;
 use super::response::{self, Response};
 use super::wire;
 use crate::config::{self, Scope};
-use crate::db::{Model, Profile};
+use crate::db::{Instance, Model, Profile};
 use crate::device;
 use crate::names::{ProfileName, ProjectName};
+use crate::profile::expand_instance;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -84,6 +85,22 @@ pub async fn create(mut call: Call) -> Result<Response> {
     Ok(response::created(&url))
 }
 
+/// Refuses a change of a profile (`model` has it already) that takes its instances' root disks away or moves them.
+fn keeps_roots(model: &Model, profile: &Profile) -> Result<()> {
+    let uses = |i: &&std::sync::Arc<Instance>| i.key.project == profile.project && i.profiles.contains(&profile.name);
+    for instance in model.instances.values().filter(uses) {
+        match device::Set::parse(&expand_instance(model, instance).devices) {
+            Ok(set) if set.root.1.pool == instance.pool => {}
+            Ok(_) | Err(device::Error::NoRoot) => {
+                let by = format!("/1.0/instances/{}", instance.key.name);
+                return Err(Error::InUse { what: "The root disk of profile", name: profile.name.to_string(), by });
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Replaces the modifiable part by what `change` makes of it.
 async fn update(call: Call, change: impl FnOnce(&Profile) -> Profile) -> Result<Response> {
     let (_, old) = find(&call)?;
@@ -96,7 +113,9 @@ async fn update(call: Call, change: impl FnOnce(&Profile) -> Profile) -> Result<
             if tx.model().profile(&new.project, &new.name).is_none() {
                 return Err(Error::NotFound("Profile"));
             }
-            Ok(tx.put_profile(new)?)
+            let changed = new.clone();
+            tx.put_profile(new)?;
+            keeps_roots(tx.model(), &changed)
         })
         .await?;
     call.lifecycle("profile-updated", &format!("/1.0/profiles/{}", old.name));

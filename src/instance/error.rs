@@ -102,7 +102,7 @@ impl fmt::Display for Error {
             Self::AlreadyStopped => f.write_str("The instance is already stopped"),
             Self::NotRunning => f.write_str("The instance isn't running"),
             Self::AlreadyFrozen => f.write_str("The instance is already frozen"),
-            Self::NotFrozen => f.write_str("The instance isn't frozen"),
+            Self::NotFrozen => f.write_str("The instance is already running: it isn't frozen"),
             Self::Busy { status } => {
                 write!(f, "The instance is {}; try again in a moment", status.word().to_lowercase())
             }
