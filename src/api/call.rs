@@ -286,12 +286,17 @@ pub fn parse_pairs(query: &str) -> Vec<(String, String)> {
 impl Call {
     /// Tells everyone what this call did to the object at `url`.
     pub fn lifecycle(&self, action: &'static str, url: &str) {
+        self.lifecycle_with(action, url, &[]);
+    }
+
+    /// The same with details, by the names that LXD gives them.
+    pub fn lifecycle_with(&self, action: &'static str, url: &str, details: &[(&str, serde_json::Value)]) {
         let project = self.project().unwrap_or_default();
         self.app.bus.lifecycle(crate::events::lifecycle::Lifecycle {
             action,
             source: url.to_owned(),
             project: &project,
-            context: serde_json::Map::new(),
+            context: details.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
             requestor: Some(&self.requestor()),
         });
     }

@@ -83,7 +83,7 @@ impl fmt::Display for Error {
             Self::Ambiguous { fingerprint } => {
                 write!(f, "More than one image begins with {fingerprint:?}: give more of the fingerprint")
             }
-            Self::DefaultProfile => f.write_str("The 'default' profile cannot be deleted or renamed"),
+            Self::DefaultProfile => f.write_str("The \"default\" profile cannot be deleted or renamed"),
             Self::Trusted => f.write_str("Certificate already in trust store"),
             Self::TooManyTries => f.write_str("Too many wrong passwords from this address: try again in a minute"),
             Self::TooManySockets => f.write_str("Too many websockets are open, or the daemon is shutting down"),
@@ -112,7 +112,7 @@ impl Error {
         match self {
             Self::UnknownPath | Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
-            Self::Forbidden | Self::TooManyTries => StatusCode::FORBIDDEN,
+            Self::Forbidden | Self::TooManyTries | Self::DefaultProfile => StatusCode::FORBIDDEN,
             Self::TooManySockets => StatusCode::TOO_MANY_REQUESTS,
             Self::Exists { .. } | Self::Trusted => StatusCode::CONFLICT,
             Self::Precondition { .. } => StatusCode::PRECONDITION_FAILED,
@@ -127,7 +127,6 @@ impl Error {
             | Self::Console(_)
             | Self::Unsupported { .. }
             | Self::Ambiguous { .. }
-            | Self::DefaultProfile
             | Self::Random
             | Self::Websocket(_)
             | Self::Address(_)
@@ -236,6 +235,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::PoolChange { .. }
         | instance::Error::Architecture { .. }
         | instance::Error::NoParent { .. }
+        | instance::Error::NoNetwork { .. }
         | instance::Error::Config(_)
         | instance::Error::Device(_)
         | instance::Error::Network(_)

@@ -69,7 +69,7 @@ pub async fn start(mut call: Call) -> Result<Response, Error> {
     if !call.app.db.model().instances.contains_key(&key) {
         return Err(Error::NotFound("Instance"));
     }
-    if body.command.first().is_none_or(String::is_empty) {
+    if body.command.is_empty() {
         return Err(Error::Instance(instance::Error::EmptyCommand));
     }
     check_texts(&body)?;
@@ -90,6 +90,7 @@ pub async fn start(mut call: Call) -> Result<Response, Error> {
     };
     spec.environment = call.app.instances.exec_environment(&key, &spec).await?;
     let url = format!("/1.0/instances/{}", key.name);
+    let command = serde_json::Value::from(body.command.clone());
     let told: Map<String, serde_json::Value> = [
         ("command".to_owned(), body.command.into()),
         ("interactive".to_owned(), body.interactive.into()),
@@ -120,7 +121,7 @@ pub async fn start(mut call: Call) -> Result<Response, Error> {
             .websocket(operation_spec, fds, async move |handle| serve(&app, &key, spec, handle).await)
             .map_err(|_| Error::Random)?,
     };
-    call.lifecycle("instance-exec", &url);
+    call.lifecycle_with("instance-exec", &url, &[("command", command)]);
     Ok(response::accepted(&operation))
 }
 

@@ -63,6 +63,7 @@ pub async fn add(mut call: Call) -> Result<Response> {
         name: name.clone(),
         description: body.description,
     };
+    let told = alias.target.to_string();
     call.app
         .db
         .write(move |tx| {
@@ -73,7 +74,7 @@ pub async fn add(mut call: Call) -> Result<Response> {
         })
         .await?;
     let url = format!("/1.0/images/aliases/{name}");
-    call.lifecycle("image-alias-created", &url);
+    call.lifecycle_with("image-alias-created", &url, &[("target", told.into())]);
     Ok(response::created(&url))
 }
 
@@ -117,6 +118,7 @@ pub async fn rename(mut call: Call) -> Result<Response> {
     let old = find(&call)?;
     let new = Alias { name: AliasName::new(body.name)?, ..(*old).clone() };
     let url = format!("/1.0/images/aliases/{}", new.name);
+    let old_name = old.name.to_string();
     call.app
         .db
         .write(move |tx| {
@@ -127,7 +129,7 @@ pub async fn rename(mut call: Call) -> Result<Response> {
             Ok(tx.put_alias(new)?)
         })
         .await?;
-    call.lifecycle("image-alias-renamed", &url);
+    call.lifecycle_with("image-alias-renamed", &url, &[("old_name", old_name.into())]);
     Ok(response::created(&url))
 }
 

@@ -72,7 +72,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
         Some(_) => multipart(&mut call, upload, &content_type).await?,
     };
     let spec = Spec {
-        description: "Importing image",
+        description: "Downloading image",
         project: project.clone(),
         resources: BTreeMap::new(),
         metadata: None,
@@ -91,7 +91,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
             action: "image-created",
             source: url,
             project: &project,
-            context: Map::new(),
+            context: Map::from_iter([("type".to_owned(), "container".into())]),
             requestor: Some(&requestor),
         });
         handle.add_metadata("fingerprint", fingerprint.to_string().into());

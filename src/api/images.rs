@@ -118,6 +118,11 @@ fn expiry(text: &str) -> Result<db::Seconds> {
     db::seconds(text).map(|at| at.max(0)).ok_or_else(wrong)
 }
 
+/// Go's zero time, which the stock client sends for a time that nobody set; or nothing at all.
+fn is_zero_time(text: &str) -> bool {
+    text.is_empty() || text.starts_with("0001-01-01T00:00:00")
+}
+
 fn profiles(model: &Model, project: &ProjectName, names: Vec<String>) -> Result<Vec<ProfileName>> {
     let names = names.into_iter().map(ProfileName::new).collect::<std::result::Result<Vec<_>, _>>()?;
     match names.iter().find(|name| model.profile(project, name).is_none()) {
@@ -128,15 +133,18 @@ fn profiles(model: &Model, project: &ProjectName, names: Vec<String>) -> Result<
 
 /// `PUT /1.0/images/<fingerprint>`.
 pub async fn put(mut call: Call) -> Result<Response> {
-    let body: wire::Image = call.json().await?;
+    let whole: Value = call.json().await?;
+    // As in LXD, profiles that are not named and a time that is none stay as they were.
+    let named = whole.get("profiles").is_some_and(|profiles| !profiles.is_null());
+    let body: wire::Image = serde_json::from_value(whole).map_err(|e| Error::Json(e.to_string()))?;
     let expires_at = expiry(&body.expires_at)?;
     let profiles = profiles(&call.app.db.model(), &call.project()?, body.profiles)?;
     update(call, |old| Image {
         auto_update: body.auto_update,
         properties: body.properties,
         public: body.public,
-        expires_at,
-        profiles,
+        expires_at: if is_zero_time(&body.expires_at) { old.expires_at } else { expires_at },
+        profiles: if named { profiles } else { old.profiles.clone() },
         ..old.clone()
     })
     .await
@@ -236,6 +244,7 @@ pub async fn export(call: Call) -> Result<Response> {
         Ok::<_, crate::image::Error>((stored, names))
     })
     .await?;
+    call.lifecycle("image-retrieved", &format!("/1.0/images/{}", image.fingerprint));
     let (meta, mut length) = file(stored.meta_path).await?;
     let (body, content_type) = match (stored.rootfs_path, names.1) {
         (Some(path), Some(rootfs_name)) => {

@@ -66,8 +66,11 @@ fn template_name(call: &Call) -> Result<TemplateName> {
     TemplateName::parse(name).ok_or(Error::Query { name: "path", expected: "a file name without a slash" })
 }
 
-fn template_url(call: &Call) -> Result<String> {
-    Ok(format!("/1.0/instances/{}/metadata/templates", call.instance_key()?.name))
+/// Tells everyone what was done to the template that a call names.
+fn tell(call: &Call, action: &'static str) -> Result<()> {
+    let url = format!("/1.0/instances/{}/metadata/templates", call.instance_key()?.name);
+    call.lifecycle_with(action, &url, &[("path", template_name(call)?.as_str().into())]);
+    Ok(())
 }
 
 /// `GET /1.0/instances/<name>/metadata/templates`: the names; with `?path=` one template itself.
@@ -79,7 +82,7 @@ pub async fn get_templates(call: Call) -> Result<Response> {
     }
     let name = template_name(&call)?;
     let file = call.app.instances.with_metadata(&key, move |place| place.open_template(&name)).await?;
-    call.lifecycle("instance-metadata-template-retrieved", &template_url(&call)?);
+    tell(&call, "instance-metadata-template-retrieved")?;
     let mut response = http::Response::new(Body::Stream(Box::pin(response::pieces(tokio::fs::File::from_std(file)))));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     Ok(response)
@@ -91,7 +94,7 @@ pub async fn post_template(mut call: Call) -> Result<Response> {
     let body = std::mem::replace(&mut call.body, super::body::BodyStream::empty());
     let text = body.read_limited(MAX_TEMPLATE).await.map_err(Error::Body)?;
     call.app.instances.with_metadata(&key, move |place| place.write_template(&name, &text)).await?;
-    call.lifecycle("instance-metadata-template-created", &template_url(&call)?);
+    tell(&call, "instance-metadata-template-created")?;
     Ok(response::empty())
 }
 
@@ -99,6 +102,6 @@ pub async fn post_template(mut call: Call) -> Result<Response> {
 pub async fn delete_template(call: Call) -> Result<Response> {
     let (key, name) = (call.instance_key()?, template_name(&call)?);
     call.app.instances.with_metadata(&key, move |place| place.delete_template(&name)).await?;
-    call.lifecycle("instance-metadata-template-deleted", &template_url(&call)?);
+    tell(&call, "instance-metadata-template-deleted")?;
     Ok(response::empty())
 }

@@ -25,7 +25,7 @@ pub async fn get(call: Call) -> Result<Response> {
     let (_, record) = find(&call)?;
     let snapshot = call.app.instances.snapshot(&record.key);
     let state = call.app.rendered.state(&record.key, snapshot).await?;
-    Ok(response::with_etag(response::sync_json(&state), &response::etag(snapshot.status.word())))
+    Ok(response::sync_json(&state))
 }
 
 /// A wished change, parsed.
@@ -64,7 +64,9 @@ pub async fn put(mut call: Call) -> Result<Response> {
     let (_, record) = find(&call)?;
     let Change { target, timeout, force, description } = Change::parse(&body)?;
     let key = record.key.clone();
-    let spec = spec(&call, &key, description);
+    let mut spec = spec(&call, &key, description);
+    // LXD names it in one word here.
+    spec.resources.remove("containers");
     let (app, requestor) = (Arc::clone(&call.app), call.requestor());
     let operation = app.clone().ops.task(spec, async move |handle| {
         let stages: Stages = app.instances.change(&key, target, timeout, force, Some(requestor)).await?;

@@ -77,10 +77,16 @@ pub async fn list(call: Call) -> Result<Response> {
     let model = call.app.db.model();
     let project = call.project()?;
     let filter = call.filter()?;
+    let wanted_kind = match call.query("instance-type").unwrap_or_default() {
+        "" | "container" => true,
+        // There are none.
+        "virtual-machine" => false,
+        _ => return Err(Error::Query { name: "instance-type", expected: "container or virtual-machine" }),
+    };
     let shown: Vec<(&Arc<db::Instance>, Snapshot)> = model
         .instances
         .values()
-        .filter(|record| record.key.project == project)
+        .filter(|record| wanted_kind && record.key.project == project)
         .map(|record| (record, call.app.instances.snapshot(&record.key)))
         .filter(|(record, snapshot)| filter.is_empty() || filter.passes(&json!(to_wire(&model, record, *snapshot))))
         .collect();
@@ -172,6 +178,9 @@ fn image_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource)
 pub async fn create(mut call: Call) -> Result<Response> {
     let body: wire::InstancesPost = call.json().await?;
     let project = call.project()?;
+    if call.query("target").is_some_and(|target| !target.is_empty()) {
+        return Err(Error::Query { name: "target", expected: "empty: Target only allowed when clustered" });
+    }
     let model = call.app.db.model();
     if !matches!(body.kind.as_str(), "" | "container") {
         let reason = format!("{:?} is not supported: Warren runs containers", body.kind);
@@ -233,6 +242,8 @@ async fn update(call: Call, description: &'static str, new: Definition) -> Resul
     // Checked here as well, so that a wrong request is refused at once and not by its operation.
     crate::config::validate_instance(&new.config, crate::config::Scope::Instance)?;
     crate::device::validate(&new.devices)?;
+    let model = call.app.db.model();
+    profile::expand(&model, &key.project, &new.profiles, &new.config, &new.devices)?;
     let operation = app.clone().ops.task(spec, async move |_| app.instances.update(&key, new, Some(requestor)).await);
     Ok(response::accepted(&operation))
 }

@@ -30,7 +30,9 @@ pub async fn list(call: Call) -> Result<Response> {
 /// `GET /1.0/instances/<name>/logs/<file>`: the file itself.
 pub async fn get(call: Call) -> Result<Response> {
     let name = log_name(&call)?;
-    let files = call.app.instances.open_log(&call.instance_key()?, name.clone()).await?;
+    let key = call.instance_key()?;
+    let files = call.app.instances.open_log(&key, name.clone()).await?;
+    call.lifecycle("instance-log-retrieved", &format!("/1.0/instances/{}/logs/{}", key.name, name.as_str()));
     Ok(of_files(files, name.as_str()))
 }
 

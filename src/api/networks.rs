@@ -11,7 +11,7 @@ use crate::db::{Model, Network, Phase};
 use crate::device::{Device, NicType};
 use crate::names::{DeviceName, NetworkName, ProjectName};
 use crate::network::{self, BridgeSpec, HostInterface};
-use crate::profile;
+use crate::profile::expand_instance;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -31,11 +31,12 @@ fn uses(devices: &wire::Devices, name: &str) -> bool {
 }
 
 fn used_by(model: &Model, name: &str) -> Vec<String> {
-    let instances = model.instances.values().filter(|i| uses(&profile::expand_instance(model, i).devices, name));
+    // With what their profiles give them, as it is then that instance which loses its network.
+    let instances = model.instances.values().filter(|i| uses(&expand_instance(model, i).devices, name));
     let profiles = model.profiles.values().filter(|p| uses(&p.devices, name));
-    instances
-        .map(|i| format!("/1.0/instances/{}", i.key.name))
-        .chain(profiles.map(|p| format!("/1.0/profiles/{}", p.name)))
+    profiles
+        .map(|p| format!("/1.0/profiles/{}", p.name))
+        .chain(instances.map(|i| format!("/1.0/instances/{}", i.key.name)))
         .collect()
 }
 
@@ -97,7 +98,8 @@ pub async fn get(call: Call) -> Result<Response> {
             let name = call.param("name").to_owned();
             let interface =
                 blocking(move || network::host_interface(&name)).await?.ok_or(Error::NotFound("Network"))?;
-            Ok(response::sync(unmanaged(&call.app.db.model(), &interface)))
+            let etag = response::etag((&interface.name, interface.kind));
+            Ok(response::tagged(unmanaged(&call.app.db.model(), &interface), &etag))
         }
         Err(error) => Err(error),
     }

@@ -150,6 +150,7 @@ pub async fn rename(mut call: Call) -> Result<Response> {
         return Err(Error::DefaultProfile);
     }
     let url = format!("/1.0/profiles/{new}");
+    let old_name = old.name.to_string();
     call.app
         .db
         .write(move |tx| {
@@ -170,7 +171,7 @@ pub async fn rename(mut call: Call) -> Result<Response> {
             Ok::<_, Error>(tx.delete_profile(&old.project, &old.name)?)
         })
         .await?;
-    call.lifecycle("profile-renamed", &url);
+    call.lifecycle_with("profile-renamed", &url, &[("old_name", old_name.into())]);
     Ok(response::created(&url))
 }
 

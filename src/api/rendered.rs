@@ -69,9 +69,9 @@ impl Piece {
     pub(super) fn full(&self, state: &[u8]) -> Bytes {
         let mut full = BytesMut::with_capacity(self.json.len() + state.len() + 48);
         full.put_slice(self.json.strip_suffix(b"}").unwrap_or(&self.json));
-        full.put_slice(b",\"backups\":[],\"state\":");
+        full.put_slice(b",\"backups\":null,\"state\":");
         full.put_slice(state);
-        full.put_slice(b",\"snapshots\":[]}");
+        full.put_slice(b",\"snapshots\":null}");
         full.freeze()
     }
 }

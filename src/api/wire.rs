@@ -32,6 +32,11 @@ where
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// Writes a map without entries as `null`, as LXD does where it has made none.
+fn null_when_empty<S: serde::Serializer>(map: &BTreeMap<String, Vec<String>>, to: S) -> Result<S::Ok, S::Error> {
+    if map.is_empty() { to.serialize_none() } else { map.serialize(to) }
+}
+
 /// The time that stands for "never": 1970-01-01T00:00:00Z.
 pub const NEVER: &str = "1970-01-01T00:00:00Z";
 
@@ -79,8 +84,8 @@ pub struct Operation {
     pub status: String,
     /// 103 running, 105 pending, 104 cancelling, 200 success, 400 failure, 401 cancelled.
     pub status_code: u16,
-    /// Kind (e.g. `instances`) to URLs.
-    #[serde(deserialize_with = "null_default")]
+    /// Kind (e.g. `instances`) to URLs; none is `null`.
+    #[serde(deserialize_with = "null_default", serialize_with = "null_when_empty")]
     pub resources: BTreeMap<String, Vec<String>>,
     /// What the operation tells; `null` when nothing.
     pub metadata: Option<serde_json::Map<String, Value>>,

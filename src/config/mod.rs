@@ -77,7 +77,7 @@ impl fmt::Display for Error {
         match self {
             Self::UnknownKey { of, key } => write!(
                 f,
-                "Unknown {of} configuration key {key:?}; user.* takes values of your own, the known keys are in the documentation"
+                "Unknown configuration key: {key:?} is not one of the {of}'s; user.* takes values of your own, the known keys are in the documentation"
             ),
             Self::WrongScope { key, reason } => write!(f, "Configuration key {key:?}: {reason}"),
             Self::Value { key, value, expected } => {

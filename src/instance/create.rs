@@ -7,10 +7,11 @@ use super::error::Error;
 use super::{Context, Stages, blocking, rename};
 use crate::api::wire::{Config, Devices};
 use crate::config;
-use crate::db::{self, Phase};
-use crate::device::Set;
+use crate::db::{self, Model, Phase};
+use crate::device::{NicType, Set};
 use crate::events::lifecycle::Requestor;
-use crate::names::{Fingerprint, InstanceKey, ProfileName};
+use crate::names::{Fingerprint, InstanceKey, ProfileName, ProjectName};
+use crate::network;
 use crate::profile;
 use crate::storage;
 
@@ -58,13 +59,16 @@ pub(super) async fn reserve(context: &Arc<Context>, new: NewInstance) -> Result<
             }
             let expanded = profile::expand(model, &new.key.project, &new.profiles, &new.config, &new.devices)?;
             checking.check_privilege(&expanded.config)?;
-            let pool = Set::parse(&expanded.devices)?.root.1.pool;
+            let devices = Set::parse(&expanded.devices)?;
+            check_networks(model, &devices)?;
+            let pool = devices.root.1.pool.clone();
             if !model.pools.get(&pool).is_some_and(|record| record.phase == Phase::Ready) {
                 return Err(Error::NoSuchPool(pool));
             }
             let mut architecture = new.architecture;
             let mut config = new.config;
             config.insert("volatile.uuid".to_owned(), uuid);
+            give_addresses(&devices, &mut config)?;
             if let RootSource::Image(fingerprint) = &new.source {
                 let image = model
                     .image(&new.key.project, fingerprint)
@@ -102,6 +106,30 @@ pub(super) async fn reserve(context: &Arc<Context>, new: NewInstance) -> Result<
         .await
 }
 
+/// Refuses nics on managed networks that are not there.
+pub(super) fn check_networks(model: &Model, devices: &Set) -> Result<(), Error> {
+    for (device, nic) in &devices.nics {
+        // Networks belong to the default project.
+        if let NicType::Network(network) = &nic.kind
+            && model.network(&ProjectName::default(), network).is_none()
+        {
+            return Err(Error::NoNetwork { device: device.to_string(), network: network.to_string() });
+        }
+    }
+    Ok(())
+}
+
+/// Gives nics their addresses when they come, not at the first start: who prepares a DHCP server asks for them before.
+pub(super) fn give_addresses(devices: &Set, config: &mut Config) -> Result<(), Error> {
+    for (device, nic) in &devices.nics {
+        let key = format!("volatile.{device}.hwaddr");
+        if nic.hwaddr.is_none() && config.get(&key).is_none_or(String::is_empty) {
+            config.insert(key, network::random_mac()?.to_string());
+        }
+    }
+    Ok(())
+}
+
 /// Makes the root volume of a reserved instance and calls it ready; a failure takes everything back.
 pub(super) async fn build(
     context: &Arc<Context>,
@@ -117,7 +145,7 @@ pub(super) async fn build(
             Err(failure) => Error::Undo { cause: Box::new(cause), failures: vec![failure] },
         });
     }
-    context.lifecycle("instance-created", &record.key, requestor);
+    context.created(record, requestor);
     Ok(())
 }
 

@@ -46,6 +46,10 @@ pub enum Error {
         device: String,
         parent: String,
     },
+    NoNetwork {
+        device: String,
+        network: String,
+    },
     Config(config::Error),
     Device(device::Error),
     Profile(profile::Missing),
@@ -101,7 +105,7 @@ impl fmt::Display for Error {
             Self::AlreadyStopped => f.write_str("The instance is already stopped"),
             Self::NotRunning => f.write_str("The instance isn't running"),
             Self::AlreadyFrozen => f.write_str("The instance is already frozen"),
-            Self::NotFrozen => f.write_str("The instance isn't frozen"),
+            Self::NotFrozen => f.write_str("The instance is already running: it isn't frozen"),
             Self::Busy { status } => {
                 write!(f, "The instance is {}; try again in a moment", status.word().to_lowercase())
             }
@@ -127,6 +131,9 @@ impl fmt::Display for Error {
                 f,
                 "Device {device:?}: the host has no network interface {parent:?}; create it or set another parent="
             ),
+            Self::NoNetwork { device, network } => {
+                write!(f, "Device {device:?}: network {network:?} not found; create it first")
+            }
             Self::Config(error) => error.fmt(f),
             Self::Device(error) => error.fmt(f),
             Self::Profile(error) => error.fmt(f),
@@ -157,11 +164,11 @@ impl fmt::Display for Error {
             ),
             Self::NoConsoleLog => f.write_str("The instance has no console log: it has not been started yet"),
             Self::NoConnection => f.write_str("The client did not connect to the websockets of the command in time"),
-            Self::NoTemplate { name } => write!(f, "The instance has no template {name:?}"),
+            Self::NoTemplate { name } => write!(f, "Template {name:?} not found"),
             Self::BadMetadata { reason } => {
                 write!(f, "The instance's metadata.yaml cannot be read: {reason}; replace it by PUT")
             }
-            Self::NoLog => f.write_str("The instance has no such log file"),
+            Self::NoLog => f.write_str("Log file not found: the instance has none of this name"),
             Self::LogInUse { name } => write!(f, "The log file {name:?} is the instance's own and cannot be deleted"),
             Self::TooManySessions => f.write_str("Too many SFTP sessions are open: close some and try again"),
             Self::Random => f.write_str("The kernel gives no random numbers"),

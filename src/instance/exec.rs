@@ -104,7 +104,8 @@ pub(super) async fn environment_of(
 
 /// Runs a command; `spec.environment` is whole, by [`environment_of`].
 pub(super) async fn run(context: &Arc<Context>, key: &InstanceKey, spec: ExecSpec) -> Result<Exec, Error> {
-    if spec.command.first().is_none_or(String::is_empty) {
+    // An empty word is one that is not found, by the shell's exit status.
+    if spec.command.is_empty() {
         return Err(Error::EmptyCommand);
     }
     let environment = spec.environment;

@@ -116,6 +116,17 @@ impl Context {
         if privileged { Ok(None) } else { Ok(Some(IdMap::host_default()?)) }
     }
 
+    fn created(&self, record: &crate::db::Instance, requestor: Option<&Requestor>) {
+        let text = |name: &str, value: &str| (name.to_owned(), Value::from(value));
+        self.bus.lifecycle(Lifecycle {
+            action: "instance-created",
+            source: format!("/1.0/instances/{}", record.key.name),
+            project: &record.key.project,
+            context: Map::from_iter([text("storage-pool", record.pool.as_str()), text("type", "container")]),
+            requestor,
+        });
+    }
+
     fn renamed(&self, from: &InstanceKey, to: &InstanceKey, requestor: Option<&Requestor>) {
         self.bus.lifecycle(Lifecycle {
             action: "instance-renamed",

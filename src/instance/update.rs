@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, rename, stop};
+use super::{Context, create, rename, stop};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::Model;
@@ -66,9 +66,10 @@ pub(super) async fn update(
             let mut record = model.instances.get(&changed).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
             let expanded = profile::expand(model, &changed.project, &new.profiles, &new.config, &new.devices)?;
             checking.check_privilege(&expanded.config)?;
-            let pool = Set::parse(&expanded.devices)?.root.1.pool;
-            if pool != record.pool {
-                return Err(Error::PoolChange { from: record.pool, to: pool });
+            let devices = Set::parse(&expanded.devices)?;
+            create::check_networks(model, &devices)?;
+            if devices.root.1.pool != record.pool {
+                return Err(Error::PoolChange { from: record.pool, to: devices.root.1.pool });
             }
             let old = std::mem::replace(&mut record.config, new.config);
             // What the daemon knows of the running container is no client's to change, least of all one whose copy is old:
@@ -87,6 +88,7 @@ pub(super) async fn update(
                 (nic && !expanded.devices.contains_key(device)).then_some(())
             };
             record.config.retain(|key, _| gone(key).is_none());
+            create::give_addresses(&devices, &mut record.config)?;
             Ok(tx.put_instance(record)?)
         })
         .await?;

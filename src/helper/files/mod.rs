@@ -235,8 +235,8 @@ impl From<std::io::Error> for Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotFound => "there is no such file or directory",
-            Self::NoParent => "the directory that it should lie in does not exist",
+            Self::NotFound => "Not Found: there is no such file or directory",
+            Self::NoParent => "Not Found: the directory that it should lie in does not exist",
             Self::NotADirectory => "a part of the path is not a directory",
             Self::IsADirectory => "it is a directory",
             Self::NotEmpty => "the directory is not empty",
