@@ -57,12 +57,7 @@ pub async fn get(call: Call) -> Result<Response> {
 fn check(call: &Call, profile: &Profile) -> Result<()> {
     call.app.instances.context().check_privilege(&profile.config)?;
     config::validate_instance(&profile.config, Scope::Profile)?;
-    device::validate(&profile.devices)?;
-    let model = call.app.db.model();
-    match device::pools(&profile.devices).into_iter().find(|pool| !model.pools.contains_key(pool)) {
-        None => Ok(()),
-        Some(pool) => Err(instance::Error::NoSuchPool(pool).into()),
-    }
+    Ok(device::validate(&profile.devices)?)
 }
 
 /// `POST /1.0/profiles`.
