@@ -155,6 +155,8 @@ pub async fn create(mut call: Call) -> Result<Response> {
 /// Changes a network on the host and then in the database. When it cannot be brought up as wanted it goes back to what it
 /// was; so it does at the next start, should the daemon end in between.
 async fn update(call: Call, change: impl FnOnce(&Network) -> Network) -> Result<Response> {
+    // One change at a time: going back must not bring a network back that was deleted meanwhile.
+    let _guard = call.app.config_lock.lock().await;
     let (model, old) = find(&call)?;
     call.if_match(modifiable(&old))?;
     let mut new = change(&old);
@@ -205,6 +207,7 @@ pub async fn patch(mut call: Call) -> Result<Response> {
 
 /// `DELETE /1.0/networks/<name>`.
 pub async fn delete(call: Call) -> Result<Response> {
+    let _guard = call.app.config_lock.lock().await;
     let (_, network) = find(&call)?;
     let mut record = (*network).clone();
     record.phase = Phase::Deleting;
