@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
-use http::header::IF_MATCH;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::app::App;
 use super::body::BodyStream;
+use super::change::{IfMatch, Named};
 use super::entry::Peer;
 use super::error::Error;
 use super::filter::Filter;
@@ -169,17 +169,16 @@ impl Call {
     /// # Errors
     /// 400 that names the place where the JSON is wrong, 400 for one that is too long.
     pub async fn json<T: DeserializeOwned + Default>(&mut self) -> Result<T, Error> {
+        parse(&self.bytes().await?)
+    }
+
+    /// The same for a PATCH, with the fields that it names.
+    ///
+    /// # Errors
+    /// As of [`Self::json`].
+    pub async fn json_part<T: DeserializeOwned + Default>(&mut self) -> Result<(T, Named), Error> {
         let bytes = self.bytes().await?;
-        if bytes.iter().all(u8::is_ascii_whitespace) {
-            return Ok(T::default());
-        }
-        // Said here: serde would read a list as an object without its names.
-        if bytes.trim_ascii_start().starts_with(b"[") {
-            return Err(Error::Json("an object is expected, not a list".to_owned()));
-        }
-        serde_json::from_slice::<Option<T>>(&bytes)
-            .map(Option::unwrap_or_default)
-            .map_err(|error| Error::Json(place(&bytes, &error, PhantomData::<T>)))
+        Ok((parse(&bytes)?, Named::of(&bytes)))
     }
 
     /// Reads a whole small body.
@@ -195,19 +194,9 @@ impl Call {
         read.map_err(Error::Body)
     }
 
-    /// Checks `If-Match` against the ETag of the modifiable part as it is now.
-    ///
-    /// # Errors
-    /// 412 when they differ.
-    pub fn if_match(&self, modifiable: impl serde::Serialize) -> Result<(), Error> {
-        let Some(wanted) = self.headers.get(IF_MATCH) else { return Ok(()) };
-        let now = response::etag(modifiable);
-        let matches = wanted.to_str().is_ok_and(|text| {
-            text.split(',')
-                .map(|tag| tag.trim().trim_matches('"'))
-                .any(|tag| tag == now || tag == "*" || tag.is_empty())
-        });
-        if matches { Ok(()) } else { Err(Error::Precondition { wanted: now }) }
+    /// The state of the object that this change stands on.
+    pub fn if_match(&self) -> IfMatch {
+        IfMatch::of(&self.headers)
     }
 
     /// `?timeout=` of a wait: absent or negative waits for ever.
@@ -239,6 +228,19 @@ impl Call {
             },
         }
     }
+}
+
+fn parse<T: DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, Error> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(T::default());
+    }
+    // Said here: serde would read a list as an object without its names.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Error::Json("an object is expected, not a list".to_owned()));
+    }
+    serde_json::from_slice::<Option<T>>(bytes)
+        .map(Option::unwrap_or_default)
+        .map_err(|error| Error::Json(place(bytes, &error, PhantomData::<T>)))
 }
 
 /// Says where a body is wrong, with the field's name where the fault lies in one.

@@ -218,6 +218,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::NoConsoleLog
         | instance::Error::Profile(_) => StatusCode::NOT_FOUND,
         instance::Error::Exists { .. } => StatusCode::CONFLICT,
+        instance::Error::Changed { .. } => StatusCode::PRECONDITION_FAILED,
         instance::Error::Storage(error) => storage(error),
         instance::Error::Undo { cause, .. } => instance(cause),
         instance::Error::Name(_)

@@ -78,38 +78,41 @@ pub async fn add(mut call: Call) -> Result<Response> {
     Ok(response::created(&url))
 }
 
-async fn update(call: Call, body: wire::ImageAlias, whole: bool) -> Result<Response> {
+/// Changes target and description, or only what is named.
+async fn update(call: Call, body: wire::ImageAlias, has_target: bool, has_description: bool) -> Result<Response> {
     let old = find(&call)?;
-    call.if_match((&old.description, &old.target))?;
-    let mut new = (*old).clone();
-    if whole || body.target.is_some() {
-        new.target = target(&call.app.db.model(), &old.project, body.target.as_deref())?;
-    }
-    if whole || !body.description.is_empty() {
-        new.description = body.description;
-    }
+    let wanted = call.if_match();
+    let url = format!("/1.0/images/aliases/{}", old.name);
     call.app
         .db
         .write(move |tx| {
             // It may have been deleted meanwhile; an update must not bring it back.
-            tx.model().alias(&new.project, &new.name).ok_or(Error::NotFound("Image alias"))?;
+            let old = tx.model().alias(&old.project, &old.name).cloned().ok_or(Error::NotFound("Image alias"))?;
+            wanted.check((&old.description, &old.target))?;
+            let mut new = (*old).clone();
+            if has_target {
+                new.target = target(tx.model(), &old.project, body.target.as_deref())?;
+            }
+            if has_description {
+                new.description = body.description;
+            }
             Ok::<_, Error>(tx.put_alias(new)?)
         })
         .await?;
-    call.lifecycle("image-alias-updated", &format!("/1.0/images/aliases/{}", old.name));
+    call.lifecycle("image-alias-updated", &url);
     Ok(response::empty())
 }
 
 /// `PUT /1.0/images/aliases/<name>`.
 pub async fn put(mut call: Call) -> Result<Response> {
     let body = call.json().await?;
-    update(call, body, true).await
+    update(call, body, true, true).await
 }
 
 /// `PATCH /1.0/images/aliases/<name>`.
 pub async fn patch(mut call: Call) -> Result<Response> {
-    let body = call.json().await?;
-    update(call, body, false).await
+    let (body, named) = call.json_part().await?;
+    update(call, body, named.has("target"), named.has("description")).await
 }
 
 /// `POST /1.0/images/aliases/<name>`: renames.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
-use serde_json::{Map, Value};
 
 use super::call::{Call, Trust, blocking};
 use super::entry::Body;
@@ -96,12 +95,18 @@ pub async fn get(call: Call) -> Result<Response> {
     Ok(response::tagged(to_wire(&model, &image), &response::etag(modifiable(&image))))
 }
 
-async fn update(call: Call, change: impl FnOnce(&Image) -> Image) -> Result<Response> {
+async fn update(call: Call, change: impl FnOnce(&Image) -> Image + Send + 'static) -> Result<Response> {
     let (_, old) = find(&call)?;
-    call.if_match(modifiable(&old))?;
-    let new = change(&old);
-    let url = format!("/1.0/images/{}", new.fingerprint);
-    call.app.db.write(move |tx| Ok::<_, Error>(tx.put_image(new)?)).await?;
+    let wanted = call.if_match();
+    let url = format!("/1.0/images/{}", old.fingerprint);
+    call.app
+        .db
+        .write(move |tx| {
+            let old = tx.model().image(&old.project, &old.fingerprint).cloned().ok_or(Error::NotFound("Image"))?;
+            wanted.check(modifiable(&old))?;
+            Ok::<_, Error>(tx.put_image(change(&old))?)
+        })
+        .await?;
     call.lifecycle("image-updated", &url);
     Ok(response::empty())
 }
@@ -133,18 +138,16 @@ fn profiles(model: &Model, project: &ProjectName, names: Vec<String>) -> Result<
 
 /// `PUT /1.0/images/<fingerprint>`.
 pub async fn put(mut call: Call) -> Result<Response> {
-    let whole: Value = call.json().await?;
-    // As in LXD, profiles that are not named and a time that is none stay as they were.
-    let named = whole.get("profiles").is_some_and(|profiles| !profiles.is_null());
-    let body: wire::Image = serde_json::from_value(whole).map_err(|e| Error::Json(e.to_string()))?;
+    let (body, named): (wire::Image, _) = call.json_part().await?;
     let expires_at = expiry(&body.expires_at)?;
     let profiles = profiles(&call.app.db.model(), &call.project()?, body.profiles)?;
-    update(call, |old| Image {
+    // As in LXD, profiles that are not named and a time that is none stay as they were.
+    update(call, move |old| Image {
         auto_update: body.auto_update,
         properties: body.properties,
         public: body.public,
         expires_at: if is_zero_time(&body.expires_at) { old.expires_at } else { expires_at },
-        profiles: if named { profiles } else { old.profiles.clone() },
+        profiles: if named.has("profiles") { profiles } else { old.profiles.clone() },
         ..old.clone()
     })
     .await
@@ -152,24 +155,22 @@ pub async fn put(mut call: Call) -> Result<Response> {
 
 /// `PATCH /1.0/images/<fingerprint>`: only what the body names; properties one by one.
 pub async fn patch(mut call: Call) -> Result<Response> {
-    let body: Map<String, Value> = call.json().await?;
-    let part: wire::Image =
-        serde_json::from_value(Value::Object(body.clone())).map_err(|e| Error::Json(e.to_string()))?;
+    let (part, named): (wire::Image, _) = call.json_part().await?;
     let expires_at = expiry(&part.expires_at)?;
     let profiles = profiles(&call.app.db.model(), &call.project()?, part.profiles)?;
-    update(call, |old| {
+    update(call, move |old| {
         let mut new = old.clone();
         new.properties.extend(part.properties);
-        if body.contains_key("public") {
+        if named.has("public") {
             new.public = part.public;
         }
-        if body.contains_key("auto_update") {
+        if named.has("auto_update") {
             new.auto_update = part.auto_update;
         }
-        if body.contains_key("expires_at") {
+        if named.has("expires_at") {
             new.expires_at = expires_at;
         }
-        if body.contains_key("profiles") {
+        if named.has("profiles") {
             new.profiles = profiles;
         }
         new

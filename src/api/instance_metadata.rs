@@ -1,7 +1,6 @@
 //! `/1.0/instances/<name>/metadata` and `…/metadata/templates`: what the image says about an instance, to be changed.
 
 use http::header::{CONTENT_TYPE, HeaderValue};
-use serde_json::{Map, Value};
 
 use super::call::Call;
 use super::entry::Body;
@@ -16,9 +15,13 @@ async fn read(call: &Call) -> Result<ImageMetadata> {
     Ok(call.app.instances.with_metadata(&call.instance_key()?, |place| place.read()).await?)
 }
 
-async fn write(call: &Call, metadata: ImageMetadata) -> Result<Response> {
+/// Changes it. A file that cannot be read is handed over as the error that it is.
+async fn update(
+    call: &Call,
+    change: impl FnOnce(Result<ImageMetadata>) -> Result<ImageMetadata> + Send + 'static,
+) -> Result<Response> {
     let key = call.instance_key()?;
-    call.app.instances.with_metadata(&key, move |place| place.write(&metadata)).await?;
+    call.app.instances.with_metadata(&key, move |place| place.change(|old| change(old.map_err(Error::from)))).await?;
     call.lifecycle("instance-metadata-updated", &format!("/1.0/instances/{}/metadata", key.name));
     Ok(response::empty())
 }
@@ -34,31 +37,37 @@ pub async fn get(call: Call) -> Result<Response> {
 /// `PUT /1.0/instances/<name>/metadata`: replaces it. A file that cannot be read is replaced, too.
 pub async fn put(mut call: Call) -> Result<Response> {
     let new: ImageMetadata = call.json().await?;
-    if let Ok(old) = read(&call).await {
-        call.if_match(&old)?;
-    }
-    write(&call, new).await
+    let wanted = call.if_match();
+    update(&call, move |old| {
+        if let Ok(old) = old {
+            wanted.check(&old)?;
+        }
+        Ok(new)
+    })
+    .await
 }
 
 /// `PATCH /1.0/instances/<name>/metadata`: what the body names; properties and templates one by one.
 pub async fn patch(mut call: Call) -> Result<Response> {
-    let body: Map<String, Value> = call.json().await?;
-    let part: ImageMetadata =
-        serde_json::from_value(Value::Object(body.clone())).map_err(|e| Error::Json(e.to_string()))?;
-    let mut metadata = read(&call).await?;
-    call.if_match(&metadata)?;
-    if body.contains_key("architecture") {
-        metadata.architecture = part.architecture;
-    }
-    if body.contains_key("creation_date") {
-        metadata.creation_date = part.creation_date;
-    }
-    if body.contains_key("expiry_date") {
-        metadata.expiry_date = part.expiry_date;
-    }
-    metadata.properties.extend(part.properties);
-    metadata.templates.extend(part.templates);
-    write(&call, metadata).await
+    let (part, named): (ImageMetadata, _) = call.json_part().await?;
+    let wanted = call.if_match();
+    update(&call, move |old| {
+        let mut metadata = old?;
+        wanted.check(&metadata)?;
+        if named.has("architecture") {
+            metadata.architecture = part.architecture;
+        }
+        if named.has("creation_date") {
+            metadata.creation_date = part.creation_date;
+        }
+        if named.has("expiry_date") {
+            metadata.expiry_date = part.expiry_date;
+        }
+        metadata.properties.extend(part.properties);
+        metadata.templates.extend(part.templates);
+        Ok(metadata)
+    })
+    .await
 }
 
 fn template_name(call: &Call) -> Result<TemplateName> {

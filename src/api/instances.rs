@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::call::{Call, Tree};
 use super::error::Error;
@@ -232,69 +232,62 @@ pub async fn create(mut call: Call) -> Result<Response> {
     Ok(response::accepted(&operation))
 }
 
-async fn update(call: Call, description: &'static str, new: Definition) -> Result<Response> {
-    let (_, record) = find(&call)?;
-    call.if_match(modifiable(&record))?;
-    let requestor = call.requestor();
-    let key = record.key.clone();
-    let spec = spec(&call, &key, description);
-    let app = Arc::clone(&call.app);
-    // Checked here as well, so that a wrong request is refused at once and not by its operation.
-    crate::config::validate_instance(&new.config, crate::config::Scope::Instance)?;
-    crate::device::validate(&new.devices)?;
-    let model = call.app.db.model();
-    profile::expand(&model, &key.project, &new.profiles, &new.config, &new.devices)?;
-    let operation = app.clone().ops.task(spec, async move |_| app.instances.update(&key, new, Some(requestor)).await);
-    Ok(response::accepted(&operation))
+/// What `change` makes of an instance that still is what the client saw.
+fn definition(call: &Call, change: impl FnOnce(&db::Instance) -> Definition + Send + 'static) -> instance::Change {
+    let wanted = call.if_match();
+    Box::new(move |record| match wanted.differs(modifiable(record)) {
+        Some(etag) => Err(instance::Error::Changed { etag }),
+        None => Ok(change(record)),
+    })
 }
 
 /// `PUT /1.0/instances/<name>`.
 pub async fn put(mut call: Call) -> Result<Response> {
     let body: wire::InstancePut = call.json().await?;
-    let (_, record) = find(&call)?;
+    let (model, record) = find(&call)?;
     if !body.restore.is_empty() {
         return Err(Error::Unsupported { what: "restoring snapshots".to_owned() });
     }
-    let profiles = match body.profiles {
-        Some(names) => profile_names(names)?,
-        None => record.profiles.clone(),
-    };
     let new = Definition {
         config: body.config,
         devices: body.devices,
-        profiles,
+        // As in LXD, none named is none.
+        profiles: profile_names(body.profiles.unwrap_or_default())?,
         ephemeral: body.ephemeral,
         description: body.description,
     };
-    update(call, "Updating instance", new).await
+    // Checked here as well, so that a wrong request is refused at once and not by its operation.
+    call.if_match().check(modifiable(&record))?;
+    crate::config::validate_instance(&new.config, crate::config::Scope::Instance)?;
+    crate::device::validate(&new.devices)?;
+    let key = record.key.clone();
+    profile::expand(&model, &key.project, &new.profiles, &new.config, &new.devices)?;
+    let change = definition(&call, move |_| new);
+    let (app, requestor) = (Arc::clone(&call.app), call.requestor());
+    let spec = spec(&call, &key, "Updating instance");
+    let operation =
+        app.clone().ops.task(spec, async move |_| app.instances.update(&key, change, Some(requestor)).await);
+    Ok(response::accepted(&operation))
 }
 
 /// `PATCH /1.0/instances/<name>`: only what the body names. Answered when it is done.
 pub async fn patch(mut call: Call) -> Result<Response> {
-    let body: Map<String, Value> = call.json().await?;
-    let part: wire::InstancePut =
-        serde_json::from_value(Value::Object(body.clone())).map_err(|e| Error::Json(e.to_string()))?;
+    let (part, named): (wire::InstancePut, _) = call.json_part().await?;
     let (_, record) = find(&call)?;
-    call.if_match(modifiable(&record))?;
-    let mut new = Definition {
-        config: record.config.clone(),
-        devices: record.devices.clone(),
-        profiles: record.profiles.clone(),
-        ephemeral: record.ephemeral,
-        description: record.description.clone(),
-    };
-    new.config.extend(part.config);
-    new.devices.extend(part.devices);
-    if let Some(names) = part.profiles {
-        new.profiles = profile_names(names)?;
-    }
-    if body.contains_key("ephemeral") {
-        new.ephemeral = part.ephemeral;
-    }
-    if body.contains_key("description") {
-        new.description = part.description;
-    }
-    call.app.instances.update(&record.key, new, Some(call.requestor())).await?;
+    let profiles = part.profiles.map(profile_names).transpose()?;
+    let change = definition(&call, move |record| {
+        let mut new = Definition {
+            config: record.config.clone(),
+            devices: record.devices.clone(),
+            profiles: profiles.unwrap_or_else(|| record.profiles.clone()),
+            ephemeral: if named.has("ephemeral") { part.ephemeral } else { record.ephemeral },
+            description: if named.has("description") { part.description } else { record.description.clone() },
+        };
+        new.config.extend(part.config);
+        new.devices.extend(part.devices);
+        new
+    });
+    call.app.instances.update(&record.key, change, Some(call.requestor())).await?;
     Ok(response::empty())
 }
 

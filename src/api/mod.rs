@@ -4,6 +4,7 @@ pub mod app;
 mod body;
 mod call;
 mod certificates;
+mod change;
 mod console;
 pub mod entry;
 mod error;

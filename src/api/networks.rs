@@ -158,9 +158,8 @@ async fn update(call: Call, change: impl FnOnce(&Network) -> Network) -> Result<
     // One change at a time: going back must not bring a network back that was deleted meanwhile.
     let _guard = call.app.config_lock.lock().await;
     let (model, old) = find(&call)?;
-    call.if_match(modifiable(&old))?;
+    call.if_match().check(modifiable(&old))?;
     let mut new = change(&old);
-    new.config.retain(|_, value| !value.is_empty());
     let others = model.networks.values().filter(|network| network.name != old.name).map(|network| &network.config);
     network::fill_auto(&mut new.config, others)?;
     let (was, wanted) = (BridgeSpec::parse(&old.name, &old.config)?, BridgeSpec::parse(&new.name, &new.config)?);
@@ -195,11 +194,13 @@ pub async fn put(mut call: Call) -> Result<Response> {
 
 /// `PATCH /1.0/networks/<name>`: only what the body names.
 pub async fn patch(mut call: Call) -> Result<Response> {
-    let body: wire::NetworkPatch = call.json().await?;
+    let (part, named): (wire::Network, _) = call.json_part().await?;
     update(call, |old| {
         let mut new = old.clone();
-        new.config.extend(body.config);
-        new.description = body.description.unwrap_or(new.description);
+        new.config.extend(part.config);
+        if named.has("description") {
+            new.description = part.description;
+        }
         new
     })
     .await

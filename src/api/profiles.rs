@@ -1,6 +1,6 @@
 //! `/1.0/profiles`.
 
-use serde_json::Value;
+use std::sync::Arc;
 
 use super::call::Call;
 use super::error::Error;
@@ -34,7 +34,7 @@ fn modifiable(profile: &Profile) -> (&wire::Config, &String, &wire::Devices) {
     (&profile.config, &profile.description, &profile.devices)
 }
 
-fn find(call: &Call) -> Result<(std::sync::Arc<Model>, std::sync::Arc<Profile>)> {
+fn find(call: &Call) -> Result<(Arc<Model>, Arc<Profile>)> {
     let model = call.app.db.model();
     let name = call.named("name", "Profile", ProfileName::new)?;
     let profile = model.profile(&call.project()?, &name).cloned().ok_or(Error::NotFound("Profile"))?;
@@ -54,8 +54,8 @@ pub async fn get(call: Call) -> Result<Response> {
     Ok(response::tagged(to_wire(&model, &profile), &response::etag(modifiable(&profile))))
 }
 
-fn check(call: &Call, profile: &Profile) -> Result<()> {
-    call.app.instances.context().check_privilege(&profile.config)?;
+fn check(context: &instance::Context, profile: &Profile) -> Result<()> {
+    context.check_privilege(&profile.config)?;
     config::validate_instance(&profile.config, Scope::Profile)?;
     Ok(device::validate(&profile.devices)?)
 }
@@ -70,7 +70,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
         config: body.config,
         devices: body.devices,
     };
-    check(&call, &profile)?;
+    check(call.app.instances.context(), &profile)?;
     let url = format!("/1.0/profiles/{}", profile.name);
     call.app
         .db
@@ -86,31 +86,31 @@ pub async fn create(mut call: Call) -> Result<Response> {
 }
 
 /// Replaces the modifiable part by what `change` makes of it.
-async fn update(call: Call, change: impl FnOnce(&Profile) -> Profile) -> Result<Response> {
+async fn update(call: Call, change: impl FnOnce(&Profile) -> Profile + Send + 'static) -> Result<Response> {
     let (_, old) = find(&call)?;
-    call.if_match(modifiable(&old))?;
-    let new = change(&old);
-    check(&call, &new)?;
+    let wanted = call.if_match();
+    let url = format!("/1.0/profiles/{}", old.name);
+    let context = Arc::clone(call.app.instances.context());
     call.app
         .db
         .write(move |tx| {
-            if tx.model().profile(&new.project, &new.name).is_none() {
-                return Err(Error::NotFound("Profile"));
-            }
-            let (project, name) = (new.project.clone(), new.name.clone());
+            let (project, name) = (&old.project, &old.name);
+            let old = tx.model().profile(project, name).cloned().ok_or(Error::NotFound("Profile"))?;
+            wanted.check(modifiable(&old))?;
+            let new = change(&old);
+            check(&context, &new)?;
             tx.put_profile(new)?;
-            instance::check_profile(tx.model(), &project, &name)?;
-            Ok(())
+            Ok::<_, Error>(instance::check_profile(tx.model(), project, name)?)
         })
         .await?;
-    call.lifecycle("profile-updated", &format!("/1.0/profiles/{}", old.name));
+    call.lifecycle("profile-updated", &url);
     Ok(response::empty())
 }
 
 /// `PUT /1.0/profiles/<name>`.
 pub async fn put(mut call: Call) -> Result<Response> {
     let body: wire::Profile = call.json().await?;
-    update(call, |old| Profile {
+    update(call, move |old| Profile {
         description: body.description,
         config: body.config,
         devices: body.devices,
@@ -121,14 +121,12 @@ pub async fn put(mut call: Call) -> Result<Response> {
 
 /// `PATCH /1.0/profiles/<name>`: only what the body names.
 pub async fn patch(mut call: Call) -> Result<Response> {
-    let body: serde_json::Map<String, Value> = call.json().await?;
-    let part: wire::Profile =
-        serde_json::from_value(Value::Object(body.clone())).map_err(|e| Error::Json(e.to_string()))?;
-    update(call, |old| {
+    let (part, named): (wire::Profile, _) = call.json_part().await?;
+    update(call, move |old| {
         let mut new = old.clone();
         new.config.extend(part.config);
         new.devices.extend(part.devices);
-        if body.contains_key("description") {
+        if named.has("description") {
             new.description = part.description;
         }
         new

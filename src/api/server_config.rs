@@ -212,7 +212,7 @@ async fn change(call: &Call, named: Config, merge: bool) -> Result<Response> {
     // One change at a time: the listener and the database move together.
     let _guard = call.app.config_lock.lock().await;
     let old = Arc::clone(&call.app.db.model().config);
-    call.if_match(shown(&old))?;
+    call.if_match().check(shown(&old))?;
     let mut new = if merge { (*old).clone() } else { Config::new() };
     for (key, value) in named {
         match (key.as_str(), value.as_str()) {

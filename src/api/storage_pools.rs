@@ -97,22 +97,30 @@ async fn add(call: &Call, name: PoolName, driver: String, description: String, c
     db.write(move |tx| Ok::<_, Error>(tx.put_pool(record)?)).await
 }
 
-async fn update(call: Call, change: impl FnOnce(&Pool) -> Pool) -> Result<Response> {
+async fn update(call: Call, change: impl FnOnce(&Pool) -> Pool + Send + 'static) -> Result<Response> {
     let (_, old) = find(&call)?;
-    call.if_match((&old.description, &old.config))?;
-    let mut new = change(&old);
-    let source = |pool: &Pool| pool.config.get("source").filter(|source| !source.is_empty()).cloned();
+    let wanted = call.if_match();
     let shown = to_wire(&call, &call.app.db.model(), &old).config.get("source").cloned();
-    if source(&new) == shown && source(&old).is_none() {
-        // The source that is shown for a pool without one came back in a whole object.
-        new.config.remove("source");
-    }
-    storage::Pool::validate(DriverKind::parse(&new.driver)?, &new.config)?;
-    if source(&new) != source(&old) {
-        return Err(Error::Field { name: "source", reason: "the source of a pool cannot be changed".to_owned() });
-    }
-    let url = format!("/1.0/storage-pools/{}", new.name);
-    call.app.db.write(move |tx| Ok::<_, Error>(tx.put_pool(new)?)).await?;
+    let url = format!("/1.0/storage-pools/{}", old.name);
+    call.app
+        .db
+        .write(move |tx| {
+            let old = tx.model().pools.get(&old.name).cloned().ok_or(Error::NotFound("Storage pool"))?;
+            wanted.check((&old.description, &old.config))?;
+            let mut new = change(&old);
+            let source = |pool: &Pool| pool.config.get("source").filter(|source| !source.is_empty()).cloned();
+            if source(&new) == shown && source(&old).is_none() {
+                // The source that is shown for a pool without one came back in a whole object.
+                new.config.remove("source");
+            }
+            storage::Pool::validate(DriverKind::parse(&new.driver)?, &new.config)?;
+            if source(&new) != source(&old) {
+                let reason = "the source of a pool cannot be changed".to_owned();
+                return Err(Error::Field { name: "source", reason });
+            }
+            Ok(tx.put_pool(new)?)
+        })
+        .await?;
     call.lifecycle("storage-pool-updated", &url);
     Ok(response::empty())
 }
@@ -120,17 +128,17 @@ async fn update(call: Call, change: impl FnOnce(&Pool) -> Pool) -> Result<Respon
 /// `PUT /1.0/storage-pools/<name>`.
 pub async fn put(mut call: Call) -> Result<Response> {
     let body: wire::StoragePool = call.json().await?;
-    update(call, |old| Pool { description: body.description, config: body.config, ..old.clone() }).await
+    update(call, move |old| Pool { description: body.description, config: body.config, ..old.clone() }).await
 }
 
 /// `PATCH /1.0/storage-pools/<name>`.
 pub async fn patch(mut call: Call) -> Result<Response> {
-    let body: wire::StoragePool = call.json().await?;
-    update(call, |old| {
+    let (part, named): (wire::StoragePool, _) = call.json_part().await?;
+    update(call, move |old| {
         let mut new = old.clone();
-        new.config.extend(body.config);
-        if !body.description.is_empty() {
-            new.description = body.description;
+        new.config.extend(part.config);
+        if named.has("description") {
+            new.description = part.description;
         }
         new
     })

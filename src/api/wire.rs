@@ -504,17 +504,6 @@ pub struct Network {
     pub locations: Option<Vec<String>>,
 }
 
-/// What of a network is changed.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub struct NetworkPatch {
-    /// Configuration; an empty value takes a key away.
-    #[serde(deserialize_with = "null_default")]
-    pub config: Config,
-    /// Free text.
-    pub description: Option<String>,
-}
-
 /// A trusted certificate.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]

@@ -79,9 +79,19 @@ impl Tidy for Pool {
     }
 }
 
-impl Tidy for Project {}
+impl Tidy for Network {
+    fn tidy(&mut self) {
+        tidy(&mut self.config);
+    }
+}
+
+impl Tidy for Project {
+    fn tidy(&mut self) {
+        tidy(&mut self.config);
+    }
+}
+
 impl Tidy for Alias {}
-impl Tidy for Network {}
 impl Tidy for Certificate {}
 
 impl Tx<'_> {

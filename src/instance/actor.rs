@@ -12,7 +12,7 @@ use super::error::Error;
 use super::lease::{Lease, Leases};
 use super::policy::{Decision, Verb, decide};
 use super::state::{Snapshot, Status};
-use super::update::Definition;
+use super::update::Change;
 use super::{Context, Stages, delete, rename, start, stop, update};
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
@@ -63,7 +63,7 @@ pub(super) enum Request {
     /// Take every lease back and let go of what is only mounted for them: the daemon ends.
     Rest { reply: oneshot::Sender<()> },
     /// Change its definition.
-    Update { definition: Box<Definition>, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
+    Update { change: Change, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// Give it another name.
     Rename { to: InstanceKey, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// liblxc is taking the container down to bring it up again: the monitor will end.
@@ -213,10 +213,10 @@ impl Actor {
                 let answer = self.freeze(Verb::Unfreeze, requestor.as_ref()).await;
                 answer_to(reply, answer);
             }
-            Request::Update { definition, requestor, reply } => {
+            Request::Update { change, requestor, reply } => {
                 let answer = match decide(Verb::Update, self.status()) {
                     Decision::Allow | Decision::Join => {
-                        update::update(&self.context, &self.key, *definition, requestor.as_ref()).await
+                        update::update(&self.context, &self.key, change, requestor.as_ref()).await
                     }
                     Decision::Deny(error) => Err(error),
                 };

@@ -13,6 +13,9 @@ use crate::{config, db, device, helper, network, profile, storage};
 #[expect(missing_docs, reason = "Display says what each one means; fields are named after what they hold")]
 pub enum Error {
     NotFound,
+    Changed {
+        etag: String,
+    },
     Exists {
         key: InstanceKey,
     },
@@ -97,6 +100,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound => f.write_str("Instance not found"),
+            Self::Changed { etag } => {
+                write!(f, "The instance was changed meanwhile (its ETag is {etag}): read it again and repeat the change")
+            }
             Self::Exists { key } => write!(f, "Instance {:?} already exists", key.name.as_str()),
             Self::Name(error) => error.fmt(f),
             Self::Running => f.write_str("Instance is running"),

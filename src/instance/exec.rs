@@ -98,7 +98,9 @@ pub(super) async fn environment_of(
     let record = model.instances.get(key).ok_or(Error::NotFound)?;
     let config = profile::expand_instance(&model, record).config;
     // As LXD 5.0.2: whatever /snap is there. A symbolic link of the container's is not followed.
-    let snap = super::blocking(move || Ok(Path::new(&format!("/proc/{init}/root/snap")).symlink_metadata().is_ok()));
+    let snap = super::blocking(move || {
+        Ok::<_, Error>(Path::new(&format!("/proc/{init}/root/snap")).symlink_metadata().is_ok())
+    });
     Ok(environment(&config, spec, snap.await?))
 }
 

@@ -20,7 +20,7 @@ use super::metadata;
 use super::petname;
 use super::state::{Snapshot, Status};
 use super::stop;
-use super::update::Definition;
+use super::update::Change;
 use super::{Context, Stages, blocking};
 use crate::api::wire::Config;
 use crate::config;
@@ -234,13 +234,13 @@ impl Manager {
     ///
     /// # Errors
     /// [`Error::NotFound`], or of the work.
-    pub async fn with_metadata<T: Send + 'static>(
+    pub async fn with_metadata<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
         key: &InstanceKey,
-        work: impl FnOnce(&metadata::Place) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
+        work: impl FnOnce(&metadata::Place) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
         let record = self.context.db.model().instances.get(key).cloned().ok_or(Error::NotFound)?;
-        let pool = self.context.pools.get(&record.pool)?;
+        let pool = self.context.pools.get(&record.pool).map_err(Error::from)?;
         let place = metadata::Place::new(pool.path(&key.container()), pool.scratch());
         blocking(move || work(&place)).await
     }
@@ -248,15 +248,9 @@ impl Manager {
     /// Changes the definition.
     ///
     /// # Errors
-    /// When it does not fit.
-    pub async fn update(
-        &self,
-        key: &InstanceKey,
-        definition: Definition,
-        requestor: Option<Requestor>,
-    ) -> Result<(), Error> {
-        let definition = Box::new(definition);
-        self.ask(key, |reply| Request::Update { definition, requestor, reply }).await.map(drop)
+    /// Of the change, or when what it makes does not fit.
+    pub async fn update(&self, key: &InstanceKey, change: Change, requestor: Option<Requestor>) -> Result<(), Error> {
+        self.ask(key, |reply| Request::Update { change, requestor, reply }).await.map(drop)
     }
 
     /// Runs a command inside a running instance.
@@ -385,7 +379,9 @@ impl Manager {
         let mut ran = BTreeSet::new();
         let model = self.context.db.model();
         // Read once: of a thousand instances, each would have to look through the table of them all.
-        let points = blocking(|| Ok(sys::mount::below(Path::new("/")).unwrap_or_default())).await.unwrap_or_default();
+        let points = blocking(|| Ok::<_, Error>(sys::mount::below(Path::new("/")).unwrap_or_default()))
+            .await
+            .unwrap_or_default();
         let points: BTreeSet<PathBuf> = points.into_iter().collect();
         let adopting = model.instances.values().map(|record| async {
             let found = adopt::adopt(&self.context, record, &points, |name| self.ended().contains(name)).await;

@@ -72,11 +72,23 @@ impl Place {
         serde_norway::from_slice(&text).map_err(|e| Error::BadMetadata { reason: e.to_string() })
     }
 
-    /// Replaces the metadata.
+    /// Replaces the metadata by what `change` makes of it; of two changes at once none is lost.
     ///
     /// # Errors
-    /// When the file cannot be written; the old one stays then.
-    pub fn write(&self, metadata: &ImageMetadata) -> Result<(), Error> {
+    /// Of the change, or when the file cannot be written; the old one stays then.
+    pub fn change<E: From<Error>>(
+        &self,
+        change: impl FnOnce(Result<ImageMetadata, Error>) -> Result<ImageMetadata, E>,
+    ) -> Result<(), E> {
+        // Unlocked when it is closed (flock(2)).
+        let dir = File::open(&self.volume).map_err(failed("open", &self.volume))?;
+        rustix::fs::flock(&dir, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(|error| failed("lock", &self.volume)(error.into()))?;
+        let metadata = change(self.read())?;
+        Ok(self.write(&metadata)?)
+    }
+
+    fn write(&self, metadata: &ImageMetadata) -> Result<(), Error> {
         let text = serde_norway::to_string(metadata).map_err(|e| Error::BadMetadata { reason: e.to_string() })?;
         self.replace(&self.yaml(), text.as_bytes())
     }

@@ -62,7 +62,7 @@ pub use logs::LogName;
 pub use manager::{Manager, Target};
 pub use metadata::{MAX_TEMPLATE, TemplateName};
 pub use state::{Snapshot, Status};
-pub use update::{Definition, check_profile};
+pub use update::{Change, Definition, check_profile};
 
 /// What this host is and has, found out once at the daemon's start.
 pub struct Host {
@@ -190,13 +190,17 @@ impl Stages {
 
 /// Runs blocking work on the runtime's pool for it. The work itself never panics; should it, the panic goes on here and
 /// fails the operation.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+{
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             // Cancelled: only when the runtime ends.
-            Err(_) => Err(Error::ShuttingDown),
+            Err(_) => Err(Error::ShuttingDown.into()),
         },
     }
 }

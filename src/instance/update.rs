@@ -7,7 +7,7 @@ use super::error::Error;
 use super::{Context, create, rename, stop};
 use crate::api::wire::{Config, Devices};
 use crate::config;
-use crate::db::Model;
+use crate::db::{Instance, Model};
 use crate::device::Set;
 use crate::events::lifecycle::Requestor;
 use crate::names::{InstanceKey, ProfileName, ProjectName};
@@ -27,6 +27,9 @@ pub struct Definition {
     /// Free text.
     pub description: String,
 }
+
+/// Makes the new definition out of an instance as it is when the change is written: of two changes at once none is lost.
+pub type Change = Box<dyn FnOnce(&Instance) -> Result<Definition, Error> + Send>;
 
 /// Keys by which the daemon finds its way back after a crash.
 fn is_own(key: &str) -> bool {
@@ -53,10 +56,9 @@ pub fn check_profile(model: &Model, project: &ProjectName, name: &ProfileName) -
 pub(super) async fn update(
     context: &Arc<Context>,
     key: &InstanceKey,
-    new: Definition,
+    change: Change,
     requestor: Option<&Requestor>,
 ) -> Result<(), Error> {
-    config::validate_instance(&new.config, config::Scope::Instance)?;
     let changed = key.clone();
     let checking = Arc::clone(context);
     context
@@ -64,6 +66,8 @@ pub(super) async fn update(
         .write(move |tx| {
             let model = tx.model();
             let mut record = model.instances.get(&changed).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
+            let new = change(&record)?;
+            config::validate_instance(&new.config, config::Scope::Instance)?;
             let expanded = profile::expand(model, &changed.project, &new.profiles, &new.config, &new.devices)?;
             checking.check_privilege(&expanded.config)?;
             let devices = Set::parse(&expanded.devices)?;

@@ -1,0 +1,87 @@
+//! PUT and PATCH when several clients change one object: none overwrites what another wrote without being told.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use serde_json::{Value, json};
+use support::Daemon;
+
+const CLIENTS: usize = 12;
+
+fn at_once<T: Send>(what: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let what = &what;
+        let threads: Vec<_> = (0..CLIENTS).map(|n| scope.spawn(move || what(n))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn of_changes_at_once_none_is_lost_and_of_those_to_one_state_one_is_made() {
+    let mut daemon = Daemon::ready("dir");
+    let bridge = format!("wc{:x}", std::process::id() % 0xfffff);
+    daemon.lxc(&["network", "create", &bridge, "ipv4.address=none", "ipv6.address=none"]).ok();
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    let (_, alias) = daemon.api("GET", "/1.0/images/aliases/bb", "");
+    let image = format!("/1.0/images/{}", alias["metadata"]["target"].as_str().unwrap());
+    for (url, map) in [
+        ("/1.0", "config"),
+        ("/1.0/instances/c1", "config"),
+        ("/1.0/instances/c1/metadata", "properties"),
+        ("/1.0/profiles/default", "config"),
+        (&image, "properties"),
+        (&format!("/1.0/networks/{bridge}"), "config"),
+        ("/1.0/storage-pools/p", "config"),
+    ] {
+        let patch = |n: usize| json!({map: {format!("user.k{n}"): "v"}}).to_string();
+        let answers = at_once(|n| daemon.api("PATCH", url, &patch(n)));
+        assert!(answers.iter().all(|answer| answer.0 == 200), "{url}: {answers:?}");
+        let object = daemon.ask("GET", url, &[], b"");
+        let there = |body: &[u8]| {
+            let object: Value = serde_json::from_slice(body).unwrap();
+            (0..CLIENTS).filter(|n| object["metadata"][map][format!("user.k{n}")] == "v").count()
+        };
+        assert_eq!(there(&object.body), CLIENTS, "{url}");
+
+        // All have seen the same; the first wins and the others are told.
+        let tag = [("If-Match", object.header("etag")), ("Content-Type", "application/json")];
+        let change = |n: usize| json!({map: {format!("user.k{n}"): "new"}}).to_string();
+        let mut answers = at_once(|n| daemon.api_raw("PATCH", url, &tag, change(n).as_bytes()).0);
+        answers.sort_unstable();
+        assert_eq!(answers[0], 200, "{url}: {answers:?}");
+        assert!(answers[1..].iter().all(|status| *status == 412), "{url}: {answers:?}");
+        assert_eq!(there(&daemon.ask("GET", url, &[], b"").body), CLIENTS - 1, "{url}");
+    }
+    daemon.lxc(&["network", "delete", &bridge]).ok();
+    daemon.terminate();
+    daemon.start();
+    let (_, answer) = daemon.api("GET", "/1.0/instances/c1", "");
+    let config = answer["metadata"]["config"].as_object().unwrap();
+    assert_eq!(config.keys().filter(|key| key.starts_with("user.")).count(), CLIENTS, "durable: {config:?}");
+}
+
+/// A PUT is the whole object, a PATCH what it names; `null` names nothing. As LXD 5.0.2.
+#[test]
+fn a_put_without_profiles_takes_them_away_and_a_patch_leaves_them() {
+    let daemon = Daemon::ready("dir");
+    let root = json!({"root": {"type": "disk", "path": "/", "pool": "p"}});
+    let body = json!({"name": "c1", "source": {"type": "none"}, "devices": root, "description": "d"});
+    assert_eq!(daemon.operation("POST", "/1.0/instances", &body.to_string()).0, 200);
+    let shown = || {
+        let (_, answer) = daemon.api("GET", "/1.0/instances/c1", "");
+        (answer["metadata"]["profiles"].clone(), answer["metadata"]["description"].clone())
+    };
+    for part in [json!({}), json!({"profiles": null, "description": null, "config": null})] {
+        assert_eq!(daemon.api("PATCH", "/1.0/instances/c1", &part.to_string()).0, 200);
+        assert_eq!(shown(), (json!(["default"]), json!("d")), "{part}");
+    }
+    daemon.lxc(&["profile", "assign", "c1", ""]).ok();
+    assert_eq!(shown(), (json!([]), json!("d")));
+    daemon.lxc(&["profile", "assign", "c1", "default"]).ok();
+    let whole = json!({"devices": root, "description": "e"}).to_string();
+    assert_eq!(daemon.operation("PUT", "/1.0/instances/c1", &whole).0, 200);
+    assert_eq!(shown(), (json!([]), json!("e")));
+    // Without the profile's root and one of its own it is refused, and stays.
+    assert_eq!(daemon.operation("PUT", "/1.0/instances/c1", "{}").0, 400);
+    assert_eq!(shown(), (json!([]), json!("e")));
+}
