@@ -147,6 +147,25 @@ fn a_secret_opens_one_websocket_once_while_its_command_runs() {
     assert_eq!(Socket::connect(&daemon, &path).err(), Some(400), "a task has none");
 }
 
+/// Who starts the daemon by nohup(1) has SIGHUP ignored, which execve(2) hands on.
+#[test]
+fn no_signal_is_ignored_because_the_daemon_s_starter_ignored_it() {
+    let mut daemon = with_container();
+    daemon.terminate();
+    daemon.spawn_by(&["env", "--ignore-signal=HUP,INT,PIPE,USR1"]);
+    daemon.verb(&["waitready", "--timeout", "20"]).ok();
+    daemon.lxc(&["restart", "--force", "c1"]).ok();
+    let ignored = |process: &str| {
+        daemon.lxc(&["exec", "c1", "--", "busybox", "grep", "SigIgn", &format!("/proc/{process}/status")]).ok()
+    };
+    assert!(ignored("self").ends_with("0000000000000000\n"), "{}", ignored("self"));
+    // Its init has set its own.
+    let of_init = ignored("1");
+    let mask = u64::from_str_radix(of_init.trim().trim_start_matches("SigIgn:\t"), 16).unwrap();
+    assert_eq!(mask & (1 << (libc::SIGHUP - 1) | 1 << (libc::SIGUSR1 - 1)), 0, "{of_init}");
+    assert_eq!(daemon.lxc(&["exec", "c1", "--", "sh", "-c", "kill -HUP $$; echo alive"]).code, 129);
+}
+
 /// Whether a process with this argument is there, in any container.
 fn runs(argument: &str) -> bool {
     std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {

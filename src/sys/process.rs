@@ -146,13 +146,20 @@ pub fn wait(pid: i32) -> io::Result<Exit> {
     }
 }
 
-/// Puts right what a child inherits from a Rust daemon: SIGPIPE is not ignored, no signal is blocked, every fd from 3 on
-/// closes on exec. To be called while the process has one thread.
+/// Puts right what a child inherits from a Rust daemon, and that from who started it: no signal is ignored (SIGPIPE is by
+/// Rust, SIGHUP by nohup(1)) or blocked, every fd from 3 on closes on exec. To be called while the process has one thread.
 pub fn clean_inheritance() {
-    // SAFETY: no other thread exists; the set is initialised by sigemptyset before use; both calls only change this
-    // process's signal state. close_range with CLOEXEC only sets flags.
+    // The kernel's `struct sigaction`, which has at most four words everywhere: SIG_DFL, no flags, nothing masked.
+    let default = [0u64; 4];
+    // SAFETY: no other thread exists; rt_sigaction reads a valid structure and writes none; the set is initialised by
+    // sigemptyset before use; the calls only change this process's signal state. close_range with CLOEXEC only sets
+    // flags.
     unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        for signal in 1..=64 {
+            // It fails for SIGKILL and SIGSTOP. Not by signal(2): the C library refuses the two that it uses itself, and
+            // its posix_spawn(3) leaves them ignored.
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u8>(), 8usize);
+        }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());

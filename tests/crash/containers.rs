@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::support::Daemon;
 use super::support::caller::Caller;
+use super::support::{Daemon, eventually};
 use super::{Verb, done, gone, shown};
 
 fn url(name: &str) -> String {
@@ -34,7 +34,13 @@ fn is_one_of(daemon: &Daemon, name: &str, states: &[&str]) {
     let status = daemon.status(name);
     assert!(states.contains(&status.as_str()), "{name} is {status}, not one of {states:?}");
     if status != "none" {
-        assert_eq!(daemon.ask("GET", &format!("{}/files?path=/etc/passwd", url(name)), &[], b"").status, 200);
+        let answer = daemon.ask("GET", &format!("{}/files?path=/etc/passwd", url(name)), &[], b"");
+        if answer.status != 200 && daemon.status(name) != status {
+            // It was going down still when it was asked for the first time.
+            eventually("it is up or down", || ["Running", "Stopped", "none"].contains(&daemon.status(name).as_str()));
+            return is_one_of(daemon, name, &["Running", "Stopped", "none"]);
+        }
+        assert_eq!(answer.status, 200);
     }
     if status == "Running" {
         let metadata = done(daemon, "POST", &format!("{}/exec", url(name)), r#"{"command":["true"]}"#);

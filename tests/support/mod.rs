@@ -130,8 +130,15 @@ impl Daemon {
 
     /// Starts the daemon (again), without waiting.
     pub fn spawn(&mut self) {
+        self.spawn_by(&[]);
+    }
+
+    /// The same by a program that executes what it is given, such as `env --ignore-signal`.
+    pub fn spawn_by(&mut self, starter: &[&str]) {
         let log = std::fs::File::options().create(true).append(true).open(self.root.join("log")).unwrap();
-        let mut command = Command::new(warrend());
+        let words = [starter, &[warrend()]].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
         command.arg("--state-dir").arg(self.state()).args(["--debug", "--group", "root"]);
         command.envs(self.env.clone()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().unwrap());
