@@ -129,6 +129,18 @@ fn every_change_is_told_by_its_name_with_who_asked() {
         assert_eq!(event["project"], "default");
         let who = json!({"username": "root", "protocol": "unix", "address": "@"});
         assert_eq!(told["requestor"], who, "{method} {path}");
+        // Details have LXD's names.
+        let details = match *action {
+            "instance-created" => json!({"storage-pool": "p", "type": "container"}),
+            "instance-exec" => json!({"command": ["true"]}),
+            "instance-renamed" => json!({"old_name": "c1"}),
+            "image-alias-created" => json!({"target": fingerprint}),
+            "image-alias-renamed" => json!({"old_name": "al"}),
+            "profile-renamed" => json!({"old_name": "p1"}),
+            action if action.starts_with("instance-file-") => json!({"path": "/root/f"}),
+            _ => Value::Null,
+        };
+        assert_eq!(told["context"], details, "{method} {path}");
     }
     assert_eq!(daemon.api("GET", "/1.0/images", "").1["metadata"], Value::Array(Vec::new()));
 }

@@ -180,3 +180,34 @@ fn the_roots_of_instances_are_volumes_of_their_pool() {
     assert_eq!(daemon.api("GET", "/1.0/storage-pools/p/volumes/custom", "").1["metadata"], serde_json::json!([]));
     assert_eq!(daemon.api("GET", "/1.0/storage-pools/p/volumes/nonsense", "").0, 400);
 }
+
+/// Found side by side with LXD 5.0.2 (tests/long/side-by-side).
+#[test]
+fn nics_have_addresses_before_the_first_start_and_nobody_loses_a_root_or_a_network() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["profile", "device", "add", "default", "eth0", "nic", "nictype=p2p"]).ok();
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    let address = daemon.lxc(&["config", "get", "c1", "volatile.eth0.hwaddr"]).ok();
+    assert!(address.starts_with("00:16:3e:"), "{address}");
+    daemon.lxc(&["config", "device", "add", "c1", "n2", "nic", "nictype=p2p"]).ok();
+    assert!(daemon.lxc(&["config", "get", "c1", "volatile.n2.hwaddr"]).ok().starts_with("00:16:3e:"));
+    daemon.lxc(&["config", "set", "c1", "user.a", "b"]).ok();
+    assert_eq!(daemon.lxc(&["config", "get", "c1", "volatile.eth0.hwaddr"]).ok(), address);
+
+    daemon.lxc(&["config", "device", "add", "c1", "n3", "nic", "network=nosuch"]).refused("not found");
+    daemon.lxc(&["init", "bb", "c2", "-n", "nosuch"]).refused("not found");
+    daemon.lxc(&["profile", "device", "remove", "default", "root"]).refused("in use by /1.0/instances/c1");
+    daemon
+        .lxc(&["profile", "device", "set", "default", "root", "pool", "nosuch"])
+        .refused("in use by /1.0/instances/c1");
+    assert_eq!(daemon.api("DELETE", "/1.0/profiles/default", "").0, 403);
+    let absent = r#"{"profiles":["nosuch"]}"#;
+    assert_eq!(daemon.api("PUT", "/1.0/instances/c1", absent).0, 404);
+
+    let list = |kind: &str| daemon.api("GET", &format!("/1.0/instances?instance-type={kind}"), "");
+    assert_eq!(list("virtual-machine").1["metadata"], serde_json::json!([]));
+    assert_eq!(list("container").1["metadata"], serde_json::json!(["/1.0/instances/c1"]));
+    assert_eq!(list("nonsense").0, 400);
+    let elsewhere = r#"{"name":"c3","source":{"type":"none"}}"#;
+    assert_eq!(daemon.api("POST", "/1.0/instances?target=other", elsewhere).0, 400);
+}

@@ -220,7 +220,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         instance::Error::Exists { .. } => StatusCode::CONFLICT,
         instance::Error::Changed { .. } => StatusCode::PRECONDITION_FAILED,
         instance::Error::Storage(error) => storage(error),
-        instance::Error::Undo { cause, .. } => instance(cause),
+        instance::Error::Undo { cause, .. } | instance::Error::OfUser { cause, .. } => instance(cause),
         instance::Error::Name(_)
         | instance::Error::Running
         | instance::Error::RenameRunning

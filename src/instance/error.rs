@@ -13,6 +13,10 @@ use crate::{config, db, device, helper, network, profile, storage};
 #[expect(missing_docs, reason = "Display says what each one means; fields are named after what they hold")]
 pub enum Error {
     NotFound,
+    OfUser {
+        key: InstanceKey,
+        cause: Box<Error>,
+    },
     Changed {
         etag: String,
     },
@@ -100,6 +104,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound => f.write_str("Instance not found"),
+            Self::OfUser { key, cause } => {
+                write!(f, "The profile is in use by /1.0/instances/{}, which cannot live with that: {cause}", key.name)
+            }
             Self::Changed { etag } => {
                 write!(f, "The instance was changed meanwhile (its ETag is {etag}): read it again and repeat the change")
             }

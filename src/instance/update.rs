@@ -45,10 +45,11 @@ pub fn check_profile(model: &Model, project: &ProjectName, name: &ProfileName) -
     let users =
         model.instances.values().filter(|record| record.key.project == *project && record.profiles.contains(name));
     for record in users {
-        let pool = Set::parse(&profile::expand_instance(model, record).devices)?.root.1.pool;
-        if pool != record.pool {
-            return Err(Error::PoolChange { from: record.pool.clone(), to: pool });
-        }
+        let fits = || -> Result<(), Error> {
+            let pool = Set::parse(&profile::expand_instance(model, record).devices)?.root.1.pool;
+            if pool == record.pool { Ok(()) } else { Err(Error::PoolChange { from: record.pool.clone(), to: pool }) }
+        };
+        fits().map_err(|cause| Error::OfUser { key: record.key.clone(), cause: Box::new(cause) })?;
     }
     Ok(())
 }
