@@ -106,7 +106,8 @@ pub async fn start(mut call: Call) -> Result<Response, Error> {
             ("containers".to_owned(), vec![url.replace("instances", "containers")]),
         ]
         .into(),
-        metadata: Some(told),
+        // As with LXD, an operation without websockets tells nothing before its end.
+        metadata: body.wait_for_websocket.then_some(told),
         requestor: Some(call.requestor()),
         may_cancel: false,
     };

@@ -51,4 +51,7 @@ CREATE TABLE certificates (fingerprint TEXT PRIMARY KEY NOT NULL, kind TEXT NOT 
   restricted INTEGER NOT NULL, projects TEXT NOT NULL, pem TEXT NOT NULL) WITHOUT ROWID;
 INSERT INTO projects VALUES ('default', 'Default LXD project', '{}');
 INSERT INTO profiles VALUES ('default', 'default', 'Default LXD profile', '{}', '{}');
-"];
+", r#"
+UPDATE projects SET config = '{"features.images":"true","features.networks":"true","features.profiles":"true",
+"features.storage.volumes":"true"}' WHERE name = 'default';
+"#];
