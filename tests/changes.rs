@@ -81,7 +81,9 @@ fn a_put_without_profiles_takes_them_away_and_a_patch_leaves_them() {
     let whole = json!({"devices": root, "description": "e"}).to_string();
     assert_eq!(daemon.operation("PUT", "/1.0/instances/c1", &whole).0, 200);
     assert_eq!(shown(), (json!([]), json!("e")));
-    // Without the profile's root and one of its own it is refused, and stays.
-    assert_eq!(daemon.operation("PUT", "/1.0/instances/c1", "{}").0, 400);
-    assert_eq!(shown(), (json!([]), json!("e")));
+    // It can be without a root for a while, but not start without one.
+    assert_eq!(daemon.operation("PUT", "/1.0/instances/c1", "{}").0, 200);
+    daemon.lxc(&["start", "c1"]).refused("No root device");
+    daemon.lxc(&["profile", "assign", "c1", "default"]).ok();
+    assert_eq!(shown(), (json!(["default"]), json!("")));
 }

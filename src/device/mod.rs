@@ -170,17 +170,17 @@ impl Device {
 /// All devices of an expanded instance, parsed, those of type `none` left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Set {
-    /// The root disk and its name.
-    pub root: (DeviceName, RootDisk),
+    /// The root disk and its name. An instance can lose it for a while, as when its profiles are exchanged.
+    pub root: Option<(DeviceName, RootDisk)>,
     /// The nics by name.
     pub nics: BTreeMap<DeviceName, Nic>,
 }
 
 impl Set {
-    /// Parses the devices of an instance; there is exactly one root disk.
+    /// Parses the devices of an instance.
     ///
     /// # Errors
-    /// With the first device that does not fit, or when there is no root disk or a second one.
+    /// With the first device that does not fit, or when there is a second root disk.
     pub fn parse(devices: &Devices) -> Result<Self, Error> {
         let mut root: Option<(DeviceName, RootDisk)> = None;
         let mut nics = BTreeMap::new();
@@ -199,7 +199,15 @@ impl Set {
                 Device::None => {}
             }
         }
-        Ok(Self { root: root.ok_or(Error::NoRoot)?, nics })
+        Ok(Self { root, nics })
+    }
+
+    /// The root disk, without which an instance can neither be made nor started.
+    ///
+    /// # Errors
+    /// [`Error::NoRoot`].
+    pub fn root(&self) -> Result<&RootDisk, Error> {
+        self.root.as_ref().map(|(_, disk)| disk).ok_or(Error::NoRoot)
     }
 
     /// The nics on managed networks.
@@ -214,12 +222,9 @@ impl Set {
 /// Checks the devices of a profile or of an instance on their own: each must parse, but a root disk may be missing.
 ///
 /// # Errors
-/// As [`Set::parse`], but without [`Error::NoRoot`].
+/// As [`Set::parse`].
 pub fn validate(devices: &Devices) -> Result<(), Error> {
-    match Set::parse(devices) {
-        Ok(_) | Err(Error::NoRoot) => Ok(()),
-        Err(error) => Err(error),
-    }
+    Set::parse(devices).map(drop)
 }
 
 /// The pools that the root disks among `devices` name.
@@ -246,8 +251,8 @@ mod tests {
     const ROOT: (&str, &[(&str, &str)]) = ("root", &[("type", "disk"), ("path", "/"), ("pool", "default")]);
 
     #[test]
-    fn an_instance_has_exactly_one_root() {
-        assert_eq!(Set::parse(&Devices::new()), Err(Error::NoRoot));
+    fn an_instance_has_at_most_one_root() {
+        assert_eq!(Set::parse(&Devices::new()).unwrap().root(), Err(Error::NoRoot));
         assert!(Set::parse(&devices(&[ROOT])).is_ok());
         let two = devices(&[ROOT, ("zoot", ROOT.1)]);
         assert!(matches!(Set::parse(&two), Err(Error::TwoRoots { .. })));

@@ -61,7 +61,7 @@ pub(super) async fn reserve(context: &Arc<Context>, new: NewInstance) -> Result<
             checking.check_privilege(&expanded.config)?;
             let devices = Set::parse(&expanded.devices)?;
             check_networks(model, &devices)?;
-            let pool = devices.root.1.pool.clone();
+            let pool = devices.root()?.pool.clone();
             if !model.pools.get(&pool).is_some_and(|record| record.phase == Phase::Ready) {
                 return Err(Error::NoSuchPool(pool));
             }

@@ -53,6 +53,7 @@ async fn steps(
     let expanded = profile::expand_instance(&model, &record);
     context.check_privilege(&expanded.config)?;
     let devices = Set::parse(&expanded.devices)?;
+    devices.root()?;
     let confinement = Confinement {
         privileged: config::bool_of(&expanded.config, "security.privileged"),
         nesting: config::bool_of(&expanded.config, "security.nesting"),

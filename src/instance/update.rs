@@ -46,7 +46,7 @@ pub fn check_profile(model: &Model, project: &ProjectName, name: &ProfileName) -
         model.instances.values().filter(|record| record.key.project == *project && record.profiles.contains(name));
     for record in users {
         let fits = || -> Result<(), Error> {
-            let pool = Set::parse(&profile::expand_instance(model, record).devices)?.root.1.pool;
+            let pool = Set::parse(&profile::expand_instance(model, record).devices)?.root()?.pool.clone();
             if pool == record.pool { Ok(()) } else { Err(Error::PoolChange { from: record.pool.clone(), to: pool }) }
         };
         fits().map_err(|cause| Error::OfUser { key: record.key.clone(), cause: Box::new(cause) })?;
@@ -73,8 +73,8 @@ pub(super) async fn update(
             checking.check_privilege(&expanded.config)?;
             let devices = Set::parse(&expanded.devices)?;
             create::check_networks(model, &devices)?;
-            if devices.root.1.pool != record.pool {
-                return Err(Error::PoolChange { from: record.pool, to: devices.root.1.pool });
+            if let Some((_, root)) = devices.root.as_ref().filter(|(_, root)| root.pool != record.pool) {
+                return Err(Error::PoolChange { from: record.pool, to: root.pool.clone() });
             }
             let old = std::mem::replace(&mut record.config, new.config);
             // What the daemon knows of the running container is no client's to change, least of all one whose copy is old:
