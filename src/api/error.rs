@@ -234,6 +234,8 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::StopTimeout { .. }
         | instance::Error::NoSuchPool(_)
         | instance::Error::PoolChange { .. }
+        | instance::Error::NoController { .. }
+        | instance::Error::Limit { .. }
         | instance::Error::Architecture { .. }
         | instance::Error::NoParent { .. }
         | instance::Error::NoNetwork { .. }

@@ -12,6 +12,7 @@ use super::images::by_fingerprint;
 use super::rendered;
 use super::response::{self, Response};
 use super::wire;
+use crate::config;
 use crate::db::{self, Image, Model, Phase, rfc3339};
 use crate::instance::{self, Definition, NewInstance, RootSource, Snapshot, Target};
 use crate::names::{AliasName, InstanceKey, InstanceName, ProfileName, ProjectName};
@@ -186,9 +187,15 @@ pub async fn create(mut call: Call) -> Result<Response> {
         let reason = format!("{:?} is not supported: Warren runs containers", body.kind);
         return Err(Error::Field { name: "type", reason });
     }
-    if !body.instance_type.is_empty() {
-        return Err(Error::Unsupported { what: "the field \"instance_type\"".to_owned() });
-    }
+    let mut config = match body.instance_type.as_str() {
+        "" => wire::Config::new(),
+        size => config::limits_of(size).ok_or_else(|| {
+            let reason = format!("{size:?} is not known: write processors and GiB of memory, such as c2-m4");
+            Error::Field { name: "instance_type", reason }
+        })?,
+    };
+    // What is said itself goes before what a size stands for.
+    config.extend(body.config);
     if body.stateful {
         return Err(Error::Unsupported { what: "the field \"stateful\"".to_owned() });
     }
@@ -210,7 +217,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
         key: key.clone(),
         architecture: body.architecture,
         profiles: profile_names(body.profiles.unwrap_or_else(|| vec!["default".to_owned()]))?,
-        config: body.config,
+        config,
         devices: body.devices,
         ephemeral: body.ephemeral,
         description: body.description,
@@ -233,7 +240,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
 }
 
 /// What `change` makes of an instance that still is what the client saw.
-fn definition(call: &Call, change: impl FnOnce(&db::Instance) -> Definition + Send + 'static) -> instance::Change {
+fn definition(call: &Call, change: impl Fn(&db::Instance) -> Definition + Send + Sync + 'static) -> instance::Change {
     let wanted = call.if_match();
     Box::new(move |record| match wanted.differs(modifiable(record)) {
         Some(etag) => Err(instance::Error::Changed { etag }),
@@ -258,11 +265,11 @@ pub async fn put(mut call: Call) -> Result<Response> {
     };
     // Checked here as well, so that a wrong request is refused at once and not by its operation.
     call.if_match().check(modifiable(&record))?;
-    crate::config::validate_instance(&new.config, crate::config::Scope::Instance)?;
+    config::validate_instance(&new.config, config::Scope::Instance)?;
     crate::device::validate(&new.devices)?;
     let key = record.key.clone();
     profile::expand(&model, &key.project, &new.profiles, &new.config, &new.devices)?;
-    let change = definition(&call, move |_| new);
+    let change = definition(&call, move |_| new.clone());
     let (app, requestor) = (Arc::clone(&call.app), call.requestor());
     let spec = spec(&call, &key, "Updating instance");
     let operation =
@@ -279,12 +286,12 @@ pub async fn patch(mut call: Call) -> Result<Response> {
         let mut new = Definition {
             config: record.config.clone(),
             devices: record.devices.clone(),
-            profiles: profiles.unwrap_or_else(|| record.profiles.clone()),
+            profiles: profiles.clone().unwrap_or_else(|| record.profiles.clone()),
             ephemeral: if named.has("ephemeral") { part.ephemeral } else { record.ephemeral },
-            description: if named.has("description") { part.description } else { record.description.clone() },
+            description: if named.has("description") { &part.description } else { &record.description }.clone(),
         };
-        new.config.extend(part.config);
-        new.devices.extend(part.devices);
+        new.config.extend(part.config.clone());
+        new.devices.extend(part.devices.clone());
         new
     });
     call.app.instances.update(&record.key, change, Some(call.requestor())).await?;

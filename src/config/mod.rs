@@ -3,8 +3,12 @@
 //! Validation, documentation and the start of an instance all read the same rows, so a key cannot be accepted without
 //! an effect or act without being documented.
 
+pub mod cpus;
 mod instance_keys;
+mod instance_type;
+pub mod limits;
 mod server_keys;
+mod size;
 mod value;
 
 use std::fmt;
@@ -12,7 +16,9 @@ use std::fmt;
 use crate::api::wire::Config;
 
 pub use instance_keys::{Effect, INSTANCE_KEYS, InstanceRow, Scope};
+pub use instance_type::limits_of;
 pub use server_keys::{SERVER_KEYS, ServerRow};
+pub use size::{parse_part, parse_size};
 pub use value::{Kind, parse_bool, parse_int};
 
 /// The longest value of a key, bytes. LXD's database takes values up to 256 KiB.

@@ -1,5 +1,8 @@
 //! The kinds of values and their check.
 
+use super::cpus::CpuDemand;
+use super::limits::{Rlimit, is_allowance, is_resource};
+use super::size::{parse_part, parse_size};
 use super::{Error, MAX_VALUE};
 
 /// What a value must look like. An empty value unsets its key and always fits.
@@ -13,6 +16,20 @@ pub enum Kind {
     Int(i64, i64),
     /// A value of an environment variable: one line.
     Line,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// Bytes, with a unit.
+    Size,
+    /// Bytes, or a part of the host's memory in per cent.
+    Part,
+    /// A number of processors, or a set of them.
+    Cpus,
+    /// Processor time: `N%` or `Xms/Yms`.
+    Allowance,
+    /// `SOFT:HARD` of a kernel resource, which the key names.
+    Rlimit,
+    /// One word, for a file below /proc/sys that the key names.
+    Sysctl,
 }
 
 /// Reads a boolean in any of the words that LXD takes, in any case.
@@ -27,6 +44,14 @@ pub fn parse_bool(text: &str) -> Option<bool> {
 /// Reads a whole number.
 pub fn parse_int(text: &str) -> Option<i64> {
     text.trim().parse().ok()
+}
+
+/// Names of directories and a file, and nothing that leads out of them: liblxc makes a path of it.
+fn is_sysctl(key: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '/');
+    let parts =
+        |name: &str| !name.is_empty() && name.split('.').all(|part| !part.is_empty() && part.chars().all(plain));
+    key.strip_prefix("linux.sysctl.").is_some_and(parts)
 }
 
 impl Kind {
@@ -58,13 +83,42 @@ impl Kind {
             },
             Self::Line if value.contains(['\n', '\r']) => refuse("line breaks are not allowed".to_owned()),
             Self::Line => Ok(()),
+            Self::Word(words) if words.contains(&value) => Ok(()),
+            Self::Word(words) => refuse(format!("it must be one of {}", words.join(", "))),
+            Self::Size if parse_size(value).is_some() => Ok(()),
+            Self::Size => refuse("it must be a size such as 64KiB or 2GB".to_owned()),
+            Self::Part if parse_part(value, u64::MAX).is_some() => Ok(()),
+            Self::Part => refuse("it must be a size such as 512MiB or 2GB, or a part such as 10%".to_owned()),
+            Self::Cpus if CpuDemand::parse(value).is_some() => Ok(()),
+            Self::Cpus => {
+                refuse("it must be a number of processors such as 2, or a set of them such as 0-1,3".to_owned())
+            }
+            Self::Allowance if is_allowance(value) => Ok(()),
+            Self::Allowance => refuse(
+                "it must be a share such as 50%, or a time in a period such as 25ms/100ms (a period has 1 to 1000 ms)"
+                    .to_owned(),
+            ),
+            Self::Rlimit if !key.rsplit('.').next().is_some_and(is_resource) => {
+                refuse("there is no such resource: see getrlimit(2) for those there are".to_owned())
+            }
+            Self::Rlimit if Rlimit::parse(value).is_some() => Ok(()),
+            Self::Rlimit => {
+                refuse("it must be SOFT:HARD, numbers or \"unlimited\", the first not above the second".to_owned())
+            }
+            Self::Sysctl if value.contains(['\n', '\r']) || !is_sysctl(key) => {
+                refuse("it must be one line, and the key the name of a file below /proc/sys with dots".to_owned())
+            }
+            Self::Sysctl => Ok(()),
         }
     }
 
     /// As the documentation names it.
     pub fn shown(self) -> &'static str {
         match self {
-            Self::Text | Self::Line => "string",
+            Self::Text | Self::Line | Self::Word(_) | Self::Allowance | Self::Rlimit | Self::Sysctl => "string",
+            Self::Size => "size",
+            Self::Part => "size or per cent",
+            Self::Cpus => "number or set of processors",
             Self::Bool => "bool",
             Self::Int(..) => "integer",
         }

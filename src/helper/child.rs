@@ -130,6 +130,12 @@ fn attach(socket: &OwnedFd, mut inbox: Inbox, container: &ContainerRef, what: &A
             Err(reason) => return fail(socket, &reason),
         },
     };
+    // The program inherits them.
+    for (resource, soft, hard) in &what.limits {
+        if let Err(error) = process::limit(resource, *soft, *hard) {
+            return fail(socket, &format!("limits.kernel.{resource}: {error}"));
+        }
+    }
     let attached = (|| {
         let argv = c_strings(what.argv.iter().map(String::as_str))?;
         let env: Vec<String> = what.env.iter().map(|(name, value)| format!("{name}={value}")).collect();

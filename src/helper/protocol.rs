@@ -27,6 +27,8 @@ pub struct AttachRequest {
     pub uid: u32,
     /// Group id inside.
     pub gid: u32,
+    /// Resource, soft and hard limit; `None` is none.
+    pub limits: Vec<(String, Option<u64>, Option<u64>)>,
     /// Columns and rows of the pty to run on; without one, three fds come along.
     pub pty: Option<(u16, u16)>,
 }

@@ -13,9 +13,10 @@ use super::lease::{Lease, Leases};
 use super::policy::{Decision, Verb, decide};
 use super::state::{Snapshot, Status};
 use super::update::Change;
-use super::{Context, Stages, delete, rename, start, stop, update};
+use super::{Context, Stages, delete, limits, rename, start, stop, update};
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
+use crate::profile;
 
 /// A running container's handles.
 pub(super) struct Live {
@@ -216,7 +217,8 @@ impl Actor {
             Request::Update { change, requestor, reply } => {
                 let answer = match decide(Verb::Update, self.status()) {
                     Decision::Allow | Decision::Join => {
-                        update::update(&self.context, &self.key, change, requestor.as_ref()).await
+                        let pid = self.live().map(|live| live.pid);
+                        update::update(&self.context, &self.key, &change, pid, requestor.as_ref()).await
                     }
                     Decision::Deny(error) => Err(error),
                 };
@@ -415,6 +417,11 @@ impl Actor {
             tracing::info!(instance = %self.key, pid, "rebooted by its monitor");
             self.going.init_gone = None;
             self.leases.cut_running().await;
+            let model = self.context.db.model();
+            if let Some(record) = model.instances.get(&self.key) {
+                let config = profile::expand_instance(&model, record).config;
+                limits::started(&self.context, &container.name, &config, pid).await;
+            }
             self.enter(State::Running(live));
             self.context.lifecycle("instance-restarted", &self.key, None);
         }

@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use super::actor::Live;
 use super::error::Error;
 use super::state::{Status, adopted};
-use super::{Context, create, delete, rename, start, stop};
+use super::{Context, create, delete, limits, rename, start, stop};
 use crate::api::wire::Config;
 use crate::config;
 use crate::db::{self, Phase};
@@ -73,6 +73,8 @@ pub(super) async fn adopt(
     if let Some((live, status)) = running(context, record).await? {
         // Whatever its hook said, it is up again.
         left_word(context, &container);
+        let expanded = profile::expand_instance(&context.db.model(), record).config;
+        limits::adopted(context, &container, &expanded, live.pid).await;
         return Ok(Found::Up(Box::new(live), status));
     }
     monitor_gone(context, record).await;

@@ -45,6 +45,15 @@ pub enum Error {
     ImageMissing {
         what: String,
     },
+    NoController {
+        key: &'static str,
+        controller: &'static str,
+    },
+    Limit {
+        key: &'static str,
+        value: String,
+        error: std::io::Error,
+    },
     Architecture {
         wanted: String,
         host: String,
@@ -136,6 +145,16 @@ impl fmt::Display for Error {
             ),
             Self::ImageMissing { what } => {
                 write!(f, "Image {what:?} not found; list the images to see those that are here")
+            }
+            Self::NoController { key, controller } => write!(
+                f,
+                "Configuration key {key:?}: this host has no {controller:?} control groups, so it cannot be kept; take the key away, or see \"warrend doctor\""
+            ),
+            Self::Limit { key, value, error } if error.raw_os_error() == Some(libc::EBUSY) => {
+                write!(f, "Configuration key {key:?}: the instance uses more than {value} now, and cannot give enough of it up")
+            }
+            Self::Limit { key, value, error } => {
+                write!(f, "Configuration key {key:?}: the kernel refuses {value:?}: {error}")
             }
             Self::Architecture { wanted, host } => {
                 write!(f, "Invalid \"architecture\" {wanted:?}: this host runs {host}")

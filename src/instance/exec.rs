@@ -13,6 +13,7 @@ use super::Context;
 use super::error::Error;
 use super::logs::{LogName, Recording};
 use crate::api::wire::Config;
+use crate::config::limits::rlimits;
 use crate::helper::{AttachRequest, Attached};
 use crate::names::InstanceKey;
 use crate::profile;
@@ -84,6 +85,12 @@ fn environment(instance: &Config, spec: &ExecSpec, snap: bool) -> Config {
     environment
 }
 
+fn expanded(context: &Context, key: &InstanceKey) -> Result<Config, Error> {
+    let model = context.db.model();
+    let record = model.instances.get(key).ok_or(Error::NotFound)?;
+    Ok(profile::expand_instance(&model, record).config)
+}
+
 /// The whole environment that a command gets.
 ///
 /// # Errors
@@ -94,9 +101,7 @@ pub(super) async fn environment_of(
     init: i32,
     spec: &ExecSpec,
 ) -> Result<Config, Error> {
-    let model = context.db.model();
-    let record = model.instances.get(key).ok_or(Error::NotFound)?;
-    let config = profile::expand_instance(&model, record).config;
+    let config = expanded(context, key)?;
     // As LXD 5.0.2: whatever /snap is there. A symbolic link of the container's is not followed.
     let snap = super::blocking(move || {
         Ok::<_, Error>(Path::new(&format!("/proc/{init}/root/snap")).symlink_metadata().is_ok())
@@ -137,12 +142,16 @@ pub(super) async fn run(context: &Arc<Context>, key: &InstanceKey, spec: ExecSpe
             (Some([stdin, stdout, stderr]), Some(ours))
         }
     };
+    // liblxc sets them for init alone.
+    let config = expanded(context, key)?;
+    let limits = rlimits(&config);
     let request = AttachRequest {
         argv: spec.command,
         env: environment.into_iter().collect(),
         cwd,
         uid: spec.user,
         gid: spec.group,
+        limits: limits.map(|(name, limit)| (name.to_owned(), limit.soft, limit.hard)).collect(),
         pty: match spec.io {
             IoKind::Pty(columns, rows) => Some((columns, rows)),
             IoKind::Pipes | IoKind::Recorded | IoKind::Null => None,

@@ -20,6 +20,7 @@ mod error;
 mod exec;
 mod files;
 mod lease;
+mod limits;
 mod live;
 mod logs;
 mod manager;
@@ -57,6 +58,7 @@ pub use console::{Console, Leave};
 pub use create::{NewInstance, RootSource};
 pub use error::Error;
 pub use exec::{Exec, ExecSpec, Io, IoKind};
+pub use limits::Balancer;
 pub use live::states as live_states;
 pub use logs::LogName;
 pub use manager::{Manager, Target};
@@ -101,6 +103,8 @@ pub struct Context {
     pub images: Arc<image::Store>,
     /// Where everything lies.
     pub dir: StateDir,
+    /// Who has which processors.
+    pub cpus: Balancer,
     /// This host.
     pub host: Host,
 }

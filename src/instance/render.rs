@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::api::wire::Config;
+use crate::config::limits::process_lines;
 use crate::device::NicPlan;
 
 /// Everything that the configuration of a container is made of.
@@ -21,11 +22,13 @@ pub struct Plan<'a> {
     pub idmap: &'a [String],
     /// Lines of the `security` room.
     pub confinement: &'a [(String, String)],
+    /// Lines of the limits.
+    pub limits: &'a [(String, String)],
     /// Interfaces.
     pub nics: &'a [NicPlan],
     /// The control group below which this container gets its own.
     pub cgroup: &'a str,
-    /// Expanded configuration, of which `environment.*` is used.
+    /// Expanded configuration, of which `environment.*`, `limits.kernel.*` and `linux.sysctl.*` are used.
     pub config: &'a Config,
     /// liblxc's log of this container.
     pub log: &'a Path,
@@ -90,8 +93,11 @@ pub fn render(plan: &Plan<'_>) -> String {
             line("lxc.environment", &format!("{name}={value}"));
         }
     }
-    for (key, value) in plan.confinement {
+    for (key, value) in plan.confinement.iter().chain(plan.limits) {
         line(key, value);
+    }
+    for (key, value) in process_lines(plan.config) {
+        line(&key, &value);
     }
     for (source, target) in HOST_MOUNTS {
         line("lxc.mount.entry", &format!("{source} {target} 0 0"));
@@ -130,6 +136,7 @@ mod tests {
             root_options: None,
             idmap,
             confinement: &[],
+            limits: &[],
             nics: &[],
             cgroup: "warren",
             config,

@@ -9,6 +9,7 @@ use tokio::io::Interest;
 use super::actor::Live;
 use super::error::Error;
 use super::lease::Leases;
+use super::limits;
 use super::render::{self, Plan};
 use super::stop;
 use super::undo::Undo;
@@ -77,6 +78,11 @@ async fn steps(
     };
     stages.mark("mount");
 
+    {
+        let (context, name) = (Arc::clone(context), container.name.clone());
+        undo.push(async move { limits::forget(&context, &name).await });
+    }
+    let limits = limits::lines(context, &container.name, &expanded.config).await?;
     let logs = context.dir.logs(&container.name);
     let log = logs.join("lxc.log");
     let hook = helper::stop_hook(&context.dir.hook_socket(), &context.dir.spool(), &container.name);
@@ -87,6 +93,7 @@ async fn steps(
         root_options: root.lxc_options.as_deref(),
         idmap: &map.as_ref().map(|map| map.lxc_lines()).unwrap_or_default(),
         confinement: &lines,
+        limits: &limits,
         nics: &nics,
         cgroup: &context.dir.cgroup(),
         config: &expanded.config,
@@ -124,6 +131,7 @@ async fn steps(
 
     let started = context.launcher.start(&container, &log).await?;
     stages.mark("liblxc");
+    limits::started(context, &container.name, &expanded.config, started.init_pid).await;
     live(started.init_pid, started.init_pidfd)
 }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::Context;
 use super::actor::{Live, StopKind};
 use super::error::Error;
+use super::{Context, limits};
 use crate::db::{self, Instance, Phase};
 use crate::device::Set;
 use crate::names::InstanceKey;
@@ -166,6 +166,7 @@ pub(super) async fn clean_up(
         if keep_root { Ok(()) } else { pool.unmount(&volume).map_err(Error::from) }
     })
     .await?;
+    limits::forget(context, &container).await?;
     // A definition that was broken meanwhile must not keep the container from being cleaned up.
     if let Ok(devices) = Set::parse(&profile::expand_instance(&model, &record).devices) {
         for (device, network) in devices.networks() {

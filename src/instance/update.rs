@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, create, rename, stop};
+use super::{Context, create, limits, rename, stop};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{Instance, Model};
@@ -29,7 +29,8 @@ pub struct Definition {
 }
 
 /// Makes the new definition out of an instance as it is when the change is written: of two changes at once none is lost.
-pub type Change = Box<dyn FnOnce(&Instance) -> Result<Definition, Error> + Send>;
+/// Asked again when something else was changed meanwhile.
+pub type Change = Box<dyn Fn(&Instance) -> Result<Definition, Error> + Send + Sync>;
 
 /// Keys by which the daemon finds its way back after a crash.
 fn is_own(key: &str) -> bool {
@@ -54,49 +55,83 @@ pub fn check_profile(model: &Model, project: &ProjectName, name: &ProfileName) -
     Ok(())
 }
 
+/// The record that `change` makes of `old`, checked whole.
+fn changed(context: &Context, model: &Model, old: &Instance, change: &Change) -> Result<(Instance, Config), Error> {
+    let new = change(old)?;
+    config::validate_instance(&new.config, config::Scope::Instance)?;
+    let mut record = old.clone();
+    let expanded = profile::expand(model, &record.key.project, &new.profiles, &new.config, &new.devices)?;
+    context.check_privilege(&expanded.config)?;
+    let devices = Set::parse(&expanded.devices)?;
+    create::check_networks(model, &devices)?;
+    if let Some((_, root)) = devices.root.as_ref().filter(|(_, root)| root.pool != record.pool) {
+        return Err(Error::PoolChange { from: record.pool, to: root.pool.clone() });
+    }
+    record.config = new.config;
+    // What the daemon knows of the running container is no client's to change, least of all one whose copy is old: after
+    // a crash it would be taken for one that does not run.
+    record.config.retain(|key, _| !is_own(key));
+    record.config.extend(old.config.iter().filter(|(key, _)| is_own(key)).map(|(k, v)| (k.clone(), v.clone())));
+    record.devices = new.devices;
+    record.profiles = new.profiles;
+    record.ephemeral = new.ephemeral;
+    record.description = new.description;
+    // Addresses of nics that are gone are forgotten; those of profiles stay.
+    let gone = |key: &str| {
+        let rest = key.strip_prefix("volatile.")?;
+        let (device, field) = rest.split_once('.')?;
+        let nic = matches!(field, "hwaddr" | "name" | "host_name");
+        (nic && !expanded.devices.contains_key(device)).then_some(())
+    };
+    record.config.retain(|key, _| gone(key).is_none());
+    create::give_addresses(&devices, &mut record.config)?;
+    Ok((record, expanded.config))
+}
+
+/// Another definition; `pid`: of the init of a running container, whose limits change with it. They change first: what
+/// the kernel refuses is not written down, and what cannot be written down is taken back.
 pub(super) async fn update(
     context: &Arc<Context>,
     key: &InstanceKey,
-    change: Change,
+    change: &Change,
+    pid: Option<i32>,
     requestor: Option<&Requestor>,
 ) -> Result<(), Error> {
-    let changed = key.clone();
-    let checking = Arc::clone(context);
-    context
-        .db
-        .write(move |tx| {
-            let model = tx.model();
-            let mut record = model.instances.get(&changed).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
-            let new = change(&record)?;
-            config::validate_instance(&new.config, config::Scope::Instance)?;
-            let expanded = profile::expand(model, &changed.project, &new.profiles, &new.config, &new.devices)?;
-            checking.check_privilege(&expanded.config)?;
-            let devices = Set::parse(&expanded.devices)?;
-            create::check_networks(model, &devices)?;
-            if let Some((_, root)) = devices.root.as_ref().filter(|(_, root)| root.pool != record.pool) {
-                return Err(Error::PoolChange { from: record.pool, to: root.pool.clone() });
+    loop {
+        let model = context.db.model();
+        let old = model.instances.get(key).cloned().ok_or(Error::NotFound)?;
+        let (record, expanded) = changed(context, &model, &old, change)?;
+        let applied = match pid {
+            Some(pid) => {
+                let before = profile::expand_instance(&model, &old).config;
+                limits::change(context, &key.container(), pid, &before, &expanded).await?
             }
-            let old = std::mem::replace(&mut record.config, new.config);
-            // What the daemon knows of the running container is no client's to change, least of all one whose copy is old:
-            // after a crash it would be taken for one that does not run.
-            record.config.retain(|key, _| !is_own(key));
-            record.config.extend(old.into_iter().filter(|(key, _)| is_own(key)));
-            record.devices = new.devices;
-            record.profiles = new.profiles;
-            record.ephemeral = new.ephemeral;
-            record.description = new.description;
-            // Addresses of nics that are gone are forgotten; those of profiles stay.
-            let gone = |key: &str| {
-                let rest = key.strip_prefix("volatile.")?;
-                let (device, field) = rest.split_once('.')?;
-                let nic = matches!(field, "hwaddr" | "name" | "host_name");
-                (nic && !expanded.devices.contains_key(device)).then_some(())
-            };
-            record.config.retain(|key, _| gone(key).is_none());
-            create::give_addresses(&devices, &mut record.config)?;
-            Ok(tx.put_instance(record)?)
-        })
-        .await?;
+            None => None,
+        };
+        let written = context
+            .db
+            .write(move |tx| {
+                let now = tx.model();
+                // Only the actor changes its instance, but others change profiles, and rename them.
+                let same = now.instances.get(&old.key).is_some_and(|now| Arc::ptr_eq(now, &old))
+                    && profile::expand(now, &old.key.project, &record.profiles, &record.config, &record.devices)
+                        .is_ok_and(|again| again.config == expanded);
+                if same {
+                    tx.put_instance(record)?;
+                }
+                Ok::<_, Error>(same)
+            })
+            .await;
+        match written {
+            Ok(true) => break,
+            result => {
+                if let Some(applied) = applied {
+                    applied.undo().await;
+                }
+                result?;
+            }
+        }
+    }
     context.lifecycle("instance-updated", key, requestor);
     Ok(())
 }

@@ -193,6 +193,16 @@ impl Hierarchies {
         if self.v1.contains_key(controller) { Some(Version::V1) } else { self.v2.as_ref().map(|_| Version::V2) }
     }
 
+    /// Which version really has `controller` on this host.
+    pub fn has(&self, controller: &str) -> Option<Version> {
+        if self.v1.contains_key(controller) {
+            return Some(Version::V1);
+        }
+        let file = self.v2.as_ref()?.point.join("cgroup.controllers");
+        let there = fs::read_to_string(file).is_ok_and(|text| text.split_whitespace().any(|name| name == controller));
+        there.then_some(Version::V2)
+    }
+
     /// The directory of `groups` in the hierarchy of `controller`.
     pub fn dir(&self, groups: &Groups, controller: &str) -> Option<(Version, PathBuf)> {
         if let (Some(mount), Some(group)) = (self.v1.get(controller), groups.v1.get(controller)) {
@@ -426,7 +436,8 @@ fn count_processes(dir: &Path, depth: usize) -> u64 {
 
 /// `MemTotal` of /proc/meminfo, by sysinfo(2), which need not count all the other figures.
 #[allow(clippy::useless_conversion, reason = "32 bits wide on some architectures")]
-fn host_memory() -> Option<u64> {
+/// Bytes of memory that this host has.
+pub fn host_memory() -> Option<u64> {
     let info = rustix::system::sysinfo();
     u64::from(info.totalram).checked_mul(info.mem_unit.into())
 }

@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod cgroup;
+pub mod cgroup_write;
 pub mod features;
 pub mod hardware;
 pub mod mount;

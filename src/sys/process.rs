@@ -59,6 +59,33 @@ pub fn limit_open_files(soft: u64) {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: hard });
 }
 
+/// Limits a resource of this process and of those that it starts, by the names of `lxc.prlimit.*`; `None` is no limit.
+///
+/// # Errors
+/// `InvalidInput` for a name that is none, or of setrlimit(2).
+pub fn limit(resource: &str, soft: Option<u64>, hard: Option<u64>) -> io::Result<()> {
+    let resource = match resource {
+        "as" => Resource::As,
+        "core" => Resource::Core,
+        "cpu" => Resource::Cpu,
+        "data" => Resource::Data,
+        "fsize" => Resource::Fsize,
+        "locks" => Resource::Locks,
+        "memlock" => Resource::Memlock,
+        "msgqueue" => Resource::Msgqueue,
+        "nice" => Resource::Nice,
+        "nofile" => Resource::Nofile,
+        "nproc" => Resource::Nproc,
+        "rss" => Resource::Rss,
+        "rtprio" => Resource::Rtprio,
+        "rttime" => Resource::Rttime,
+        "sigpending" => Resource::Sigpending,
+        "stack" => Resource::Stack,
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    Ok(setrlimit(resource, Rlimit { current: soft, maximum: hard })?)
+}
+
 /// Whether a signal that is sent to this process now is not lost on it: it is caught, or it is blocked and waits, as for
 /// signalfd(2) (`SigCgt` and `SigBlk` in proc_pid_status(5)).
 pub fn hears(pid: i32, signal: i32) -> bool {

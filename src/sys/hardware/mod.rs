@@ -40,6 +40,13 @@ pub fn resources(architecture: &str) -> Resources {
     read(&Tree::host(), architecture)
 }
 
+/// The processors that are there, and those set aside from the scheduler, both as the kernel lists them
+/// (`Documentation/admin-guide/cputopology.rst`).
+pub fn processors() -> (String, String) {
+    let tree = Tree::host();
+    (tree.text("sys/devices/system/cpu/online"), tree.text("sys/devices/system/cpu/isolated"))
+}
+
 fn read(tree: &Tree, architecture: &str) -> Resources {
     let names = names::Names::pci(tree);
     Resources {

@@ -1,0 +1,146 @@
+//! Limits of containers: set when they start, changed while they run, refused where they cannot be had.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use support::Daemon;
+
+/// A file of the control group of a running container, by the names of version 1 and 2.
+fn file(daemon: &Daemon, name: &str, controller: &str, v1: &str, v2: &str) -> String {
+    let pid = daemon.api("GET", &format!("/1.0/instances/{name}/state"), "").1["metadata"]["pid"].as_i64().unwrap();
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let of = |wanted: &str| {
+        groups.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (fields.next()?, fields.next()?);
+            controllers
+                .split(',')
+                .any(|controller| controller == wanted)
+                .then(|| path.trim_start_matches('/').to_owned())
+        })
+    };
+    let path = match of(controller) {
+        Some(group) => PathBuf::from("/sys/fs/cgroup").join(controller).join(group).join(v1),
+        None => PathBuf::from("/sys/fs/cgroup").join(of("").unwrap()).join(v2),
+    };
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
+}
+
+fn memory(daemon: &Daemon, name: &str) -> String {
+    file(daemon, name, "memory", "memory.limit_in_bytes", "memory.max")
+}
+
+fn cpus(daemon: &Daemon, name: &str) -> String {
+    file(daemon, name, "cpuset", "cpuset.cpus", "cpuset.cpus")
+}
+
+#[test]
+fn limits_hold_from_the_start_and_change_while_it_runs() {
+    let mut daemon = Daemon::ready("overlay");
+    let set = |daemon: &Daemon, pairs: &[&str]| daemon.lxc(&[&["config", "set", "c1"], pairs].concat());
+    daemon.lxc(&["init", "bb", "c1", "-c", "limits.memory=64MiB", "-c", "limits.processes=50"]).ok();
+    set(&daemon, &["limits.cpu=1", "limits.cpu.allowance=20ms/100ms", "limits.kernel.nofile=64:128"]).ok();
+    set(&daemon, &["linux.sysctl.net.ipv4.ip_forward=1"]).ok();
+    daemon.lxc(&["start", "c1"]).ok();
+    let processes = |daemon: &Daemon| file(daemon, "c1", "pids", "pids.max", "pids.max");
+    let quota = |daemon: &Daemon| file(daemon, "c1", "cpu", "cpu.cfs_quota_us", "cpu.max");
+    assert_eq!((memory(&daemon, "c1"), processes(&daemon)), ("67108864".to_owned(), "50".to_owned()));
+    assert!(quota(&daemon).starts_with("20000"));
+    assert_eq!(cpus(&daemon, "c1").parse::<u32>().is_ok(), true, "one processor: {}", cpus(&daemon, "c1"));
+    let inside = "ulimit -n; ulimit -Hn; cat /proc/sys/net/ipv4/ip_forward";
+    assert_eq!(daemon.lxc(&["exec", "c1", "--", "sh", "-c", inside]).ok(), "64\n128\n1\n");
+    // What `free` and `lxc info` show is what it may have.
+    let state = daemon.api("GET", "/1.0/instances/c1/state", "").1;
+    assert_eq!(state["metadata"]["memory"]["total"], 67_108_864);
+
+    // Up, down, as a part, and away, each at once.
+    for (value, wanted) in [("256MiB", "268435456"), ("32MiB", "33554432"), ("128MB", "127995904"), ("", "none")] {
+        set(&daemon, &[&format!("limits.memory={value}")]).ok();
+        let now = memory(&daemon, "c1");
+        assert!(
+            now == wanted || now == "128000000" || now == "max" || (wanted == "none" && now.len() > 15),
+            "{value}: {now}"
+        );
+    }
+    set(&daemon, &["limits.memory=50%", "limits.processes=", "limits.cpu.allowance="]).ok();
+    assert!(memory(&daemon, "c1").parse::<u64>().unwrap() > 100 << 20);
+    assert_eq!(processes(&daemon), "max");
+    assert!(["-1", "max 100000"].contains(&quota(&daemon).as_str()));
+
+    // What the kernel refuses changes nothing, neither there nor in what is stored.
+    let fill = "dd if=/dev/zero of=/dev/shm/f bs=1M count=40 2>&1 >/dev/null; sleep 1000 & true";
+    daemon
+        .lxc(&["exec", "c1", "--", "sh", "-c", &format!("mkdir -p /dev/shm; mount -t tmpfs x /dev/shm; {fill}")])
+        .ok();
+    let before = (memory(&daemon, "c1"), daemon.lxc(&["config", "get", "c1", "limits.memory"]).ok());
+    let refused = set(&daemon, &["limits.memory=8MiB", "limits.processes=77", "user.a=b"]);
+    refused.refused("\"limits.memory\": the instance uses more than 8388608 now");
+    assert_eq!((memory(&daemon, "c1"), daemon.lxc(&["config", "get", "c1", "limits.memory"]).ok()), before);
+    assert_eq!(processes(&daemon), "max");
+    assert_eq!(daemon.lxc(&["config", "get", "c1", "user.a"]).ok().trim(), "");
+    for (key, bad, word) in [
+        ("limits.memory", "lots", "size"),
+        ("limits.memory.enforce", "maybe", "hard, soft"),
+        ("limits.cpu", "0", "number of processors"),
+        ("limits.cpu.allowance", "50", "share"),
+        ("limits.cpu.priority", "11", "0 to 10"),
+        ("limits.processes", "many", "whole number"),
+        ("limits.kernel.nofile", "5:1", "SOFT:HARD"),
+        ("limits.kernel.colour", "5", "getrlimit"),
+        ("limits.hugepages.3MB", "1MB", "Unknown configuration key"),
+        ("linux.sysctl.a/../b", "1", "/proc/sys"),
+    ] {
+        set(&daemon, &[&format!("{key}={bad}")]).refused(word);
+    }
+    // The next daemon knows them, too.
+    daemon.kill();
+    daemon.start();
+    set(&daemon, &["limits.processes=60"]).ok();
+    assert_eq!(processes(&daemon), "60");
+    daemon.lxc(&["restart", "--force", "c1"]).ok();
+    assert_eq!(processes(&daemon), "60");
+}
+
+/// This kind of machine has two processors at least.
+#[test]
+fn processors_by_number_are_spread_over_all_and_given_out_anew() {
+    let mut daemon = Daemon::ready("overlay");
+    for name in ["a", "b"] {
+        daemon.lxc(&["launch", "bb", name, "-c", "limits.cpu=1"]).ok();
+    }
+    assert_ne!(cpus(&daemon, "a"), cpus(&daemon, "b"));
+    // One that names its processor is given way to.
+    let taken = cpus(&daemon, "a");
+    daemon.lxc(&["launch", "bb", "pinned", "-c", &format!("limits.cpu={taken}-{taken}")]).ok();
+    daemon.lxc(&["stop", "--force", "b"]).ok();
+    assert_ne!(cpus(&daemon, "a"), taken);
+    daemon.lxc(&["delete", "--force", "pinned"]).ok();
+    daemon.kill();
+    daemon.start();
+    daemon.lxc(&["start", "b"]).ok();
+    assert_ne!(cpus(&daemon, "a"), cpus(&daemon, "b"));
+    let all = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    daemon.lxc(&["config", "unset", "a", "limits.cpu"]).ok();
+    assert_eq!(cpus(&daemon, "a"), all.trim());
+}
+
+#[test]
+fn a_named_size_is_limits() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["launch", "bb", "c1", "-t", "c1-m0.25", "-c", "user.a=b"]).ok();
+    assert_eq!(daemon.lxc(&["config", "get", "c1", "limits.memory"]).ok().trim(), "256MB");
+    assert!(
+        ["256000000", "255995904", "255999999"].contains(&memory(&daemon, "c1").as_str()),
+        "{}",
+        memory(&daemon, "c1")
+    );
+    let body = json!({"name": "c2", "instance_type": "t2.micro", "source": {"type": "none"}}).to_string();
+    let (status, answer) = daemon.api("POST", "/1.0/instances", &body);
+    assert_eq!(status, 400);
+    assert!(answer["error"].as_str().unwrap().contains("\"instance_type\""), "{answer}");
+    daemon.lxc(&["init", "bb", "c3", "-t", "c2-m1", "-c", "limits.cpu=1"]).ok();
+    assert_eq!(daemon.lxc(&["config", "get", "c3", "limits.cpu"]).ok().trim(), "1");
+}
