@@ -58,7 +58,32 @@ fn every_compression_is_known_by_its_content() {
     }
 }
 
-/// The files of the test's directory whose names begin so.
+/// A root that is a link would be a directory of the host.
+#[test]
+fn the_root_of_an_image_is_a_directory_of_its_own() {
+    let daemon = Daemon::ready("overlay");
+    let tree = daemon.root.join("linked");
+    std::fs::create_dir_all(&tree).unwrap();
+    std::fs::copy(daemon.root.join("tree/metadata.yaml"), tree.join("metadata.yaml")).unwrap();
+    std::os::unix::fs::symlink("/", tree.join("rootfs")).unwrap();
+    let tar = daemon.root.join("linked.tar");
+    run(Command::new("tar").arg("-C").arg(&tree).arg("-cf").arg(&tar).args(["metadata.yaml", "rootfs"]));
+    let squashfs = daemon.root.join("linked.squashfs");
+    run(Command::new("mksquashfs").arg(&tree).arg(&squashfs).args(["-quiet", "-no-progress"]));
+    for file in [tar, squashfs] {
+        let answer = daemon.api_raw("POST", "/1.0/images", &[], &std::fs::read(&file).unwrap());
+        assert!(done(&daemon, &answer)["err"].as_str().unwrap().contains("rootfs"), "{}", file.display());
+    }
+    // One that got here all the same, as with an older version, is not entered.
+    daemon.lxc(&["storage", "create", "d", "dir"]).ok();
+    daemon.lxc(&["init", "bb", "c1", "-s", "d", "-c", "security.privileged=true"]).ok();
+    let rootfs = daemon.state().join("storage-pools/d/containers/c1/rootfs");
+    std::fs::remove_dir_all(&rootfs).unwrap();
+    std::os::unix::fs::symlink("/", &rootfs).unwrap();
+    daemon.lxc(&["file", "pull", "c1/etc/hostname", "-"]).refused("it is no directory");
+    daemon.lxc(&["start", "c1"]).refused("it is no directory");
+}
+
 /// One squashfs with everything in it, as `lxc publish --compression squashfs` makes it.
 #[test]
 fn a_unified_image_may_be_a_squashfs_on_both_drivers() {
@@ -94,6 +119,7 @@ fn a_unified_image_may_be_a_squashfs_on_both_drivers() {
     assert_eq!(std::fs::read_dir(daemon.state().join("images")).unwrap().count(), 3, "two files of bb, and one");
 }
 
+/// The files of the test's directory whose names begin so.
 fn exported(daemon: &Daemon, name: &str) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(&daemon.root).unwrap().flatten();
     entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(name)).map(|entry| entry.path()).collect()

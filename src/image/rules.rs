@@ -112,7 +112,7 @@ impl<'a> Rules<'a> {
         if !self.wanted(&name) {
             return Ok(None);
         }
-        if self.tarball != Tarball::Root && !name.starts_with("rootfs") {
+        if self.tarball != Tarball::Root {
             plain(&name, entry.header().entry_type())?;
         }
         let owner = Owner::of(entry, &name)?;
@@ -165,13 +165,14 @@ pub(super) fn through_link(name: &Path) -> Error {
     Error::Hostile { path: name.display().to_string(), reason: "its path leads through a link or a file" }
 }
 
-/// What lies beside the root is read by the daemon itself, as root of the host: it must be what its name says, never a
-/// link to somewhere else.
+/// The root is a directory, never a link to one: that would be a directory of the host. What lies beside it is read by
+/// the daemon itself, as root of the host: it must be what its name says, too.
 fn plain(name: &Path, kind: EntryType) -> Result<(), Error> {
     let file = matches!(kind, EntryType::Regular | EntryType::Continuous);
     let fits = match name.components().count() {
-        1 if name == Path::new("templates") => kind == EntryType::Directory,
+        1 if name == Path::new("templates") || name == Path::new("rootfs") => kind == EntryType::Directory,
         1 => file,
+        _ if name.starts_with("rootfs") => true,
         _ => file || kind == EntryType::Directory,
     };
     let path = || name.to_string_lossy().into_owned();

@@ -36,8 +36,7 @@ pub(super) fn metadata(image: &Path, scratch: PathBuf) -> Result<Vec<u8>, Error>
     let limits = Limits::default();
     extract(image, &scratch.0, &[METADATA, TEMPLATES], &limits)?;
     plain_metadata(&scratch.0)?;
-    let listing = listing(image)?;
-    if !listing.lines().any(|line| line == "squashfs-root/rootfs" || line.starts_with("squashfs-root/rootfs/")) {
+    if !has_root(image)? {
         return Err(no_root());
     }
     let path = scratch.0.join(METADATA);
@@ -99,10 +98,12 @@ impl Drop for Scratch {
     }
 }
 
-/// The top of a squashfs, one path a line.
-fn listing(image: &Path) -> Result<String, Error> {
-    let output = run(Command::new("unsquashfs").arg("-ls").arg(image).arg("rootfs"))?;
-    Ok(String::from_utf8_lossy(&output).into_owned())
+/// Whether `rootfs` is there, and a directory: a link would lead out of the image.
+fn has_root(image: &Path) -> Result<bool, Error> {
+    // Like `ls -l`: mode, owner, size, time, and the path at the end.
+    let output = run(Command::new("unsquashfs").arg("-lls").arg(image).arg("rootfs"))?;
+    let listing = String::from_utf8_lossy(&output);
+    Ok(listing.lines().any(|line| line.starts_with('d') && line.ends_with(" squashfs-root/rootfs")))
 }
 
 fn run(command: &mut Command) -> Result<Vec<u8>, Error> {

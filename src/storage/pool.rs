@@ -397,6 +397,11 @@ impl Pool {
         // Nobody but the container's root may walk in; he needs no more than that (and has it only here).
         std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(io("set the owner of", &path))?;
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o100)).map_err(io("set the mode of", &path))?;
+        // Whatever made it: a link would be taken for what it leads to, on the host.
+        let rootfs = path.join("rootfs");
+        if !rootfs.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            return Err(Error::Damaged { path: rootfs, reason: "it is no directory".to_owned() });
+        }
         let mount = || self.driver.mount(&self.root, &path, map);
         let mounted = match self.driver.lower(&path) {
             Some(fingerprint) => self.with_image(&fingerprint, mount),

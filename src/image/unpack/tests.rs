@@ -89,6 +89,10 @@ fn hostile_entries_refuse_the_image_and_write_nothing_outside() {
         &[(b"templates/passwd", Symlink, b"/etc/passwd", b"")],
         &[(b"templates/passwd", Link, b"rootfs/passwd", b"")],
         &[(b"metadata.yaml", Symlink, b"/etc/passwd", b"")],
+        &[(b"rootfs", Symlink, b"/", b"")],
+        &[(b"./rootfs/", Symlink, b"/", b"")],
+        &[(b"rootfs", Regular, b"", b"x")],
+        &[(b"rootfs", Link, b"metadata.yaml", b"")],
     ];
     for case in cases {
         let (dir, result) = unpack(case);
