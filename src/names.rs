@@ -27,6 +27,24 @@ impl fmt::Display for NameError {
 
 impl std::error::Error for NameError {}
 
+/// What cannot stand for itself in a URL's path, beside what is no ASCII.
+const IN_URL: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
 fn refuse(kind: &'static str, text: &str, rule: &'static str) -> NameError {
     NameError { kind, text: text.chars().take(80).collect(), rule }
 }
@@ -49,6 +67,11 @@ macro_rules! name_type {
                     Ok(()) => Ok(Self(text)),
                     Err(rule) => Err(refuse($kind, &text, rule)),
                 }
+            }
+
+            /// As a part of a URL's path (RFC 3986); the slashes of an alias stay.
+            pub fn in_url(&self) -> percent_encoding::PercentEncode<'_> {
+                percent_encoding::utf8_percent_encode(&self.0, IN_URL)
             }
 
             /// The name as text.
@@ -154,8 +177,8 @@ fn alias(text: &str) -> Result<(), &'static str> {
     if text.is_empty() || text.len() > 255 {
         return Err("an alias has 1 to 255 characters");
     }
-    if text.contains(|c: char| c.is_whitespace() || c.is_control()) || text.contains(':') {
-        return Err("white space, control characters and colons are not allowed");
+    if text.contains(char::is_control) {
+        return Err("control characters are not allowed");
     }
     Ok(())
 }

@@ -60,6 +60,36 @@ fn of_changes_at_once_none_is_lost_and_of_those_to_one_state_one_is_made() {
     assert_eq!(config.keys().filter(|key| key.starts_with("user.")).count(), CLIENTS, "durable: {config:?}");
 }
 
+#[test]
+fn what_several_ask_for_at_once_is_done_once() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    let start = r#"{"action":"start"}"#;
+    // The daemon sees them all when it looks again: none comes after the first has been done.
+    daemon.signal("STOP");
+    let started = std::thread::scope(|scope| {
+        let all = scope.spawn(|| at_once(|_| daemon.operation("PUT", "/1.0/instances/c1/state", start)));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        daemon.signal("CONT");
+        all.join().unwrap()
+    });
+    let codes: Vec<u64> = started.iter().map(|(code, ..)| *code).collect();
+    assert_eq!(codes, [200; CLIENTS], "{started:?}");
+    assert_eq!(daemon.operation("PUT", "/1.0/instances/c1/state", start).0, 400, "it ran before that");
+    daemon.lxc(&["profile", "create", "é%"]).ok();
+    assert_eq!(
+        daemon.api("GET", "/1.0/profiles", "").1["metadata"],
+        json!(["/1.0/profiles/default", "/1.0/profiles/%C3%A9%25"])
+    );
+    let image = daemon.api("GET", "/1.0/images/aliases/bb", "").1["metadata"]["target"].as_str().unwrap().to_owned();
+    daemon.lxc(&["image", "alias", "create", "other", &image]).ok();
+    for url in ["/1.0/profiles/%C3%A9%25", "/1.0/images/aliases/other"] {
+        let mut deleted = at_once(|_| daemon.api("DELETE", url, "").0);
+        deleted.sort_unstable();
+        assert_eq!((deleted[0], &deleted[1..]), (200, &[404; CLIENTS - 1][..]), "{url}");
+    }
+}
+
 /// A PUT is the whole object, a PATCH what it names; `null` names nothing. As LXD 5.0.2.
 #[test]
 fn a_put_without_profiles_takes_them_away_and_a_patch_leaves_them() {
@@ -86,4 +116,38 @@ fn a_put_without_profiles_takes_them_away_and_a_patch_leaves_them() {
     daemon.lxc(&["start", "c1"]).refused("No root device");
     daemon.lxc(&["profile", "assign", "c1", "default"]).ok();
     assert_eq!(shown(), (json!(["default"]), json!("")));
+}
+
+#[test]
+fn odd_changes_do_what_lxd_does_or_say_why_not() {
+    let daemon = Daemon::ready("dir");
+    daemon.lxc(&["init", "bb", "c1", "-c", "user.a=b"]).ok();
+    let url = "/1.0/instances/c1";
+    let patch = |body: Value| daemon.api("PATCH", url, &body.to_string());
+    // YAML without a value.
+    assert_eq!(patch(json!({"config": {"user.a": null}, "devices": {"root2": null}})).0, 400, "a device needs a type");
+    assert_eq!(patch(json!({"config": {"user.a": null}})).0, 200);
+    assert_eq!(daemon.lxc(&["config", "get", "c1", "user.a"]).ok().trim(), "");
+    assert_eq!(patch(json!({"restore": "snap"})).0, 400);
+    let refused = patch(json!({"config": {"volatile.foo": "x"}})).1;
+    assert!(refused["error"].as_str().unwrap().contains("\"volatile.foo\""), "{refused}");
+    assert_eq!(patch(json!({"config": {"volatile.eth0.hwaddr": "00:16:3e:00:00:01"}})).0, 200);
+    assert_eq!(patch(json!({"architecture": "i686"})).0, 200);
+    assert_eq!(daemon.api("GET", url, "").1["metadata"]["architecture"], "i686");
+    let refused = patch(json!({"architecture": "s390x"})).1;
+    assert!(refused["error"].as_str().unwrap().contains("architecture"), "{refused}");
+    // A body that was lost on its way is no empty object.
+    for (method, path) in [("PUT", "/1.0"), ("PUT", url), ("PATCH", url), ("PUT", "/1.0/profiles/default")] {
+        let (status, answer) = daemon.api(method, path, "");
+        assert_eq!((status, answer["error"].as_str().unwrap().contains("empty")), (400, true), "{method} {path}");
+    }
+    let (_, alias) = daemon.api("GET", "/1.0/images/aliases/bb", "");
+    let fingerprint = alias["metadata"]["target"].as_str().unwrap();
+    assert_eq!(daemon.api("GET", &format!("/1.0/images/{}", fingerprint.to_uppercase()), "").0, 200);
+    let alias = json!({"name": "a b:c", "target": fingerprint}).to_string();
+    assert_eq!(daemon.api("POST", "/1.0/images/aliases", &alias).0, 201);
+    assert_eq!(daemon.api("GET", "/1.0/images/aliases/a%20b:c", "").0, 200);
+    // What a hidden value is shown as sets none.
+    assert_eq!(daemon.api("PATCH", "/1.0", r#"{"config":{"core.trust_password":true}}"#).0, 200);
+    assert_eq!(daemon.api("GET", "/1.0", "").1["metadata"]["config"]["core.trust_password"], Value::Null);
 }

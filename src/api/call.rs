@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -61,10 +61,12 @@ pub struct Call {
     pub app: Arc<App>,
     /// Parameters of the path, decoded.
     pub params: BTreeMap<String, String>,
-    /// Parameters of the query, decoded; the last one wins.
+    /// Parameters of the query, decoded; of equal ones the first counts, as in LXD.
     pub query: BTreeMap<String, String>,
     /// The query as it came.
     pub raw_query: String,
+    /// What is to be done.
+    pub method: Method,
     /// Header fields.
     pub headers: HeaderMap,
     /// Who.
@@ -167,9 +169,20 @@ impl Call {
     /// Reads a JSON body; an absent or `null` one is the default.
     ///
     /// # Errors
-    /// 400 that names the place where the JSON is wrong, 400 for one that is too long.
+    /// 400 that names the place where the JSON is wrong, for one that is too long, and for a PUT or PATCH without any.
     pub async fn json<T: DeserializeOwned + Default>(&mut self) -> Result<T, Error> {
-        parse(&self.bytes().await?)
+        let bytes = self.given().await?;
+        parse(&bytes)
+    }
+
+    /// The body. One that replaces something must be there: lost on its way, it would take everything away.
+    async fn given(&mut self) -> Result<bytes::Bytes, Error> {
+        let bytes = self.bytes().await?;
+        let replaces = matches!(self.method, Method::PUT | Method::PATCH);
+        if replaces && bytes.iter().all(u8::is_ascii_whitespace) {
+            return Err(Error::Json("it is empty; send {} for an object without fields".to_owned()));
+        }
+        Ok(bytes)
     }
 
     /// The same for a PATCH, with the fields that it names.
@@ -177,7 +190,7 @@ impl Call {
     /// # Errors
     /// As of [`Self::json`].
     pub async fn json_part<T: DeserializeOwned + Default>(&mut self) -> Result<(T, Named), Error> {
-        let bytes = self.bytes().await?;
+        let bytes = self.given().await?;
         Ok((parse(&bytes)?, Named::of(&bytes)))
     }
 
@@ -256,19 +269,19 @@ fn place<T: DeserializeOwned>(bytes: &[u8], error: &serde_json::Error, _: Phanto
     }
 }
 
-/// A parameter of a query string, decoded to bytes, which need be no text; the last one wins.
+/// A parameter of a query string, decoded to bytes, which need be no text; of equal ones the first counts.
 pub fn query_bytes(query: &str, name: &str) -> Option<Vec<u8>> {
     let decode = |text: &str| percent_encoding::percent_decode_str(&text.replace('+', " ")).collect::<Vec<u8>>();
     query
         .split('&')
         .filter_map(|pair| pair.split_once('='))
-        .rfind(|(key, _)| decode(key) == name.as_bytes())
+        .find(|(key, _)| decode(key) == name.as_bytes())
         .map(|(_, value)| decode(value))
 }
 
-/// Splits a query string into decoded pairs; of equal names the last one counts.
+/// Splits a query string into decoded pairs; of equal names the first counts.
 pub fn parse_query(query: &str) -> BTreeMap<String, String> {
-    parse_pairs(query).into_iter().collect()
+    parse_pairs(query).into_iter().rev().collect()
 }
 
 /// Splits a query string into decoded pairs, in their order.
@@ -341,7 +354,8 @@ mod tests {
         assert_eq!(query["filter"], "name eq c1");
         assert_eq!(query["flag"], "");
         assert_eq!(query["x"], "a=b");
-        assert_eq!(query_bytes("path=/a&path=%2Fb%ff+c", "path").unwrap(), b"/b\xff c");
+        assert_eq!(parse_query("a=1&a=2")["a"], "1");
+        assert_eq!(query_bytes("path=%2Fb%ff+c&path=/a", "path").unwrap(), b"/b\xff c");
         assert_eq!(query_bytes("path", "path"), None);
     }
 }

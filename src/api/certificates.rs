@@ -122,7 +122,13 @@ async fn check_password(call: &Call, given: String) -> Result<()> {
 pub async fn delete(call: Call) -> Result<Response> {
     let fingerprint: Fingerprint = find(&call)?.fingerprint.clone();
     let url = format!("/1.0/certificates/{fingerprint}");
-    call.app.db.write(move |tx| Ok::<_, Error>(tx.delete_certificate(&fingerprint)?)).await?;
+    call.app
+        .db
+        .write(move |tx| {
+            tx.model().certificates.get(&fingerprint).ok_or(Error::NotFound("Certificate"))?;
+            Ok::<_, Error>(tx.delete_certificate(&fingerprint)?)
+        })
+        .await?;
     call.lifecycle("certificate-deleted", &url);
     Ok(response::empty())
 }

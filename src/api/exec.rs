@@ -5,7 +5,7 @@
 //!   "0" ──> stdin    empty text or close: its end   "0" <─> the pty    client gone: hung up (SIGHUP), then killed
 //!   "1" <── stdout   client gone: closed            "control" ──> its size, signals; lost: hung up
 //!   "2" <── stderr
-//!   "control" ──> signals
+//!   "control" ──> signals; lost: killed
 //! ```
 //! Bytes travel in binary messages; an empty text message marks the end of a stream. What a command wrote before it
 //! ended is sent before the operation ends; what a child of it still holds open is not waited for.
@@ -184,15 +184,15 @@ async fn serve(app: &App, key: &InstanceKey, spec: ExecSpec, mut handle: Handle)
     // Of a terminal: true when the client is gone. Who holds the terminal lets go of it then, which hangs up.
     let hangup = Arc::new(watch::Sender::new(false));
     let (signals, mut signal_queue) = mpsc::unbounded_channel();
-    let terminal = match &io {
-        Io::Pty(ptx) => Some((Arc::downgrade(ptx), Arc::clone(&hangup))),
-        Io::Pipes(..) | Io::Recorded(_) | Io::Null => None,
+    let kind = match &io {
+        Io::Pty(ptx) => Controlled::Terminal(Arc::downgrade(ptx), Arc::clone(&hangup)),
+        Io::Pipes(..) | Io::Recorded(_) | Io::Null => Controlled::Pipes,
     };
     let control_task = tokio::spawn(async move {
         if let Some(control) = control
             && let Ok(socket) = control.await
         {
-            serve_control(socket, terminal, signals).await;
+            serve_control(socket, kind, signals).await;
         }
     });
     let mut outputs = Vec::new();
@@ -266,16 +266,23 @@ pub(super) fn linger(task: JoinHandle<()>) {
     });
 }
 
-/// A terminal, which is hung up when those who read and write it let go of it, and how to have them do so.
-type Terminal = (Weak<AsyncFd<OwnedFd>>, Arc<watch::Sender<bool>>);
+/// What a control websocket steers.
+enum Controlled {
+    /// A terminal, which is hung up when those who read and write it let go of it, and how to have them do so.
+    Terminal(Weak<AsyncFd<OwnedFd>>, Arc<watch::Sender<bool>>),
+    /// A command that need not notice that its client has gone.
+    Pipes,
+}
 
-/// Passes resizes and signals on. A client that vanishes from a terminal has it hung up.
-async fn serve_control(socket: WebSocket, terminal: Option<Terminal>, signals: mpsc::UnboundedSender<i32>) {
+/// Passes resizes and signals on. A client that vanishes from a terminal has it hung up; without one its command is
+/// killed, as with LXD 5.0.2. One that closes the websocket lets it go on.
+async fn serve_control(socket: WebSocket, controlled: Controlled, signals: mpsc::UnboundedSender<i32>) {
     let (_outgoing, mut incoming) = socket.split();
     let left = loop {
         match next_control(&mut incoming).await {
             Ok(Control::Resize(columns, rows)) => {
-                if let Some(ptx) = terminal.as_ref().and_then(|(ptx, _)| ptx.upgrade())
+                if let Controlled::Terminal(ptx, _) = &controlled
+                    && let Some(ptx) = ptx.upgrade()
                     && let Err(error) = pty::resize(ptx.get_ref(), columns, rows)
                 {
                     tracing::debug!(%error, "resizing a terminal");
@@ -288,11 +295,15 @@ async fn serve_control(socket: WebSocket, terminal: Option<Terminal>, signals: m
             Err(left) => break left,
         }
     };
-    match (left, terminal) {
-        (Left::Vanished, Some((_, hangup))) => {
+    match (left, controlled) {
+        (Left::Vanished, Controlled::Terminal(_, hangup)) => {
             hangup.send_replace(true);
         }
-        (Left::Closed | Left::Shutdown, _) | (Left::Vanished, None) => {}
+        (Left::Vanished, Controlled::Pipes) => {
+            // It may be over already.
+            let _ = signals.send(libc::SIGKILL);
+        }
+        (Left::Closed | Left::Shutdown, _) => {}
     }
 }
 

@@ -4,10 +4,12 @@
 //! expression = term { ("and" | "or") term }      evaluated from left to right, as LXD does
 //! term       = [ "not" ] ( "(" expression ")" | field ("eq" | "ne") value )
 //! ```
-//! A field is the JSON name, with dots for what lies inside (`config.user.x`); texts are compared without case.
+//! A field is the JSON name, with dots for what lies inside (`config.user.x`). A value is compared without case; as in LXD
+//! it may be a regular expression, of the whole text unless it says itself where it begins or ends.
 
 use std::fmt;
 
+use regex_lite::{Regex, RegexBuilder};
 use serde_json::Value;
 
 /// A filter that is not understood.
@@ -30,11 +32,39 @@ enum Node {
     Compare {
         field: String,
         equal: bool,
-        value: String,
+        value: Wanted,
     },
     Not(Box<Node>),
     /// From left to right. A list, not a tree: as many terms as fit into a URL must fit on a thread's stack.
     Chain(Box<Node>, Vec<(Joint, Node)>),
+}
+
+/// A value to compare with.
+#[derive(Debug)]
+struct Wanted {
+    text: String,
+    /// Of a text with marks of a regular expression in it. One that is none is only a text.
+    pattern: Option<Regex>,
+}
+
+/// A pattern may take so many bytes of memory, compiled.
+const MAX_PATTERN: usize = 64 * 1024;
+
+impl Wanted {
+    fn new(text: String) -> Self {
+        let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '/' | ':' | ' ' | ',' | '@' | '=');
+        if text.chars().all(is_plain) {
+            return Self { text, pattern: None };
+        }
+        let anchored = text.starts_with('^') || text.ends_with('$');
+        let pattern = if anchored { text.clone() } else { format!("^(?:{text})$") };
+        let pattern = RegexBuilder::new(&pattern).case_insensitive(true).size_limit(MAX_PATTERN).build().ok();
+        Self { text, pattern }
+    }
+
+    fn is(&self, found: &str) -> bool {
+        found.eq_ignore_ascii_case(&self.text) || self.pattern.as_ref().is_some_and(|pattern| pattern.is_match(found))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +154,7 @@ impl Parser {
                     "ne" => false,
                     other => return Err(BadFilter { reason: format!("\"eq\" or \"ne\" is expected, not {other:?}") }),
                 };
-                Ok(Node::Compare { field: word, equal, value: self.next("a value")? })
+                Ok(Node::Compare { field: word, equal, value: Wanted::new(self.next("a value")?) })
             }
         }
     }
@@ -138,11 +168,11 @@ fn lookup<'a>(object: &'a Value, field: &str) -> Option<&'a Value> {
     field.match_indices('.').find_map(|(at, _)| lookup(object.get(&field[..at])?, &field[at + 1..]))
 }
 
-fn equal(found: Option<&Value>, wanted: &str) -> bool {
+fn equal(found: Option<&Value>, wanted: &Wanted) -> bool {
     match found {
-        None | Some(Value::Null) => wanted.is_empty(),
-        Some(Value::String(text)) => text.eq_ignore_ascii_case(wanted),
-        Some(other @ (Value::Bool(_) | Value::Number(_))) => other.to_string().eq_ignore_ascii_case(wanted),
+        None | Some(Value::Null) => wanted.text.is_empty(),
+        Some(Value::String(text)) => wanted.is(text),
+        Some(other @ (Value::Bool(_) | Value::Number(_))) => wanted.is(&other.to_string()),
         Some(Value::Array(_) | Value::Object(_)) => false,
     }
 }
@@ -220,10 +250,26 @@ mod tests {
             "not name eq c2",
             "name eq c2 or (status eq running and not ephemeral eq true)",
             "missing eq \"\" or name eq c1",
+            "name eq c.*",
+            "name eq ^c",
+            "name eq .*1$",
+            "name eq x|C1",
+            "name ne c",
+            "name ne c..",
+            "name ne \"(c1\"",
+            "name eq \"c(1|2)\"",
+            "status eq run.*",
         ] {
             assert!(passes(filter), "{filter}");
         }
-        for filter in ["name eq c2", "not name eq c1", "name eq c1 and status eq stopped", "config eq x"] {
+        for filter in [
+            "name eq c2",
+            "not name eq c1",
+            "name eq c1 and status eq stopped",
+            "config eq x",
+            "name eq 1",
+            "name eq ^1",
+        ] {
             assert!(!passes(filter), "{filter}");
         }
     }

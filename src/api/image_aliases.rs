@@ -25,7 +25,7 @@ fn to_wire(alias: &Alias) -> wire::ImageAlias {
 pub async fn list(call: Call) -> Result<Response> {
     let (model, project) = (call.app.db.model(), call.project()?);
     let aliases = model.aliases.values().filter(|alias| alias.project == project);
-    call.list(aliases, |alias| format!("/1.0/images/aliases/{}", alias.name), |alias| to_wire(alias))
+    call.list(aliases, |alias| format!("/1.0/images/aliases/{}", alias.name.in_url()), |alias| to_wire(alias))
 }
 
 fn find(call: &Call) -> Result<Arc<Alias>> {
@@ -73,7 +73,7 @@ pub async fn add(mut call: Call) -> Result<Response> {
             Ok(tx.put_alias(alias)?)
         })
         .await?;
-    let url = format!("/1.0/images/aliases/{name}");
+    let url = format!("/1.0/images/aliases/{}", name.in_url());
     call.lifecycle_with("image-alias-created", &url, &[("target", told.into())]);
     Ok(response::created(&url))
 }
@@ -82,7 +82,7 @@ pub async fn add(mut call: Call) -> Result<Response> {
 async fn update(call: Call, body: wire::ImageAlias, has_target: bool, has_description: bool) -> Result<Response> {
     let old = find(&call)?;
     let wanted = call.if_match();
-    let url = format!("/1.0/images/aliases/{}", old.name);
+    let url = format!("/1.0/images/aliases/{}", old.name.in_url());
     call.app
         .db
         .write(move |tx| {
@@ -119,17 +119,18 @@ pub async fn patch(mut call: Call) -> Result<Response> {
 pub async fn rename(mut call: Call) -> Result<Response> {
     let body: wire::ImageAlias = call.json().await?;
     let old = find(&call)?;
-    let new = Alias { name: AliasName::new(body.name)?, ..(*old).clone() };
-    let url = format!("/1.0/images/aliases/{}", new.name);
+    let new = AliasName::new(body.name)?;
+    let url = format!("/1.0/images/aliases/{}", new.in_url());
     let old_name = old.name.to_string();
     call.app
         .db
         .write(move |tx| {
-            if tx.model().alias(&new.project, &new.name).is_some() {
-                return Err(Error::Exists { what: "Image alias", name: new.name.to_string() });
+            let old = tx.model().alias(&old.project, &old.name).cloned().ok_or(Error::NotFound("Image alias"))?;
+            if tx.model().alias(&old.project, &new).is_some() {
+                return Err(Error::Exists { what: "Image alias", name: new.to_string() });
             }
             tx.delete_alias(&old.project, &old.name)?;
-            Ok(tx.put_alias(new)?)
+            Ok(tx.put_alias(Alias { name: new, ..(*old).clone() })?)
         })
         .await?;
     call.lifecycle_with("image-alias-renamed", &url, &[("old_name", old_name.into())]);
@@ -139,8 +140,14 @@ pub async fn rename(mut call: Call) -> Result<Response> {
 /// `DELETE /1.0/images/aliases/<name>`.
 pub async fn delete(call: Call) -> Result<Response> {
     let alias = find(&call)?;
-    let url = format!("/1.0/images/aliases/{}", alias.name);
-    call.app.db.write(move |tx| Ok::<_, Error>(tx.delete_alias(&alias.project, &alias.name)?)).await?;
+    let url = format!("/1.0/images/aliases/{}", alias.name.in_url());
+    call.app
+        .db
+        .write(move |tx| {
+            tx.model().alias(&alias.project, &alias.name).ok_or(Error::NotFound("Image alias"))?;
+            Ok::<_, Error>(tx.delete_alias(&alias.project, &alias.name)?)
+        })
+        .await?;
     call.lifecycle("image-alias-deleted", &url);
     Ok(response::empty())
 }

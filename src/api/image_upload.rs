@@ -62,14 +62,19 @@ fn headers(call: &Call) -> Result<Headers> {
 pub async fn create(mut call: Call) -> Result<Response> {
     let project = call.project()?;
     let content_type = call.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
-    if content_type.starts_with("application/json") {
+    let kind = content_type.to_ascii_lowercase();
+    if kind.starts_with("application/json") {
         return Err(Error::Unsupported { what: "images from a remote server, a URL or an instance".to_owned() });
     }
-    let headers = headers(&call)?;
+    let mut headers = headers(&call)?;
     let upload = call.app.instances.context().images.begin();
-    let upload = match content_type.strip_prefix("multipart/") {
-        None => raw(&mut call, upload).await?,
-        Some(_) => multipart(&mut call, upload, &content_type).await?,
+    let upload = if kind.starts_with("multipart/") {
+        let (upload, filename) = multipart(&mut call, upload, &content_type).await?;
+        // As in LXD, a split image is called as its root is.
+        headers.filename = filename.unwrap_or(headers.filename);
+        upload
+    } else {
+        raw(&mut call, upload).await?
     };
     let spec = Spec {
         description: "Downloading image",
@@ -117,25 +122,32 @@ async fn raw(call: &mut Call, mut upload: Upload) -> Result<Upload> {
     Ok(upload)
 }
 
-/// Reads the parts `metadata` and `rootfs` (or `rootfs.img`), in this order.
-async fn multipart(call: &mut Call, mut upload: Upload, content_type: &str) -> Result<Upload> {
+/// Reads the parts `metadata` and `rootfs` (or `rootfs.img`), in this order. The second one's file name comes along.
+async fn multipart(call: &mut Call, mut upload: Upload, content_type: &str) -> Result<(Upload, Option<String>)> {
     let wrong = |reason: String| Error::Field { name: "multipart body", reason };
     let boundary = multer::parse_boundary(content_type).map_err(|e| wrong(e.to_string()))?;
     let body = std::mem::replace(&mut call.body, super::body::BodyStream::empty());
     let mut parts = multer::Multipart::new(body.into_stream(), boundary);
-    let mut seen = 0;
+    let (mut seen, mut filename) = (0, None);
     while let Some(mut part) = parts.next_field().await.map_err(|e| wrong(e.to_string()))? {
         match (part.name().unwrap_or_default(), seen) {
             ("metadata", 0) => upload.part(Part::Metadata)?,
             ("rootfs" | "rootfs.img", 1) => upload.part(Part::Rootfs)?,
+            // Whatever a client sends beside them is nobody's business.
+            (_, 2) => continue,
             (name, _) => return Err(wrong(format!("unexpected part {name:?}: send \"metadata\", then \"rootfs\""))),
         }
         seen += 1;
+        filename = part.file_name().and_then(|name| name.rsplit('/').next()).map(str::to_owned);
         while let Some(chunk) = part.chunk().await.map_err(|e| wrong(e.to_string()))? {
             upload = write(upload, chunk).await?;
         }
     }
-    if seen == 2 { Ok(upload) } else { Err(wrong("the parts \"metadata\" and \"rootfs\" are needed".to_owned())) }
+    if seen == 2 {
+        Ok((upload, filename))
+    } else {
+        Err(wrong("the parts \"metadata\" and \"rootfs\" are needed".to_owned()))
+    }
 }
 
 /// Puts a verified image into the store and the database.

@@ -59,13 +59,15 @@ pub(super) fn by_fingerprint(model: &Model, project: &ProjectName, wanted: &str)
 }
 
 fn among(model: &Model, project: &ProjectName, wanted: &str, visible: impl Fn(&Image) -> bool) -> Result<Arc<Image>> {
+    // Clients hand on what a person typed.
+    let wanted = wanted.to_ascii_lowercase();
     let mut found = model
         .images
         .values()
-        .filter(|image| image.project == *project && visible(image) && image.fingerprint.as_str().starts_with(wanted));
+        .filter(|image| image.project == *project && visible(image) && image.fingerprint.as_str().starts_with(&wanted));
     match (found.next(), found.next()) {
         (Some(image), None) if !wanted.is_empty() => Ok(Arc::clone(image)),
-        (Some(_), Some(_)) => Err(Error::Ambiguous { fingerprint: wanted.to_owned() }),
+        (Some(_), Some(_)) => Err(Error::Ambiguous { fingerprint: wanted }),
         (Some(_) | None, _) => Err(Error::NotFound("Image")),
     }
 }
@@ -131,7 +133,9 @@ fn is_zero_time(text: &str) -> bool {
 fn profiles(model: &Model, project: &ProjectName, names: Vec<String>) -> Result<Vec<ProfileName>> {
     let names = names.into_iter().map(ProfileName::new).collect::<std::result::Result<Vec<_>, _>>()?;
     match names.iter().find(|name| model.profile(project, name).is_none()) {
-        Some(missing) => Err(Error::Field { name: "profiles", reason: format!("there is no profile {missing:?}") }),
+        Some(missing) => {
+            Err(Error::Field { name: "profiles", reason: format!("there is no profile {:?}", missing.as_str()) })
+        }
         None => Ok(names),
     }
 }

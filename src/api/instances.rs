@@ -258,6 +258,7 @@ pub async fn put(mut call: Call) -> Result<Response> {
     let new = Definition {
         config: body.config,
         devices: body.devices,
+        architecture: body.architecture,
         // As in LXD, none named is none.
         profiles: profile_names(body.profiles.unwrap_or_default())?,
         ephemeral: body.ephemeral,
@@ -281,12 +282,16 @@ pub async fn put(mut call: Call) -> Result<Response> {
 pub async fn patch(mut call: Call) -> Result<Response> {
     let (part, named): (wire::InstancePut, _) = call.json_part().await?;
     let (_, record) = find(&call)?;
+    if !part.restore.is_empty() {
+        return Err(Error::Field { name: "restore", reason: "only PUT restores a snapshot".to_owned() });
+    }
     let profiles = part.profiles.map(profile_names).transpose()?;
     let change = definition(&call, move |record| {
         let mut new = Definition {
             config: record.config.clone(),
             devices: record.devices.clone(),
             profiles: profiles.clone().unwrap_or_else(|| record.profiles.clone()),
+            architecture: part.architecture.clone(),
             ephemeral: if named.has("ephemeral") { part.ephemeral } else { record.ephemeral },
             description: if named.has("description") { &part.description } else { &record.description }.clone(),
         };

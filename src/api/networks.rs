@@ -35,7 +35,7 @@ fn used_by(model: &Model, name: &str) -> Vec<String> {
     let instances = model.instances.values().filter(|i| uses(&expand_instance(model, i).devices, name));
     let profiles = model.profiles.values().filter(|p| uses(&p.devices, name));
     profiles
-        .map(|p| format!("/1.0/profiles/{}", p.name))
+        .map(|p| format!("/1.0/profiles/{}", p.name.in_url()))
         .chain(instances.map(|i| format!("/1.0/instances/{}", i.key.name)))
         .collect()
 }

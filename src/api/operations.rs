@@ -9,6 +9,7 @@ use super::call::{Call, Trust};
 use super::error::Error;
 use super::response::{self, Response};
 use super::websocket;
+use crate::ops::socket::Close;
 use crate::ops::{Error as OpsError, Operation};
 
 type Result<T> = std::result::Result<T, Error>;
@@ -71,8 +72,12 @@ pub async fn websocket(mut call: Call) -> Result<Response> {
     let slot = operation.connect(&secret).map_err(Error::Operation)?;
     tokio::spawn(async move {
         match socket.await {
-            // The task may have ended meanwhile; then the socket is dropped, which hangs up.
-            Ok(socket) => drop(slot.send(socket)),
+            Ok(socket) => {
+                // The task may have ended meanwhile: then there is nothing to say on it.
+                if let Err(socket) = slot.send(socket) {
+                    socket.close(Close::Normal).await;
+                }
+            }
             Err(error) => tracing::debug!(%error, "a websocket of an operation did not come up"),
         }
     });

@@ -45,7 +45,11 @@ fn find(call: &Call) -> Result<(Arc<Model>, Arc<Profile>)> {
 pub async fn list(call: Call) -> Result<Response> {
     let (model, project) = (call.app.db.model(), call.project()?);
     let profiles = model.profiles.values().filter(|profile| profile.project == project);
-    call.list(profiles, |profile| format!("/1.0/profiles/{}", profile.name), |profile| to_wire(&model, profile))
+    call.list(
+        profiles,
+        |profile| format!("/1.0/profiles/{}", profile.name.in_url()),
+        |profile| to_wire(&model, profile),
+    )
 }
 
 /// `GET /1.0/profiles/<name>`.
@@ -71,7 +75,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
         devices: body.devices,
     };
     check(call.app.instances.context(), &profile)?;
-    let url = format!("/1.0/profiles/{}", profile.name);
+    let url = format!("/1.0/profiles/{}", profile.name.in_url());
     call.app
         .db
         .write(move |tx| {
@@ -89,7 +93,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
 async fn update(call: Call, change: impl FnOnce(&Profile) -> Profile + Send + 'static) -> Result<Response> {
     let (_, old) = find(&call)?;
     let wanted = call.if_match();
-    let url = format!("/1.0/profiles/{}", old.name);
+    let url = format!("/1.0/profiles/{}", old.name.in_url());
     let context = Arc::clone(call.app.instances.context());
     call.app
         .db
@@ -142,16 +146,17 @@ pub async fn rename(mut call: Call) -> Result<Response> {
     if old.name.as_str() == "default" {
         return Err(Error::DefaultProfile);
     }
-    let url = format!("/1.0/profiles/{new}");
+    let url = format!("/1.0/profiles/{}", new.in_url());
     let old_name = old.name.to_string();
     call.app
         .db
         .write(move |tx| {
             let model = tx.model().clone();
+            let old = model.profile(&old.project, &old.name).ok_or(Error::NotFound("Profile"))?;
             if model.profile(&old.project, &new).is_some() {
                 return Err(Error::Exists { what: "Profile", name: new.to_string() });
             }
-            tx.put_profile(Profile { name: new.clone(), ..(*old).clone() })?;
+            tx.put_profile(Profile { name: new.clone(), ..(**old).clone() })?;
             for instance in model.instances.values().filter(|i| i.key.project == old.project) {
                 if instance.profiles.contains(&old.name) {
                     let mut instance = (**instance).clone();
@@ -174,10 +179,11 @@ pub async fn delete(call: Call) -> Result<Response> {
     if profile.name.as_str() == "default" {
         return Err(Error::DefaultProfile);
     }
-    let url = format!("/1.0/profiles/{}", profile.name);
+    let url = format!("/1.0/profiles/{}", profile.name.in_url());
     call.app
         .db
         .write(move |tx| {
+            tx.model().profile(&profile.project, &profile.name).ok_or(Error::NotFound("Profile"))?;
             if let Some(by) = used_by(tx.model(), &profile.project, &profile.name).into_iter().next() {
                 return Err(Error::InUse { what: "Profile", name: profile.name.to_string(), by });
             }

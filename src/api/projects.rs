@@ -11,7 +11,9 @@ use crate::names::ProjectName;
 fn used_by(model: &Model, project: &ProjectName) -> Vec<String> {
     let mut urls = Vec::new();
     urls.extend(model.instances.keys().filter(|k| k.project == *project).map(|k| format!("/1.0/instances/{}", k.name)));
-    urls.extend(model.profiles.keys().filter(|(p, _)| p == project).map(|(_, n)| format!("/1.0/profiles/{n}")));
+    urls.extend(
+        model.profiles.keys().filter(|(p, _)| p == project).map(|(_, n)| format!("/1.0/profiles/{}", n.in_url())),
+    );
     urls.extend(model.images.keys().filter(|(p, _)| p == project).map(|(_, f)| format!("/1.0/images/{f}")));
     urls
 }
@@ -27,7 +29,7 @@ fn object(model: &Model, project: &Project) -> Value {
 pub async fn list(call: Call) -> Result<Response, Error> {
     let model = call.app.db.model();
     let projects = model.projects.values();
-    call.list(projects, |project| format!("/1.0/projects/{}", project.name), |project| object(&model, project))
+    call.list(projects, |project| format!("/1.0/projects/{}", project.name.in_url()), |project| object(&model, project))
 }
 
 /// `GET /1.0/projects/<name>`.

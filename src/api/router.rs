@@ -258,6 +258,7 @@ impl Router {
             params,
             query: parse_query(&request.query),
             raw_query: request.query,
+            method: request.method,
             headers: request.headers,
             peer: request.peer,
             trust,

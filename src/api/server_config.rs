@@ -182,10 +182,12 @@ async fn body(call: &mut Call) -> Result<Config> {
         Some(Value::Object(map)) => map,
         Some(_) => return Err(Error::Field { name: "config", reason: "it must be a map of texts".to_owned() }),
     };
+    let has_password = call.app.db.model().config.contains_key(PASSWORD);
     map.iter()
+        // A hidden key is shown so: set, and to stay. Where none is set, it says nothing.
+        .filter(|(key, value)| has_password || !(*key == PASSWORD && **value == Value::Bool(true)))
         .map(|(key, value)| match value {
             Value::String(text) => Ok((key.clone(), text.clone())),
-            // As a hidden key is shown by LXD: set, and to stay.
             Value::Bool(true) if key == PASSWORD => Ok((key.clone(), "true".to_owned())),
             Value::Null => Ok((key.clone(), String::new())),
             Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {

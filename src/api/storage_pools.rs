@@ -20,7 +20,7 @@ fn used_by(model: &Model, name: &PoolName) -> Vec<String> {
     let profiles = model.profiles.values().filter(|p| device::pools(&p.devices).contains(name));
     instances
         .map(|i| format!("/1.0/instances/{}", i.key.name))
-        .chain(profiles.map(|p| format!("/1.0/profiles/{}", p.name)))
+        .chain(profiles.map(|p| format!("/1.0/profiles/{}", p.name.in_url())))
         .collect()
 }
 
@@ -50,7 +50,7 @@ fn find(call: &Call) -> Result<(Arc<Model>, Arc<Pool>)> {
 /// `GET /1.0/storage-pools`.
 pub async fn list(call: Call) -> Result<Response> {
     let model = call.app.db.model();
-    let url = |pool: &&Arc<Pool>| format!("/1.0/storage-pools/{}", pool.name);
+    let url = |pool: &&Arc<Pool>| format!("/1.0/storage-pools/{}", pool.name.in_url());
     call.list(model.pools.values(), url, |pool| to_wire(&call, &model, pool))
 }
 
@@ -65,7 +65,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
     let body: wire::StoragePool = call.json().await?;
     let name = PoolName::new(body.name)?;
     add(&call, name.clone(), body.driver, body.description, body.config).await?;
-    let url = format!("/1.0/storage-pools/{name}");
+    let url = format!("/1.0/storage-pools/{}", name.in_url());
     call.lifecycle("storage-pool-created", &url);
     Ok(response::created(&url))
 }
@@ -101,7 +101,7 @@ async fn update(call: Call, change: impl FnOnce(&Pool) -> Pool + Send + 'static)
     let (_, old) = find(&call)?;
     let wanted = call.if_match();
     let shown = to_wire(&call, &call.app.db.model(), &old).config.get("source").cloned();
-    let url = format!("/1.0/storage-pools/{}", old.name);
+    let url = format!("/1.0/storage-pools/{}", old.name.in_url());
     call.app
         .db
         .write(move |tx| {
@@ -152,6 +152,10 @@ pub async fn delete(call: Call) -> Result<Response> {
     record.phase = Phase::Deleting;
     let db = &call.app.db;
     db.write(move |tx| {
+        // Somebody else may be deleting it, or have done so.
+        if !tx.model().pools.get(&record.name).is_some_and(|now| now.phase == Phase::Ready) {
+            return Err(Error::NotFound("Storage pool"));
+        }
         if let Some(by) = used_by(tx.model(), &record.name).into_iter().next() {
             return Err(Error::InUse { what: "Storage pool", name: record.name.to_string(), by });
         }
@@ -167,7 +171,7 @@ pub async fn delete(call: Call) -> Result<Response> {
     }
     let name = pool.name.clone();
     db.write(move |tx| Ok::<_, Error>(tx.delete_pool(&name)?)).await?;
-    call.lifecycle("storage-pool-deleted", &format!("/1.0/storage-pools/{}", pool.name));
+    call.lifecycle("storage-pool-deleted", &format!("/1.0/storage-pools/{}", pool.name.in_url()));
     Ok(response::empty())
 }
 

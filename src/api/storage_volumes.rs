@@ -38,7 +38,9 @@ fn volume(instance: &Instance) -> StorageVolume {
 fn listed(call: &Call, pool: &PoolName, kind: Option<&str>) -> Result<Response> {
     let model = call.app.db.model();
     let wanted = kind.is_none_or(|kind| kind == CONTAINER);
-    let url = |instance: &&Instance| format!("/1.0/storage-pools/{pool}/volumes/{CONTAINER}/{}", instance.key.name);
+    let url = |instance: &&Instance| {
+        format!("/1.0/storage-pools/{}/volumes/{CONTAINER}/{}", pool.in_url(), instance.key.name)
+    };
     call.list(roots(&model, pool).filter(|_| wanted), url, |instance| volume(instance))
 }
 

@@ -1,7 +1,7 @@
 //! The objects of LXD's API 1.0 as they travel: JSON field names, types and defaults, no behaviour.
 //!
 //! Source: the public API description of LXD 5.0.2. Shared by the daemon and the client; free of warp.
-//! Requests tolerate absent and `null` fields and ignore unknown ones; maps of configuration accept only strings.
+//! Requests tolerate absent and `null` fields and ignore unknown ones; maps of configuration accept only strings and `null`.
 
 pub mod health;
 mod metadata;
@@ -30,6 +30,20 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Reads a map of texts in which `null` is the empty text, which unsets a key: so do clients that make it from YAML.
+fn null_config<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Config, D::Error> {
+    let map: Option<BTreeMap<String, Option<String>>> = Deserialize::deserialize(deserializer)?;
+    Ok(map.unwrap_or_default().into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect())
+}
+
+/// Reads devices, of which each may hold such values, or be `null`.
+fn null_devices<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Devices, D::Error> {
+    #[derive(Default, Deserialize)]
+    struct Device(#[serde(deserialize_with = "null_config")] Config);
+    let map: Option<BTreeMap<String, Device>> = Deserialize::deserialize(deserializer)?;
+    Ok(map.unwrap_or_default().into_iter().map(|(name, device)| (name, device.0)).collect())
 }
 
 /// Writes a map without entries as `null`, as LXD does where it has made none.
@@ -104,10 +118,10 @@ pub struct Instance {
     /// Kernel architecture, e.g. `x86_64`.
     pub architecture: String,
     /// Own configuration.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_config")]
     pub config: Config,
     /// Own devices.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_devices")]
     pub devices: Devices,
     /// Deleted when it stops.
     pub ephemeral: bool,
@@ -121,10 +135,10 @@ pub struct Instance {
     /// RFC 3339.
     pub created_at: String,
     /// Configuration with that of the profiles.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_config")]
     pub expanded_config: Config,
     /// Devices with those of the profiles.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_devices")]
     pub expanded_devices: Devices,
     /// Host name of 1–63 characters.
     pub name: String,
@@ -165,10 +179,10 @@ pub struct InstancesPost {
     /// `null` means `["default"]`.
     pub profiles: Option<Vec<String>>,
     /// Own configuration.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_config")]
     pub config: Config,
     /// Own devices.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_devices")]
     pub devices: Devices,
     /// Deleted when it stops.
     #[serde(deserialize_with = "null_default")]
@@ -207,7 +221,7 @@ pub struct InstanceSource {
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub fingerprint: String,
     /// Properties of which an image must have all.
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "null_config", skip_serializing_if = "BTreeMap::is_empty")]
     pub properties: Config,
     /// URL of an image server.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
@@ -237,10 +251,10 @@ pub struct InstancePut {
     #[serde(deserialize_with = "null_default")]
     pub architecture: String,
     /// Own configuration.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_config")]
     pub config: Config,
     /// Own devices.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_devices")]
     pub devices: Devices,
     /// Deleted when it stops.
     #[serde(deserialize_with = "null_default")]
@@ -312,7 +326,7 @@ pub struct ExecPost {
     #[serde(deserialize_with = "null_default")]
     pub interactive: bool,
     /// Added to the instance's.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_config")]
     pub environment: Config,
     /// Columns of the pty.
     #[serde(deserialize_with = "null_default")]
@@ -359,7 +373,7 @@ pub struct ExecControl {
     /// `window-resize` or `signal`.
     pub command: String,
     /// `width` and `height` of a resize.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_config")]
     pub args: Config,
     /// Number of a signal.
     #[serde(deserialize_with = "null_default")]
@@ -371,13 +385,13 @@ pub struct ExecControl {
 #[serde(default)]
 pub struct Profile {
     /// Configuration.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_config")]
     pub config: Config,
     /// Free text.
     #[serde(deserialize_with = "null_default")]
     pub description: String,
     /// Devices.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_devices")]
     pub devices: Devices,
     /// Its name.
     #[serde(deserialize_with = "null_default")]
@@ -395,7 +409,7 @@ pub struct Image {
     #[serde(deserialize_with = "null_default")]
     pub auto_update: bool,
     /// Free properties.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_config")]
     pub properties: Config,
     /// Anyone may read it.
     #[serde(deserialize_with = "null_default")]
@@ -456,7 +470,7 @@ pub struct ImageAlias {
 #[serde(default)]
 pub struct StoragePool {
     /// Configuration.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_config")]
     pub config: Config,
     /// Free text.
     #[serde(deserialize_with = "null_default")]
@@ -482,7 +496,7 @@ pub struct StoragePool {
 #[serde(default)]
 pub struct Network {
     /// Configuration.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_config")]
     pub config: Config,
     /// Free text.
     #[serde(deserialize_with = "null_default")]

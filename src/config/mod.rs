@@ -31,6 +31,8 @@ pub enum Pattern {
     Exact(&'static str),
     /// All keys that begin so.
     Prefix(&'static str),
+    /// A beginning, the name of a device, and one of these ends.
+    OfDevice(&'static str, &'static [&'static str]),
 }
 
 impl Pattern {
@@ -38,6 +40,10 @@ impl Pattern {
         match self {
             Self::Exact(name) => key == name,
             Self::Prefix(prefix) => key.len() > prefix.len() && key.starts_with(prefix),
+            Self::OfDevice(prefix, ends) => key.strip_prefix(prefix).is_some_and(|rest| {
+                let device = |end: &&str| rest.strip_suffix(end).and_then(|rest| rest.strip_suffix('.'));
+                ends.iter().any(|end| device(end).is_some_and(|device| !device.is_empty()))
+            }),
         }
     }
 
@@ -46,6 +52,7 @@ impl Pattern {
         match self {
             Self::Exact(name) => name.to_owned(),
             Self::Prefix(prefix) => format!("{prefix}*"),
+            Self::OfDevice(prefix, ends) => format!("{prefix}<device>.{{{}}}", ends.join(",")),
         }
     }
 }

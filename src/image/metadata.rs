@@ -93,7 +93,9 @@ impl Metadata {
             architecture: architecture(&word)
                 .ok_or_else(|| wrong("architecture", &format!("{word:?} is not known")))?
                 .to_owned(),
-            creation_date: date("creation_date")?.ok_or_else(|| wrong("creation_date", "it is missing"))?,
+            creation_date: date("creation_date")?
+                .filter(|date| *date != 0)
+                .ok_or_else(|| wrong("creation_date", "it is missing"))?,
             expiry_date: date("expiry_date")?.filter(|date| *date > 0),
             properties,
         })
@@ -119,6 +121,7 @@ mod tests {
         for (yaml, field) in [
             ("creation_date: 1", "architecture"),
             ("architecture: x86_64", "creation_date"),
+            ("architecture: x86_64\ncreation_date: 0", "creation_date"),
             ("architecture: pdp11\ncreation_date: 1", "architecture"),
             ("architecture: x86_64\ncreation_date: soon", "creation_date"),
             ("architecture: x86_64\ncreation_date: 1\nproperties: [a]", "properties"),

@@ -42,8 +42,8 @@ pub(super) enum StopKind {
 
 /// What the actor is asked.
 pub(super) enum Request {
-    /// Bring it up.
-    Start { requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
+    /// Bring it up. `asked`: when; who asked while it was coming up has got what was asked for.
+    Start { asked: Instant, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// Bring it down; then perhaps up again.
     Stop {
         kind: StopKind,
@@ -113,6 +113,8 @@ pub(super) struct Actor {
     requests: mpsc::UnboundedReceiver<Request>,
     published: watch::Sender<Snapshot>,
     state: State,
+    /// When its last start was done.
+    up_since: Option<Instant>,
     going: Going,
     leases: Leases,
 }
@@ -130,6 +132,7 @@ impl Actor {
             requests,
             published,
             state: State::Stopped,
+            up_since: None,
             going: Going::default(),
             leases: Leases::default(),
         }
@@ -195,9 +198,12 @@ impl Actor {
     /// Handles a request; true when the instance is gone for good.
     async fn handle(&mut self, request: Request) -> bool {
         match request {
-            Request::Start { requestor, reply } => {
+            Request::Start { asked, requestor, reply } => {
                 let answer = match decide(Verb::Start, self.status()) {
                     Decision::Allow => self.start("instance-started", requestor.as_ref()).await,
+                    Decision::Deny(Error::AlreadyRunning) if self.up_since.is_some_and(|up| asked < up) => {
+                        Ok(Stages::default())
+                    }
                     Decision::Join => Err(Error::AlreadyRunning),
                     Decision::Deny(error) => Err(error),
                 };
@@ -283,6 +289,7 @@ impl Actor {
         match start::start(&self.context, &self.key, &mut self.leases, &mut stages).await {
             Ok(live) => {
                 self.enter(State::Running(live));
+                self.up_since = Some(Instant::now());
                 self.context.lifecycle(action, &self.key, requestor);
                 Ok(stages)
             }

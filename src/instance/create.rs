@@ -84,9 +84,7 @@ pub(super) async fn reserve(context: &Arc<Context>, new: NewInstance) -> Result<
             if architecture.is_empty() {
                 host.architecture().clone_into(&mut architecture);
             }
-            if !host.architectures.contains(&&*architecture) {
-                return Err(Error::Architecture { wanted: architecture, host: host.architectures.join(" and ") });
-            }
+            host.check_architecture(&architecture)?;
             let record = db::Instance {
                 key: new.key,
                 phase: Phase::Creating,

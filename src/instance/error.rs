@@ -194,7 +194,7 @@ impl fmt::Display for Error {
             Self::ConsoleInUse => f.write_str(
                 "The console is in use by another client: \"force\" takes it over, \"--show-log\" only looks",
             ),
-            Self::NoConsoleLog => f.write_str("The instance has no console log: it has not been started yet"),
+            Self::NoConsoleLog => f.write_str("The instance has no console log: nothing was written to its console since it was last started, if it was"),
             Self::NoConnection => f.write_str("The client did not connect to the websockets of the command in time"),
             Self::NoTemplate { name } => write!(f, "Template {name:?} not found"),
             Self::BadMetadata { reason } => {

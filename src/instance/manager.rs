@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::actor::{Actor, Answer, Request, StopKind};
 use super::adopt::{self, Found};
@@ -158,7 +159,7 @@ impl Manager {
         let kill = force || timeout == Some(Duration::ZERO);
         let kind = if kill { StopKind::Kill } else { StopKind::Shutdown(timeout) };
         self.ask(key, |reply| match target {
-            Target::Start => Request::Start { requestor, reply },
+            Target::Start => Request::Start { asked: Instant::now(), requestor, reply },
             Target::Stop => Request::Stop { kind, restart: false, keep_power: false, requestor, reply },
             Target::Restart => Request::Stop { kind, restart: true, keep_power: false, requestor, reply },
             Target::Freeze => Request::Freeze { requestor, reply },

@@ -85,6 +85,13 @@ impl Host {
     pub fn architecture(&self) -> &'static str {
         self.architectures.first().copied().unwrap_or_default()
     }
+
+    fn check_architecture(&self, wanted: &str) -> Result<(), Error> {
+        if self.architectures.contains(&wanted) {
+            return Ok(());
+        }
+        Err(Error::Architecture { wanted: wanted.to_owned(), host: self.architectures.join(" and ") })
+    }
 }
 
 /// What the tasks of all instances share.

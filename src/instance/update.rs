@@ -20,6 +20,8 @@ pub struct Definition {
     pub config: Config,
     /// Own devices.
     pub devices: Devices,
+    /// Kernel architecture; empty: as it is.
+    pub architecture: String,
     /// In order of application.
     pub profiles: Vec<ProfileName>,
     /// Deleted when it stops.
@@ -72,6 +74,10 @@ fn changed(context: &Context, model: &Model, old: &Instance, change: &Change) ->
     // a crash it would be taken for one that does not run.
     record.config.retain(|key, _| !is_own(key));
     record.config.extend(old.config.iter().filter(|(key, _)| is_own(key)).map(|(k, v)| (k.clone(), v.clone())));
+    if !new.architecture.is_empty() {
+        context.host.check_architecture(&new.architecture)?;
+        record.architecture = new.architecture;
+    }
     record.devices = new.devices;
     record.profiles = new.profiles;
     record.ephemeral = new.ephemeral;
@@ -113,9 +119,12 @@ pub(super) async fn update(
             .write(move |tx| {
                 let now = tx.model();
                 // Only the actor changes its instance, but others change profiles, and rename them.
+                let project = &old.key.project;
                 let same = now.instances.get(&old.key).is_some_and(|now| Arc::ptr_eq(now, &old))
-                    && profile::expand(now, &old.key.project, &record.profiles, &record.config, &record.devices)
-                        .is_ok_and(|again| again.config == expanded);
+                    && record.profiles.iter().all(|name| {
+                        let pair = now.profile(project, name).zip(model.profile(project, name));
+                        pair.is_some_and(|(now, before)| Arc::ptr_eq(now, before))
+                    });
                 if same {
                     tx.put_instance(record)?;
                 }

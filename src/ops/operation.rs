@@ -154,8 +154,6 @@ impl Operation {
             state.status = status;
             state.error = error;
         });
-        // Clients that connect after the end are refused, and those the task never took are hung up.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Waits until the operation has ended, or for `timeout`; `None` waits for ever.
@@ -189,18 +187,16 @@ impl Operation {
         Ok(())
     }
 
-    /// Reserves the websocket of `secret`; the caller then shakes hands and sends it.
+    /// Reserves the websocket of `secret`; the caller then shakes hands and sends it. One that was never connected can
+    /// be when the operation is over, too: a command can be quicker than its client's last connection.
     ///
     /// # Errors
-    /// When the operation is over, has no websockets, or the secret is wrong or used.
+    /// When the operation has no websockets, or the secret is wrong or used.
     pub fn connect(&self, secret: &str) -> Result<oneshot::Sender<WebSocket>, Error> {
         if self.class != Class::Websocket {
             return Err(Error::NoWebsocket);
         }
         let Some(name) = self.secrets.get(secret) else { return Err(Error::Secret) };
-        if self.status().is_final() {
-            return Err(Error::NotRunning);
-        }
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.remove(name).ok_or(Error::Connected)
     }

@@ -117,6 +117,11 @@ impl Daemon {
         self.child.as_ref().unwrap().id()
     }
 
+    /// Sends the daemon a signal by its name.
+    pub fn signal(&self, name: &str) {
+        run(Command::new("kill").args(["-s", name, &self.pid().to_string()]));
+    }
+
     /// Sets an environment variable for the starts from here on.
     pub fn set_env(&mut self, name: &str, value: &str) {
         self.env.push((name.to_owned(), value.to_owned()));
