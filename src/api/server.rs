@@ -289,6 +289,10 @@ where
 {
     let warp = warp::service(filter(handler));
     let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+        if request.method() == http::Method::CONNECT {
+            // Its target is a host, not a path, which warp cannot take. No path of ours has this method.
+            *request.uri_mut() = http::Uri::from_static("/CONNECT");
+        }
         request.extensions_mut().insert(peer.clone());
         warp.clone().call(request)
     });
@@ -332,6 +336,23 @@ mod tests {
         for text in ["127.0.0.1:port", "127.0.0.1:99999", "127.0.0.1:+99", "[::1", "[::1]99", ":::99", "1.2.3.4:5:6"] {
             assert!(split(text).is_err(), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_request_to_connect_elsewhere_is_answered() {
+        struct Path;
+        impl Handler for Path {
+            fn handle(&self, request: Request) -> BoxFuture<'static, http::Response<Body>> {
+                let text = format!("{} {}", request.method, request.path);
+                std::future::ready(http::Response::new(Body::full(bytes::Bytes::from(text)))).boxed()
+            }
+        }
+        let (mut client, server) = tokio::io::duplex(4096);
+        tokio::spawn(connection(Arc::new(Path), server, Peer::Unix { uid: 0 }));
+        client.write_all(b"CONNECT host:80 HTTP/1.1\r\nHost: host:80\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 4096];
+        let length = client.read(&mut answer).await.unwrap();
+        assert!(String::from_utf8_lossy(&answer[..length]).starts_with("HTTP/1.1 200 OK"), "a whole answer");
     }
 
     #[tokio::test]
