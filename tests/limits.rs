@@ -9,7 +9,7 @@ use serde_json::json;
 use support::Daemon;
 
 /// A file of the control group of a running container, by the names of version 1 and 2.
-fn file(daemon: &Daemon, name: &str, controller: &str, v1: &str, v2: &str) -> String {
+fn path(daemon: &Daemon, name: &str, controller: &str, v1: &str, v2: &str) -> PathBuf {
     let pid = daemon.api("GET", &format!("/1.0/instances/{name}/state"), "").1["metadata"]["pid"].as_i64().unwrap();
     let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let of = |wanted: &str| {
@@ -22,15 +22,23 @@ fn file(daemon: &Daemon, name: &str, controller: &str, v1: &str, v2: &str) -> St
                 .then(|| path.trim_start_matches('/').to_owned())
         })
     };
-    let path = match of(controller) {
+    match of(controller) {
         Some(group) => PathBuf::from("/sys/fs/cgroup").join(controller).join(group).join(v1),
         None => PathBuf::from("/sys/fs/cgroup").join(of("").unwrap()).join(v2),
-    };
+    }
+}
+
+fn file(daemon: &Daemon, name: &str, controller: &str, v1: &str, v2: &str) -> String {
+    let path = path(daemon, name, controller, v1, v2);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
 }
 
+fn memory_file(daemon: &Daemon, name: &str) -> PathBuf {
+    path(daemon, name, "memory", "memory.limit_in_bytes", "memory.max")
+}
+
 fn memory(daemon: &Daemon, name: &str) -> String {
-    file(daemon, name, "memory", "memory.limit_in_bytes", "memory.max")
+    std::fs::read_to_string(memory_file(daemon, name)).unwrap().trim().to_owned()
 }
 
 fn cpus(daemon: &Daemon, name: &str) -> String {
@@ -143,4 +151,55 @@ fn a_named_size_is_limits() {
     assert!(answer["error"].as_str().unwrap().contains("\"instance_type\""), "{answer}");
     daemon.lxc(&["init", "bb", "c3", "-t", "c2-m1", "-c", "limits.cpu=1"]).ok();
     assert_eq!(daemon.lxc(&["config", "get", "c3", "limits.cpu"]).ok().trim(), "1");
+}
+
+#[test]
+fn a_profile_changes_all_that_use_it_or_none() {
+    let mut daemon = Daemon::ready("overlay");
+    daemon.lxc(&["profile", "create", "small"]).ok();
+    for name in ["a", "b", "own", "down"] {
+        daemon.lxc(&["init", "bb", name, "-p", "default", "-p", "small"]).ok();
+    }
+    daemon.lxc(&["config", "set", "own", "limits.memory=77MiB"]).ok();
+    for name in ["a", "b", "own"] {
+        daemon.lxc(&["start", name]).ok();
+    }
+    let set = |value: &str| daemon.lxc(&["profile", "set", "small", &format!("limits.memory={value}")]);
+    let all = || ["a", "b", "own"].map(|name| memory(&daemon, name));
+    set("64MiB").ok();
+    assert_eq!(all(), ["67108864", "67108864", "80740352"]);
+    // One that cannot follow keeps all as they are, and is named.
+    let fill = "mkdir -p /f; mount -t tmpfs x /f; dd if=/dev/zero of=/f/f bs=1M count=40 2>/dev/null";
+    daemon.lxc(&["exec", "b", "--", "sh", "-c", fill]).ok();
+    set("8MiB").refused("; b: Configuration key \"limits.memory\"");
+    assert_eq!(all(), ["67108864", "67108864", "80740352"]);
+    assert_eq!(daemon.lxc(&["profile", "get", "small", "limits.memory"]).ok().trim(), "64MiB");
+    // Those that are down have it from their start, those that come and go, too.
+    daemon.lxc(&["start", "down"]).ok();
+    assert_eq!(memory(&daemon, "down"), "67108864");
+    daemon.lxc(&["profile", "remove", "a", "small"]).ok();
+    assert!(memory(&daemon, "a").len() > 15 || memory(&daemon, "a") == "max");
+    daemon.lxc(&["profile", "add", "a", "small"]).ok();
+    assert_eq!(memory(&daemon, "a"), "67108864");
+    // A change that a crash cut off between the kernel and the database.
+    let group = memory_file(&daemon, "a");
+    daemon.kill();
+    std::fs::write(&group, "62914560").unwrap();
+    daemon.start();
+    assert_eq!(memory(&daemon, "a"), "67108864");
+    // Many at once, from several sides, and none waits for ever.
+    std::thread::scope(|scope| {
+        for n in 0..6 {
+            let daemon = &daemon;
+            scope.spawn(move || {
+                let profile = if n % 2 == 0 { "small" } else { "default" };
+                daemon.lxc(&["profile", "set", profile, &format!("user.k{n}=v"), "limits.processes=99"]).ok();
+                daemon.lxc(&["config", "set", "a", &format!("user.k{n}=v")]).ok();
+            });
+        }
+    });
+    assert_eq!(file(&daemon, "b", "pids", "pids.max", "pids.max"), "99");
+    let (_, answer) = daemon.api("GET", "/1.0/instances/a", "");
+    let keys = answer["metadata"]["config"].as_object().unwrap().keys().filter(|key| key.starts_with("user.k")).count();
+    assert_eq!(keys, 6);
 }

@@ -234,6 +234,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::StopTimeout { .. }
         | instance::Error::NoSuchPool(_)
         | instance::Error::PoolChange { .. }
+        | instance::Error::OfUsers { .. }
         | instance::Error::NoController { .. }
         | instance::Error::Limit { .. }
         | instance::Error::Architecture { .. }

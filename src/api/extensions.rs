@@ -41,6 +41,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "limits_hugepages",
     "linux_sysctl",
     "lxc_features",
+    "metadata_configuration",
     "network",
     "network_counters_errors_dropped",
     "network_dhcp_expiry",

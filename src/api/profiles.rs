@@ -90,23 +90,19 @@ pub async fn create(mut call: Call) -> Result<Response> {
 }
 
 /// Replaces the modifiable part by what `change` makes of it.
-async fn update(call: Call, change: impl FnOnce(&Profile) -> Profile + Send + 'static) -> Result<Response> {
+async fn update(call: Call, change: impl Fn(&Profile) -> Profile + Send + Sync + 'static) -> Result<Response> {
     let (_, old) = find(&call)?;
     let wanted = call.if_match();
     let url = format!("/1.0/profiles/{}", old.name.in_url());
     let context = Arc::clone(call.app.instances.context());
-    call.app
-        .db
-        .write(move |tx| {
-            let (project, name) = (&old.project, &old.name);
-            let old = tx.model().profile(project, name).cloned().ok_or(Error::NotFound("Profile"))?;
-            wanted.check(modifiable(&old))?;
-            let new = change(&old);
-            check(&context, &new)?;
-            tx.put_profile(new)?;
-            Ok::<_, Error>(instance::check_profile(tx.model(), project, name)?)
-        })
-        .await?;
+    let change = move |old: &Profile| {
+        wanted.check(modifiable(old))?;
+        let new = change(old);
+        check(&context, &new)?;
+        Ok::<_, Error>(new)
+    };
+    let changed = call.app.instances.change_profile(&old.project, &old.name, Box::new(change)).await?;
+    changed.ok_or(Error::NotFound("Profile"))?;
     call.lifecycle("profile-updated", &url);
     Ok(response::empty())
 }
@@ -115,9 +111,9 @@ async fn update(call: Call, change: impl FnOnce(&Profile) -> Profile + Send + 's
 pub async fn put(mut call: Call) -> Result<Response> {
     let body: wire::Profile = call.json().await?;
     update(call, move |old| Profile {
-        description: body.description,
-        config: body.config,
-        devices: body.devices,
+        description: body.description.clone(),
+        config: body.config.clone(),
+        devices: body.devices.clone(),
         ..old.clone()
     })
     .await
@@ -128,10 +124,10 @@ pub async fn patch(mut call: Call) -> Result<Response> {
     let (part, named): (wire::Profile, _) = call.json_part().await?;
     update(call, move |old| {
         let mut new = old.clone();
-        new.config.extend(part.config);
-        new.devices.extend(part.devices);
+        new.config.extend(part.config.clone());
+        new.devices.extend(part.devices.clone());
         if named.has("description") {
-            new.description = part.description;
+            new.description.clone_from(&part.description);
         }
         new
     })

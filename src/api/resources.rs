@@ -13,6 +13,11 @@ pub async fn get(call: Call) -> Result<Response, Error> {
     Ok(response::sync(found))
 }
 
+/// `GET /1.0/metadata/configuration`: every key of the configuration, with what it does. Of later versions of LXD.
+pub async fn configuration(_: Call) -> Result<Response, Error> {
+    Ok(response::sync(crate::config::reference::json()))
+}
+
 /// `GET /1.0/health`.
 pub async fn health(call: Call) -> Result<Response, Error> {
     let context = std::sync::Arc::clone(call.app.instances.context());

@@ -91,6 +91,7 @@ fn table() -> Vec<(String, Resource)> {
                 POST Trusted image_aliases::rename, DELETE Trusted image_aliases::delete,
             ),
         ),
+        ("/1.0/metadata/configuration", resource!(GET Trusted resources::configuration)),
         ("/1.0/networks", resource!(GET Trusted networks::list, POST Trusted networks::create)),
         (
             "/1.0/networks/{name}",

@@ -8,12 +8,14 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::apply::apply;
 use super::error::Error;
 use super::lease::{Lease, Leases};
 use super::policy::{Decision, Verb, decide};
 use super::state::{Snapshot, Status};
 use super::update::Change;
 use super::{Context, Stages, delete, limits, rename, start, stop, update};
+use crate::db::Model;
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
 use crate::profile;
@@ -65,6 +67,9 @@ pub(super) enum Request {
     Rest { reply: oneshot::Sender<()> },
     /// Change its definition.
     Update { change: Change, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
+    /// Apply what another state of the database says of it; keep it when `kept` is told so, else take it back. Until
+    /// then everything else waits.
+    Hold { next: Arc<Model>, ready: oneshot::Sender<Result<(), Error>>, kept: oneshot::Receiver<()> },
     /// Give it another name.
     Rename { to: InstanceKey, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// liblxc is taking the container down to bring it up again: the monitor will end.
@@ -230,6 +235,7 @@ impl Actor {
                 };
                 answer_to(reply, answer.map(|()| Stages::default()));
             }
+            Request::Hold { next, ready, kept } => self.hold(&next, ready, kept).await,
             Request::Rename { to, requestor, reply } => {
                 let answer = match decide(Verb::Rename, self.status()) {
                     Decision::Allow => self.rename(&to, requestor.as_ref()).await,
@@ -299,6 +305,29 @@ impl Actor {
                 self.enter(if broken { State::Error } else { State::Stopped });
                 Err(error)
             }
+        }
+    }
+
+    async fn hold(&self, next: &Model, ready: oneshot::Sender<Result<(), Error>>, kept: oneshot::Receiver<()>) {
+        let now = self.context.db.model();
+        let applied = match (self.live(), now.instances.get(&self.key)) {
+            (Some(live), Some(record)) => {
+                let (before, after) = (profile::expand_instance(&now, record), profile::expand_instance(next, record));
+                apply(&self.context, &self.key, live.pid, &before, &after).await.map(Some)
+            }
+            (None, _) | (_, None) => Ok(None),
+        };
+        match applied {
+            Ok(applied) => {
+                // Who asked may have given up: then `kept` says so.
+                let _ = ready.send(Ok(()));
+                if kept.await.is_err()
+                    && let Some(applied) = applied
+                {
+                    applied.undo().await;
+                }
+            }
+            Err(error) => drop(ready.send(Err(error))),
         }
     }
 

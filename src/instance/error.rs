@@ -17,6 +17,9 @@ pub enum Error {
         key: InstanceKey,
         cause: Box<Error>,
     },
+    OfUsers {
+        refusals: Vec<(InstanceKey, Error)>,
+    },
     Changed {
         etag: String,
     },
@@ -115,6 +118,10 @@ impl fmt::Display for Error {
             Self::NotFound => f.write_str("Instance not found"),
             Self::OfUser { key, cause } => {
                 write!(f, "The profile is in use by /1.0/instances/{}, which cannot live with that: {cause}", key.name)
+            }
+            Self::OfUsers { refusals } => {
+                f.write_str("The profile was not changed, as not all running instances that use it can follow")?;
+                refusals.iter().try_for_each(|(key, error)| write!(f, "; {}: {error}", key.name))
             }
             Self::Changed { etag } => {
                 write!(f, "The instance was changed meanwhile (its ETag is {etag}): read it again and repeat the change")

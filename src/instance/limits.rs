@@ -158,19 +158,29 @@ pub(super) async fn started(context: &Arc<Context>, container: &str, config: &Co
     }
 }
 
-/// A container found running at the daemon's start has what it was given.
+/// A container found running at the daemon's start gets what the database says: a change may have been cut off between the
+/// two.
 pub(super) async fn adopted(context: &Arc<Context>, container: &str, config: &Config, pid: i32) {
-    let Some(demand) = demand(config) else { return };
-    let (context, container) = (Arc::clone(context), container.to_owned());
-    let asked = blocking(move || {
-        if let Some(cpus) = context.cpus.ask(&container, Some(demand), Some(pid)) {
-            // It may have gone meanwhile.
-            let _ = set_cpus(pid, &cpus);
+    let (context, container, config) = (Arc::clone(context), container.to_owned(), config.clone());
+    let set = blocking(move || {
+        let demand = demand(&config);
+        let cpus = demand.and_then(|demand| context.cpus.ask(&container, Some(demand), Some(pid)));
+        // Twice, as the kernel takes some only after others.
+        let settings = all(&config, cpus.as_ref());
+        for setting in settings.iter().chain(&settings) {
+            let Place::File(path, value) = place(pid, setting) else { continue };
+            let now = std::fs::read_to_string(&path).unwrap_or_default();
+            if now.trim() == value {
+                continue;
+            }
+            if let Err((_, error)) = cgroup_write::write_all(&[(path, value)]) {
+                tracing::debug!(%container, key = setting.key, %error, "setting it again");
+            }
         }
         Ok::<_, Error>(())
     });
     // Ended with the runtime.
-    let _ = asked.await;
+    let _ = set.await;
 }
 
 /// The container is down: others get its processors.

@@ -65,6 +65,7 @@ pub struct Manager {
     ended: Mutex<BTreeSet<String>>,
     limits: files::Limits,
     consoles: Consoles,
+    profile_changes: tokio::sync::Mutex<()>,
 }
 
 impl Manager {
@@ -76,6 +77,7 @@ impl Manager {
             ended: Mutex::default(),
             limits: files::Limits::default(),
             consoles: Consoles::default(),
+            profile_changes: tokio::sync::Mutex::default(),
         }
     }
 
@@ -105,6 +107,16 @@ impl Manager {
         let handle = Handle { requests, snapshot };
         self.handles().insert(key.clone(), handle.clone());
         handle
+    }
+
+    /// Held while a profile changes.
+    pub(super) fn profile_changes(&self) -> &tokio::sync::Mutex<()> {
+        &self.profile_changes
+    }
+
+    /// Puts a request into the queue of an instance; false when there is no such instance.
+    pub(super) fn send(&self, key: &InstanceKey, request: Request) -> bool {
+        self.handles().get(key).is_some_and(|handle| handle.requests.send(request).is_ok())
     }
 
     async fn ask(

@@ -13,6 +13,7 @@
 
 mod actor;
 mod adopt;
+mod apply;
 mod console;
 mod create;
 mod delete;
@@ -27,6 +28,7 @@ mod manager;
 mod metadata;
 mod petname;
 mod policy;
+mod profile_change;
 mod rename;
 mod render;
 mod start;
@@ -63,8 +65,9 @@ pub use live::states as live_states;
 pub use logs::LogName;
 pub use manager::{Manager, Target};
 pub use metadata::{MAX_TEMPLATE, TemplateName};
+pub use profile_change::ProfileChange;
 pub use state::{Snapshot, Status};
-pub use update::{Change, Definition, check_profile};
+pub use update::{Change, Definition};
 
 /// What this host is and has, found out once at the daemon's start.
 pub struct Host {

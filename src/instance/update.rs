@@ -3,15 +3,16 @@
 
 use std::sync::Arc;
 
+use super::apply::apply;
 use super::error::Error;
-use super::{Context, create, limits, rename, stop};
+use super::{Context, create, rename, stop};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{Instance, Model};
 use crate::device::Set;
 use crate::events::lifecycle::Requestor;
 use crate::names::{InstanceKey, ProfileName, ProjectName};
-use crate::profile;
+use crate::profile::{self, Expanded};
 
 /// What of an instance can be changed.
 #[derive(Debug, Clone)]
@@ -44,7 +45,7 @@ fn is_own(key: &str) -> bool {
 ///
 /// # Errors
 /// Of the first that cannot.
-pub fn check_profile(model: &Model, project: &ProjectName, name: &ProfileName) -> Result<(), Error> {
+pub(super) fn check_profile(model: &Model, project: &ProjectName, name: &ProfileName) -> Result<(), Error> {
     let users =
         model.instances.values().filter(|record| record.key.project == *project && record.profiles.contains(name));
     for record in users {
@@ -58,7 +59,7 @@ pub fn check_profile(model: &Model, project: &ProjectName, name: &ProfileName) -
 }
 
 /// The record that `change` makes of `old`, checked whole.
-fn changed(context: &Context, model: &Model, old: &Instance, change: &Change) -> Result<(Instance, Config), Error> {
+fn changed(context: &Context, model: &Model, old: &Instance, change: &Change) -> Result<(Instance, Expanded), Error> {
     let new = change(old)?;
     config::validate_instance(&new.config, config::Scope::Instance)?;
     let mut record = old.clone();
@@ -91,11 +92,11 @@ fn changed(context: &Context, model: &Model, old: &Instance, change: &Change) ->
     };
     record.config.retain(|key, _| gone(key).is_none());
     create::give_addresses(&devices, &mut record.config)?;
-    Ok((record, expanded.config))
+    Ok((record, expanded))
 }
 
-/// Another definition; `pid`: of the init of a running container, whose limits change with it. They change first: what
-/// the kernel refuses is not written down, and what cannot be written down is taken back.
+/// Another definition; `pid`: of the init of a running container, which changes with it. It changes first: what is refused
+/// there is not written down, and what cannot be written down is taken back.
 pub(super) async fn update(
     context: &Arc<Context>,
     key: &InstanceKey,
@@ -109,8 +110,8 @@ pub(super) async fn update(
         let (record, expanded) = changed(context, &model, &old, change)?;
         let applied = match pid {
             Some(pid) => {
-                let before = profile::expand_instance(&model, &old).config;
-                limits::change(context, &key.container(), pid, &before, &expanded).await?
+                let before = profile::expand_instance(&model, &old);
+                Some(apply(context, key, pid, &before, &expanded).await?)
             }
             None => None,
         };

@@ -1,0 +1,42 @@
+//! A changed configuration on a running container: everything of it, or nothing.
+//!
+//! ```text
+//!   before, after ── limits ──> Applied ── kept when the change is written down
+//!                                 └────── undo() when it is not
+//! ```
+
+use std::sync::Arc;
+
+use super::error::Error;
+use super::{Context, limits};
+use crate::names::InstanceKey;
+use crate::profile::Expanded;
+
+/// What was changed, to be taken back when the change does not come about.
+pub(super) struct Applied {
+    limits: Option<limits::Changed>,
+}
+
+/// Brings the running container with this init from what `before` says to what `after` does. What only counts from its
+/// next start on is left alone.
+///
+/// # Errors
+/// Of what cannot be changed; then everything is as it was.
+pub(super) async fn apply(
+    context: &Arc<Context>,
+    key: &InstanceKey,
+    pid: i32,
+    before: &Expanded,
+    after: &Expanded,
+) -> Result<Applied, Error> {
+    Ok(Applied { limits: limits::change(context, &key.container(), pid, &before.config, &after.config).await? })
+}
+
+impl Applied {
+    /// Takes it back, as far as that can be; what cannot is logged.
+    pub(super) async fn undo(self) {
+        if let Some(limits) = self.limits {
+            limits.undo().await;
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! A changed profile: on all its users at once, or on none.
+//!
+//! ```text
+//!   the change ──> hold every user ──> all could apply it ──> written down ──> kept
+//!                   (their queues wait)  └ one could not, or it cannot be written ──> all take it back
+//! ```
+//! The queues of all users wait meanwhile, so that none starts, or is changed, in between. One change at a time, as two
+//! that hold each other's users would wait for ever.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::actor::Request;
+use super::error::Error;
+use super::manager::Manager;
+use super::update::check_profile;
+use crate::db::{self, Model, Profile};
+use crate::names::{InstanceKey, ProfileName, ProjectName};
+
+/// Makes the new profile out of the present one. Asked again when something else was changed meanwhile.
+pub type ProfileChange<E> = Box<dyn Fn(&Profile) -> Result<Profile, E> + Send + Sync>;
+
+/// Users whose queues wait. Dropped, they take back what they have applied.
+struct Held {
+    verdicts: Vec<oneshot::Sender<()>>,
+}
+
+impl Held {
+    fn keep(self) {
+        for verdict in self.verdicts {
+            // It may have been deleted with its instance.
+            let _ = verdict.send(());
+        }
+    }
+}
+
+fn users(model: &Model, project: &ProjectName, name: &ProfileName) -> Vec<Arc<db::Instance>> {
+    let uses = |record: &&Arc<db::Instance>| record.key.project == *project && record.profiles.contains(name);
+    model.instances.values().filter(uses).cloned().collect()
+}
+
+impl Manager {
+    /// Changes a profile, at once in the running instances that use it. `None`: there is no such profile.
+    ///
+    /// # Errors
+    /// Of the change, or [`Error::OfUsers`] with what each instance that refuses says; then nothing has changed.
+    pub async fn change_profile<E>(
+        &self,
+        project: &ProjectName,
+        name: &ProfileName,
+        change: ProfileChange<E>,
+    ) -> Result<Option<()>, E>
+    where
+        E: From<Error> + From<db::Error> + Send + 'static,
+    {
+        let _guard = self.profile_changes().lock().await;
+        loop {
+            let model = self.context().db.model();
+            let Some(old) = model.profile(project, name).cloned() else { return Ok(None) };
+            let new = change(&old)?;
+            let mut next = (*model).clone();
+            Arc::make_mut(&mut next.profiles).insert((project.clone(), name.clone()), Arc::new(new.clone()));
+            check_profile(&next, project, name)?;
+            let users = users(&model, project, name);
+            let held = self.hold(users.iter().map(|user| &user.key), &Arc::new(next)).await?;
+            let (project, name) = (project.clone(), name.clone());
+            let written = self.context().db.write(move |tx| {
+                let now = tx.model();
+                let same = now.profile(&project, &name).is_some_and(|now| Arc::ptr_eq(now, &old))
+                    && self::users(now, &project, &name).iter().map(|user| &user.key).eq(users.iter().map(|u| &u.key));
+                if same {
+                    tx.put_profile(new)?;
+                    check_profile(tx.model(), &project, &name)?;
+                }
+                Ok::<_, E>(same)
+            });
+            if written.await? {
+                held.keep();
+                return Ok(Some(()));
+            }
+        }
+    }
+
+    /// Has every user apply what `next` says, and wait.
+    async fn hold(&self, users: impl Iterator<Item = &InstanceKey>, next: &Arc<Model>) -> Result<Held, Error> {
+        let mut held = Held { verdicts: Vec::new() };
+        let mut answers = Vec::new();
+        for key in users {
+            let (ready, answer) = oneshot::channel();
+            let (verdict, kept) = oneshot::channel();
+            if self.send(key, Request::Hold { next: Arc::clone(next), ready, kept }) {
+                held.verdicts.push(verdict);
+                answers.push((key, answer));
+            }
+        }
+        let mut refusals = Vec::new();
+        for (key, answer) in answers {
+            // One that does not answer has been deleted.
+            if let Ok(Err(error)) = answer.await {
+                refusals.push((key.clone(), error));
+            }
+        }
+        if refusals.is_empty() { Ok(held) } else { Err(Error::OfUsers { refusals }) }
+    }
+}
