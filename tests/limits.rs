@@ -193,8 +193,10 @@ fn a_profile_changes_all_that_use_it_or_none() {
             let daemon = &daemon;
             scope.spawn(move || {
                 let profile = if n % 2 == 0 { "small" } else { "default" };
-                daemon.lxc(&["profile", "set", profile, &format!("user.k{n}=v"), "limits.processes=99"]).ok();
-                daemon.lxc(&["config", "set", "a", &format!("user.k{n}=v")]).ok();
+                let body = json!({"config": {format!("user.k{n}"): "v", "limits.processes": "99"}}).to_string();
+                assert_eq!(daemon.api("PATCH", &format!("/1.0/profiles/{profile}"), &body).0, 200);
+                let body = json!({"config": {format!("user.k{n}"): "v"}}).to_string();
+                assert_eq!(daemon.api("PATCH", "/1.0/instances/a", &body).0, 200);
             });
         }
     });
