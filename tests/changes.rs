@@ -136,6 +136,14 @@ fn odd_changes_do_what_lxd_does_or_say_why_not() {
     assert_eq!(daemon.api("GET", url, "").1["metadata"]["architecture"], "i686");
     let refused = patch(json!({"architecture": "s390x"})).1;
     assert!(refused["error"].as_str().unwrap().contains("architecture"), "{refused}");
+    // What the daemon notes for itself changes nothing that a client saw.
+    assert_eq!(patch(json!({"architecture": "x86_64"})).0, 200);
+    let seen = daemon.ask("GET", url, &[], b"");
+    daemon.lxc(&["start", "c1"]).ok();
+    daemon.lxc(&["stop", "--force", "c1"]).ok();
+    let tag = [("If-Match", seen.header("etag")), ("Content-Type", "application/json")];
+    assert_eq!(daemon.api_raw("PATCH", url, &tag, br#"{"description":"new"}"#).0, 200);
+    assert_eq!(daemon.api_raw("PATCH", url, &tag, br#"{"description":"newer"}"#).0, 412);
     // A body that was lost on its way is no empty object.
     for (method, path) in [("PUT", "/1.0"), ("PUT", url), ("PATCH", url), ("PUT", "/1.0/profiles/default")] {
         let (status, answer) = daemon.api(method, path, "");

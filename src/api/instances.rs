@@ -108,10 +108,9 @@ pub async fn list(call: Call) -> Result<Response> {
 }
 
 /// What of an instance a client can change, for its ETag.
-pub(super) fn modifiable(
-    record: &db::Instance,
-) -> (&String, &wire::Config, &wire::Devices, bool, &Vec<ProfileName>, &String) {
-    (&record.architecture, &record.config, &record.devices, record.ephemeral, &record.profiles, &record.description)
+pub(super) fn modifiable(record: &db::Instance) -> impl serde::Serialize {
+    let config: BTreeMap<_, _> = record.config.iter().filter(|(key, _)| !instance::is_own(key)).collect();
+    (&record.architecture, config, &record.devices, record.ephemeral, &record.profiles, &record.description)
 }
 
 /// `GET /1.0/instances/<name>?recursion=1`.

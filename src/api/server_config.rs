@@ -104,7 +104,7 @@ fn environment(call: &Call, config: &Config, project: &str) -> Value {
     let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
     let os = os_release();
     let os = |key: &str| os.get(key).cloned().unwrap_or_default();
-    let mut kernel_features = features::kernel();
+    let mut kernel_features = features::kernel().clone();
     kernel_features.insert("idmapped_mounts", context.pools.probes().id_mapped_missing().is_none());
     // Texts, not booleans: so the API has it.
     let kernel_features: BTreeMap<_, _> =

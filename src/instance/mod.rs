@@ -67,7 +67,7 @@ pub use manager::{Manager, Target};
 pub use metadata::{MAX_TEMPLATE, TemplateName};
 pub use profile_change::ProfileChange;
 pub use state::{Snapshot, Status};
-pub use update::{Change, Definition};
+pub use update::{Change, Definition, is_own};
 
 /// What this host is and has, found out once at the daemon's start.
 pub struct Host {

@@ -35,8 +35,9 @@ pub struct Definition {
 /// Asked again when something else was changed meanwhile.
 pub type Change = Box<dyn Fn(&Instance) -> Result<Definition, Error> + Send + Sync>;
 
-/// Keys by which the daemon finds its way back after a crash.
-fn is_own(key: &str) -> bool {
+/// Keys by which the daemon finds its way back after a crash. No client changes them, and they are no part of what a client
+/// saw when it changes something else.
+pub fn is_own(key: &str) -> bool {
     let interface = key.starts_with("volatile.") && key.ends_with(".host_name");
     interface || [stop::POWER, stop::RESTART, rename::MARKER].contains(&key)
 }

@@ -1,6 +1,10 @@
 //! What this host's kernel and file system can do, found by trying once; each feature can be switched off by an
 //! environment variable.
+//!
+//! A trial writes to the disk, which takes a second when others write much. What has worked since the host was booted, on
+//! the same file system and for the same version of this program, is not tried again; what has not, always is.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -23,6 +27,8 @@ pub struct Feature {
 #[derive(Debug)]
 pub struct Probes {
     scratch: std::path::PathBuf,
+    /// What has worked is remembered there.
+    memory: Option<std::path::PathBuf>,
     idmapped: OnceLock<Option<String>>,
     overlay: OnceLock<Option<String>>,
 }
@@ -39,7 +45,36 @@ fn switched_off(names: &[&str]) -> Option<String> {
 impl Probes {
     /// Nothing tried yet; `scratch` is a directory on the file system in question, for the trials.
     pub fn new(scratch: &Path) -> Self {
-        Self { scratch: scratch.to_owned(), idmapped: OnceLock::new(), overlay: OnceLock::new() }
+        Self { scratch: scratch.to_owned(), memory: None, idmapped: OnceLock::new(), overlay: OnceLock::new() }
+    }
+
+    /// The same, and what works is remembered in the file `memory` for the next start.
+    pub fn remembering(scratch: &Path, memory: &Path) -> Self {
+        Self { memory: Some(memory.to_owned()), ..Self::new(scratch) }
+    }
+
+    /// What a success is good for: this boot, kernel, file system and version.
+    fn circumstances(&self) -> Option<String> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let device = std::fs::metadata(&self.scratch).ok()?.dev();
+        Some(format!("{} {device} {}", boot.trim(), env!("CARGO_PKG_VERSION")))
+    }
+
+    fn has_worked(&self, feature: &str) -> bool {
+        let line = self.circumstances().map(|circumstances| format!("{feature} {circumstances}"));
+        let known = self.memory.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
+        line.zip(known).is_some_and(|(line, known)| known.lines().any(|known| known == line))
+    }
+
+    fn remember(&self, feature: &str) {
+        let (Some(path), Some(circumstances)) = (&self.memory, self.circumstances()) else { return };
+        let known = std::fs::read_to_string(path).unwrap_or_default();
+        let still = known.lines().filter(|line| line.ends_with(&circumstances) && !line.starts_with(feature));
+        let text: String = still.map(|line| format!("{line}\n")).collect();
+        // Without it the next start tries again.
+        if let Err(error) = std::fs::write(path, format!("{text}{feature} {circumstances}\n")) {
+            tracing::debug!(%error, "remembering what works");
+        }
     }
 
     /// Removes what a trial left that was killed in its middle. One of a process that lives (`doctor`) stays.
@@ -59,14 +94,18 @@ impl Probes {
 
     /// Why there are no id-mapped mounts; `None` when there are.
     pub fn id_mapped_missing(&self) -> Option<String> {
-        self.idmapped.get_or_init(|| switched_off(ID_MAPPED_OFF).or_else(|| self.attempt(try_id_mapped))).clone()
+        self.idmapped
+            .get_or_init(|| switched_off(ID_MAPPED_OFF).or_else(|| self.attempt("idmapped_mounts", try_id_mapped)))
+            .clone()
     }
 
     /// Why the overlay driver does not work; `None` when it does.
     pub fn overlay_missing(&self) -> Option<String> {
         self.overlay
             .get_or_init(|| {
-                switched_off(OVERLAY_OFF).or_else(|| self.id_mapped_missing()).or_else(|| self.attempt(try_overlay))
+                switched_off(OVERLAY_OFF)
+                    .or_else(|| self.id_mapped_missing())
+                    .or_else(|| self.attempt("overlay_idmapped", try_overlay))
             })
             .clone()
     }
@@ -79,11 +118,18 @@ impl Probes {
         ]
     }
 
-    fn attempt(&self, attempt: fn(&Path) -> Result<(), Error>) -> Option<String> {
+    fn attempt(&self, feature: &str, attempt: fn(&Path) -> Result<(), Error>) -> Option<String> {
+        if self.has_worked(feature) {
+            return None;
+        }
         let scratch = self.scratch.join(format!("{TRIAL}{}", std::process::id()));
         let result = make_dir(&scratch, 0o700).and_then(|()| attempt(&scratch));
         let removed = clear(&scratch);
-        result.and(removed).err().map(|error| error.to_string())
+        let missing = result.and(removed).err().map(|error| error.to_string());
+        if missing.is_none() {
+            self.remember(feature);
+        }
+        missing
     }
 }
 
@@ -122,4 +168,27 @@ fn try_overlay(scratch: &Path) -> Result<(), Error> {
     overlay::mount_layers(scratch, &lower, &upper, &target, Some(&sample_map()))?;
     let file = target.join("file");
     std::fs::write(&file, "x").map_err(super::error::io("write on an id-mapped overlay", &file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_worked_is_not_tried_again_and_what_has_not_always_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = dir.path().join("probed");
+        let probes = || Probes::remembering(dir.path(), &memory);
+        let fails: fn(&Path) -> Result<(), Error> =
+            |path| Err(Error::Damaged { path: path.to_owned(), reason: "tried".to_owned() });
+        assert!(probes().attempt("a", fails).is_some_and(|reason| reason.contains("tried")));
+        assert_eq!(probes().attempt("a", |_| Ok(())), None);
+        assert_eq!(probes().attempt("b", |_| Ok(())), None);
+        assert_eq!((probes().attempt("a", fails), probes().attempt("b", fails)), (None, None));
+        // Another boot, file system or version.
+        let known = std::fs::read_to_string(&memory).unwrap();
+        std::fs::write(&memory, known.replace("a ", "a 0")).unwrap();
+        assert!(probes().attempt("a", fails).is_some() && probes().attempt("b", fails).is_none());
+        assert!(Probes::new(dir.path()).attempt("b", fails).is_some(), "without a memory");
+    }
 }

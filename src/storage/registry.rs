@@ -24,7 +24,7 @@ pub struct Registry {
 impl Registry {
     /// None yet; what the last daemon's trials left is removed.
     pub fn new(state_dir: PathBuf) -> Self {
-        let probes = Arc::new(Probes::new(&state_dir));
+        let probes = Arc::new(Probes::remembering(&state_dir, &state_dir.join("run/probed")));
         probes.clear();
         Self { state_dir, probes, pools: Mutex::default() }
     }

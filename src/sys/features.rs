@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::read_to_string;
+use std::sync::OnceLock;
 
 /// Kernel release as two numbers; an odd text is the oldest one.
 fn release() -> (u32, u32) {
@@ -19,7 +20,12 @@ fn lists(file: &str, wanted: &str) -> bool {
 /// The features but `idmapped_mounts`, which storage tries out. Where the kernel says nothing itself, the release that
 /// brought the feature counts: capabilities(7) (file capabilities with a root user, 4.14), netdevice(7) and rtnetlink(7)
 /// (addresses of another namespace and uevents into one, 4.18), seccomp_unotify(2) (to continue, 5.5).
-pub fn kernel() -> BTreeMap<&'static str, bool> {
+pub fn kernel() -> &'static BTreeMap<&'static str, bool> {
+    static FOUND: OnceLock<BTreeMap<&'static str, bool>> = OnceLock::new();
+    FOUND.get_or_init(look)
+}
+
+fn look() -> BTreeMap<&'static str, bool> {
     let release = release();
     let listener = lists("/proc/sys/kernel/seccomp/actions_avail", "user_notif");
     [

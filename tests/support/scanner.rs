@@ -163,7 +163,7 @@ impl Scanner<'_> {
         for empty in ["backups", "devices", "snapshots", "run/spool"] {
             self.holds(&state.join(empty), [], &[]);
         }
-        self.holds(&state.join("run"), ["hook.socket", "lxc", "spool"].map(str::to_owned), &[]);
+        self.holds(&state.join("run"), ["hook.socket", "lxc", "spool"].map(str::to_owned), &["probed"]);
         self.holds(
             &state.join("database/global"),
             ["db.sqlite".to_owned()],
