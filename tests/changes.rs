@@ -159,3 +159,47 @@ fn odd_changes_do_what_lxd_does_or_say_why_not() {
     assert_eq!(daemon.api("PATCH", "/1.0", r#"{"config":{"core.trust_password":true}}"#).0, 200);
     assert_eq!(daemon.api("GET", "/1.0", "").1["metadata"]["config"]["core.trust_password"], Value::Null);
 }
+
+/// Ours: LXD has no such thing.
+#[test]
+fn a_dry_run_tells_what_would_happen_and_does_nothing() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["launch", "bb", "up"]).ok();
+    daemon.lxc(&["init", "bb", "down"]).ok();
+    let before = ["/1.0/instances?recursion=1", "/1.0/profiles?recursion=1"].map(|url| daemon.api("GET", url, "").1);
+    let ask = |method: &str, path: &str, body: Value| {
+        let (status, answer) = daemon.api(method, &format!("{path}?dry-run=1"), &body.to_string());
+        (status, answer["metadata"]["instances"].clone(), answer["error"].as_str().unwrap().to_owned())
+    };
+    let config = json!({"config": {"limits.memory": "64MiB", "security.nesting": "true", "user.a": "b"}});
+    let key = |key: &str, new: &str, effect: &str| json!({"key": key, "old": "", "new": new, "effect": effect});
+    let (status, instances, _) = ask("PATCH", "/1.0/instances/up", config.clone());
+    let now =
+        [key("limits.memory", "64MiB", "now"), key("security.nesting", "true", "restart"), key("user.a", "b", "now")];
+    assert_eq!((status, instances), (200, json!([{"name": "up", "running": true, "config": now, "devices": []}])));
+    let (_, instances, _) = ask("PATCH", "/1.0/profiles/default", config);
+    let later = ["limits.memory", "security.nesting", "user.a"].map(|name| {
+        key(name, now.iter().find(|key| key["key"] == name).unwrap()["new"].as_str().unwrap(), "next start")
+    });
+    assert_eq!(instances[0], json!({"name": "down", "running": false, "config": later, "devices": []}));
+    assert_eq!(instances[1]["config"], json!(now));
+    let devices = json!({"devices": {"eth0": {"type": "nic", "nictype": "p2p"}}});
+    let (_, instances, _) = ask("PATCH", "/1.0/instances/up", devices);
+    assert_eq!(instances[0]["devices"], json!([{"name": "eth0", "effect": "restart"}]));
+    // What would be refused is refused, by the same word.
+    for (method, path, body, status) in [
+        ("PATCH", "/1.0/instances/up", json!({"config": {"limits.memory": "lots"}}), 400),
+        ("PUT", "/1.0/instances/up", json!({"profiles": ["nosuch"]}), 404),
+        ("PUT", "/1.0/profiles/default", json!({}), 400),
+        ("POST", "/1.0/instances", json!({"name": "up", "source": {"type": "none"}}), 409),
+        ("POST", "/1.0/instances", json!({"name": "new", "source": {"type": "image", "alias": "nosuch"}}), 404),
+        ("POST", "/1.0/profiles", json!({"name": "default"}), 409),
+        ("POST", "/1.0/instances", json!({"name": "new", "source": {"type": "image", "alias": "bb"}}), 200),
+        ("POST", "/1.0/profiles", json!({"name": "new"}), 200),
+    ] {
+        let (found, _, error) = ask(method, path, body);
+        assert_eq!(found, status, "{method} {path}: {error}");
+    }
+    let after = ["/1.0/instances?recursion=1", "/1.0/profiles?recursion=1"].map(|url| daemon.api("GET", url, "").1);
+    assert_eq!(before, after);
+}

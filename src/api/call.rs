@@ -92,6 +92,11 @@ impl Call {
         self.query.get(name).map(String::as_str).filter(|text| !text.is_empty())
     }
 
+    /// `?dry-run=1`: tell what would happen, and do nothing. Ours.
+    pub fn is_dry_run(&self) -> bool {
+        self.query("dry-run").is_some_and(|text| crate::config::parse_bool(text) == Some(true))
+    }
+
     /// `?recursion=`, 0 when absent.
     pub fn recursion(&self) -> u8 {
         self.query("recursion").and_then(|text| text.parse().ok()).unwrap_or(0)

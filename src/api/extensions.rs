@@ -16,6 +16,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "container_last_used_at",
     "container_stop_priority",
     "directory_manipulation",
+    "dry_run",
     "entity_description",
     "etag",
     "event_lifecycle",

@@ -222,6 +222,10 @@ pub async fn create(mut call: Call) -> Result<Response> {
         description: body.description,
         source: source.clone(),
     };
+    if call.is_dry_run() {
+        call.app.instances.check_new(new)?;
+        return Ok(response::empty());
+    }
     let record = call.app.instances.reserve(new).await?;
     let requestor = call.requestor();
     let spec = spec(&call, &key, "Creating instance");
@@ -270,6 +274,9 @@ pub async fn put(mut call: Call) -> Result<Response> {
     let key = record.key.clone();
     profile::expand(&model, &key.project, &new.profiles, &new.config, &new.devices)?;
     let change = definition(&call, move |_| new.clone());
+    if call.is_dry_run() {
+        return Ok(response::sync(call.app.instances.preview(&key, &change)?));
+    }
     let (app, requestor) = (Arc::clone(&call.app), call.requestor());
     let spec = spec(&call, &key, "Updating instance");
     let operation =
@@ -298,6 +305,9 @@ pub async fn patch(mut call: Call) -> Result<Response> {
         new.devices.extend(part.devices.clone());
         new
     });
+    if call.is_dry_run() {
+        return Ok(response::sync(call.app.instances.preview(&record.key, &change)?));
+    }
     call.app.instances.update(&record.key, change, Some(call.requestor())).await?;
     Ok(response::empty())
 }

@@ -75,6 +75,12 @@ pub async fn create(mut call: Call) -> Result<Response> {
         devices: body.devices,
     };
     check(call.app.instances.context(), &profile)?;
+    if call.is_dry_run() {
+        if call.app.db.model().profile(&profile.project, &profile.name).is_some() {
+            return Err(Error::Exists { what: "Profile", name: profile.name.to_string() });
+        }
+        return Ok(response::empty());
+    }
     let url = format!("/1.0/profiles/{}", profile.name.in_url());
     call.app
         .db
@@ -91,7 +97,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
 
 /// Replaces the modifiable part by what `change` makes of it.
 async fn update(call: Call, change: impl Fn(&Profile) -> Profile + Send + Sync + 'static) -> Result<Response> {
-    let (_, old) = find(&call)?;
+    let (model, old) = find(&call)?;
     let wanted = call.if_match();
     let url = format!("/1.0/profiles/{}", old.name.in_url());
     let context = Arc::clone(call.app.instances.context());
@@ -101,6 +107,9 @@ async fn update(call: Call, change: impl Fn(&Profile) -> Profile + Send + Sync +
         check(&context, &new)?;
         Ok::<_, Error>(new)
     };
+    if call.is_dry_run() {
+        return Ok(response::sync(call.app.instances.preview_profile(&model, &change(&old)?)?));
+    }
     let changed = call.app.instances.change_profile(&old.project, &old.name, Box::new(change)).await?;
     changed.ok_or(Error::NotFound("Profile"))?;
     call.lifecycle("profile-updated", &url);

@@ -5,6 +5,7 @@
 
 pub mod health;
 mod metadata;
+mod preview;
 pub mod resources;
 mod state;
 mod storage_volume;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 pub use metadata::{ImageMetadata, ImageTemplate};
+pub use preview::{ChangedDevice, ChangedKey, Preview, PreviewedInstance};
 pub use state::{Address, CpuState, DiskState, InstanceState, MemoryState, NetworkCounters, NetworkState};
 pub use storage_volume::StorageVolume;
 

@@ -45,59 +45,65 @@ pub struct NewInstance {
     pub source: RootSource,
 }
 
-/// Checks everything that can be checked and writes the row. From here on the name is taken.
-pub(super) async fn reserve(context: &Arc<Context>, new: NewInstance) -> Result<db::Instance, Error> {
+/// The row of a new instance. `uuid`: its identity.
+///
+/// # Errors
+/// With everything that can be checked before anything is made.
+pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: String) -> Result<db::Instance, Error> {
     config::validate_instance(&new.config, config::Scope::Instance)?;
+    if model.instances.contains_key(&new.key) || rename::still_named(model, &new.key, None) {
+        return Err(Error::Exists { key: new.key });
+    }
+    let expanded = profile::expand(model, &new.key.project, &new.profiles, &new.config, &new.devices)?;
+    context.check_privilege(&expanded.config)?;
+    let devices = Set::parse(&expanded.devices)?;
+    check_networks(model, &devices)?;
+    let pool = devices.root()?.pool.clone();
+    if !model.pools.get(&pool).is_some_and(|record| record.phase == Phase::Ready) {
+        return Err(Error::NoSuchPool(pool));
+    }
+    let mut architecture = new.architecture;
+    let mut config = new.config;
+    config.insert("volatile.uuid".to_owned(), uuid);
+    give_addresses(&devices, &mut config)?;
+    if let RootSource::Image(fingerprint) = &new.source {
+        let image = model
+            .image(&new.key.project, fingerprint)
+            .ok_or_else(|| Error::ImageMissing { what: fingerprint.to_string() })?;
+        if architecture.is_empty() {
+            architecture.clone_from(&image.architecture);
+        }
+        let properties = image.properties.iter();
+        config.extend(properties.map(|(key, value)| (format!("image.{key}"), value.clone())));
+        config.insert("volatile.base_image".to_owned(), fingerprint.to_string());
+    }
+    if architecture.is_empty() {
+        context.host.architecture().clone_into(&mut architecture);
+    }
+    context.host.check_architecture(&architecture)?;
+    Ok(db::Instance {
+        key: new.key,
+        phase: Phase::Creating,
+        description: new.description,
+        architecture,
+        ephemeral: new.ephemeral,
+        profiles: new.profiles,
+        config,
+        devices: new.devices,
+        created_at: db::now(),
+        last_used_at: 0,
+        pool,
+    })
+}
+
+/// Writes the row of a new instance. From here on the name is taken.
+pub(super) async fn reserve(context: &Arc<Context>, new: NewInstance) -> Result<db::Instance, Error> {
     let uuid = uuid::Uuid::new_v4().to_string();
     let checking = Arc::clone(context);
     context
         .db
         .write(move |tx| {
-            let model = tx.model();
-            if model.instances.contains_key(&new.key) || rename::still_named(model, &new.key, None) {
-                return Err(Error::Exists { key: new.key });
-            }
-            let expanded = profile::expand(model, &new.key.project, &new.profiles, &new.config, &new.devices)?;
-            checking.check_privilege(&expanded.config)?;
-            let devices = Set::parse(&expanded.devices)?;
-            check_networks(model, &devices)?;
-            let pool = devices.root()?.pool.clone();
-            if !model.pools.get(&pool).is_some_and(|record| record.phase == Phase::Ready) {
-                return Err(Error::NoSuchPool(pool));
-            }
-            let mut architecture = new.architecture;
-            let mut config = new.config;
-            config.insert("volatile.uuid".to_owned(), uuid);
-            give_addresses(&devices, &mut config)?;
-            if let RootSource::Image(fingerprint) = &new.source {
-                let image = model
-                    .image(&new.key.project, fingerprint)
-                    .ok_or_else(|| Error::ImageMissing { what: fingerprint.to_string() })?;
-                if architecture.is_empty() {
-                    architecture.clone_from(&image.architecture);
-                }
-                let properties = image.properties.iter();
-                config.extend(properties.map(|(key, value)| (format!("image.{key}"), value.clone())));
-                config.insert("volatile.base_image".to_owned(), fingerprint.to_string());
-            }
-            let host = &checking.host;
-            if architecture.is_empty() {
-                host.architecture().clone_into(&mut architecture);
-            }
-            host.check_architecture(&architecture)?;
-            let record = db::Instance {
-                key: new.key,
-                phase: Phase::Creating,
-                description: new.description,
-                architecture,
-                ephemeral: new.ephemeral,
-                profiles: new.profiles,
-                config,
-                devices: new.devices,
-                created_at: db::now(),
-                last_used_at: 0,
-                pool,
-            };
+            let record = row(&checking, tx.model(), new, uuid)?;
             tx.put_instance(record.clone())?;
             Ok(record)
         })

@@ -132,6 +132,14 @@ impl Manager {
         answer.await.map_err(|_| Error::NotFound)?
     }
 
+    /// Checks all that can be checked of a new instance, and makes nothing.
+    ///
+    /// # Errors
+    /// As of [`Self::reserve`].
+    pub fn check_new(&self, new: NewInstance) -> Result<(), Error> {
+        create::row(&self.context, &self.context.db.model(), new, String::new()).map(drop)
+    }
+
     /// Takes the name of a new instance: all that can be checked is checked.
     ///
     /// # Errors

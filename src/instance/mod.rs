@@ -28,6 +28,7 @@ mod manager;
 mod metadata;
 mod petname;
 mod policy;
+mod preview;
 mod profile_change;
 mod rename;
 mod render;

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::actor::Request;
 use super::error::Error;
 use super::manager::Manager;
-use super::update::check_profile;
+use super::update::{check_profile, with_profile};
 use crate::db::{self, Model, Profile};
 use crate::names::{InstanceKey, ProfileName, ProjectName};
 
@@ -59,8 +59,7 @@ impl Manager {
             let model = self.context().db.model();
             let Some(old) = model.profile(project, name).cloned() else { return Ok(None) };
             let new = change(&old)?;
-            let mut next = (*model).clone();
-            Arc::make_mut(&mut next.profiles).insert((project.clone(), name.clone()), Arc::new(new.clone()));
+            let next = with_profile(&model, &new);
             check_profile(&next, project, name)?;
             let users = users(&model, project, name);
             let held = self.hold(users.iter().map(|user| &user.key), &Arc::new(next)).await?;

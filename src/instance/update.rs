@@ -8,7 +8,7 @@ use super::error::Error;
 use super::{Context, create, rename, stop};
 use crate::api::wire::{Config, Devices};
 use crate::config;
-use crate::db::{Instance, Model};
+use crate::db::{Instance, Model, Profile};
 use crate::device::Set;
 use crate::events::lifecycle::Requestor;
 use crate::names::{InstanceKey, ProfileName, ProjectName};
@@ -42,6 +42,13 @@ pub fn is_own(key: &str) -> bool {
     interface || [stop::POWER, stop::RESTART, rename::MARKER].contains(&key)
 }
 
+/// The same model with another state of a profile.
+pub(super) fn with_profile(model: &Model, new: &Profile) -> Model {
+    let mut next = model.clone();
+    Arc::make_mut(&mut next.profiles).insert((new.project.clone(), new.name.clone()), Arc::new(new.clone()));
+    next
+}
+
 /// Whether all users of a profile can live with it as it is in `model`: each still has its root, where it lies.
 ///
 /// # Errors
@@ -60,7 +67,12 @@ pub(super) fn check_profile(model: &Model, project: &ProjectName, name: &Profile
 }
 
 /// The record that `change` makes of `old`, checked whole.
-fn changed(context: &Context, model: &Model, old: &Instance, change: &Change) -> Result<(Instance, Expanded), Error> {
+pub(super) fn changed(
+    context: &Context,
+    model: &Model,
+    old: &Instance,
+    change: &Change,
+) -> Result<(Instance, Expanded), Error> {
     let new = change(old)?;
     config::validate_instance(&new.config, config::Scope::Instance)?;
     let mut record = old.clone();
