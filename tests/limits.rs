@@ -8,33 +8,14 @@ use std::path::PathBuf;
 use serde_json::json;
 use support::Daemon;
 
-/// A file of the control group of a running container, by the names of version 1 and 2.
-fn path(daemon: &Daemon, name: &str, controller: &str, v1: &str, v2: &str) -> PathBuf {
-    let pid = daemon.api("GET", &format!("/1.0/instances/{name}/state"), "").1["metadata"]["pid"].as_i64().unwrap();
-    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    let of = |wanted: &str| {
-        groups.lines().find_map(|line| {
-            let mut fields = line.splitn(3, ':').skip(1);
-            let (controllers, path) = (fields.next()?, fields.next()?);
-            controllers
-                .split(',')
-                .any(|controller| controller == wanted)
-                .then(|| path.trim_start_matches('/').to_owned())
-        })
-    };
-    match of(controller) {
-        Some(group) => PathBuf::from("/sys/fs/cgroup").join(controller).join(group).join(v1),
-        None => PathBuf::from("/sys/fs/cgroup").join(of("").unwrap()).join(v2),
-    }
-}
-
+/// What stands in a file of its control group.
 fn file(daemon: &Daemon, name: &str, controller: &str, v1: &str, v2: &str) -> String {
-    let path = path(daemon, name, controller, v1, v2);
+    let path = daemon.cgroup_file(name, controller, v1, v2);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
 }
 
 fn memory_file(daemon: &Daemon, name: &str) -> PathBuf {
-    path(daemon, name, "memory", "memory.limit_in_bytes", "memory.max")
+    daemon.cgroup_file(name, "memory", "memory.limit_in_bytes", "memory.max")
 }
 
 fn memory(daemon: &Daemon, name: &str) -> String {

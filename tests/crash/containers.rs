@@ -274,6 +274,47 @@ fn template(name: &str) -> String {
 
 pub(super) const INSIDE: &[Verb] = &[
     Verb {
+        name: "change the limits of a running instance, and a profile of two",
+        prepare: |daemon, name| {
+            let profile = json!({"name": name, "config": {"limits.memory": "64MiB"}});
+            done(daemon, "POST", "/1.0/profiles", &profile.to_string());
+            for name in [name.to_owned(), format!("{name}-new")] {
+                running(daemon, &name);
+                let profiles = json!({"profiles": ["default", name.trim_end_matches("-new")]});
+                done(daemon, "PATCH", &url(&name), &profiles.to_string());
+            }
+        },
+        act: |caller, name| {
+            for memory in ["96MiB", "48MiB", "80MiB"] {
+                let config = json!({"config": {"limits.memory": memory, "limits.cpu": "1"}}).to_string();
+                caller.call("PATCH", &format!("/1.0/profiles/{name}"), &config);
+            }
+            caller.call("PATCH", &url(name), r#"{"config":{"limits.memory":"32MiB","limits.processes":"100"}}"#);
+        },
+        holds: |daemon, name| {
+            for name in [name.to_owned(), format!("{name}-new")] {
+                is_one_of(daemon, &name, &["Running"]);
+                // What the database says is what the kernel does.
+                let config = shown(daemon, &url(&name))["expanded_config"].clone();
+                let (amount, _) = config["limits.memory"].as_str().unwrap().split_once("MiB").unwrap();
+                let bytes = amount.parse::<u64>().unwrap() << 20;
+                let read = |controller, v1, v2| {
+                    let path = daemon.cgroup_file(&name, controller, v1, v2);
+                    std::fs::read_to_string(path).unwrap().trim().to_owned()
+                };
+                assert_eq!(read("memory", "memory.limit_in_bytes", "memory.max"), bytes.to_string(), "{name}");
+                let processes = config["limits.processes"].as_str().unwrap_or("max");
+                assert_eq!(read("pids", "pids.max", "pids.max"), processes, "{name}");
+                let cpus = read("cpuset", "cpuset.cpus", "cpuset.cpus");
+                assert_eq!(cpus.parse::<u32>().is_ok(), config["limits.cpu"] == "1", "{name}: {cpus}");
+            }
+        },
+        tidy: |daemon, name| {
+            remove(daemon, name);
+            gone(daemon, &format!("/1.0/profiles/{name}"));
+        },
+    },
+    Verb {
         name: "exec",
         prepare: nothing,
         act: |caller, _| {

@@ -117,6 +117,23 @@ impl Daemon {
         self.child.as_ref().unwrap().id()
     }
 
+    /// A file of the control group of a running container, by the names of version 1 and 2.
+    pub fn cgroup_file(&self, name: &str, controller: &str, v1: &str, v2: &str) -> PathBuf {
+        let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", self.instance_pid(name))).unwrap();
+        let of = |wanted: &str| {
+            groups.lines().find_map(|line| {
+                let mut fields = line.splitn(3, ':').skip(1);
+                let (controllers, path) = (fields.next()?, fields.next()?);
+                let here = controllers.split(',').any(|controller| controller == wanted);
+                here.then(|| path.trim_start_matches('/').to_owned())
+            })
+        };
+        match of(controller) {
+            Some(group) => Path::new("/sys/fs/cgroup").join(controller).join(group).join(v1),
+            None => Path::new("/sys/fs/cgroup").join(of("").unwrap()).join(v2),
+        }
+    }
+
     /// Sends the daemon a signal by its name.
     pub fn signal(&self, name: &str) {
         run(Command::new("kill").args(["-s", name, &self.pid().to_string()]));
