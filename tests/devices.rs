@@ -276,6 +276,104 @@ fn a_source_that_is_swapped_later_changes_nothing() {
     assert_eq!(sh(&daemon, "c1", "ls /d").ok(), "");
 }
 
+/// The physical disk that holds `path`, if one does.
+fn physical(path: &std::path::Path) -> Option<String> {
+    let number = fs::metadata(path).unwrap().dev();
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let place = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    if place.join("partition").exists() {
+        let disk = fs::canonicalize(place).unwrap().join("../dev");
+        return Some(fs::read_to_string(disk).unwrap().trim().to_owned());
+    }
+    (major != 0).then(|| format!("{major}:{minor}"))
+}
+
+#[test]
+fn disks_are_held_to_their_speed() {
+    let mut daemon = Daemon::ready("overlay");
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    let Some(number) = physical(&source(&daemon, "a")) else {
+        println!("the tests lie on no physical disk");
+        return;
+    };
+    let limits = |daemon: &Daemon| {
+        let pid = daemon.instance_pid("c1");
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let of = |wanted: &str| {
+            let mut lines = groups.lines().map(|line| line.splitn(3, ':').skip(1).collect::<Vec<_>>());
+            lines.find(|fields| fields[0] == wanted).map(|fields| fields[1].trim_start_matches('/').to_owned())
+        };
+        let Some(group) = of("blkio") else {
+            return fs::read_to_string(PathBuf::from("/sys/fs/cgroup").join(of("").unwrap()).join("io.max")).unwrap();
+        };
+        let dir = PathBuf::from("/sys/fs/cgroup/blkio").join(group);
+        let names = [("rbps", "read_bps"), ("riops", "read_iops"), ("wbps", "write_bps"), ("wiops", "write_iops")];
+        let mut text = String::new();
+        for (word, file) in names {
+            let lines = fs::read_to_string(dir.join(format!("blkio.throttle.{file}_device"))).unwrap();
+            if let Some(value) = lines.lines().find_map(|line| line.strip_prefix(&format!("{number} "))) {
+                text.push_str(&format!("{word}={value} "));
+            }
+        }
+        text
+    };
+    disk(&daemon, "c1", "a", "a", "/a", &["limits.read=10MB"]).ok();
+    daemon.lxc(&["start", "c1"]).ok();
+    assert!(limits(&daemon).contains("rbps=10000000"), "{}", limits(&daemon));
+    // Another on the same disk: the mean. Its mount is not touched by a change of its limits.
+    disk(&daemon, "c1", "b", "b", "/b", &["limits.max=20MB"]).ok();
+    assert!(limits(&daemon).contains("rbps=15000000") && limits(&daemon).contains("wbps=20000000"));
+    let mounts = sh(&daemon, "c1", "cat /proc/self/mountinfo").ok();
+    daemon.lxc(&["config", "device", "set", "c1", "b", "limits.max=300iops"]).ok();
+    let now = limits(&daemon);
+    assert!(now.contains("rbps=10000000") && now.contains("riops=300") && now.contains("wiops=300"), "{now}");
+    assert!(!now.contains("wbps=2"), "{now}");
+    assert_eq!(sh(&daemon, "c1", "cat /proc/self/mountinfo").ok(), mounts);
+    daemon.kill();
+    daemon.start();
+    daemon.lxc(&["config", "device", "remove", "c1", "b"]).ok();
+    assert!(limits(&daemon).contains("rbps=10000000") && !limits(&daemon).contains("riops=3"));
+    // What is on no disk is not limited, and says so.
+    let refused = add(&daemon, "c1", "v", "disk", &["source=/proc", "path=/v", "limits.max=1MB"]);
+    refused.refused("Device \"v\": limits.read");
+    assert!(limits(&daemon).contains("rbps=10000000"));
+    assert_ne!(sh(&daemon, "c1", "ls /v/self").code, 0);
+    daemon.lxc(&["config", "device", "remove", "c1", "a"]).ok();
+    assert!(!limits(&daemon).contains("rbps=1"), "{}", limits(&daemon));
+}
+
+#[test]
+fn the_file_system_of_a_block_device() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["launch", "bb", "c1"]).ok();
+    let image = daemon.root.join("disk.img");
+    support::run(std::process::Command::new("truncate").args(["-s", "16M"]).arg(&image));
+    let tree = source(&daemon, "fs");
+    support::run(std::process::Command::new("mkfs.ext4").args(["-q", "-d"]).arg(&tree).arg(&image));
+    let output = std::process::Command::new("losetup").args(["--find", "--show"]).arg(&image).output().unwrap();
+    let device = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    assert!(device.starts_with("/dev/loop"), "{}", String::from_utf8_lossy(&output.stderr));
+    let from = format!("source={device}");
+    let said = add(&daemon, "c1", "d", "disk", &[&from, "path=/d", "raw.mount.options=noatime"]);
+    let inside = sh(&daemon, "c1", "cat /d/who; grep ' /d ' /proc/self/mountinfo");
+    let again = daemon.lxc(&["restart", "--force", "c1"]);
+    let later = sh(&daemon, "c1", "cat /d/who");
+    let removed = daemon.lxc(&["config", "device", "remove", "c1", "d"]);
+    let after = sh(&daemon, "c1", "ls /d");
+    support::run(std::process::Command::new("losetup").args(["--detach", &device]));
+    eventually("nobody holds the device", || {
+        let name = device.trim_start_matches("/dev/");
+        !std::path::Path::new(&format!("/sys/block/{name}/loop/backing_file")).exists()
+    });
+    said.ok();
+    again.ok();
+    removed.ok();
+    assert!(inside.out.starts_with("fs") && inside.out.contains("noatime"), "{} {}", inside.out, inside.err);
+    assert_eq!((later.out.as_str(), after.out.as_str()), ("fs", ""));
+    // No file system: mount's own words.
+    add(&daemon, "c1", "d", "disk", &["source=/dev/zram0x", "path=/d"]).refused("\"/dev/zram0x\"");
+}
+
 #[test]
 fn what_does_not_fit_is_refused_by_name() {
     let daemon = Daemon::ready("overlay");

@@ -163,6 +163,15 @@ impl Plug {
             Self::Node(node) => &node.path,
         }
     }
+
+    /// Whether the two differ in nothing but how fast they may be used, which can be changed in its place.
+    pub fn same_mount(&self, other: &Self) -> bool {
+        let without = |plug: &Self| match plug {
+            Self::Disk(disk) => Self::Disk(Disk { read: None, write: None, ..disk.clone() }),
+            Self::Node(node) => Self::Node(node.clone()),
+        };
+        without(self) == without(other)
+    }
 }
 
 /// The properties of a device, taken out one by one; what is left over is unknown.

@@ -5,8 +5,8 @@
 //!  running  source opened ── helper ── attached inside                 (in both: devices/<instance>/plugged.json)
 //!  down     devices/<instance> is removed
 //! ```
-//! `plugged.json` says what may be inside. It is written before something is plugged in and after something is taken out:
-//! a daemon that finds it after a crash brings the container to what the database says.
+//! `plugged.json` says what is inside, and, while that changes, what may or may not be: a daemon that finds it after a
+//! crash takes the doubtful out and brings the container to what the database says.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
@@ -17,9 +17,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use super::plug::{self, Ready, refuse};
+use super::rates::Rates;
 use super::{Context, blocking};
 use crate::api::wire::{Config, Devices};
 use crate::device::{Disk, Plug, Propagation, Set};
@@ -31,8 +33,23 @@ use crate::security::idmap::IdMap;
 use crate::sys::cgroup::{Groups, Hierarchies};
 use crate::sys::{mount, process, userns};
 
-/// What may be plugged in, with its properties.
+/// Where [`Journal`] is kept.
 const PLUGGED: &str = "plugged.json";
+
+/// What is inside, with its properties.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Journal {
+    /// This is.
+    plugged: Devices,
+    /// This is, or is not: it is just being put in or taken out. In the order of mounting.
+    doubtful: Vec<(String, Config)>,
+}
+
+impl From<Devices> for Journal {
+    fn from(plugged: Devices) -> Self {
+        Self { plugged, doubtful: Vec::new() }
+    }
+}
 
 /// By the path inside: a mount point comes before those below it.
 fn in_order<'a>(plugs: impl Iterator<Item = (&'a DeviceName, &'a Plug)>) -> Vec<(DeviceName, Plug)> {
@@ -51,13 +68,13 @@ fn make(dir: &Path) -> Result<(), Error> {
     DirBuilder::new().recursive(true).mode(0o711).create(dir).map_err(failed("create", dir))
 }
 
-fn write_plugged(dir: &Path, devices: &Devices) -> Result<(), Error> {
+fn write_plugged(dir: &Path, journal: &Journal) -> Result<(), Error> {
     let (path, new) = (dir.join(PLUGGED), dir.join(".plugged.json"));
-    let text = serde_json::to_vec(devices).unwrap_or_default();
+    let text = serde_json::to_vec(journal).unwrap_or_default();
     fs::write(&new, text).and_then(|()| fs::rename(&new, &path)).map_err(failed("write", path))
 }
 
-fn read_plugged(dir: &Path) -> Devices {
+fn read_plugged(dir: &Path) -> Journal {
     // Nothing was plugged in where there is none.
     fs::read(dir.join(PLUGGED)).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
@@ -79,12 +96,12 @@ pub(super) async fn prepare(
         return Ok(Vec::new());
     }
     let (dir, root, plugs) = (context.dir.devices(container), root.to_owned(), in_order(set.plugs.iter()));
-    let (rules, devices) = (context.host.device_rules, devices.clone());
+    let (rules, devices, all) = (context.host.device_rules, devices.clone(), set.plugs.clone());
     blocking(move || {
         // What an earlier life left.
         clear(&dir)?;
         make(&dir)?;
-        let (mut lines, mut plugged) = (Vec::new(), Devices::new());
+        let (mut lines, mut plugged) = (Rates::of(&all)?.lines()?, Devices::new());
         for (device, plug) in &plugs {
             let Some(ready) = plug::ready(&dir, device, plug, map.as_ref())? else {
                 tracing::info!(%device, "left out, as its source is missing");
@@ -114,7 +131,7 @@ pub(super) async fn prepare(
                 plugged.insert(device.to_string(), properties.clone());
             }
         }
-        write_plugged(&dir, &plugged)?;
+        write_plugged(&dir, &plugged.into())?;
         Ok(lines)
     })
     .await
@@ -192,6 +209,8 @@ pub(super) async fn forget(context: &Context, container: &str) -> Result<(), Err
 enum Step {
     In(DeviceName, Plug),
     Out(DeviceName, Plug),
+    /// From the first to others.
+    Rates(Rates),
 }
 
 /// Devices that were changed on a running container.
@@ -209,12 +228,13 @@ impl Changed {
             let undone = match &step {
                 Step::In(device, plug) => self.running.take_out(device, plug).await,
                 Step::Out(device, plug) => self.running.put_in(device, plug).await.map(drop),
+                Step::Rates(old) => self.running.limit(old.clone()).await,
             };
             if let Err(error) = undone {
                 tracing::error!(container = %self.running.container.name, %error, "taking a change of devices back");
             }
         }
-        if let Err(error) = self.running.write(self.before).await {
+        if let Err(error) = self.running.write(self.before.into()).await {
             tracing::error!(container = %self.running.container.name, %error, "taking a change of devices back");
         }
     }
@@ -235,7 +255,7 @@ pub(super) async fn change(
         return Ok(None);
     }
     let running = Running::new(context, key, pid);
-    let plugged = running.read().await?;
+    let plugged = running.read().await?.plugged;
     // What is inside counts, not what should be: a device may have been left out. One that has not changed stays so.
     let wanted = after
         .devices
@@ -250,8 +270,23 @@ pub(super) async fn adopted(context: &Arc<Context>, key: &InstanceKey, pid: i32,
     started(context, &key.container()).await;
     let running = Running::new(context, key, pid);
     let changed = async {
-        let plugged = running.read().await?;
-        running.change(plugged, &expanded.devices).await
+        let Journal { plugged, doubtful } = running.read().await?;
+        let doubted: Devices = doubtful.iter().cloned().collect();
+        for (name, config) in doubtful.into_iter().rev() {
+            for (device, plug) in Set::parse(&[(name, config)].into())?.plugs {
+                running.take_out(&device, &plug).await?;
+            }
+        }
+        if !doubted.is_empty() {
+            running.write(plugged.clone().into()).await?;
+        }
+        let again = Running::new(context, key, pid);
+        running.change(plugged, &expanded.devices).await?;
+        if doubted.is_empty() {
+            return Ok(());
+        }
+        let plugs = Set::parse(&again.read().await?.plugged)?.plugs;
+        again.limit(Rates::of(&plugs)?).await
     };
     if let Err(error) = changed.await {
         tracing::error!(instance = %key, %error, "its devices are not those of its definition");
@@ -272,19 +307,19 @@ impl Running {
         Self { dir: context.dir.devices(&container.name), context: Arc::clone(context), container, pid }
     }
 
-    async fn read(&self) -> Result<Devices, Error> {
+    async fn read(&self) -> Result<Journal, Error> {
         let dir = self.dir.clone();
         blocking(move || Ok(read_plugged(&dir))).await
     }
 
-    async fn write(&self, devices: Devices) -> Result<(), Error> {
+    async fn write(&self, journal: Journal) -> Result<(), Error> {
         let dir = self.dir.clone();
         blocking(move || {
-            if devices.is_empty() {
+            if journal == Journal::default() {
                 return clear(&dir);
             }
             make(&dir)?;
-            write_plugged(&dir, &devices)
+            write_plugged(&dir, &journal)
         })
         .await
     }
@@ -292,20 +327,30 @@ impl Running {
     async fn change(self, plugged: Devices, wanted: &Devices) -> Result<Option<Changed>, Error> {
         let (old, new) = (Set::parse(&plugged)?.plugs, Set::parse(wanted)?.plugs);
         let differs = |from: &BTreeMap<DeviceName, Plug>, to: &BTreeMap<DeviceName, Plug>| {
-            in_order(from.iter().filter(|(name, plug)| to.get(*name) != Some(*plug)))
+            in_order(from.iter().filter(|(name, plug)| to.get(*name).is_none_or(|other| !other.same_mount(plug))))
         };
         let (gone, come) = (differs(&old, &new), differs(&new, &old));
-        if gone.is_empty() && come.is_empty() {
+        if old == new {
             return Ok(None);
         }
+        let rates = {
+            let (old, new) = (old.clone(), new.clone());
+            // What was limited on a source that is gone is limited no more.
+            blocking(move || Ok::<_, Error>((Rates::of(&old).unwrap_or_default(), Rates::of(&new)?))).await?
+        };
         let mut changed = Changed { running: self, before: plugged.clone(), done: Vec::new() };
-        match changed.steps(plugged, wanted, gone, come).await {
+        match changed.steps(plugged, wanted, (gone, come), rates).await {
             Ok(()) => Ok(Some(changed)),
             Err(error) => {
                 changed.undo().await;
                 Err(error)
             }
         }
+    }
+
+    async fn limit(&self, rates: Rates) -> Result<(), Error> {
+        let pid = self.pid;
+        blocking(move || rates.set(pid)).await
     }
 
     /// Puts something in; false when its source is missing and need not be there.
@@ -381,31 +426,45 @@ impl Changed {
         &mut self,
         mut plugged: Devices,
         wanted: &Devices,
-        gone: Vec<(DeviceName, Plug)>,
-        come: Vec<(DeviceName, Plug)>,
+        (gone, come): (Vec<(DeviceName, Plug)>, Vec<(DeviceName, Plug)>),
+        (slow, fast): (Rates, Rates),
     ) -> Result<(), Error> {
-        for (device, plug) in gone.into_iter().rev() {
-            self.running.take_out(&device, &plug).await?;
+        let properties = |from: &Devices, device: &DeviceName| from.get(device.as_str()).cloned().unwrap_or_default();
+        let was = plugged.clone();
+        for (device, _) in &gone {
             plugged.remove(device.as_str());
-            self.done.push(Step::Out(device, plug));
         }
-        let properties = |device: &DeviceName| wanted.get(device.as_str()).cloned().unwrap_or_else(Config::new);
-        if !come.is_empty() {
-            let intended = come.iter().map(|(device, _)| (device.to_string(), properties(device)));
-            let mut all = plugged.clone();
-            all.extend(intended);
-            self.running.write(all).await?;
+        let doubtful = gone.iter().map(|(device, _)| (device.to_string(), properties(&was, device)));
+        let doubtful = doubtful.chain(come.iter().map(|(device, _)| (device.to_string(), properties(wanted, device))));
+        self.running.write(Journal { plugged: plugged.clone(), doubtful: doubtful.collect() }).await?;
+        for (device, plug) in gone.into_iter().rev() {
+            self.done.push(Step::Out(device.clone(), plug.clone()));
+            if let Err(error) = self.running.take_out(&device, &plug).await {
+                self.done.pop();
+                return Err(error);
+            }
         }
         for (device, plug) in come {
             // Before it is done: half of it may be there when it fails.
             self.done.push(Step::In(device.clone(), plug.clone()));
             if self.running.put_in(&device, &plug).await? {
-                plugged.insert(device.to_string(), properties(&device));
+                plugged.insert(device.to_string(), properties(wanted, &device));
             } else {
                 self.done.pop();
             }
         }
-        self.running.write(plugged).await
+        // Those that stay where they are, in all that is limited.
+        for (name, properties) in wanted {
+            if let Some(place) = plugged.get_mut(name) {
+                place.clone_from(properties);
+            }
+        }
+        self.running.write(plugged.into()).await?;
+        if slow != fast {
+            self.done.push(Step::Rates(slow));
+            self.running.limit(fast).await?;
+        }
+        Ok(())
     }
 }
 

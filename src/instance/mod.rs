@@ -32,6 +32,7 @@ mod plug;
 mod policy;
 mod preview;
 mod profile_change;
+mod rates;
 mod rename;
 mod render;
 mod start;
