@@ -79,6 +79,7 @@ fn disks_are_there_from_the_start() {
     daemon.lxc(&["stop", "--force", "c1"]).ok();
     assert!(!daemon.state().join("devices/c1").exists());
     // A source that must be there is not.
+    add(&daemon, "c1", "no", "disk", &["source=/nowhere", "path=/no"]).refused("Device \"no\": the host has no");
     fs::remove_dir_all(source(&daemon, "data")).unwrap();
     daemon.lxc(&["start", "c1"]).refused("Device \"data\": the host has no");
     assert!(!daemon.state().join("devices/c1").exists());
@@ -146,6 +147,8 @@ fn privileged_ones_and_a_plain_directory_have_them_too() {
             daemon.lxc(&["config", "device", "remove", name, device]).ok();
         }
         assert_eq!(sh(&daemon, name, "ls /start /live/x /dev/mynull").out, "/live/x:\n\n/start:\n");
+        // What everybody has is not taken away with it.
+        sh(&daemon, name, "echo x > /dev/null").ok();
     }
 }
 
@@ -171,6 +174,14 @@ fn nodes_from_the_start_and_while_it_runs() {
     daemon.lxc(&["config", "device", "remove", "c1", "log"]).ok();
     assert_ne!(sh(&daemon, "c1", "ls /dev/my-log").code, 0);
     assert_ne!(sh(&daemon, "c1", "(: < /keep/log)").code, 0);
+    // Of two with the same numbers the other stays.
+    for device in ["one", "two"] {
+        let path = format!("path=/dev/{device}");
+        add(&daemon, "c1", device, "unix-char", &[&path, "source=/dev/loop-control"]).ok();
+    }
+    daemon.lxc(&["config", "device", "remove", "c1", "one"]).ok();
+    sh(&daemon, "c1", "(: < /dev/two)").ok();
+    daemon.lxc(&["config", "device", "remove", "c1", "two"]).ok();
     assert!(!daemon.state().join("devices/c1").exists());
     // By numbers, without any source on the host; a block device.
     add(&daemon, "c1", "blk", "unix-block", &["path=/dev/blk", "major=7", "minor=250"]).ok();
@@ -381,7 +392,7 @@ fn what_does_not_fit_is_refused_by_name() {
     let from = format!("source={}", source(&daemon, "d").display());
     for (kind, properties, words) in [
         ("disk", vec![from.as_str(), "path=/d", "color=red"], ["\"dev\"", "\"color\""]),
-        ("disk", vec![from.as_str(), "path=d"], ["\"dev\"", "\"path\""]),
+        ("disk", vec![from.as_str(), "path=/../d"], ["\"dev\"", "\"path\""]),
         ("disk", vec!["path=/d"], ["\"dev\"", "\"source\""]),
         ("disk", vec!["source=vol", "pool=p", "path=/d"], ["\"dev\"", "\"pool\""]),
         ("disk", vec![from.as_str(), "path=/d", "size=1GB"], ["\"dev\"", "\"size\""]),

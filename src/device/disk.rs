@@ -108,7 +108,8 @@ pub(super) fn parse(mut properties: Properties<'_>) -> Result<AnyDisk, Error> {
     };
     let missing = |property, hint| Error::MissingProperty { device: device.clone(), property, hint };
     let path = properties.take("path").ok_or_else(|| missing("path", "where it is mounted inside; a root disk has /"))?;
-    let path = clean(path).ok_or_else(|| refuse("path", path, "an absolute path without \"..\""))?;
+    // A relative one counts from the root, as with LXD.
+    let path = clean(&format!("/{path}")).ok_or_else(|| refuse("path", path, "a path without \"..\""))?;
     let (pool, source) = (properties.take("pool"), properties.take("source"));
     if let Some(size) = properties.take("size") {
         return Err(refuse("size", size, "quotas of disks are not supported by this version"));
@@ -159,10 +160,8 @@ pub(super) fn parse(mut properties: Properties<'_>) -> Result<AnyDisk, Error> {
     let (mut limits, max) = ([None, None], properties.take("limits.max"));
     for (place, property) in limits.iter_mut().zip(["limits.read", "limits.write"]) {
         let own = properties.take(property);
-        if let (Some(max), Some(_)) = (max, own) {
-            return Err(refuse("limits.max", max, "it is limits.read and limits.write in one: set them, or this"));
-        }
-        let (property, text) = if own.is_some() { (property, own) } else { ("limits.max", max) };
+        // It stands for both, and before them.
+        let (property, text) = if max.is_some() { ("limits.max", max) } else { (property, own) };
         if let Some(text) = text {
             let expected = "bytes a second (10MB) or operations a second (100iops)";
             *place = Some(rate(text).ok_or_else(|| refuse(property, text, expected))?);

@@ -248,6 +248,8 @@ pub struct Set {
     pub nics: BTreeMap<DeviceName, Nic>,
     /// Disks and device nodes by name; no two at one path.
     pub plugs: BTreeMap<DeviceName, Plug>,
+    /// Devices that come and go, by name.
+    pub hotplugs: BTreeMap<DeviceName, Hotplug>,
 }
 
 impl Set {
@@ -259,6 +261,7 @@ impl Set {
         let mut root: Option<(DeviceName, RootDisk)> = None;
         let mut nics = BTreeMap::new();
         let mut plugs: BTreeMap<DeviceName, Plug> = BTreeMap::new();
+        let mut hotplugs = BTreeMap::new();
         for (name, properties) in devices {
             let name = DeviceName::new(name.clone()).map_err(Error::Name)?;
             let plug = match Device::parse(&name, properties)? {
@@ -275,7 +278,11 @@ impl Set {
                     nics.insert(name, nic);
                     continue;
                 }
-                Device::Hotplug(_) | Device::None => continue,
+                Device::Hotplug(hotplug) => {
+                    hotplugs.insert(name, hotplug);
+                    continue;
+                }
+                Device::None => continue,
             };
             if let Some((first, _)) = plugs.iter().find(|(_, other)| other.path() == plug.path()) {
                 return Err(Error::SamePath {
@@ -286,7 +293,7 @@ impl Set {
             }
             plugs.insert(name, plug);
         }
-        Ok(Self { root, nics, plugs })
+        Ok(Self { root, nics, plugs, hotplugs })
     }
 
     /// The root disk, without which an instance can neither be made nor started.
@@ -312,6 +319,15 @@ impl Set {
 /// As [`Set::parse`].
 pub fn validate(devices: &Devices) -> Result<(), Error> {
     Set::parse(devices).map(drop)
+}
+
+/// Whether a device can be put into a running container, taken out of it, and changed there.
+pub fn is_live(properties: &Config) -> bool {
+    match properties.get("type").map(String::as_str) {
+        Some("disk") => properties.get("path").is_some_and(|path| path != "/"),
+        Some("unix-char" | "unix-block" | "unix-hotplug" | "none") => true,
+        Some(_) | None => false,
+    }
 }
 
 /// The pools that the root disks among `devices` name.
@@ -392,7 +408,6 @@ mod tests {
             (vec![("type", "disk"), ("path", "/"), ("pool", "")], "\"pool\""),
             (vec![("type", "disk"), ("path", "/a")], "\"source\""),
             (vec![("type", "disk"), ("path", "/a"), ("source", "x")], "\"source\""),
-            (vec![("type", "disk"), ("path", "a/b"), ("source", "/x")], "\"path\""),
             (vec![("type", "disk"), ("path", "/a/../b"), ("source", "/x")], "\"path\""),
             (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("readonly", "so")], "\"readonly\""),
             (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("propagation", "x")], "\"propagation\""),

@@ -111,10 +111,6 @@ pub(super) fn parse_hotplug(mut properties: Properties<'_>) -> Result<Hotplug, E
     }
     owner(&mut properties)?;
     let required = properties.flag("required")?.unwrap_or(false);
-    if required {
-        let expected = "devices that come later are not followed by this version: leave it out";
-        return Err(refuse(&properties, "required", "true", expected));
-    }
     properties.end()?;
     Ok(Hotplug { required })
 }

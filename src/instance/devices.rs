@@ -16,7 +16,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
@@ -28,7 +28,7 @@ use crate::device::{Disk, Plug, Propagation, Set};
 use crate::helper::{ContainerRef, MountRequest};
 use crate::names::{DeviceName, InstanceKey};
 use crate::profile::Expanded;
-use crate::security::DeviceRules;
+use crate::security::{self, DeviceRules};
 use crate::security::idmap::IdMap;
 use crate::sys::cgroup::{Groups, Hierarchies};
 use crate::sys::{mount, process, userns};
@@ -92,6 +92,10 @@ pub(super) async fn prepare(
     map: Option<IdMap>,
     root: &Path,
 ) -> Result<Vec<(String, String)>, Error> {
+    if let Some((device, _)) = set.hotplugs.iter().find(|(_, hotplug)| hotplug.required) {
+        let reason = "no such device is there: devices that come later are not followed by this version; set required=false";
+        return Err(refuse(device, reason));
+    }
     if set.plugs.is_empty() {
         return Ok(Vec::new());
     }
@@ -383,22 +387,36 @@ impl Running {
 
     async fn take_out(&self, device: &DeviceName, plug: &Plug) -> Result<(), Error> {
         let inside = Inside::open(self.pid, &self.container.name)?;
-        let remove = matches!(plug, Plug::Node(_));
-        let request = MountRequest::Detach { path: plug.path().to_owned(), remove };
-        let fds: Vec<BorrowedFd<'_>> = inside.fds().collect();
-        let unmounted = self.context.launcher.mount(&self.container, request, &fds).await;
-        unmounted.map_err(|error| refuse(device, error.to_string()))?;
-        if let Plug::Node(node) = plug {
-            let path = self.dir.join(plug::file_name(device, plug));
-            // Its numbers, for the source may be gone.
-            if let Ok(stat) = rustix::fs::lstat(&path) {
-                let letter = if node.block { 'b' } else { 'c' };
-                let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-                self.rule(device, &format!("{letter} {major}:{minor} rwm"), false).await?;
-                fs::remove_file(&path).map_err(failed("remove", path))?;
+        let node = match plug {
+            Plug::Disk(_) => None,
+            Plug::Node(_) => Some(self.dir.join(plug::file_name(device, plug))),
+        };
+        let rule = match &node {
+            Some(path) => {
+                let path = path.clone();
+                blocking(move || Ok::<_, Error>(own_rule(&path))).await?
             }
+            None => None,
+        };
+        if let Some(rule) = &rule {
+            self.rule(device, rule, false).await?;
         }
-        Ok(())
+        let request = MountRequest::Detach { path: plug.path().to_owned(), remove: node.is_some() };
+        let fds: Vec<BorrowedFd<'_>> = inside.fds().collect();
+        if let Err(error) = self.context.launcher.mount(&self.container, request, &fds).await {
+            if let Some(rule) = &rule
+                && let Err(error) = self.rule(device, rule, true).await
+            {
+                tracing::error!(%device, %error, "giving a device back");
+            }
+            return Err(refuse(device, error.to_string()));
+        }
+        match node.map(|path| (fs::remove_file(&path), path)) {
+            Some((Err(error), path)) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::Io { doing: "remove", path, error })
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Lets the container use a device, or no more. Nodes can still be made, as from the start.
@@ -466,6 +484,46 @@ impl Changed {
         }
         Ok(())
     }
+}
+
+/// The rule that goes with the node at `path`: none when others need it, too. Its numbers are read from the node, for the
+/// source may be gone.
+fn own_rule(path: &Path) -> Option<String> {
+    let device = |path: &Path| {
+        let stat = rustix::fs::lstat(path).ok()?;
+        let letter = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::BlockDevice => 'b',
+            FileType::CharacterDevice => 'c',
+            _ => return None,
+        };
+        Some((letter, rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)))
+    };
+    let (letter, major, minor) = device(path)?;
+    let others = fs::read_dir(path.parent()?).ok()?.flatten().map(|entry| entry.path());
+    let shared = others.filter(|other| other != path).any(|other| device(&other) == Some((letter, major, minor)));
+    let needed = shared || security::is_everybodys(letter, major, minor);
+    (!needed).then(|| format!("{letter} {major}:{minor} rwm"))
+}
+
+/// Refuses disks of `after` whose source is missing and that were not there before: for an instance that does not run.
+///
+/// # Errors
+/// [`Error::Plug`].
+pub(super) async fn check_sources(before: &Devices, after: &Devices) -> Result<(), Error> {
+    let new = after.iter().filter(|(name, config)| before.get(*name) != Some(config));
+    let new: Devices = new.map(|(name, config)| (name.clone(), config.clone())).collect();
+    let plugs = Set::parse(&new)?.plugs;
+    if plugs.is_empty() {
+        return Ok(());
+    }
+    blocking(move || {
+        plugs.iter().try_for_each(|(device, plug)| match plug {
+            Plug::Disk(disk) => plug::open(device, &disk.source, disk.required).map(drop),
+            // As with LXD, it may come until the start.
+            Plug::Node(_) => Ok(()),
+        })
+    })
+    .await
 }
 
 /// The ways into a running container.

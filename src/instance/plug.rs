@@ -68,7 +68,7 @@ pub(super) fn ready(
 }
 
 /// Opens a source as a mere place; none when it is missing and need not be there.
-fn open(device: &DeviceName, source: &str, required: bool) -> Result<Option<OwnedFd>, Error> {
+pub(super) fn open(device: &DeviceName, source: &str, required: bool) -> Result<Option<OwnedFd>, Error> {
     match rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
         Ok(opened) => Ok(Some(opened)),
         Err(Errno::NOENT | Errno::NOTDIR) if !required => Ok(None),
