@@ -157,7 +157,8 @@ fn nodes_from_the_start_and_while_it_runs() {
     let daemon = Daemon::ready("overlay");
     daemon.lxc(&["launch", "bb", "c1"]).ok();
     // A device that no container has by itself.
-    add(&daemon, "c1", "log", "unix-char", &["path=/dev/my-log", "source=/dev/loop-control", "uid=5", "mode=0604"]).ok();
+    add(&daemon, "c1", "log", "unix-char", &["path=/dev/my-log", "source=/dev/loop-control", "uid=5", "mode=0604"])
+        .ok();
     let node = daemon.state().join("devices/c1/unix.log.dev-my--log");
     let host = fs::metadata(&node).unwrap();
     assert!(host.file_type().is_char_device() && host.permissions().mode() & 0o777 == 0o604);
@@ -432,7 +433,8 @@ fn a_crash_while_devices_come_and_go_leaves_nothing() {
             let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
             let body = body.to_string();
             let head = "PATCH /1.0/instances/c1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
-            let _ = write!(stream, "{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let _ =
+                write!(stream, "{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
             let _ = stream.read_to_end(&mut Vec::new());
         });
         std::thread::sleep(std::time::Duration::from_millis(round * 3));

@@ -107,7 +107,8 @@ pub(super) fn parse(mut properties: Properties<'_>) -> Result<AnyDisk, Error> {
         expected,
     };
     let missing = |property, hint| Error::MissingProperty { device: device.clone(), property, hint };
-    let path = properties.take("path").ok_or_else(|| missing("path", "where it is mounted inside; a root disk has /"))?;
+    let path =
+        properties.take("path").ok_or_else(|| missing("path", "where it is mounted inside; a root disk has /"))?;
     // A relative one counts from the root, as with LXD.
     let path = clean(&format!("/{path}")).ok_or_else(|| refuse("path", path, "a path without \"..\""))?;
     let (pool, source) = (properties.take("pool"), properties.take("source"));
@@ -124,16 +125,20 @@ pub(super) fn parse(mut properties: Properties<'_>) -> Result<AnyDisk, Error> {
         return Ok(AnyDisk::Root(RootDisk { pool }));
     }
     if let Some(pool) = pool {
-        let expected = "custom volumes are not supported by this version: leave pool= out and set source= to a path of the host";
+        let expected =
+            "custom volumes are not supported by this version: leave pool= out and set source= to a path of the host";
         return Err(refuse("pool", pool, expected));
     }
     let source = source.ok_or_else(|| missing("source", "a file, directory or block device of the host"))?;
-    let source = clean(source).ok_or_else(|| refuse("source", source, "an absolute path of the host without \"..\""))?;
+    let source =
+        clean(source).ok_or_else(|| refuse("source", source, "an absolute path of the host without \"..\""))?;
     let readonly = properties.flag("readonly")?.unwrap_or(false);
     let recursive = properties.flag("recursive")?.unwrap_or(false);
     let shift = properties.flag("shift")?.unwrap_or(false);
     let required = match (properties.flag("required")?, properties.flag("optional")?) {
-        (Some(_), Some(_)) => return Err(refuse("optional", "", "it is the old inverse of \"required\": set one of them")),
+        (Some(_), Some(_)) => {
+            return Err(refuse("optional", "", "it is the old inverse of \"required\": set one of them"));
+        }
         (required, optional) => required.unwrap_or(!optional.unwrap_or(false)),
     };
     let (propagation, propagation_recursive) = match properties.take("propagation") {

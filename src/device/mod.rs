@@ -115,7 +115,10 @@ impl fmt::Display for Error {
                 write!(f, "Devices {first:?} and {second:?} both have path=/; an instance has one root disk")
             }
             Self::SamePath { path, first, second } => {
-                write!(f, "Devices {first:?} and {second:?} both have the path {path:?}: give one of them another path=")
+                write!(
+                    f,
+                    "Devices {first:?} and {second:?} both have the path {path:?}: give one of them another path="
+                )
             }
             Self::SameInterface { name, device } => {
                 write!(

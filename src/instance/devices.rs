@@ -28,8 +28,8 @@ use crate::device::{Disk, Plug, Propagation, Set};
 use crate::helper::{ContainerRef, MountRequest};
 use crate::names::{DeviceName, InstanceKey};
 use crate::profile::Expanded;
-use crate::security::{self, DeviceRules};
 use crate::security::idmap::IdMap;
+use crate::security::{self, DeviceRules};
 use crate::sys::cgroup::{Groups, Hierarchies};
 use crate::sys::{mount, process, userns};
 
@@ -51,9 +51,12 @@ impl From<Devices> for Journal {
     }
 }
 
+/// In the order of mounting.
+type Plugs = Vec<(DeviceName, Plug)>;
+
 /// By the path inside: a mount point comes before those below it.
-fn in_order<'a>(plugs: impl Iterator<Item = (&'a DeviceName, &'a Plug)>) -> Vec<(DeviceName, Plug)> {
-    let mut list: Vec<(DeviceName, Plug)> = plugs.map(|(name, plug)| (name.clone(), plug.clone())).collect();
+fn in_order<'a>(plugs: impl Iterator<Item = (&'a DeviceName, &'a Plug)>) -> Plugs {
+    let mut list: Plugs = plugs.map(|(name, plug)| (name.clone(), plug.clone())).collect();
     list.sort_by_key(|(name, plug)| (plug.path().len(), name.clone()));
     list
 }
@@ -93,7 +96,8 @@ pub(super) async fn prepare(
     root: &Path,
 ) -> Result<Vec<(String, String)>, Error> {
     if let Some((device, _)) = set.hotplugs.iter().find(|(_, hotplug)| hotplug.required) {
-        let reason = "no such device is there: devices that come later are not followed by this version; set required=false";
+        let reason =
+            "no such device is there: devices that come later are not followed by this version; set required=false";
         return Err(refuse(device, reason));
     }
     if set.plugs.is_empty() {
@@ -180,8 +184,7 @@ fn unstage(dir: &Path) -> Result<(), Error> {
             continue;
         }
         // Never with its content: should it be mounted after all, that is the administrator's.
-        let removed =
-            if entry.path().is_dir() { fs::remove_dir(entry.path()) } else { fs::remove_file(entry.path()) };
+        let removed = if entry.path().is_dir() { fs::remove_dir(entry.path()) } else { fs::remove_file(entry.path()) };
         removed.map_err(failed("remove", entry.path()))?;
     }
     Ok(())
@@ -444,7 +447,7 @@ impl Changed {
         &mut self,
         mut plugged: Devices,
         wanted: &Devices,
-        (gone, come): (Vec<(DeviceName, Plug)>, Vec<(DeviceName, Plug)>),
+        (gone, come): (Plugs, Plugs),
         (slow, fast): (Rates, Rates),
     ) -> Result<(), Error> {
         let properties = |from: &Devices, device: &DeviceName| from.get(device.as_str()).cloned().unwrap_or_default();

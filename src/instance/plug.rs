@@ -55,12 +55,7 @@ pub(super) fn file_name(device: &DeviceName, plug: &Plug) -> String {
 
 /// Makes a plug ready in `dir`, the container's directory of devices. None: its source is missing, and need not be there.
 /// `map`: of an unprivileged container. Mounts and makes files.
-pub(super) fn ready(
-    dir: &Path,
-    device: &DeviceName,
-    plug: &Plug,
-    map: Option<&IdMap>,
-) -> Result<Option<Ready>, Error> {
+pub(super) fn ready(dir: &Path, device: &DeviceName, plug: &Plug, map: Option<&IdMap>) -> Result<Option<Ready>, Error> {
     match plug {
         Plug::Disk(disk) => ready_disk(dir, device, disk, map),
         Plug::Node(node) => ready_node(&dir.join(file_name(device, plug)), device, node, map),
