@@ -82,6 +82,11 @@ impl StateDir {
         format!("warren.{}", hex::encode(&digest.as_ref()[..4]))
     }
 
+    /// What the devices of a running container need on the host: nodes, and mounts while it starts.
+    pub fn devices(&self, container: &str) -> PathBuf {
+        self.root.join("devices").join(container)
+    }
+
     /// The socket that stop hooks talk to.
     pub fn hook_socket(&self) -> PathBuf {
         self.root.join("run/hook.socket")

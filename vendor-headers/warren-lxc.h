@@ -101,7 +101,7 @@ struct lxc_container {
 	lxc_unused get_interfaces;
 	lxc_unused get_ips;
 	lxc_unused get_cgroup_item;
-	lxc_unused set_cgroup_item;
+	bool (*set_cgroup_item)(struct lxc_container *, const char *subsys, const char *value);
 	lxc_unused get_config_path;
 	lxc_unused set_config_path;
 	lxc_unused clone;

@@ -240,6 +240,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::Architecture { .. }
         | instance::Error::NoParent { .. }
         | instance::Error::NoNetwork { .. }
+        | instance::Error::Plug { .. }
         | instance::Error::Config(_)
         | instance::Error::Device(_)
         | instance::Error::Network(_)

@@ -6,6 +6,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "api_os",
     "console",
     "container_cpu_time",
+    "container_disk_shift",
     "container_edit_metadata",
     "container_exec_recording",
     "container_exec_signal_handling",
@@ -14,6 +15,8 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "container_host_shutdown_timeout",
     "container_image_properties",
     "container_last_used_at",
+    "container_mount_propagation",
+    "container_raw_mount",
     "container_stop_priority",
     "directory_manipulation",
     "dry_run",
@@ -72,5 +75,6 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "resources_v2",
     "server_supported_storage_drivers",
     "storage",
+    "unix_device_rename",
     "usedby_consistency",
 ];

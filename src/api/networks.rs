@@ -25,7 +25,9 @@ fn uses(devices: &wire::Devices, name: &str) -> bool {
                 NicType::Network(network) => network.as_str() == name,
                 NicType::P2p => false,
             },
-            Ok(Device::Root(_) | Device::None) | Err(_) => false,
+            Ok(Device::Root(_) | Device::Disk(_) | Device::Node(_) | Device::Hotplug(_) | Device::None) | Err(_) => {
+                false
+            }
         }
     })
 }

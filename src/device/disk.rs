@@ -1,4 +1,4 @@
-//! `disk`: for now the root disk; others are refused with a clear word.
+//! `disk`: the root disk, and files, directories and block devices of the host.
 
 use super::{Error, Properties};
 use crate::names::PoolName;
@@ -10,7 +10,95 @@ pub struct RootDisk {
     pub pool: PoolName,
 }
 
-pub(super) fn parse(mut properties: Properties<'_>) -> Result<RootDisk, Error> {
+/// A disk, of either kind.
+pub(super) enum AnyDisk {
+    Root(RootDisk),
+    Other(Disk),
+}
+
+/// How the mounts below a disk follow those of the host, and the other way round (mount_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// Not at all.
+    Private,
+    /// Both ways.
+    Shared,
+    /// From the host only.
+    Slave,
+    /// Not at all, and it cannot be bound elsewhere.
+    Unbindable,
+}
+
+/// A file, directory or block device of the host inside the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Where it is mounted inside: absolute, without `.`, `..` and doubled slashes, and not the root.
+    pub path: String,
+    /// Absolute path on the host.
+    pub source: String,
+    /// It cannot be written.
+    pub readonly: bool,
+    /// What is mounted below the source comes along.
+    pub recursive: bool,
+    /// Without its source nothing starts.
+    pub required: bool,
+    /// None: [`Propagation::Private`].
+    pub propagation: Option<Propagation>,
+    /// For all that is mounted below, too (`rshared` and so on).
+    pub propagation_recursive: bool,
+    /// Ids of the container are those of the source, by an id-mapped mount.
+    pub shift: bool,
+    /// `raw.mount.options`, one by one.
+    pub options: Vec<String>,
+    /// Reading.
+    pub read: Option<Rate>,
+    /// Writing.
+    pub write: Option<Rate>,
+}
+
+/// A limit of what a disk is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rate {
+    /// Bytes a second.
+    Bytes(u64),
+    /// Operations a second.
+    Operations(u64),
+}
+
+/// An absolute path without `.`, `..` and doubled slashes.
+pub(super) fn clean(text: &str) -> Option<String> {
+    let printable = !text.contains(['\0', '\n', '\r']) && text.len() <= 4095;
+    let plain = text.split('/').all(|part| part != "..");
+    (text.starts_with('/') && printable && plain).then(|| {
+        let parts: Vec<&str> = text.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+        format!("/{}", parts.join("/"))
+    })
+}
+
+/// `10MB`, `5MiB`, `100iops`, or bytes.
+fn rate(text: &str) -> Option<Rate> {
+    if let Some(number) = text.strip_suffix("iops") {
+        return number.parse().ok().map(Rate::Operations);
+    }
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let (base, power): (u64, u32) = match unit {
+        "" | "B" => (1, 0),
+        "kB" => (1000, 1),
+        "MB" => (1000, 2),
+        "GB" => (1000, 3),
+        "TB" => (1000, 4),
+        "KiB" => (1024, 1),
+        "MiB" => (1024, 2),
+        "GiB" => (1024, 3),
+        "TiB" => (1024, 4),
+        _ => return None,
+    };
+    number.checked_mul(base.checked_pow(power)?).map(Rate::Bytes)
+}
+
+pub(super) fn parse(mut properties: Properties<'_>) -> Result<AnyDisk, Error> {
     let device = properties.device.to_string();
     let refuse = |property, value: &str, expected| Error::Value {
         device: device.clone(),
@@ -19,12 +107,109 @@ pub(super) fn parse(mut properties: Properties<'_>) -> Result<RootDisk, Error> {
         expected,
     };
     let missing = |property, hint| Error::MissingProperty { device: device.clone(), property, hint };
-    let path = properties.take("path").ok_or_else(|| missing("path", "a root disk has path=/"))?;
-    if path != "/" {
-        return Err(refuse("path", path, "only root disks (path=/) are supported by this version"));
+    let path =
+        properties.take("path").ok_or_else(|| missing("path", "where it is mounted inside; a root disk has /"))?;
+    // A relative one counts from the root, as with LXD.
+    let path = clean(&format!("/{path}")).ok_or_else(|| refuse("path", path, "a path without \"..\""))?;
+    let (pool, source) = (properties.take("pool"), properties.take("source"));
+    if let Some(size) = properties.take("size") {
+        return Err(refuse("size", size, "quotas of disks are not supported by this version"));
     }
-    let pool = properties.take("pool").ok_or_else(|| missing("pool", "name the storage pool of the root disk"))?;
-    let pool = PoolName::new(pool).map_err(|_| refuse("pool", pool, "it must be the name of a storage pool"))?;
+    if path == "/" {
+        if let Some(source) = source {
+            return Err(refuse("source", source, "a root disk has none"));
+        }
+        let pool = pool.ok_or_else(|| missing("pool", "name the storage pool of the root disk"))?;
+        let pool = PoolName::new(pool).map_err(|_| refuse("pool", pool, "it must be the name of a storage pool"))?;
+        properties.end()?;
+        return Ok(AnyDisk::Root(RootDisk { pool }));
+    }
+    if let Some(pool) = pool {
+        let expected =
+            "custom volumes are not supported by this version: leave pool= out and set source= to a path of the host";
+        return Err(refuse("pool", pool, expected));
+    }
+    let source = source.ok_or_else(|| missing("source", "a file, directory or block device of the host"))?;
+    let source =
+        clean(source).ok_or_else(|| refuse("source", source, "an absolute path of the host without \"..\""))?;
+    let readonly = properties.flag("readonly")?.unwrap_or(false);
+    let recursive = properties.flag("recursive")?.unwrap_or(false);
+    let shift = properties.flag("shift")?.unwrap_or(false);
+    let required = match (properties.flag("required")?, properties.flag("optional")?) {
+        (Some(_), Some(_)) => {
+            return Err(refuse("optional", "", "it is the old inverse of \"required\": set one of them"));
+        }
+        (required, optional) => required.unwrap_or(!optional.unwrap_or(false)),
+    };
+    let (propagation, propagation_recursive) = match properties.take("propagation") {
+        None => (None, false),
+        Some(word) => {
+            let known = match word.strip_prefix('r').unwrap_or(word) {
+                "private" => Propagation::Private,
+                "shared" => Propagation::Shared,
+                "slave" => Propagation::Slave,
+                "unbindable" => Propagation::Unbindable,
+                _ => {
+                    let expected = "private, shared, slave or unbindable, each also with an \"r\" before it";
+                    return Err(refuse("propagation", word, expected));
+                }
+            };
+            (Some(known), word.starts_with('r'))
+        }
+    };
+    let options = properties.take("raw.mount.options").unwrap_or_default();
+    if options.contains(['\0', '\n', '\r', ' ', '\t']) {
+        return Err(refuse("raw.mount.options", options, "options of mount(8), separated by commas"));
+    }
+    let options = options.split(',').filter(|option| !option.is_empty()).map(str::to_owned).collect();
+    let (mut limits, max) = ([None, None], properties.take("limits.max"));
+    for (place, property) in limits.iter_mut().zip(["limits.read", "limits.write"]) {
+        let own = properties.take(property);
+        // It stands for both, and before them.
+        let (property, text) = if max.is_some() { ("limits.max", max) } else { (property, own) };
+        if let Some(text) = text {
+            let expected = "bytes a second (10MB) or operations a second (100iops)";
+            *place = Some(rate(text).ok_or_else(|| refuse(property, text, expected))?);
+        }
+    }
     properties.end()?;
-    Ok(RootDisk { pool })
+    let [read, write] = limits;
+    let disk = Disk {
+        path,
+        source,
+        readonly,
+        recursive,
+        required,
+        propagation,
+        propagation_recursive,
+        shift,
+        options,
+        read,
+        write,
+    };
+    Ok(AnyDisk::Other(disk))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned() {
+        assert_eq!(clean("/a//b/./c/").as_deref(), Some("/a/b/c"));
+        assert_eq!(clean("//").as_deref(), Some("/"));
+        for bad in ["", "a", "/a/../b", "/..", "/a\nb"] {
+            assert_eq!(clean(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn rates_have_a_unit() {
+        assert_eq!(rate("10MB"), Some(Rate::Bytes(10_000_000)));
+        assert_eq!(rate("2MiB"), Some(Rate::Bytes(2 << 20)));
+        assert_eq!(rate("100iops"), Some(Rate::Operations(100)));
+        for bad in ["", "iops", "10 MB", "-1", "10Mb", "99999999999TB"] {
+            assert_eq!(rate(bad), None, "{bad}");
+        }
+    }
 }

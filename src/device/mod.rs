@@ -5,6 +5,7 @@
 
 mod disk;
 mod nic;
+mod unix;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,8 +13,12 @@ use std::fmt;
 use crate::api::wire::{Config, Devices};
 use crate::names::{DeviceName, NameError, NetworkName, PoolName};
 
-pub use disk::RootDisk;
+pub use disk::{Disk, Propagation, Rate, RootDisk};
 pub use nic::{Nic, NicPlan, NicType, plan_nics};
+pub use unix::{Hotplug, Node};
+
+/// Every type of device that [`Device::parse`] reads.
+const TYPES: &str = "disk, nic, none, unix-block, unix-char, unix-hotplug";
 
 /// Why devices are refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +70,15 @@ pub enum Error {
         /// The second.
         second: String,
     },
+    /// Two devices at one path inside.
+    SamePath {
+        /// The path.
+        path: String,
+        /// The first.
+        first: String,
+        /// The second.
+        second: String,
+    },
     /// Two nics that would have the same name inside.
     SameInterface {
         /// The name.
@@ -79,10 +93,10 @@ impl fmt::Display for Error {
         match self {
             Self::Name(error) => error.fmt(f),
             Self::Type { device, found } if found.is_empty() => {
-                write!(f, "Device {device:?} has no \"type\"; known types: disk, nic, none")
+                write!(f, "Device {device:?} has no \"type\"; known types: {TYPES}")
             }
             Self::Type { device, found } => {
-                write!(f, "Device {device:?} has the unsupported type {found:?}; known types: disk, nic, none")
+                write!(f, "Device {device:?} has the unsupported type {found:?}; known types: {TYPES}")
             }
             Self::UnknownProperty { device, kind, property } => {
                 write!(f, "Device {device:?}: a {kind} has no property {property:?}")
@@ -99,6 +113,12 @@ impl fmt::Display for Error {
             ),
             Self::TwoRoots { first, second } => {
                 write!(f, "Devices {first:?} and {second:?} both have path=/; an instance has one root disk")
+            }
+            Self::SamePath { path, first, second } => {
+                write!(
+                    f,
+                    "Devices {first:?} and {second:?} both have the path {path:?}: give one of them another path="
+                )
             }
             Self::SameInterface { name, device } => {
                 write!(
@@ -117,10 +137,44 @@ impl std::error::Error for Error {}
 pub enum Device {
     /// The root disk.
     Root(RootDisk),
+    /// Another disk.
+    Disk(Disk),
+    /// A device node.
+    Node(Node),
+    /// Device nodes that come and go.
+    Hotplug(Hotplug),
     /// A network interface.
     Nic(Nic),
     /// Masks a device of a profile.
     None,
+}
+
+/// What is put into a container at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plug {
+    /// Something of the host's files.
+    Disk(Disk),
+    /// A device node.
+    Node(Node),
+}
+
+impl Plug {
+    /// Where it lies inside.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Disk(disk) => &disk.path,
+            Self::Node(node) => &node.path,
+        }
+    }
+
+    /// Whether the two differ in nothing but how fast they may be used, which can be changed in its place.
+    pub fn same_mount(&self, other: &Self) -> bool {
+        let without = |plug: &Self| match plug {
+            Self::Disk(disk) => Self::Disk(Disk { read: None, write: None, ..disk.clone() }),
+            Self::Node(node) => Self::Node(node.clone()),
+        };
+        without(self) == without(other)
+    }
 }
 
 /// The properties of a device, taken out one by one; what is left over is unknown.
@@ -133,6 +187,21 @@ struct Properties<'a> {
 impl<'a> Properties<'a> {
     fn take(&mut self, property: &str) -> Option<&'a str> {
         self.left.remove(property).filter(|value| !value.is_empty())
+    }
+
+    /// A boolean, as LXD reads them.
+    fn flag(&mut self, property: &'static str) -> Result<Option<bool>, Error> {
+        let Some(text) = self.take(property) else { return Ok(None) };
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => Ok(Some(true)),
+            "false" | "0" | "no" | "off" => Ok(Some(false)),
+            _ => Err(Error::Value {
+                device: self.device.to_string(),
+                property,
+                value: text.to_owned(),
+                expected: "true or false",
+            }),
+        }
     }
 
     fn end(self) -> Result<(), Error> {
@@ -159,7 +228,13 @@ impl Device {
         let kind = left.remove("type").unwrap_or_default();
         let reader = |kind| Properties { device: name, kind, left };
         match kind {
-            "disk" => disk::parse(reader("disk")).map(Self::Root),
+            "disk" => disk::parse(reader("disk")).map(|disk| match disk {
+                disk::AnyDisk::Root(root) => Self::Root(root),
+                disk::AnyDisk::Other(disk) => Self::Disk(disk),
+            }),
+            "unix-char" => unix::parse(reader("unix-char"), false).map(Self::Node),
+            "unix-block" => unix::parse(reader("unix-block"), true).map(Self::Node),
+            "unix-hotplug" => unix::parse_hotplug(reader("unix-hotplug")).map(Self::Hotplug),
             "nic" => nic::parse(reader("nic")).map(Self::Nic),
             "none" => reader("none").end().map(|()| Self::None),
             other => Err(Error::Type { device: name.to_string(), found: other.to_owned() }),
@@ -174,6 +249,10 @@ pub struct Set {
     pub root: Option<(DeviceName, RootDisk)>,
     /// The nics by name.
     pub nics: BTreeMap<DeviceName, Nic>,
+    /// Disks and device nodes by name; no two at one path.
+    pub plugs: BTreeMap<DeviceName, Plug>,
+    /// Devices that come and go, by name.
+    pub hotplugs: BTreeMap<DeviceName, Hotplug>,
 }
 
 impl Set {
@@ -184,22 +263,40 @@ impl Set {
     pub fn parse(devices: &Devices) -> Result<Self, Error> {
         let mut root: Option<(DeviceName, RootDisk)> = None;
         let mut nics = BTreeMap::new();
+        let mut plugs: BTreeMap<DeviceName, Plug> = BTreeMap::new();
+        let mut hotplugs = BTreeMap::new();
         for (name, properties) in devices {
             let name = DeviceName::new(name.clone()).map_err(Error::Name)?;
-            match Device::parse(&name, properties)? {
+            let plug = match Device::parse(&name, properties)? {
+                Device::Disk(disk) => Plug::Disk(disk),
+                Device::Node(node) => Plug::Node(node),
                 Device::Root(disk) => {
                     if let Some((first, _)) = &root {
                         return Err(Error::TwoRoots { first: first.to_string(), second: name.to_string() });
                     }
                     root = Some((name, disk));
+                    continue;
                 }
                 Device::Nic(nic) => {
                     nics.insert(name, nic);
+                    continue;
                 }
-                Device::None => {}
+                Device::Hotplug(hotplug) => {
+                    hotplugs.insert(name, hotplug);
+                    continue;
+                }
+                Device::None => continue,
+            };
+            if let Some((first, _)) = plugs.iter().find(|(_, other)| other.path() == plug.path()) {
+                return Err(Error::SamePath {
+                    path: plug.path().to_owned(),
+                    first: first.to_string(),
+                    second: name.to_string(),
+                });
             }
+            plugs.insert(name, plug);
         }
-        Ok(Self { root, nics })
+        Ok(Self { root, nics, plugs, hotplugs })
     }
 
     /// The root disk, without which an instance can neither be made nor started.
@@ -225,6 +322,15 @@ impl Set {
 /// As [`Set::parse`].
 pub fn validate(devices: &Devices) -> Result<(), Error> {
     Set::parse(devices).map(drop)
+}
+
+/// Whether a device can be put into a running container, taken out of it, and changed there.
+pub fn is_live(properties: &Config) -> bool {
+    match properties.get("type").map(String::as_str) {
+        Some("disk") => properties.get("path").is_some_and(|path| path != "/"),
+        Some("unix-char" | "unix-block" | "unix-hotplug" | "none") => true,
+        Some(_) | None => false,
+    }
 }
 
 /// The pools that the root disks among `devices` name.
@@ -266,6 +372,30 @@ mod tests {
     }
 
     #[test]
+    fn a_path_is_used_once() {
+        let disk = [("type", "disk"), ("path", "/a/"), ("source", "/x")];
+        let node = [("type", "unix-char"), ("path", "//a"), ("source", "/dev/null")];
+        let error = Set::parse(&devices(&[("one", &disk), ("two", &node)])).unwrap_err();
+        assert!(matches!(&error, Error::SamePath { path, .. } if path == "/a"), "{error}");
+    }
+
+    #[test]
+    fn optional_is_the_inverse_of_required() {
+        let required = |pairs: &[(&str, &str)]| {
+            let mut all = vec![("type", "disk"), ("path", "/a"), ("source", "/x")];
+            all.extend(pairs);
+            match Device::parse(&DeviceName::new("dev").unwrap(), &device(&all)) {
+                Ok(Device::Disk(disk)) => Some(disk.required),
+                _ => None,
+            }
+        };
+        assert_eq!(required(&[]), Some(true));
+        assert_eq!(required(&[("optional", "true")]), Some(false));
+        assert_eq!(required(&[("required", "no")]), Some(false));
+        assert_eq!(required(&[("required", "no"), ("optional", "true")]), None);
+    }
+
+    #[test]
     fn refusals_name_device_and_property() {
         for (pairs, wanted) in [
             (vec![("type", "nic"), ("nictype", "bridged"), ("parent", "br0"), ("colour", "red")], "\"colour\""),
@@ -279,6 +409,22 @@ mod tests {
             (vec![], "\"type\""),
             (vec![("type", "disk")], "\"path\""),
             (vec![("type", "disk"), ("path", "/"), ("pool", "")], "\"pool\""),
+            (vec![("type", "disk"), ("path", "/a")], "\"source\""),
+            (vec![("type", "disk"), ("path", "/a"), ("source", "x")], "\"source\""),
+            (vec![("type", "disk"), ("path", "/a/../b"), ("source", "/x")], "\"path\""),
+            (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("readonly", "so")], "\"readonly\""),
+            (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("propagation", "x")], "\"propagation\""),
+            (vec![("type", "disk"), ("path", "/a"), ("source", "v"), ("pool", "p")], "\"pool\""),
+            (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("size", "1GB")], "\"size\""),
+            (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("limits.read", "fast")], "\"limits.read\""),
+            (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("color", "red")], "\"color\""),
+            (vec![("type", "unix-char")], "\"path\""),
+            (vec![("type", "unix-char"), ("path", "/dev/x"), ("major", "1")], "\"minor\""),
+            (vec![("type", "unix-char"), ("path", "/dev/x"), ("mode", "999")], "\"mode\""),
+            (vec![("type", "unix-block"), ("path", "/dev/x"), ("uid", "-1")], "\"uid\""),
+            (vec![("type", "unix-block"), ("path", "/dev/x"), ("readonly", "true")], "\"readonly\""),
+            (vec![("type", "unix-hotplug")], "\"vendorid\""),
+            (vec![("type", "unix-hotplug"), ("vendorid", "12345")], "\"vendorid\""),
         ] {
             let name = DeviceName::new("dev").unwrap();
             let error = Device::parse(&name, &device(&pairs)).unwrap_err().to_string();

@@ -53,6 +53,11 @@ fn run() -> io::Result<()> {
         Request::Unfreeze(container) => done(&socket, loaded(&container).and_then(|mut c| c.unfreeze())),
         Request::Attach(container, what) => attach(&socket, inbox, &container, &what),
         Request::Files(request) => super::files::serve(&socket, inbox, request),
+        Request::Mount(request) => super::mounts::serve(&socket, inbox, request),
+        Request::DeviceRule { container, rule, allow } => {
+            let item = if allow { c"devices.allow" } else { c"devices.deny" };
+            done(&socket, loaded(&container).and_then(|mut handle| handle.set_cgroup_item(item, &rule)))
+        }
         Request::Console(container) => console::serve(&socket, &container),
         // Both only ever follow another request.
         Request::Signal(_) | Request::Commit => Ok(()),

@@ -16,6 +16,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
+use super::mounts::MountRequest;
 use super::protocol::{AttachRequest, Inbox, Reply, Request, encode};
 use super::{ContainerRef, Error};
 use crate::lxc::{self, Container, State};
@@ -257,8 +258,18 @@ impl Launcher {
     }
 
     async fn simple(&self, action: &'static str, container: &ContainerRef, request: Request) -> Result<(), Error> {
+        self.with_fds(action, container, request, &[]).await
+    }
+
+    async fn with_fds(
+        &self,
+        action: &'static str,
+        container: &ContainerRef,
+        request: Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), Error> {
         let mut line = self.line(action, container)?;
-        line.send(&request, &[]).await?;
+        line.send(&request, fds).await?;
         match line.reply_within(FREEZE).await? {
             Reply::Done => {
                 line.finish();
@@ -304,6 +315,32 @@ impl Launcher {
     /// When the freezer does not get there.
     pub async fn freeze(&self, container: &ContainerRef) -> Result<(), Error> {
         self.simple("freeze", container, Request::Freeze(container.clone())).await
+    }
+
+    /// Mounts or unmounts something inside a running container. `fds`: as the request needs them.
+    ///
+    /// # Errors
+    /// When the container's files do not allow it, or the kernel does not.
+    pub async fn mount(
+        &self,
+        container: &ContainerRef,
+        request: MountRequest,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), Error> {
+        let action = match &request {
+            MountRequest::Attach { .. } => "mount a device in",
+            MountRequest::Detach { .. } => "unmount a device in",
+        };
+        self.with_fds(action, container, Request::Mount(request), fds).await
+    }
+
+    /// Lets a running container use a device, or no more, where control groups of version 2 decide about that.
+    ///
+    /// # Errors
+    /// When liblxc cannot.
+    pub async fn device_rule(&self, container: &ContainerRef, rule: &str, allow: bool) -> Result<(), Error> {
+        let request = Request::DeviceRule { container: container.clone(), rule: rule.to_owned(), allow };
+        self.simple("change the device rules of", container, request).await
     }
 
     /// Lets them go on.

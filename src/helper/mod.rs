@@ -19,6 +19,7 @@ mod console;
 pub mod files;
 pub mod hook;
 mod launcher;
+mod mounts;
 mod protocol;
 mod sftp;
 
@@ -32,6 +33,7 @@ use std::time::Duration;
 
 pub use child::main as child_main;
 pub use launcher::{Attached, Console, Launcher, QUERY, Query, Started};
+pub use mounts::MountRequest;
 pub use protocol::AttachRequest;
 
 /// Which container, and where liblxc finds what it needs of it.

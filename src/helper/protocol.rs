@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ContainerRef;
 use super::files::{FilesRequest, Found, Refusal};
+use super::mounts::MountRequest;
 use crate::sys::process::Exit;
 use crate::sys::socket;
 
@@ -45,6 +46,14 @@ pub(super) enum Request {
     /// The content of a file is whole.
     Commit,
     Console(ContainerRef),
+    /// Comes with the fds that [`super::mounts`] names.
+    Mount(MountRequest),
+    /// Lets a running container use a device, or no more: a rule as of `lxc.cgroup2.devices.allow`.
+    DeviceRule {
+        container: ContainerRef,
+        rule: String,
+        allow: bool,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use super::actor::Live;
 use super::error::Error;
 use super::state::{Status, adopted};
-use super::{Context, create, delete, limits, rename, start, stop};
+use super::{Context, create, delete, devices, limits, rename, start, stop};
 use crate::api::wire::Config;
 use crate::config;
 use crate::db::{self, Phase};
@@ -67,14 +67,16 @@ pub(super) async fn adopt(
     let power = record.config.get(stop::POWER).map(String::as_str);
     if power != Some("RUNNING") {
         unmount_leftover(context, record, points).await?;
+        devices::forget(context, &record.key.container()).await?;
         return Ok(Found::Down { was_running: false });
     }
     let container = record.key.container();
     if let Some((live, status)) = running(context, record).await? {
         // Whatever its hook said, it is up again.
         left_word(context, &container);
-        let expanded = profile::expand_instance(&context.db.model(), record).config;
-        limits::adopted(context, &container, &expanded, live.pid).await;
+        let expanded = profile::expand_instance(&context.db.model(), record);
+        limits::adopted(context, &container, &expanded.config, live.pid).await;
+        devices::adopted(context, &record.key, live.pid, &expanded).await;
         return Ok(Found::Up(Box::new(live), status));
     }
     monitor_gone(context, record).await;

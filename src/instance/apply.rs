@@ -1,20 +1,21 @@
 //! A changed configuration on a running container: everything of it, or nothing.
 //!
 //! ```text
-//!   before, after ── limits ──> Applied ── kept when the change is written down
-//!                                 └────── undo() when it is not
+//!   before, after ── limits ── devices ──> Applied ── kept when the change is written down
+//!                                             └────── undo() when it is not
 //! ```
 
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, limits};
+use super::{Context, devices, limits};
 use crate::names::InstanceKey;
 use crate::profile::Expanded;
 
 /// What was changed, to be taken back when the change does not come about.
 pub(super) struct Applied {
     limits: Option<limits::Changed>,
+    devices: Option<devices::Changed>,
 }
 
 /// Brings the running container with this init from what `before` says to what `after` does. What only counts from its
@@ -29,12 +30,22 @@ pub(super) async fn apply(
     before: &Expanded,
     after: &Expanded,
 ) -> Result<Applied, Error> {
-    Ok(Applied { limits: limits::change(context, &key.container(), pid, &before.config, &after.config).await? })
+    let limits = limits::change(context, &key.container(), pid, &before.config, &after.config).await?;
+    match devices::change(context, key, pid, before, after).await {
+        Ok(devices) => Ok(Applied { limits, devices }),
+        Err(error) => {
+            Applied { limits, devices: None }.undo().await;
+            Err(error)
+        }
+    }
 }
 
 impl Applied {
     /// Takes it back, as far as that can be; what cannot is logged.
     pub(super) async fn undo(self) {
+        if let Some(devices) = self.devices {
+            devices.undo().await;
+        }
         if let Some(limits) = self.limits {
             limits.undo().await;
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, blocking};
+use super::{Context, blocking, devices};
 use crate::db::{self, Phase};
 use crate::events::lifecycle::Requestor;
 use crate::helper::hook;
@@ -43,6 +43,7 @@ pub(super) async fn finish(context: &Arc<Context>, record: &db::Instance) -> Res
 /// Removes volume, link and logs; what is not there is fine.
 pub(super) async fn remove_files(context: &Arc<Context>, record: &db::Instance) -> Result<(), Error> {
     let container = record.key.container();
+    devices::forget(context, &container).await?;
     let pool = context.pools.get(&record.pool)?;
     let (root, logs) = (context.dir.root().to_owned(), context.dir.logs(&container));
     let (spool, lxc_path) = (context.dir.spool(), context.dir.lxc_path());

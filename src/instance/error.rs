@@ -65,6 +65,10 @@ pub enum Error {
         device: String,
         parent: String,
     },
+    Plug {
+        device: String,
+        reason: String,
+    },
     NoNetwork {
         device: String,
         network: String,
@@ -170,6 +174,7 @@ impl fmt::Display for Error {
                 f,
                 "Device {device:?}: the host has no network interface {parent:?}; create it or set another parent="
             ),
+            Self::Plug { device, reason } => write!(f, "Device {device:?}: {reason}"),
             Self::NoNetwork { device, network } => {
                 write!(f, "Device {device:?}: network {network:?} not found; create it first")
             }

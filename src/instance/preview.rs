@@ -9,6 +9,7 @@ use super::update::{self, Change};
 use crate::api::wire::{ChangedDevice, ChangedKey, Preview, PreviewedInstance};
 use crate::config;
 use crate::db::{Instance, Model, Profile};
+use crate::device;
 use crate::names::InstanceKey;
 use crate::profile::{self, Expanded};
 
@@ -32,11 +33,17 @@ fn compare(key: &InstanceKey, before: &Expanded, after: &Expanded, running: bool
     });
     let names: BTreeSet<&String> = before.devices.keys().chain(after.devices.keys()).collect();
     let devices = names.into_iter().filter(|name| before.devices.get(*name) != after.devices.get(*name));
+    let changes_live = |name: &String| {
+        let states = [before.devices.get(name), after.devices.get(name)];
+        states.into_iter().flatten().all(device::is_live)
+    };
     PreviewedInstance {
         name: key.name.to_string(),
         running,
         config: config.collect(),
-        devices: devices.map(|name| ChangedDevice { name: name.clone(), effect: effect(false).to_owned() }).collect(),
+        devices: devices
+            .map(|name| ChangedDevice { name: name.clone(), effect: effect(changes_live(name)).to_owned() })
+            .collect(),
     }
 }
 

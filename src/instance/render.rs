@@ -26,6 +26,8 @@ pub struct Plan<'a> {
     pub limits: &'a [(String, String)],
     /// Interfaces.
     pub nics: &'a [NicPlan],
+    /// Lines of disks and device nodes, in the order of mounting.
+    pub plugs: &'a [(String, String)],
     /// The control group below which this container gets its own.
     pub cgroup: &'a str,
     /// Expanded configuration, of which `environment.*`, `limits.kernel.*` and `linux.sysctl.*` are used.
@@ -112,6 +114,9 @@ pub fn render(plan: &Plan<'_>) -> String {
             line("lxc.mount.entry", &format!("{}/proc/{file} proc/{file} none bind,optional 0 0", lxcfs.display()));
         }
     }
+    for (key, value) in plan.plugs {
+        line(key, value);
+    }
     for (index, nic) in plan.nics.iter().enumerate() {
         for (key, value) in nic.lxc_lines(index) {
             line(&key, &value);
@@ -138,6 +143,7 @@ mod tests {
             confinement: &[],
             limits: &[],
             nics: &[],
+            plugs: &[],
             cgroup: "warren",
             config,
             log: Path::new("/l/lxc.log"),

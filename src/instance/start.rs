@@ -13,7 +13,7 @@ use super::limits;
 use super::render::{self, Plan};
 use super::stop;
 use super::undo::Undo;
-use super::{Context, Stages, blocking};
+use super::{Context, Stages, blocking, devices as plugs};
 use crate::config;
 use crate::db::Instance;
 use crate::device::{NicPlan, Set, plan_nics};
@@ -83,6 +83,11 @@ async fn steps(
         undo.push(async move { limits::forget(&context, &name).await });
     }
     let limits = limits::lines(context, &container.name, &expanded.config).await?;
+    {
+        let (context, name) = (Arc::clone(context), container.name.clone());
+        undo.push(async move { plugs::forget(&context, &name).await });
+    }
+    let plugged = plugs::prepare(context, &container.name, &devices, &expanded.devices, map, &root.path).await?;
     let logs = context.dir.logs(&container.name);
     let log = logs.join("lxc.log");
     let hook = helper::stop_hook(&context.dir.hook_socket(), &context.dir.spool(), &container.name);
@@ -95,6 +100,7 @@ async fn steps(
         confinement: &lines,
         limits: &limits,
         nics: &nics,
+        plugs: &plugged,
         cgroup: &context.dir.cgroup(),
         config: &expanded.config,
         log: &log,
@@ -131,6 +137,9 @@ async fn steps(
 
     let started = context.launcher.start(&container, &log).await?;
     stages.mark("liblxc");
+    if !plugged.is_empty() {
+        plugs::started(context, &container.name).await;
+    }
     limits::started(context, &container.name, &expanded.config, started.init_pid).await;
     live(started.init_pid, started.init_pidfd)
 }

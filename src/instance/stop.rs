@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::actor::{Live, StopKind};
 use super::error::Error;
-use super::{Context, limits};
+use super::{Context, devices, limits};
 use crate::db::{self, Instance, Phase};
 use crate::device::Set;
 use crate::names::InstanceKey;
@@ -167,6 +167,7 @@ pub(super) async fn clean_up(
     })
     .await?;
     limits::forget(context, &container).await?;
+    devices::forget(context, &container).await?;
     // A definition that was broken meanwhile must not keep the container from being cleaned up.
     if let Ok(devices) = Set::parse(&profile::expand_instance(&model, &record).devices) {
         for (device, network) in devices.networks() {

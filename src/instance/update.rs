@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::apply::apply;
 use super::error::Error;
-use super::{Context, create, rename, stop};
+use super::{Context, create, devices, rename, stop};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{Instance, Model, Profile};
@@ -126,7 +126,10 @@ pub(super) async fn update(
                 let before = profile::expand_instance(&model, &old);
                 Some(apply(context, key, pid, &before, &expanded).await?)
             }
-            None => None,
+            None => {
+                devices::check_sources(&profile::expand_instance(&model, &old).devices, &expanded.devices).await?;
+                None
+            }
         };
         let written = context
             .db

@@ -263,6 +263,22 @@ impl Container {
         Ok(Console { slot, ptx: Self::owned_fd(ptx, "console_getfd")? })
     }
 
+    /// Writes an item of the running container's control groups; with cgroup 2, of its program for devices. Asks the
+    /// monitor: helper only.
+    ///
+    /// # Errors
+    /// When liblxc cannot.
+    pub fn set_cgroup_item(&mut self, item: &CStr, value: &str) -> Result<(), Error> {
+        let set = member!(self, set_cgroup_item);
+        let value = CString::new(value)?;
+        // SAFETY: both strings outlive the call.
+        if unsafe { set(self.raw.as_ptr(), item.as_ptr(), value.as_ptr()) } {
+            Ok(())
+        } else {
+            Err(Error::Call("set_cgroup_item"))
+        }
+    }
+
     /// Holds all processes. With cgroup 1 it polls: helper only.
     ///
     /// # Errors

@@ -46,6 +46,13 @@ const ALLOWED_DEVICES: &[&str] = &[
     "c 136:* rwm",  // pts
 ];
 
+/// Whether every container may use the character or block (`c`, `b`) device with these numbers.
+pub fn is_everybodys(letter: char, major: u32, minor: u32) -> bool {
+    let any = format!("{letter} {major}:* ");
+    let this = format!("{letter} {major}:{minor} ");
+    ALLOWED_DEVICES.iter().any(|device| device.starts_with(&this) || device.starts_with(&any))
+}
+
 /// Which hierarchy carries the devices controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceRules {
@@ -143,6 +150,12 @@ mod tests {
             assert!(lines.contains(&("lxc.apparmor.profile".to_owned(), "generated".to_owned())));
             assert_eq!(lines.iter().any(|(key, _)| key == "lxc.apparmor.raw"), !privileged);
         }
+    }
+
+    #[test]
+    fn what_everybody_may_use_is_known() {
+        assert!(is_everybodys('c', 1, 3) && is_everybodys('c', 136, 77));
+        assert!(!is_everybodys('b', 1, 3) && !is_everybodys('c', 1, 33) && !is_everybodys('c', 10, 237));
     }
 
     #[test]

@@ -19,19 +19,167 @@ pub fn clone_of(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::mount::open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?)
 }
 
-fn set_attributes(mount: impl AsFd, attributes: &libc::mount_attr) -> io::Result<()> {
+fn set_attributes(mount: impl AsFd, attributes: &libc::mount_attr, recursive: bool) -> io::Result<()> {
+    let below = if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the fd is open, the path is the empty string, the structure is whole and its size is given.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             mount.as_fd().as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | below,
             std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A detached copy of the mount at what `place` stands for (a file or a directory), with what is mounted below it when
+/// `recursive`.
+///
+/// # Errors
+/// Of open_tree(2).
+pub fn clone_at(place: impl AsFd, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    Ok(rustix::mount::open_tree(place, "", flags)?)
+}
+
+/// Options of a mount that are its own, not its file system's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attributes {
+    set: u64,
+    clear: u64,
+}
+
+impl Attributes {
+    /// Adds an option by its name (mount(8), FILESYSTEM-INDEPENDENT MOUNT OPTIONS); false when it is none of these.
+    pub fn add(&mut self, option: &str) -> bool {
+        let (set, clear) = match option {
+            "ro" => (libc::MOUNT_ATTR_RDONLY, 0),
+            "rw" => (0, libc::MOUNT_ATTR_RDONLY),
+            "nosuid" => (libc::MOUNT_ATTR_NOSUID, 0),
+            "suid" => (0, libc::MOUNT_ATTR_NOSUID),
+            "nodev" => (libc::MOUNT_ATTR_NODEV, 0),
+            "dev" => (0, libc::MOUNT_ATTR_NODEV),
+            "noexec" => (libc::MOUNT_ATTR_NOEXEC, 0),
+            "exec" => (0, libc::MOUNT_ATTR_NOEXEC),
+            "nodiratime" => (libc::MOUNT_ATTR_NODIRATIME, 0),
+            "diratime" => (0, libc::MOUNT_ATTR_NODIRATIME),
+            // Whoever sets one of these must clear the others (mount_setattr(2)).
+            "noatime" => (libc::MOUNT_ATTR_NOATIME, libc::MOUNT_ATTR__ATIME),
+            "strictatime" => (libc::MOUNT_ATTR_STRICTATIME, libc::MOUNT_ATTR__ATIME),
+            "relatime" => (0, libc::MOUNT_ATTR__ATIME),
+            "bind" | "rbind" | "defaults" => (0, 0),
+            _ => return false,
+        };
+        self.set = (self.set & !clear) | set;
+        self.clear = (self.clear & !set) | clear;
+        true
+    }
+}
+
+/// How a mount takes part in others' (mount_namespaces(7), SHARED SUBTREES).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the kernel's")]
+pub enum Propagation {
+    Private,
+    Shared,
+    Slave,
+    Unbindable,
+}
+
+/// Sets options of a detached mount and of all below it.
+///
+/// # Errors
+/// Of mount_setattr(2).
+pub fn set_options(mount: impl AsFd, attributes: Attributes) -> io::Result<()> {
+    let Attributes { set: attr_set, clear: attr_clr } = attributes;
+    set_attributes(mount, &libc::mount_attr { attr_set, attr_clr, propagation: 0, userns_fd: 0 }, true)
+}
+
+/// Sets how a detached mount takes part in others', and all below it when `recursive`.
+///
+/// # Errors
+/// Of mount_setattr(2).
+pub fn set_propagation(mount: impl AsFd, propagation: Propagation, recursive: bool) -> io::Result<()> {
+    let propagation = match propagation {
+        Propagation::Private => libc::MS_PRIVATE,
+        Propagation::Shared => libc::MS_SHARED,
+        Propagation::Slave => libc::MS_SLAVE,
+        Propagation::Unbindable => libc::MS_UNBINDABLE,
+    };
+    set_attributes(mount, &libc::mount_attr { attr_set: 0, attr_clr: 0, propagation, userns_fd: 0 }, recursive)
+}
+
+/// Gives this process a mount namespace of its own, from which nothing reaches the old one. To be called while the
+/// process has one thread.
+///
+/// # Errors
+/// Of unshare(2) and mount(2).
+pub fn leave_namespace() -> io::Result<()> {
+    // SAFETY: plain system call; nothing but the mount namespace is unshared.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    use rustix::mount::MountPropagationFlags;
+    Ok(rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?)
+}
+
+/// Moves this process into a mount namespace. To be called while the process has one thread.
+///
+/// # Errors
+/// Of setns(2).
+pub fn enter_namespace(namespace: impl AsFd) -> io::Result<()> {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?)
+}
+
+/// Mounts an empty file system for a few names, which goes with its mount.
+///
+/// # Errors
+/// Of mount(2).
+pub fn scratch(target: &Path) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(rustix::mount::mount("none", target, "tmpfs", flags, Some(c"mode=0755,size=64k"))?)
+}
+
+/// Attaches a detached mount on what `target` stands for.
+///
+/// # Errors
+/// Of move_mount(2).
+pub fn attach_at(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(mount, "", target, "", flags)?)
+}
+
+/// Takes away what is mounted at `name` in the directory, where it is visible to this process.
+///
+/// # Errors
+/// Of fchdir(2) and umount2(2).
+pub fn detach_in(directory: impl AsFd, name: &[u8]) -> io::Result<()> {
+    rustix::process::fchdir(directory)?;
+    Ok(rustix::mount::unmount(name, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
+}
+
+/// Mounts the file system of a block device by mount(8), which finds out what it is.
+///
+/// # Errors
+/// With what mount(8) said.
+pub fn block_device(device: OwnedFd, target: &Path, options: &str) -> io::Result<()> {
+    // The opened device, whatever its path means by now.
+    let output = Command::new("mount")
+        .args(["-o", options, "/proc/self/fd/0"])
+        .arg(target)
+        .stdin(Stdio::from(device))
+        .output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
 /// Maps the ids of a detached mount by a user namespace.
@@ -43,6 +191,7 @@ pub fn map_ids(mount: impl AsFd, namespace: impl AsFd) -> io::Result<()> {
     set_attributes(
         mount,
         &libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd: fd },
+        true,
     )
 }
 
@@ -54,6 +203,7 @@ pub fn set_nodev(mount: impl AsFd) -> io::Result<()> {
     set_attributes(
         mount,
         &libc::mount_attr { attr_set: libc::MOUNT_ATTR_NODEV, attr_clr: 0, propagation: 0, userns_fd: 0 },
+        false,
     )
 }
 
