@@ -24,7 +24,7 @@ use crate::auth::{ServerCertificate, server_config};
 use crate::db::{Database, Phase};
 use crate::events::{Bus, Log, LogLevel};
 use crate::helper::{Launcher, hook};
-use crate::instance::{Balancer, Context, Host, Manager};
+use crate::instance::{Balancer, Context, Host, Manager, Ranges};
 use crate::network::{self, BridgeSpec};
 use crate::ops::Operations;
 use crate::ops::socket::Sockets;
@@ -178,6 +178,7 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         images: Arc::new(images),
         dir: dir.clone(),
         cpus: Balancer::default(),
+        ranges: Ranges::default(),
         host: host(),
     });
     Ok(Arc::new(App {

@@ -27,6 +27,8 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "file_symlinks",
     "firewall_driver",
     "id_map",
+    "id_map_base",
+    "id_map_current",
     "image_create_aliases",
     "image_types",
     "images_expiry",

@@ -7,6 +7,7 @@ pub mod cpus;
 mod instance_keys;
 mod instance_type;
 pub mod limits;
+pub mod raw_idmap;
 pub mod reference;
 mod server_keys;
 mod size;

@@ -2,6 +2,7 @@
 
 use super::cpus::CpuDemand;
 use super::limits::{Rlimit, is_allowance, is_resource};
+use super::raw_idmap;
 use super::size::{parse_part, parse_size};
 use super::{Error, MAX_VALUE};
 
@@ -30,6 +31,8 @@ pub enum Kind {
     Rlimit,
     /// One word, for a file below /proc/sys that the key names.
     Sysctl,
+    /// Lines of ids: [`raw_idmap`].
+    Idmap,
 }
 
 /// Reads a boolean in any of the words that LXD takes, in any case.
@@ -109,13 +112,14 @@ impl Kind {
                 refuse("it must be one line, and the key the name of a file below /proc/sys with dots".to_owned())
             }
             Self::Sysctl => Ok(()),
+            Self::Idmap => raw_idmap::parse(value).map(drop).or_else(refuse),
         }
     }
 
     /// As the documentation names it.
     pub fn shown(self) -> &'static str {
         match self {
-            Self::Text | Self::Line | Self::Word(_) | Self::Allowance | Self::Rlimit | Self::Sysctl => "string",
+            Self::Text | Self::Line | Self::Word(_) | Self::Allowance | Self::Rlimit | Self::Sysctl | Self::Idmap => "string",
             Self::Size => "size",
             Self::Part => "size or per cent",
             Self::Cpus => "number or set of processors",

@@ -192,8 +192,11 @@ impl Actor {
                 }
                 () = at(self.going.init_gone) => self.look_again().await,
                 () = self.leases.unused(), if self.live().is_none() => {
-                    if let Err(error) = self.leases.release().await {
-                        tracing::error!(instance = %self.key, %error, "unmounting the root that nobody uses");
+                    match self.leases.release().await {
+                        Ok(()) => self.context.ranges.give_back(&self.key.container()),
+                        Err(error) => {
+                            tracing::error!(instance = %self.key, %error, "unmounting the root that nobody uses");
+                        }
                     }
                 }
             }
@@ -301,6 +304,9 @@ impl Actor {
             }
             Err(error) => {
                 tracing::error!(instance = %self.key, %error, "start failed");
+                if !self.leases.is_mounted() {
+                    self.context.ranges.give_back(&self.key.container());
+                }
                 let broken = matches!(error, Error::Undo { .. });
                 self.enter(if broken { State::Error } else { State::Stopped });
                 Err(error)
@@ -334,11 +340,13 @@ impl Actor {
     async fn rename(&mut self, to: &InstanceKey, requestor: Option<&Requestor>) -> Result<(), Error> {
         // A root that is mounted for its files would keep its old path.
         self.leases.release().await?;
+        self.context.ranges.give_back(&self.key.container());
         rename::rename(&self.context, &self.key, to, requestor).await
     }
 
     async fn delete(&mut self, requestor: Option<&Requestor>) -> Result<(), Error> {
         self.leases.release().await?;
+        self.context.ranges.give_back(&self.key.container());
         delete::delete(&self.context, &self.key, requestor).await
     }
 

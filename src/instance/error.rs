@@ -190,7 +190,7 @@ impl fmt::Display for Error {
                 Ok(())
             }
             Self::UnprivilegedOnly => f.write_str(
-                "Warren was configured to only allow unprivileged containers (by WARREN_UNPRIVILEGED_ONLY or LXD_UNPRIVILEGED_ONLY): leave security.privileged out",
+                "Warren was configured to only allow unprivileged containers (by WARREN_UNPRIVILEGED_ONLY or LXD_UNPRIVILEGED_ONLY): leave security.privileged and raw.idmap out",
             ),
             Self::EmptyCommand => f.write_str("The field \"command\" is empty: name the program to run"),
             Self::NotUp { status: Status::Frozen } => f.write_str("Instance is frozen"),

@@ -29,6 +29,7 @@ mod metadata;
 mod petname;
 mod policy;
 mod profile_change;
+mod ranges;
 mod rename;
 mod render;
 mod start;
@@ -51,7 +52,6 @@ use crate::events::lifecycle::{Lifecycle, Requestor};
 use crate::helper::{ContainerRef, Launcher};
 use crate::names::InstanceKey;
 use crate::security::DeviceRules;
-use crate::security::idmap::IdMap;
 use crate::state_dir::StateDir;
 use crate::{image, network, storage};
 
@@ -66,6 +66,7 @@ pub use logs::LogName;
 pub use manager::{Manager, Target};
 pub use metadata::{MAX_TEMPLATE, TemplateName};
 pub use profile_change::ProfileChange;
+pub use ranges::Ranges;
 pub use state::{Snapshot, Status};
 pub use update::{Change, Definition};
 
@@ -115,6 +116,8 @@ pub struct Context {
     pub dir: StateDir,
     /// Who has which processors.
     pub cpus: Balancer,
+    /// Who has which ids.
+    pub ranges: Ranges,
     /// This host.
     pub host: Host,
 }
@@ -123,11 +126,6 @@ impl Context {
     fn container(&self, key: &InstanceKey) -> ContainerRef {
         let name = key.container();
         ContainerRef { config: self.dir.logs(&name).join("lxc.conf"), lxc_path: self.dir.lxc_path(), name }
-    }
-
-    /// The id map that unprivileged containers get: read at each start, so that a mended /etc/subuid counts at once.
-    fn id_map(privileged: bool) -> Result<Option<IdMap>, Error> {
-        if privileged { Ok(None) } else { Ok(Some(IdMap::host_default()?)) }
     }
 
     fn created(&self, record: &crate::db::Instance, requestor: Option<&Requestor>) {
@@ -156,7 +154,8 @@ impl Context {
     /// # Errors
     /// [`Error::UnprivilegedOnly`].
     pub fn check_privilege(&self, config: &Config) -> Result<(), Error> {
-        let asked = crate::config::bool_of(config, "security.privileged");
+        let asked = crate::config::bool_of(config, "security.privileged")
+            || config.get("raw.idmap").is_some_and(|text| !text.is_empty());
         if self.host.unprivileged_only && asked { Err(Error::UnprivilegedOnly) } else { Ok(()) }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::apply::apply;
 use super::error::Error;
-use super::{Context, create, rename, stop};
+use super::{Context, create, ranges, rename, stop};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{Instance, Model};
@@ -38,7 +38,7 @@ pub type Change = Box<dyn Fn(&Instance) -> Result<Definition, Error> + Send + Sy
 /// Keys by which the daemon finds its way back after a crash.
 fn is_own(key: &str) -> bool {
     let interface = key.starts_with("volatile.") && key.ends_with(".host_name");
-    interface || [stop::POWER, stop::RESTART, rename::MARKER].contains(&key)
+    interface || ranges::is_own(key) || [stop::POWER, stop::RESTART, rename::MARKER].contains(&key)
 }
 
 /// Whether all users of a profile can live with it as it is in `model`: each still has its root, where it lies.
