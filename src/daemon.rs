@@ -158,9 +158,6 @@ fn host() -> Host {
 /// Builds everything that needs no other part running.
 fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
     dir.create().map_err(|e| format!("cannot set up the state directory: {e}"))?;
-    let seccomp = dir.seccomp();
-    std::fs::write(&seccomp, security::SECCOMP_POLICY)
-        .map_err(|e| format!("cannot write {}: {e}", seccomp.display()))?;
     let (db, damaged) = Database::open(&dir.database()).map_err(|e| e.to_string())?;
     for error in damaged {
         tracing::error!(%error, "left out");

@@ -166,12 +166,14 @@ fn who_initialises_by_itself_gets_isolated_instances() {
 }
 
 /// Puts a file of this text in the place of both of subordinate ids, in this namespace.
-fn subordinate(daemon: &Daemon, text: &str) {
-    let file = daemon.root.join("subid");
-    let first = !file.exists();
-    std::fs::write(&file, text).unwrap();
+fn subordinate(text: &str) {
+    let first = !std::path::Path::new("/mnt/subid").exists();
+    if first {
+        run(Command::new("mount").args(["-t", "tmpfs", "subid", "/mnt"]));
+    }
+    std::fs::write("/mnt/subid", text).unwrap();
     for target in ["/etc/subuid", "/etc/subgid"].into_iter().filter(|_| first) {
-        run(Command::new("mount").args(["--bind", file.to_str().unwrap(), target]));
+        run(Command::new("mount").args(["--bind", "/mnt/subid", target]));
     }
 }
 
@@ -179,7 +181,7 @@ fn subordinate(daemon: &Daemon, text: &str) {
 fn what_cannot_be_had_is_refused_with_the_way_out() {
     isolated("what_cannot_be_had_is_refused_with_the_way_out", || {
         let daemon = Daemon::ready("overlay");
-        subordinate(&daemon, &format!("root:1000000:{}\nroot:5000000:200000\nroot:1234:2\n", 2 * BLOCK));
+        subordinate(&format!("root:1000000:{}\nroot:5000000:200000\nroot:1234:2\n", 2 * BLOCK));
         let isolated = "security.idmap.isolated=true";
         for name in ["a", "b"] {
             daemon.lxc(&["init", "bb", name, "-c", isolated]).ok();
@@ -223,7 +225,7 @@ fn what_cannot_be_had_is_refused_with_the_way_out() {
         }
         // A mended file counts at once.
         set(&["raw.idmap=both 1000 1000"]).ok();
-        subordinate(&daemon, &format!("root:1000000:{}\nroot:1000:1\n", 4 * BLOCK));
+        subordinate(&format!("root:1000000:{}\nroot:1000:1\n", 4 * BLOCK));
         daemon.lxc(&["start", "a"]).ok();
         daemon.lxc(&["start", "b"]).ok();
         assert_eq!(map(&daemon, "b").len(), 3);

@@ -15,6 +15,7 @@ use super::policy::{Decision, Verb, decide};
 use super::state::{Snapshot, Status};
 use super::update::Change;
 use super::{Context, Stages, delete, limits, rename, start, stop, update};
+use crate::config;
 use crate::db::Model;
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
@@ -255,7 +256,10 @@ impl Actor {
             }
             Request::Delete { requestor, reply } => {
                 let answer = match decide(Verb::Delete, self.status()) {
-                    Decision::Allow => self.delete(requestor.as_ref()).await,
+                    Decision::Allow => match self.check_protection() {
+                        Ok(()) => self.delete(requestor.as_ref()).await,
+                        Err(error) => Err(error),
+                    },
                     Decision::Join => Err(Error::Running),
                     Decision::Deny(error) => Err(error),
                 };
@@ -342,6 +346,14 @@ impl Actor {
         self.leases.release().await?;
         self.context.ranges.give_back(&self.key.container());
         rename::rename(&self.context, &self.key, to, requestor).await
+    }
+
+    /// Whether its configuration, or a profile's, keeps it from being deleted on request.
+    fn check_protection(&self) -> Result<(), Error> {
+        let model = self.context.db.model();
+        let record = model.instances.get(&self.key).ok_or(Error::NotFound)?;
+        let config = profile::expand_instance(&model, record).config;
+        if config::bool_of(&config, "security.protection.delete") { Err(Error::Protected) } else { Ok(()) }
     }
 
     async fn delete(&mut self, requestor: Option<&Requestor>) -> Result<(), Error> {

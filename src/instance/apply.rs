@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, limits};
+use super::{Context, confine, limits};
 use crate::names::InstanceKey;
 use crate::profile::Expanded;
 
@@ -29,6 +29,7 @@ pub(super) async fn apply(
     before: &Expanded,
     after: &Expanded,
 ) -> Result<Applied, Error> {
+    confine::load_modules(Some(&before.config), &after.config).await?;
     Ok(Applied { limits: limits::change(context, &key.container(), pid, &before.config, &after.config).await? })
 }
 

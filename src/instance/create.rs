@@ -59,6 +59,7 @@ pub(super) async fn reserve(context: &Arc<Context>, new: NewInstance) -> Result<
             }
             let expanded = profile::expand(model, &new.key.project, &new.profiles, &new.config, &new.devices)?;
             checking.check_privilege(&expanded.config)?;
+            config::check_together(&expanded.config)?;
             let devices = Set::parse(&expanded.devices)?;
             check_networks(model, &devices)?;
             let pool = devices.root()?.pool.clone();

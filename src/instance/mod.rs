@@ -14,6 +14,7 @@
 mod actor;
 mod adopt;
 mod apply;
+mod confine;
 mod console;
 mod create;
 mod delete;
@@ -156,6 +157,7 @@ impl Context {
     pub fn check_privilege(&self, config: &Config) -> Result<(), Error> {
         let asked = crate::config::bool_of(config, "security.privileged")
             || config.get("raw.idmap").is_some_and(|text| !text.is_empty());
+        let asked = asked || config.get("raw.lxc").is_some_and(|text| crate::config::raw_lxc::maps_ids(text));
         if self.host.unprivileged_only && asked { Err(Error::UnprivilegedOnly) } else { Ok(()) }
     }
 

@@ -13,7 +13,7 @@ use super::limits;
 use super::render::{self, Plan};
 use super::stop;
 use super::undo::Undo;
-use super::{Context, Stages, blocking, ranges};
+use super::{Context, Stages, blocking, confine, ranges};
 use crate::config;
 use crate::db::Instance;
 use crate::device::{NicPlan, Set, plan_nics};
@@ -53,6 +53,8 @@ async fn steps(
     let record = model.instances.get(key).cloned().ok_or(Error::NotFound)?;
     let expanded = profile::expand_instance(&model, &record);
     context.check_privilege(&expanded.config)?;
+    config::check_together(&expanded.config)?;
+    confine::load_modules(None, &expanded.config).await?;
     let devices = Set::parse(&expanded.devices)?;
     devices.root()?;
     let confinement = Confinement {
@@ -86,7 +88,9 @@ async fn steps(
     let logs = context.dir.logs(&container.name);
     let log = logs.join("lxc.log");
     let hook = helper::stop_hook(&context.dir.hook_socket(), &context.dir.spool(), &container.name);
-    let lines = confinement.lxc_lines(&context.dir.seccomp(), context.host.device_rules, context.host.apparmor);
+    let policy = context.dir.seccomp(&container.name);
+    confine::write_policy(&policy, &expanded.config)?;
+    let lines = confinement.lxc_lines(&policy, context.host.device_rules, context.host.apparmor);
     let text = render::render(&Plan {
         host_name: key.name.as_str(),
         root: &root.path,

@@ -50,7 +50,9 @@ pub(super) fn check_profile(model: &Model, project: &ProjectName, name: &Profile
         model.instances.values().filter(|record| record.key.project == *project && record.profiles.contains(name));
     for record in users {
         let fits = || -> Result<(), Error> {
-            let pool = Set::parse(&profile::expand_instance(model, record).devices)?.root()?.pool.clone();
+            let expanded = profile::expand_instance(model, record);
+            config::check_together(&expanded.config)?;
+            let pool = Set::parse(&expanded.devices)?.root()?.pool.clone();
             if pool == record.pool { Ok(()) } else { Err(Error::PoolChange { from: record.pool.clone(), to: pool }) }
         };
         fits().map_err(|cause| Error::OfUser { key: record.key.clone(), cause: Box::new(cause) })?;
@@ -65,6 +67,7 @@ fn changed(context: &Context, model: &Model, old: &Instance, change: &Change) ->
     let mut record = old.clone();
     let expanded = profile::expand(model, &record.key.project, &new.profiles, &new.config, &new.devices)?;
     context.check_privilege(&expanded.config)?;
+    config::check_together(&expanded.config)?;
     let devices = Set::parse(&expanded.devices)?;
     create::check_networks(model, &devices)?;
     if let Some((_, root)) = devices.root.as_ref().filter(|(_, root)| root.pool != record.pool) {
