@@ -187,7 +187,9 @@ fn what_cannot_be_had_is_refused_with_the_way_out() {
             daemon.lxc(&["init", "bb", name, "-c", isolated]).ok();
         }
         daemon.lxc(&["start", "a"]).ok();
-        daemon.lxc(&["start", "b"]).refused("\"root:1000000:1000000000\" in the place of root's first one in /etc/subuid");
+        daemon
+            .lxc(&["start", "b"])
+            .refused("\"root:1000000:1000000000\" in the place of root's first one in /etc/subuid");
         assert_eq!(daemon.status("b"), "Stopped");
         // A base of one's own.
         let set = |pairs: &[&str]| daemon.lxc(&[&["config", "set", "b"], pairs].concat());

@@ -391,7 +391,7 @@ pub const INSTANCE_KEYS: &[InstanceRow] = &[
         scope: Scope::Profile,
         live: false,
         effect: Effect::Confinement,
-        doc: "On 64-bit x86, denies all system calls of 32-bit programs.",
+        doc: "On 64-bit x86, denies the system calls that only 32-bit programs have, without which no usual one runs.",
     },
     InstanceRow {
         pattern: Pattern::Exact("security.syscalls.deny_default"),

@@ -96,8 +96,7 @@ mod tests {
         let text = "# mine\r\nlxc.cap.drop =\n\tlxc.hook.start = /x a=b\r\n\nlxc.net.0.ipv4.address=10.0.0.2/24\nlxc.hook.post-stop =\n";
         let lines = parse(text).unwrap();
         let pairs: Vec<(&str, &str)> = lines.iter().map(|line| (line.key.as_str(), line.value.as_str())).collect();
-        let wanted =
-            [("lxc.cap.drop", ""), ("lxc.hook.start", "/x a=b"), ("lxc.net.0.ipv4.address", "10.0.0.2/24")];
+        let wanted = [("lxc.cap.drop", ""), ("lxc.hook.start", "/x a=b"), ("lxc.net.0.ipv4.address", "10.0.0.2/24")];
         assert_eq!(pairs, wanted);
         assert!(maps_ids("lxc.idmap =") && maps_ids("lxc.id_map=u 0 0 1") && !maps_ids(text));
     }

@@ -3,11 +3,9 @@
 //! A line: `NAME [kill | trap | log | allow | errno N] [[INDEX,VALUE,OPERATOR(,MASK)] …]`, as liblxc takes it
 //! (lxc.container.conf(5), SECCOMP CONFIGURATION).
 
-use super::syscall_names::{OTHERS, X86_32};
+pub use super::syscall_names::COMPAT;
+use super::syscall_names::OTHERS;
 use crate::api::wire::Config;
-
-/// Those of 32-bit programs: what `security.syscalls.deny_compat` denies.
-pub const COMPAT: &[&str] = X86_32;
 
 /// Each key with its older name.
 const ALLOW: [&str; 2] = ["security.syscalls.allow", "security.syscalls.whitelist"];
@@ -16,8 +14,13 @@ const DENY_COMPAT: [&str; 2] = ["security.syscalls.deny_compat", "security.sysca
 const DENY_DEFAULT: [&str; 2] = ["security.syscalls.deny_default", "security.syscalls.blacklist_default"];
 const RAW: &str = "raw.seccomp";
 
+/// All names, of every architecture.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    COMPAT.iter().chain(OTHERS).copied()
+}
+
 fn known(name: &str) -> bool {
-    [X86_32, OTHERS].iter().any(|names| names.binary_search(&name).is_ok())
+    [COMPAT, OTHERS].iter().any(|names| names.binary_search(&name).is_ok())
 }
 
 /// `[INDEX,VALUE,OPERATOR]`, perhaps with a mask.
@@ -48,7 +51,9 @@ fn check(line: &str) -> Result<(), String> {
         _ => {}
     }
     match words.find(|word| !is_condition(word)) {
-        Some(word) => Err(format!("{word:?} is neither kill, trap, log, allow, errno and a number, nor a condition such as [0,1,SCMP_CMP_EQ]")),
+        Some(word) => Err(format!(
+            "{word:?} is neither kill, trap, log, allow, errno and a number, nor a condition such as [0,1,SCMP_CMP_EQ]"
+        )),
         None => Ok(()),
     }
 }
@@ -86,7 +91,7 @@ pub enum Filter<'a> {
         lines: Vec<&'a str>,
         /// Those that are denied unless somebody says otherwise.
         usual: bool,
-        /// Those of 32-bit programs on 64-bit x86.
+        /// [`COMPAT`].
         compat: bool,
     },
 }
@@ -137,13 +142,14 @@ mod tests {
 
     #[test]
     fn the_names_are_sorted_so_that_they_are_found() {
-        assert!(X86_32.is_sorted() && OTHERS.is_sorted());
+        assert!(COMPAT.is_sorted() && OTHERS.is_sorted());
         assert!(["read", "mseal", "keyctl", "newfstatat", "socketcall"].into_iter().all(known));
     }
 
     #[test]
     fn lines_are_checked_and_named() {
-        let text = "# keys\nkeyctl errno 38\n\n  ptrace\nsocket errno 97 [0,17,SCMP_CMP_EQ] [1,3,SCMP_CMP_MASKED_EQ,7]\n";
+        let text =
+            "# keys\nkeyctl errno 38\n\n  ptrace\nsocket errno 97 [0,17,SCMP_CMP_EQ] [1,3,SCMP_CMP_MASKED_EQ,7]\n";
         assert_eq!(parse(text).unwrap().len(), 3);
         for (bad, word) in [
             ("read\nreed", "line 2 (\"reed\"): there is no system call \"reed\""),

@@ -2,9 +2,9 @@
 
 use super::cpus::CpuDemand;
 use super::limits::{Rlimit, is_allowance, is_resource};
-use super::{names_of, raw_idmap, raw_lxc, syscalls};
 use super::size::{parse_part, parse_size};
 use super::{Error, MAX_VALUE};
+use super::{names_of, raw_idmap, raw_lxc, syscalls};
 
 /// What a value must look like. An empty value unsets its key and always fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

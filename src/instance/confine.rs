@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::error::Error;
 use super::blocking;
+use super::error::Error;
 use crate::api::wire::Config;
 use crate::config::names_of;
 use crate::config::syscalls::{COMPAT, Filter};

@@ -448,12 +448,16 @@ mod tests {
         assert_eq!(map.lxc_lines(), lines);
         map.punch(Extent { inside: 0, outside: 0, size: 1 }, [true, true]);
         assert_eq!(map.root(), (0, 0));
-        assert!(map.mount_maps(true).0.starts_with("0 0 1\n1 100001 999\n") && !map.mount_maps(true).0.contains(" 0 1\n1 0"));
+        assert!(
+            map.mount_maps(true).0.starts_with("0 0 1\n1 100001 999\n")
+                && !map.mount_maps(true).0.contains(" 0 1\n1 0")
+        );
     }
 
     #[test]
     fn the_kernel_knows_which_range_a_container_has() {
-        let map = "         0    2000000       1000\n      1000       500          2\n      1002    2001002      64534\n";
+        let map =
+            "         0    2000000       1000\n      1000       500          2\n      1002    2001002      64534\n";
         assert_eq!(range_of(map, 2_000_000), Some(IdRange { base: 2_000_000, size: 65536 }));
         assert_eq!(range_of(map, 3_000_000), None);
     }

@@ -24,7 +24,7 @@ pub enum Policy<'a> {
         lines: &'a [&'a str],
         /// And the usual ones.
         usual: bool,
-        /// And these of 32-bit programs, on 64-bit x86.
+        /// And these that only 32-bit programs have, on 64-bit x86.
         compat: &'a [&'a str],
     },
 }
@@ -54,6 +54,7 @@ impl Policy<'_> {
                 list(&mut text, if usual { USUAL } else { &[] });
                 list(&mut text, lines);
                 if !compat.is_empty() {
+                    // What other programs have, too, would be denied to all by liblxc (tried with 5.0.2).
                     text.push_str("[x86]\n");
                     for name in compat {
                         // As if the kernel were built without them (ENOSYS).
