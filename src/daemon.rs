@@ -24,7 +24,7 @@ use crate::auth::{ServerCertificate, server_config};
 use crate::db::{Database, Phase};
 use crate::events::{Bus, Log, LogLevel};
 use crate::helper::{Launcher, hook};
-use crate::instance::{Balancer, Context, Host, Manager};
+use crate::instance::{Balancer, Context, Host, Manager, Ranges};
 use crate::network::{self, BridgeSpec};
 use crate::ops::Operations;
 use crate::ops::socket::Sockets;
@@ -158,9 +158,6 @@ fn host() -> Host {
 /// Builds everything that needs no other part running.
 fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
     dir.create().map_err(|e| format!("cannot set up the state directory: {e}"))?;
-    let seccomp = dir.seccomp();
-    std::fs::write(&seccomp, security::SECCOMP_POLICY)
-        .map_err(|e| format!("cannot write {}: {e}", seccomp.display()))?;
     let (db, damaged) = Database::open(&dir.database()).map_err(|e| e.to_string())?;
     for error in damaged {
         tracing::error!(%error, "left out");
@@ -178,6 +175,7 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         images: Arc::new(images),
         dir: dir.clone(),
         cpus: Balancer::default(),
+        ranges: Ranges::default(),
         host: host(),
     });
     Ok(Arc::new(App {

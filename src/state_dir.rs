@@ -97,9 +97,9 @@ impl StateDir {
         self.root.join("run/spool")
     }
 
-    /// The seccomp policy that all containers share.
-    pub fn seccomp(&self) -> PathBuf {
-        self.root.join("security/seccomp/default")
+    /// The seccomp policy of a container.
+    pub fn seccomp(&self, container: &str) -> PathBuf {
+        self.root.join("security/seccomp").join(container)
     }
 
     /// Creates what is missing, with the permissions that it needs: containers traverse the top and their pool, nothing

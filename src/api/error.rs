@@ -248,6 +248,8 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::Db(_)
         | instance::Error::Io { .. }
         | instance::Error::UnprivilegedOnly
+        | instance::Error::Protected
+        | instance::Error::Module { .. }
         | instance::Error::EmptyCommand
         | instance::Error::NotUp { .. }
         | instance::Error::NoConnection

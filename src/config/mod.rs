@@ -7,9 +7,13 @@ pub mod cpus;
 mod instance_keys;
 mod instance_type;
 pub mod limits;
+pub mod raw_idmap;
+pub mod raw_lxc;
 pub mod reference;
 mod server_keys;
 mod size;
+mod syscall_names;
+pub mod syscalls;
 mod value;
 
 use std::fmt;
@@ -84,6 +88,13 @@ pub enum Error {
         /// What would fit.
         expected: String,
     },
+    /// Two keys that cannot both count.
+    Exclusive {
+        /// One.
+        key: String,
+        /// The other.
+        other: String,
+    },
 }
 
 impl fmt::Display for Error {
@@ -96,6 +107,9 @@ impl fmt::Display for Error {
             Self::WrongScope { key, reason } => write!(f, "Configuration key {key:?}: {reason}"),
             Self::Value { key, value, expected } => {
                 write!(f, "Invalid value {value:?} for configuration key {key:?}: {expected}")
+            }
+            Self::Exclusive { key, other } => {
+                write!(f, "Configuration key {key:?} is mutually exclusive with {other:?}: unset one of them")
             }
         }
     }
@@ -131,7 +145,23 @@ pub fn validate_instance(config: &Config, scope: Scope) -> Result<(), Error> {
         }
         row.kind.check(key, value, false)?;
     }
-    Ok(())
+    check_together(config)
+}
+
+/// Checks that no two keys of a configuration, a profile's or an expanded one, are against each other.
+///
+/// # Errors
+/// [`Error::Exclusive`].
+pub fn check_together(config: &Config) -> Result<(), Error> {
+    match syscalls::exclusive(config) {
+        Some((key, other)) => Err(Error::Exclusive { key, other }),
+        None => Ok(()),
+    }
+}
+
+/// The names in a list with commas.
+pub fn names_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|name| !name.is_empty())
 }
 
 /// Checks the configuration of the server.

@@ -27,6 +27,13 @@ pub const SERVER_KEYS: &[ServerRow] = &[
         doc: "Address and port of the API over HTTPS, e.g. [::]:8443; unset: only the unix socket.",
     },
     ServerRow {
+        pattern: Pattern::Exact("core.idmap_isolated"),
+        kind: Kind::Bool,
+        default: "false",
+        hidden: false,
+        doc: "Whether instances that do not set security.idmap.isolated are isolated, from their next start on.",
+    },
+    ServerRow {
         pattern: Pattern::Exact("core.shutdown_timeout"),
         kind: Kind::Int(0, 1440),
         default: "5",

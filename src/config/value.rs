@@ -4,6 +4,7 @@ use super::cpus::CpuDemand;
 use super::limits::{Rlimit, is_allowance, is_resource};
 use super::size::{parse_part, parse_size};
 use super::{Error, MAX_VALUE};
+use super::{names_of, raw_idmap, raw_lxc, syscalls};
 
 /// What a value must look like. An empty value unsets its key and always fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,14 @@ pub enum Kind {
     Rlimit,
     /// One word, for a file below /proc/sys that the key names.
     Sysctl,
+    /// Lines of ids: [`raw_idmap`].
+    Idmap,
+    /// Lines of lxc.container.conf(5): [`raw_lxc`].
+    RawLxc,
+    /// Lines of system calls: [`syscalls`].
+    Syscalls,
+    /// Names of kernel modules, with commas.
+    Modules,
 }
 
 /// Reads a boolean in any of the words that LXD takes, in any case.
@@ -52,6 +61,11 @@ fn is_sysctl(key: &str) -> bool {
     let parts =
         |name: &str| !name.is_empty() && name.split('.').all(|part| !part.is_empty() && part.chars().all(plain));
     key.strip_prefix("linux.sysctl.").is_some_and(parts)
+}
+
+/// Nothing that modprobe(8) would take for an option or a path.
+fn is_module(name: &str) -> bool {
+    !name.starts_with('-') && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
 }
 
 impl Kind {
@@ -109,6 +123,13 @@ impl Kind {
                 refuse("it must be one line, and the key the name of a file below /proc/sys with dots".to_owned())
             }
             Self::Sysctl => Ok(()),
+            Self::Idmap => raw_idmap::parse(value).map(drop).or_else(refuse),
+            Self::RawLxc => raw_lxc::parse(value).map(drop).or_else(refuse),
+            Self::Syscalls => syscalls::parse(value).map(drop).or_else(refuse),
+            Self::Modules => match names_of(value).find(|name| !is_module(name)) {
+                Some(name) => refuse(format!("{name:?} is no name of a kernel module; names are separated by commas")),
+                None => Ok(()),
+            },
         }
     }
 
@@ -116,6 +137,8 @@ impl Kind {
     pub fn shown(self) -> &'static str {
         match self {
             Self::Text | Self::Line | Self::Word(_) | Self::Allowance | Self::Rlimit | Self::Sysctl => "string",
+            Self::Idmap | Self::RawLxc | Self::Syscalls => "lines",
+            Self::Modules => "list",
             Self::Size => "size",
             Self::Part => "size or per cent",
             Self::Cpus => "number or set of processors",

@@ -111,6 +111,9 @@ async fn automatic(arguments: &InitArguments, socket: &Path) -> Result<Preseed, 
             if address.contains(':') && !address.starts_with('[') { format!("[{address}]") } else { address.clone() };
         preseed.config.insert("core.https_address".to_owned(), format!("{host}:{}", arguments.network_port).into());
     }
+    if server.pointer("/config/core.idmap_isolated").is_none() {
+        preseed.config.insert("core.idmap_isolated".to_owned(), "true".into());
+    }
     if let Some(password) = &arguments.trust_password {
         preseed.config.insert("core.trust_password".to_owned(), password.clone().into());
     }

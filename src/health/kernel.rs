@@ -28,7 +28,7 @@ fn works(missing: Option<String>) -> Result<String, String> {
 
 fn user_namespaces() -> Result<String, String> {
     let range = IdRange { base: 1_000_000, size: MINIMUM };
-    let (uids, gids) = IdMap { uid: range, gid: range }.mount_maps(false);
+    let (uids, gids) = IdMap::new(range, range).mount_maps(false);
     userns::with_maps(&uids, &gids).map(|_| "works".to_owned()).map_err(|e| format!("making one failed: {e}"))
 }
 

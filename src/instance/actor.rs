@@ -15,6 +15,7 @@ use super::policy::{Decision, Verb, decide};
 use super::state::{Snapshot, Status};
 use super::update::Change;
 use super::{Context, Stages, delete, limits, rename, start, stop, update};
+use crate::config;
 use crate::db::Model;
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
@@ -192,8 +193,11 @@ impl Actor {
                 }
                 () = at(self.going.init_gone) => self.look_again().await,
                 () = self.leases.unused(), if self.live().is_none() => {
-                    if let Err(error) = self.leases.release().await {
-                        tracing::error!(instance = %self.key, %error, "unmounting the root that nobody uses");
+                    match self.leases.release().await {
+                        Ok(()) => self.context.ranges.give_back(&self.key.container()),
+                        Err(error) => {
+                            tracing::error!(instance = %self.key, %error, "unmounting the root that nobody uses");
+                        }
                     }
                 }
             }
@@ -252,7 +256,10 @@ impl Actor {
             }
             Request::Delete { requestor, reply } => {
                 let answer = match decide(Verb::Delete, self.status()) {
-                    Decision::Allow => self.delete(requestor.as_ref()).await,
+                    Decision::Allow => match self.check_protection() {
+                        Ok(()) => self.delete(requestor.as_ref()).await,
+                        Err(error) => Err(error),
+                    },
                     Decision::Join => Err(Error::Running),
                     Decision::Deny(error) => Err(error),
                 };
@@ -301,6 +308,9 @@ impl Actor {
             }
             Err(error) => {
                 tracing::error!(instance = %self.key, %error, "start failed");
+                if !self.leases.is_mounted() {
+                    self.context.ranges.give_back(&self.key.container());
+                }
                 let broken = matches!(error, Error::Undo { .. });
                 self.enter(if broken { State::Error } else { State::Stopped });
                 Err(error)
@@ -334,11 +344,21 @@ impl Actor {
     async fn rename(&mut self, to: &InstanceKey, requestor: Option<&Requestor>) -> Result<(), Error> {
         // A root that is mounted for its files would keep its old path.
         self.leases.release().await?;
+        self.context.ranges.give_back(&self.key.container());
         rename::rename(&self.context, &self.key, to, requestor).await
+    }
+
+    /// Whether its configuration, or a profile's, keeps it from being deleted on request.
+    fn check_protection(&self) -> Result<(), Error> {
+        let model = self.context.db.model();
+        let record = model.instances.get(&self.key).ok_or(Error::NotFound)?;
+        let config = profile::expand_instance(&model, record).config;
+        if config::bool_of(&config, "security.protection.delete") { Err(Error::Protected) } else { Ok(()) }
     }
 
     async fn delete(&mut self, requestor: Option<&Requestor>) -> Result<(), Error> {
         self.leases.release().await?;
+        self.context.ranges.give_back(&self.key.container());
         delete::delete(&self.context, &self.key, requestor).await
     }
 

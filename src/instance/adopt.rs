@@ -71,10 +71,12 @@ pub(super) async fn adopt(
         return Ok(Found::Down { was_running: false });
     }
     let container = record.key.container();
+    context.ranges.remembered(&container, &record.config);
     if let Some((live, status)) = running(context, record).await? {
         // Whatever its hook said, it is up again.
         left_word(context, &container);
         let expanded = profile::expand_instance(&context.db.model(), record);
+        context.ranges.adopted(&container, &record.config, live.pid);
         limits::adopted(context, &container, &expanded.config, live.pid).await;
         devices::adopted(context, &record.key, live.pid, &expanded).await;
         return Ok(Found::Up(Box::new(live), status));

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, devices, limits};
+use super::{Context, confine, devices, limits};
 use crate::names::InstanceKey;
 use crate::profile::Expanded;
 
@@ -30,6 +30,7 @@ pub(super) async fn apply(
     before: &Expanded,
     after: &Expanded,
 ) -> Result<Applied, Error> {
+    confine::load_modules(Some(&before.config), &after.config).await?;
     let limits = limits::change(context, &key.container(), pid, &before.config, &after.config).await?;
     match devices::change(context, key, pid, before, after).await {
         Ok(devices) => Ok(Applied { limits, devices }),

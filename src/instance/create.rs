@@ -56,6 +56,7 @@ pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: Stri
     }
     let expanded = profile::expand(model, &new.key.project, &new.profiles, &new.config, &new.devices)?;
     context.check_privilege(&expanded.config)?;
+    config::check_together(&expanded.config)?;
     let devices = Set::parse(&expanded.devices)?;
     check_networks(model, &devices)?;
     let pool = devices.root()?.pool.clone();

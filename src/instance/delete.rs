@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, blocking, devices};
+use super::{Context, blocking, confine, devices};
 use crate::db::{self, Phase};
 use crate::events::lifecycle::Requestor;
 use crate::helper::hook;
@@ -47,6 +47,7 @@ pub(super) async fn remove_files(context: &Arc<Context>, record: &db::Instance) 
     let pool = context.pools.get(&record.pool)?;
     let (root, logs) = (context.dir.root().to_owned(), context.dir.logs(&container));
     let (spool, lxc_path) = (context.dir.spool(), context.dir.lxc_path());
+    let policy = context.dir.seccomp(&container);
     let volume = container.clone();
     blocking(move || {
         pool.unmount(&volume)?;
@@ -59,6 +60,7 @@ pub(super) async fn remove_files(context: &Arc<Context>, record: &db::Instance) 
             });
         }
         storage::unlink_instance(&root, &volume)?;
+        confine::remove_policy(&policy)?;
         // Another container of this name must not find the last word of this one.
         hook::take_word(&spool, &volume).map_err(|error| Error::Io { doing: "remove", path: spool, error })?;
         security::forget_profile(&volume, &lxc_path);

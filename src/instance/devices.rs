@@ -364,7 +364,12 @@ impl Running {
     async fn put_in(&self, device: &DeviceName, plug: &Plug) -> Result<bool, Error> {
         let (dir, named, what) = (self.dir.clone(), device.clone(), plug.clone());
         let inside = Inside::open(self.pid, &self.container.name)?;
-        let map = if inside.users.is_some() { Context::id_map(false)? } else { None };
+        // That which it runs with, whatever its configuration says now.
+        let read = |kind: &str| std::fs::read_to_string(format!("/proc/{}/{kind}_map", self.pid)).unwrap_or_default();
+        let map = inside.users.as_ref().and_then(|_| IdMap::of_process(&read("uid"), &read("gid")));
+        if inside.users.is_some() && map.is_none() {
+            return Err(refuse(device, "the instance has just ended"));
+        }
         let ready = blocking(move || {
             make(&dir)?;
             plug::ready(&dir, &named, &what, map.as_ref())

@@ -92,6 +92,11 @@ pub enum Error {
         failures: Vec<Error>,
     },
     UnprivilegedOnly,
+    Protected,
+    Module {
+        name: String,
+        error: std::io::Error,
+    },
     EmptyCommand,
     NotUp {
         status: Status,
@@ -195,8 +200,14 @@ impl fmt::Display for Error {
                 Ok(())
             }
             Self::UnprivilegedOnly => f.write_str(
-                "Warren was configured to only allow unprivileged containers (by WARREN_UNPRIVILEGED_ONLY or LXD_UNPRIVILEGED_ONLY): leave security.privileged out",
+                "Warren was configured to only allow unprivileged containers (by WARREN_UNPRIVILEGED_ONLY or LXD_UNPRIVILEGED_ONLY): leave security.privileged, raw.idmap, and lxc.idmap in raw.lxc out",
             ),
+            Self::Protected => {
+                f.write_str("Instance is protected: unset security.protection.delete, there or in its profile, to delete it")
+            }
+            Self::Module { name, error } => {
+                write!(f, "Configuration key \"linux.kernel_modules\": the kernel module {name:?} cannot be loaded: {error}")
+            }
             Self::EmptyCommand => f.write_str("The field \"command\" is empty: name the program to run"),
             Self::NotUp { status: Status::Frozen } => f.write_str("Instance is frozen"),
             Self::NotUp { status: Status::Stopped } => f.write_str("Instance is not running"),

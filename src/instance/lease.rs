@@ -22,8 +22,7 @@ use tokio::sync::watch;
 use super::actor::Live;
 use super::error::Error;
 use super::state::Status;
-use super::{Context, blocking};
-use crate::config;
+use super::{Context, blocking, ranges};
 use crate::names::InstanceKey;
 use crate::profile;
 use crate::security::idmap::IdMap;
@@ -149,14 +148,17 @@ impl Leases {
         let model = context.db.model();
         let record = model.instances.get(key).ok_or(Error::NotFound)?;
         let expanded = profile::expand_instance(&model, record);
-        let map = Context::id_map(config::bool_of(&expanded.config, "security.privileged"))?;
-        if self.root_with(map).await?.is_none() {
+        let map = ranges::id_map(context, &key.container(), &expanded.config)?;
+        if self.root_with(map.as_ref()).await?.is_none() {
             let (pool, volume) = (context.pools.get(&record.pool)?, key.container());
             let root = {
-                let (pool, volume) = (Arc::clone(&pool), volume.clone());
-                blocking(move || pool.mount(&volume, map.as_ref()).map_err(Error::from)).await?
+                let (pool, volume, map) = (Arc::clone(&pool), volume.clone(), map.clone());
+                blocking(move || pool.mount(&volume, map.as_ref()).map_err(Error::from)).await
             };
-            self.mounted = Some(Mounted { pool, volume, root, map });
+            if root.is_err() {
+                context.ranges.give_back(&volume);
+            }
+            self.mounted = Some(Mounted { pool, volume, root: root?, map: map.clone() });
         }
         let path = self.mounted.as_ref().map(|mounted| mounted.root.path.clone()).ok_or(Error::NotFound)?;
         let namespace = match map {
@@ -176,9 +178,9 @@ impl Leases {
     ///
     /// # Errors
     /// When that cannot be done.
-    pub(super) async fn root_with(&mut self, map: Option<IdMap>) -> Result<Option<RootMount>, Error> {
+    pub(super) async fn root_with(&mut self, map: Option<&IdMap>) -> Result<Option<RootMount>, Error> {
         match &self.mounted {
-            Some(mounted) if mounted.map == map => Ok(Some(mounted.root.clone())),
+            Some(mounted) if mounted.map.as_ref() == map => Ok(Some(mounted.root.clone())),
             Some(_) => self.release().await.map(|()| None),
             None => Ok(None),
         }
@@ -194,6 +196,11 @@ impl Leases {
         if !self.stopped.in_use() {
             self.mounted = None;
         }
+        self.mounted.is_some()
+    }
+
+    /// Whether a root is mounted for leases.
+    pub(super) fn is_mounted(&self) -> bool {
         self.mounted.is_some()
     }
 

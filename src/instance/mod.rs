@@ -14,6 +14,7 @@
 mod actor;
 mod adopt;
 mod apply;
+mod confine;
 mod console;
 mod create;
 mod delete;
@@ -32,6 +33,7 @@ mod plug;
 mod policy;
 mod preview;
 mod profile_change;
+mod ranges;
 mod rates;
 mod rename;
 mod render;
@@ -55,7 +57,6 @@ use crate::events::lifecycle::{Lifecycle, Requestor};
 use crate::helper::{ContainerRef, Launcher};
 use crate::names::InstanceKey;
 use crate::security::DeviceRules;
-use crate::security::idmap::IdMap;
 use crate::state_dir::StateDir;
 use crate::{image, network, storage};
 
@@ -70,6 +71,7 @@ pub use logs::LogName;
 pub use manager::{Manager, Target};
 pub use metadata::{MAX_TEMPLATE, TemplateName};
 pub use profile_change::ProfileChange;
+pub use ranges::Ranges;
 pub use state::{Snapshot, Status};
 pub use update::{Change, Definition, is_own};
 
@@ -119,6 +121,8 @@ pub struct Context {
     pub dir: StateDir,
     /// Who has which processors.
     pub cpus: Balancer,
+    /// Who has which ids.
+    pub ranges: Ranges,
     /// This host.
     pub host: Host,
 }
@@ -127,11 +131,6 @@ impl Context {
     fn container(&self, key: &InstanceKey) -> ContainerRef {
         let name = key.container();
         ContainerRef { config: self.dir.logs(&name).join("lxc.conf"), lxc_path: self.dir.lxc_path(), name }
-    }
-
-    /// The id map that unprivileged containers get: read at each start, so that a mended /etc/subuid counts at once.
-    fn id_map(privileged: bool) -> Result<Option<IdMap>, Error> {
-        if privileged { Ok(None) } else { Ok(Some(IdMap::host_default()?)) }
     }
 
     fn created(&self, record: &crate::db::Instance, requestor: Option<&Requestor>) {
@@ -160,7 +159,9 @@ impl Context {
     /// # Errors
     /// [`Error::UnprivilegedOnly`].
     pub fn check_privilege(&self, config: &Config) -> Result<(), Error> {
-        let asked = crate::config::bool_of(config, "security.privileged");
+        let asked = crate::config::bool_of(config, "security.privileged")
+            || config.get("raw.idmap").is_some_and(|text| !text.is_empty());
+        let asked = asked || config.get("raw.lxc").is_some_and(|text| crate::config::raw_lxc::maps_ids(text));
         if self.host.unprivileged_only && asked { Err(Error::UnprivilegedOnly) } else { Ok(()) }
     }
 

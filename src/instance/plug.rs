@@ -150,13 +150,11 @@ fn ready_node(path: &Path, device: &DeviceName, node: &Node, map: Option<&IdMap>
             (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev))
         }
     };
-    let outside = |id: u32, range: Option<crate::security::idmap::IdRange>, property: &str| match range {
-        None => Ok(id),
-        Some(range) if id < range.size => Ok(range.base + id),
-        Some(_) => Err(refuse(device, format!("{property}={id} does not exist in the instance's id map"))),
-    };
-    let uid = outside(node.uid, map.map(|map| map.uid), "uid")?;
-    let gid = outside(node.gid, map.map(|map| map.gid), "gid")?;
+    let (uid, gid) = map.map_or((Some(node.uid), Some(node.gid)), |map| map.outside(node.uid, node.gid));
+    let missing =
+        |property: &str, id: u32| refuse(device, format!("{property}={id} does not exist in the instance's id map"));
+    let uid = uid.ok_or_else(|| missing("uid", node.uid))?;
+    let gid = gid.ok_or_else(|| missing("gid", node.gid))?;
     if let Some(parent) = path.parent()
         && rustix::fs::statvfs(parent).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::NODEV))
     {

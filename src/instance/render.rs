@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::api::wire::Config;
 use crate::config::limits::process_lines;
+use crate::config::raw_lxc;
 use crate::device::NicPlan;
 
 /// Everything that the configuration of a container is made of.
@@ -30,7 +31,7 @@ pub struct Plan<'a> {
     pub plugs: &'a [(String, String)],
     /// The control group below which this container gets its own.
     pub cgroup: &'a str,
-    /// Expanded configuration, of which `environment.*`, `limits.kernel.*` and `linux.sysctl.*` are used.
+    /// Expanded configuration, of which `environment.*`, `limits.kernel.*`, `linux.sysctl.*` and `raw.lxc` are used.
     pub config: &'a Config,
     /// liblxc's log of this container.
     pub log: &'a Path,
@@ -125,8 +126,12 @@ pub fn render(plan: &Plan<'_>) -> String {
     if plan.nics.is_empty() {
         line("lxc.net.0.type", "empty");
     }
-    line("lxc.hook.version", "1");
     line("lxc.hook.post-stop", plan.stop_hook);
+    for raw in plan.config.get("raw.lxc").and_then(|text| raw_lxc::parse(text).ok()).unwrap_or_default() {
+        line(&raw.key, &raw.value);
+    }
+    // It counts whatever stands there: the hook above is told by it what happens.
+    line("lxc.hook.version", "1");
     text
 }
 

@@ -13,7 +13,7 @@ use super::limits;
 use super::render::{self, Plan};
 use super::stop;
 use super::undo::Undo;
-use super::{Context, Stages, blocking, devices as plugs};
+use super::{Context, Stages, blocking, confine, devices as plugs, ranges};
 use crate::config;
 use crate::db::Instance;
 use crate::device::{NicPlan, Set, plan_nics};
@@ -53,23 +53,25 @@ async fn steps(
     let record = model.instances.get(key).cloned().ok_or(Error::NotFound)?;
     let expanded = profile::expand_instance(&model, &record);
     context.check_privilege(&expanded.config)?;
+    config::check_together(&expanded.config)?;
+    confine::load_modules(None, &expanded.config).await?;
     let devices = Set::parse(&expanded.devices)?;
     devices.root()?;
     let confinement = Confinement {
         privileged: config::bool_of(&expanded.config, "security.privileged"),
         nesting: config::bool_of(&expanded.config, "security.nesting"),
     };
-    let map = Context::id_map(confinement.privileged)?;
+    let map = ranges::id_map(context, &key.container(), &expanded.config)?;
     let nics = plan(&devices, &expanded.config)?;
     check_parents(&nics)?;
     stages.mark("plan");
 
     let container = context.container(key);
     let pool = context.pools.get(&record.pool)?;
-    let root = match leases.root_with(map).await? {
+    let root = match leases.root_with(map.as_ref()).await? {
         Some(root) => root,
         None => {
-            let (mounting, volume) = (Arc::clone(&pool), container.name.clone());
+            let (mounting, volume, map) = (Arc::clone(&pool), container.name.clone(), map.clone());
             let root = blocking(move || mounting.mount(&volume, map.as_ref()).map_err(Error::from)).await?;
             let volume = container.name.clone();
             undo.push(blocking(move || pool.unmount(&volume).map_err(Error::from)));
@@ -87,11 +89,14 @@ async fn steps(
         let (context, name) = (Arc::clone(context), container.name.clone());
         undo.push(async move { plugs::forget(&context, &name).await });
     }
-    let plugged = plugs::prepare(context, &container.name, &devices, &expanded.devices, map, &root.path).await?;
+    let plugged =
+        plugs::prepare(context, &container.name, &devices, &expanded.devices, map.clone(), &root.path).await?;
     let logs = context.dir.logs(&container.name);
     let log = logs.join("lxc.log");
     let hook = helper::stop_hook(&context.dir.hook_socket(), &context.dir.spool(), &container.name);
-    let lines = confinement.lxc_lines(&context.dir.seccomp(), context.host.device_rules, context.host.apparmor);
+    let policy = context.dir.seccomp(&container.name);
+    confine::write_policy(&policy, &expanded.config)?;
+    let lines = confinement.lxc_lines(&policy, context.host.device_rules, context.host.apparmor);
     let text = render::render(&Plan {
         host_name: key.name.as_str(),
         root: &root.path,
@@ -111,7 +116,9 @@ async fn steps(
         architecture: &record.architecture,
     });
     write_config(&logs, &container.config, &text)?;
-    remember(context, &record, &devices, &nics).await?;
+    let mut volatile = ranges::volatile(context, &container.name, map.as_ref());
+    volatile.extend(addresses(&devices, &nics));
+    remember(context, &record, volatile).await?;
     {
         let (context, key) = (Arc::clone(context), key.clone());
         undo.push(async move { forget(&context, &key).await });
@@ -183,21 +190,22 @@ fn write_config(logs: &Path, path: &Path, text: &str) -> Result<(), Error> {
     std::fs::write(path, text).map_err(|e| failed("write", path, e))
 }
 
+/// What is remembered of the interfaces.
+fn addresses(devices: &Set, nics: &[NicPlan]) -> Vec<(String, String)> {
+    let known = |nic: &NicPlan| devices.nics.get(&nic.device).map(|configured| nic.volatile(configured));
+    nics.iter().filter_map(known).flatten().collect()
+}
+
 /// Remembers addresses and names, the time, and that it runs — before it does, so that a crash of the daemon from here
 /// on finds the container at the next start.
-async fn remember(context: &Context, record: &Instance, devices: &Set, nics: &[NicPlan]) -> Result<(), Error> {
-    let mut volatile = vec![(stop::POWER.to_owned(), "RUNNING".to_owned())];
-    for nic in nics {
-        if let Some(configured) = devices.nics.get(&nic.device) {
-            volatile.extend(nic.volatile(configured));
-        }
-    }
+async fn remember(context: &Context, record: &Instance, volatile: Vec<(String, String)>) -> Result<(), Error> {
     let key = record.key.clone();
     context
         .db
         .write(move |tx| {
             let mut record = tx.model().instances.get(&key).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
             record.config.extend(volatile);
+            record.config.insert(stop::POWER.to_owned(), "RUNNING".to_owned());
             record.config.remove(stop::RESTART);
             record.last_used_at = crate::db::now();
             Ok(tx.put_instance(record)?)
@@ -214,6 +222,7 @@ async fn forget(context: &Context, key: &InstanceKey) -> Result<(), Error> {
             let mut record = (**record).clone();
             record.config.insert(stop::POWER.to_owned(), "STOPPED".to_owned());
             record.config.remove(stop::RESTART);
+            ranges::forget(&mut record.config);
             record.config.retain(|key, _| !(key.starts_with("volatile.") && key.ends_with(".host_name")));
             Ok(tx.put_instance(record)?)
         })

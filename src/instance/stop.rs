@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::actor::{Live, StopKind};
 use super::error::Error;
-use super::{Context, devices, limits};
+use super::{Context, devices, limits, ranges};
 use crate::db::{self, Instance, Phase};
 use crate::device::Set;
 use crate::names::InstanceKey;
@@ -166,6 +166,9 @@ pub(super) async fn clean_up(
         if keep_root { Ok(()) } else { pool.unmount(&volume).map_err(Error::from) }
     })
     .await?;
+    if !keep_root {
+        context.ranges.give_back(&container);
+    }
     limits::forget(context, &container).await?;
     devices::forget(context, &container).await?;
     // A definition that was broken meanwhile must not keep the container from being cleaned up.
@@ -189,6 +192,7 @@ pub(super) async fn clean_up(
                     record.phase = Phase::Deleting;
                 }
             }
+            ranges::forget(&mut record.config);
             record.config.retain(|key, _| !(key.starts_with("volatile.") && key.ends_with(".host_name")));
             tx.put_instance(record)
         })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::apply::apply;
 use super::error::Error;
-use super::{Context, create, devices, rename, stop};
+use super::{Context, create, devices, ranges, rename, stop};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{Instance, Model, Profile};
@@ -39,7 +39,7 @@ pub type Change = Box<dyn Fn(&Instance) -> Result<Definition, Error> + Send + Sy
 /// saw when it changes something else.
 pub fn is_own(key: &str) -> bool {
     let interface = key.starts_with("volatile.") && key.ends_with(".host_name");
-    interface || [stop::POWER, stop::RESTART, rename::MARKER].contains(&key)
+    interface || ranges::is_own(key) || [stop::POWER, stop::RESTART, rename::MARKER].contains(&key)
 }
 
 /// The same model with another state of a profile.
@@ -58,7 +58,9 @@ pub(super) fn check_profile(model: &Model, project: &ProjectName, name: &Profile
         model.instances.values().filter(|record| record.key.project == *project && record.profiles.contains(name));
     for record in users {
         let fits = || -> Result<(), Error> {
-            let pool = Set::parse(&profile::expand_instance(model, record).devices)?.root()?.pool.clone();
+            let expanded = profile::expand_instance(model, record);
+            config::check_together(&expanded.config)?;
+            let pool = Set::parse(&expanded.devices)?.root()?.pool.clone();
             if pool == record.pool { Ok(()) } else { Err(Error::PoolChange { from: record.pool.clone(), to: pool }) }
         };
         fits().map_err(|cause| Error::OfUser { key: record.key.clone(), cause: Box::new(cause) })?;
@@ -78,6 +80,7 @@ pub(super) fn changed(
     let mut record = old.clone();
     let expanded = profile::expand(model, &record.key.project, &new.profiles, &new.config, &new.devices)?;
     context.check_privilege(&expanded.config)?;
+    config::check_together(&expanded.config)?;
     let devices = Set::parse(&expanded.devices)?;
     create::check_networks(model, &devices)?;
     if let Some((_, root)) = devices.root.as_ref().filter(|(_, root)| root.pool != record.pool) {

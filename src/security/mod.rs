@@ -3,6 +3,7 @@
 //! Every instance runs in a user namespace unless `security.privileged` says otherwise; there is no fallback.
 
 pub mod idmap;
+pub mod seccomp;
 
 use std::path::Path;
 
@@ -14,22 +15,6 @@ pub struct Confinement {
     /// Containers may run inside.
     pub nesting: bool,
 }
-
-/// The seccomp policy of every instance, in liblxc's format (version 2, a list of what is denied).
-///
-/// Denied: unmounting by force (it breaks mounts of others), loading kernels and modules, and opening files by handle,
-/// which walks around every path check. Everything else the kernel decides by the user namespace.
-pub const SECCOMP_POLICY: &str = "2
-denylist
-reject_force_umount
-[all]
-kexec_load errno 1
-kexec_file_load errno 1
-open_by_handle_at errno 1
-init_module errno 1
-finit_module errno 1
-delete_module errno 1
-";
 
 /// The character devices that every container may use: type, major, minor (Linux `Documentation/admin-guide/devices.txt`).
 const ALLOWED_DEVICES: &[&str] = &[
@@ -73,7 +58,7 @@ impl Confinement {
         }
     }
 
-    /// The lines of lxc.conf that confine the container. `seccomp` is the path of a file with [`SECCOMP_POLICY`].
+    /// The lines of lxc.conf that confine the container. `seccomp` is the path of a file with a [`seccomp::Policy`].
     pub fn lxc_lines(self, seccomp: &Path, rules: DeviceRules, apparmor: bool) -> Vec<(String, String)> {
         let mut lines = vec![
             ("lxc.cap.drop".to_owned(), self.dropped_capabilities().join(" ")),

@@ -393,7 +393,7 @@ impl Pool {
     pub fn mount(&self, volume: &str, map: Option<&IdMap>) -> Result<RootMount, Error> {
         let path = self.path(volume);
         self.unmount(volume)?;
-        let (uid, gid) = map.map_or((0, 0), |map| (map.uid.base, map.gid.base));
+        let (uid, gid) = map.map_or((0, 0), IdMap::root);
         // Nobody but the container's root may walk in; he needs no more than that (and has it only here).
         std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(io("set the owner of", &path))?;
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o100)).map_err(io("set the mode of", &path))?;

@@ -146,7 +146,7 @@ fn clear(scratch: &Path) -> Result<(), Error> {
 
 fn sample_map() -> IdMap {
     let range = IdRange { base: 1_000_000, size: MINIMUM };
-    IdMap { uid: range, gid: range }
+    IdMap::new(range, range)
 }
 
 fn try_id_mapped(scratch: &Path) -> Result<(), Error> {

@@ -1,0 +1,62 @@
+//! What confines an instance beyond its id map: its seccomp policy as a file, the kernel modules that it needs.
+
+use std::path::Path;
+
+use super::blocking;
+use super::error::Error;
+use crate::api::wire::Config;
+use crate::config::names_of;
+use crate::config::syscalls::{COMPAT, Filter};
+use crate::security::seccomp::Policy;
+use crate::sys::module;
+
+const MODULES: &str = "linux.kernel_modules";
+
+fn policy(config: &Config) -> String {
+    // Elsewhere no program is of another architecture that has these.
+    let compat = if cfg!(target_arch = "x86_64") { COMPAT } else { &[] };
+    match Filter::of(config) {
+        Filter::Raw(text) => Policy::Raw(text).text(),
+        Filter::Allow(lines) => Policy::Allow(&lines).text(),
+        Filter::Deny { lines, usual, compat: all } => {
+            Policy::Deny { lines: &lines, usual, compat: if all { compat } else { &[] } }.text()
+        }
+    }
+}
+
+/// Writes the policy of an instance with this expanded configuration; liblxc reads it at the start and at each attach.
+pub(super) fn write_policy(path: &Path, config: &Config) -> Result<(), Error> {
+    std::fs::write(path, policy(config)).map_err(|error| Error::Io { doing: "write", path: path.to_owned(), error })
+}
+
+/// Removes it; none is fine.
+pub(super) fn remove_policy(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::Io { doing: "remove", path: path.to_owned(), error })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Loads the kernel modules that an instance with this expanded configuration needs, but for those that it needed
+/// `before`. They stay: others may use them by then.
+///
+/// # Errors
+/// [`Error::Module`], of the first that cannot be loaded.
+pub(super) async fn load_modules(before: Option<&Config>, config: &Config) -> Result<(), Error> {
+    let list = |config: &Config| config.get(MODULES).cloned().unwrap_or_default();
+    let (old, new) = (before.map(list).unwrap_or_default(), list(config));
+    let names: Vec<String> =
+        names_of(&new).filter(|name| names_of(&old).all(|old| old != *name)).map(str::to_owned).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    blocking(move || {
+        for name in names {
+            module::load(&name).map_err(|error| Error::Module { name, error })?;
+        }
+        Ok(())
+    })
+    .await
+}
