@@ -106,8 +106,14 @@ fn disks_come_and_go_while_it_runs() {
     let other = format!("source={}", source(&daemon, "other").display());
     daemon.lxc(&["config", "device", "set", "c1", "data", &other]).ok();
     assert_eq!(sh(&daemon, "c1", "cat /mnt/deep/er/who").ok(), "other");
+    // They are there again when it reboots itself.
+    let pid = daemon.instance_pid("c1");
+    // It may end before its exit is told.
+    let _ = sh(&daemon, "c1", "reboot");
+    eventually("it has rebooted", || {
+        ![0, pid].contains(&daemon.instance_pid("c1")) && daemon.status("c1") == "Running"
+    });
     // What was there from the start goes, too.
-    daemon.lxc(&["restart", "--force", "c1"]).ok();
     assert_eq!(sh(&daemon, "c1", "cat /mnt/deep/er/who /ro/who /mine/who").ok(), "otherromine");
     for device in ["data", "ro", "file"] {
         daemon.lxc(&["config", "device", "remove", "c1", device]).ok();
@@ -264,7 +270,9 @@ fn links_inside_lead_nowhere_but_inside() {
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(outside.to_str().unwrap()));
+    // The link was in the way some times, the directory others.
     println!("{attached} of 40 were attached, inside");
+    assert!(attached > 0);
     // Before a start, too: nothing runs that could race, but the link is there.
     sh(&daemon, "c1", "rm -f /up; ln -s /in /late").ok();
     daemon.lxc(&["stop", "--force", "c1"]).ok();
@@ -422,19 +430,37 @@ fn a_crash_while_devices_come_and_go_leaves_nothing() {
     daemon.lxc(&["launch", "bb", "c1"]).ok();
     disk(&daemon, "c1", "steady", "steady", "/steady", &[]).ok();
     let pid = daemon.instance_pid("c1");
-    for round in 0..8u64 {
-        let body = serde_json::json!({"devices": {
-            "d": {"type": "disk", "path": "/d", "source": source(&daemon, "d")},
-            "n": {"type": "unix-char", "path": "/dev/n", "source": "/dev/loop-control"},
-        }});
+    let both = serde_json::json!({
+        "d": {"type": "disk", "path": "/d", "source": source(&daemon, "d")},
+        "n": {"type": "unix-char", "path": "/dev/n", "source": "/dev/loop-control"},
+    });
+    let steady = serde_json::json!({
+        "steady": {"type": "disk", "path": "/steady", "source": source(&daemon, "steady")},
+    });
+    for round in 0..12u64 {
+        // Either they come, or they go.
+        let coming = round % 2 == 0;
+        let (method, body) = if coming {
+            ("PATCH", serde_json::json!({"devices": both}))
+        } else {
+            assert_eq!(
+                daemon.api("PATCH", "/1.0/instances/c1", &serde_json::json!({"devices": both}).to_string()).0,
+                200
+            );
+            assert_eq!(sh(&daemon, "c1", "cat /d/who; ls /dev/n").ok(), "d/dev/n\n");
+            ("PUT", serde_json::json!({"devices": steady, "profiles": ["default"]}))
+        };
         let socket = daemon.socket();
         let asking = std::thread::spawn(move || {
             use std::io::{Read, Write};
-            let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+            let Ok(mut stream) = std::os::unix::net::UnixStream::connect(socket) else { return };
             let body = body.to_string();
-            let head = "PATCH /1.0/instances/c1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
-            let _ =
-                write!(stream, "{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let head = "/1.0/instances/c1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+            let _ = write!(
+                stream,
+                "{method} {head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
             let _ = stream.read_to_end(&mut Vec::new());
         });
         std::thread::sleep(std::time::Duration::from_millis(round * 3));

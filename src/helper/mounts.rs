@@ -17,6 +17,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -61,13 +62,22 @@ const TRIES: u32 = 16;
 
 pub(super) fn serve(socket: &OwnedFd, mut inbox: Inbox, request: MountRequest) -> io::Result<()> {
     let fds = std::mem::take(&mut inbox.fds);
-    match run(request, fds) {
+    match run(socket, request, fds) {
         Ok(()) => answer(socket, &Reply::Done, &[]),
         Err(reason) => fail(socket, &reason),
     }
 }
 
-fn run(request: MountRequest, fds: Vec<OwnedFd>) -> Result<(), String> {
+/// Fails when the daemon has gone: the next one finds out what is inside, and must not be overtaken.
+fn wanted(socket: &OwnedFd) -> Result<(), String> {
+    let mut fds = [PollFd::new(socket, PollFlags::empty())];
+    match rustix::event::poll(&mut fds, Some(&Timespec::default())) {
+        Ok(0) => Ok(()),
+        Ok(_) | Err(_) => Err("nobody waits for it any more".to_owned()),
+    }
+}
+
+fn run(socket: &OwnedFd, request: MountRequest, fds: Vec<OwnedFd>) -> Result<(), String> {
     let mut fds = fds.into_iter();
     let mut next = || fds.next().ok_or_else(|| "a file descriptor is missing".to_owned());
     rustix::process::umask(Mode::empty());
@@ -83,6 +93,7 @@ fn run(request: MountRequest, fds: Vec<OwnedFd>) -> Result<(), String> {
                 set.map_err(|error| format!("making the mount unbindable: {error}"))?;
             }
             mount::enter_namespace(namespace).map_err(|error| format!("its mount namespace: {error}"))?;
+            wanted(socket)?;
             attach(&tree, &root, path.as_bytes(), directory).map_err(|error| format!("{path:?} inside: {error}"))
         }
         MountRequest::Detach { path, remove } => {
@@ -91,6 +102,7 @@ fn run(request: MountRequest, fds: Vec<OwnedFd>) -> Result<(), String> {
                 userns::enter(users).map_err(|error| format!("its user namespace: {error}"))?;
             }
             mount::enter_namespace(namespace).map_err(|error| format!("its mount namespace: {error}"))?;
+            wanted(socket)?;
             detach(&root, path.as_bytes(), remove).map_err(|error| format!("{path:?} inside: {error}"))
         }
     }
