@@ -79,6 +79,17 @@ fn isolated_ones_have_ranges_of_their_own_and_give_them_back() {
     as_root_of(&daemon, "a", &["kill", "-0", &init]).ok();
     as_root_of(&daemon, "b", &["kill", "-0", &init]).refused("not permitted");
 
+    // What is plugged into a running one fits its range, not that of all.
+    let source = daemon.root.join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("f"), "host\n").unwrap();
+    std::fs::set_permissions(source.join("f"), PermissionsExt::from_mode(0o600)).unwrap();
+    let plug = |device: &str, words: &[&str]| daemon.lxc(&[&["config", "device", "add", "b", device], words].concat());
+    plug("null", &["unix-char", "source=/dev/null", "path=/dev/wtnull", "uid=5"]).ok();
+    assert!(daemon.lxc(&["exec", "b", "--", "ls", "-ln", "/dev/wtnull"]).ok().contains(" 5 "));
+    plug("d", &["disk", &format!("source={}", source.display()), "path=/d", "shift=true"]).ok();
+    assert_eq!(daemon.lxc(&["exec", "b", "--", "cat", "/d/f"]).ok(), "host\n");
+
     // The lowest is given to the next one, and files are found with whatever range.
     daemon.lxc(&["exec", "a", "--", "sh", "-c", "echo mine > /root/f; chmod 600 /root/f"]).ok();
     daemon.lxc(&["stop", "--force", "a"]).ok();
