@@ -30,7 +30,16 @@ fn concrete(path: &str) -> String {
 fn lists() -> Vec<String> {
     let routes = warren::api::routes().into_iter();
     let gets = routes.filter(|(_, methods)| methods.iter().any(|method| method == "GET")).map(|(path, _)| path);
-    let no_lists = ["/", "/1.0", "/1.0/cluster", "/1.0/events", "/1.0/health", "/1.0/metrics", "/1.0/resources"];
+    let no_lists = [
+        "/",
+        "/1.0",
+        "/1.0/cluster",
+        "/1.0/events",
+        "/1.0/health",
+        "/1.0/metadata/configuration",
+        "/1.0/metrics",
+        "/1.0/resources",
+    ];
     gets.filter(|path| !path.contains('{') && !path.starts_with("/internal") && !no_lists.contains(&path.as_str()))
         .collect()
 }
