@@ -377,7 +377,8 @@ impl Daemon {
     /// What of this daemon is on the host: mounts, control groups, processes. (Interfaces and firewall rules bear no mark
     /// of their daemon: packaging/test compares those of the host before and after all tests.)
     pub fn leftovers(&self) -> Vec<String> {
-        let root = self.root.to_str().unwrap();
+        // With the slash: another test's directory may begin with the same name.
+        let root = &format!("{}/", self.root.display());
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         let mut found: Vec<String> = mounts.lines().filter(|line| line.contains(root)).map(str::to_owned).collect();
         let group = StateDir::new(self.state()).cgroup();
