@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::Daemon;
+use support::{Daemon, eventually};
 
 const CLIENTS: usize = 12;
 
@@ -69,7 +69,13 @@ fn what_several_ask_for_at_once_is_done_once() {
     daemon.signal("STOP");
     let started = std::thread::scope(|scope| {
         let all = scope.spawn(|| at_once(|_| daemon.operation("PUT", "/1.0/instances/c1/state", start)));
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        // Connections that nobody has accepted yet stand there by the listener's name, which is the one that it was made
+        // with, beside the listener itself.
+        let socket = daemon.state().join(format!("unix.{}", daemon.pid())).display().to_string();
+        eventually("all have asked", || {
+            let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+            sockets.lines().filter(|line| line.ends_with(&socket)).count() > CLIENTS
+        });
         daemon.signal("CONT");
         all.join().unwrap()
     });
