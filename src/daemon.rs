@@ -24,15 +24,15 @@ use crate::auth::{ServerCertificate, server_config};
 use crate::db::{Database, Phase};
 use crate::events::{Bus, Log, LogLevel};
 use crate::helper::{Launcher, hook};
-use crate::instance::{Balancer, Context, Host, Manager, Ranges};
+use crate::instance::{Balancer, Context, Guests, Host, Manager, Ranges};
 use crate::network::{self, BridgeSpec};
 use crate::ops::Operations;
 use crate::ops::socket::Sockets;
+use crate::{guest, image, storage};
 use crate::security::{self, DeviceRules};
 use crate::state_dir::{self, MAX_SOCKET_PATH, StateDir};
 use crate::sys::cgroup::{Hierarchies, Version};
 use crate::sys::{activation, peercred, process};
-use crate::{image, storage};
 
 /// At the end, an instance that is in the middle of something is not waited for longer than this.
 const REST: std::time::Duration = std::time::Duration::from_secs(10);
@@ -176,6 +176,7 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         dir: dir.clone(),
         cpus: Balancer::default(),
         ranges: Ranges::default(),
+        guests: Guests::default(),
         host: host(),
     });
     Ok(Arc::new(App {
@@ -277,8 +278,15 @@ fn unix_listeners(
         Some(group) => Some(peercred::group_id(group).map_err(|e| format!("--group: {e}"))?),
     };
     let listener =
-        activation::bind_unix(&path, group).map_err(|e| format!("cannot listen on {}: {e}", path.display()))?;
+        activation::bind_unix(&path, group, 0o660).map_err(|e| format!("cannot listen on {}: {e}", path.display()))?;
     Ok(vec![listener])
+}
+
+/// Anybody inside may connect: who it is counts.
+fn guest_listener(dir: &StateDir) -> std::io::Result<tokio::net::UnixListener> {
+    let listener = activation::bind_unix(&dir.guest_socket(), None, 0o666)?;
+    listener.set_nonblocking(true)?;
+    tokio::net::UnixListener::from_std(listener)
 }
 
 async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::OwnedFd>) -> Result<(), String> {
@@ -314,6 +322,11 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     for listener in listeners {
         listener.set_nonblocking(true).map_err(|e| e.to_string())?;
         server.serve_unix(tokio::net::UnixListener::from_std(listener).map_err(|e| e.to_string())?);
+    }
+    // One that could not be made is no reason not to serve the API.
+    match guest_listener(&dir) {
+        Ok(listener) => drop(guest::Server::serve(Arc::clone(&app), listener)),
+        Err(error) => tracing::error!(%error, "containers cannot ask the daemon by /dev/lxd/sock"),
     }
     // From here on questions are answered; changes wait until all is ready.
     if let Err(error) = networks.await {
@@ -372,12 +385,14 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     // First: who listens to events still gets those that are on their way.
     app.sockets.close(FAREWELL).await;
     app.bus.close();
+    app.instances.context().guests.close();
     let closing = Arc::clone(&app);
     let _ = tokio::task::spawn_blocking(move || closing.db.close()).await;
     // One that was handed over goes on being listened to by whoever starts this daemon again.
     if is_own {
         remove_socket(&dir.socket());
     }
+    remove_socket(&dir.guest_socket());
     remove_socket(&dir.hook_socket());
     Ok(())
 }

@@ -36,6 +36,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "sys", "lxc", "helper", "health",
         ],
     ),
+    (
+        "guest",
+        &["api", "instance", "ops", "profile", "config", "db", "events"],
+    ),
     ("cli", &[]),
 ];
 

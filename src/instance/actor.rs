@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::apply::apply;
 use super::error::Error;
+use super::guests::{self, Guest};
 use super::lease::{Lease, Leases};
 use super::policy::{Decision, Verb, decide};
 use super::state::{Snapshot, Status};
@@ -71,6 +72,8 @@ pub(super) enum Request {
     /// Apply what another state of the database says of it; keep it when `kept` is told so, else take it back. Until
     /// then everything else waits.
     Hold { next: Arc<Model>, ready: oneshot::Sender<Result<(), Error>>, kept: oneshot::Receiver<()> },
+    /// It says of itself that it is ready, or not yet; in the life that was identified.
+    Ready { guest: Guest, ready: bool, reply: oneshot::Sender<Answer> },
     /// Give it another name.
     Rename { to: InstanceKey, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// liblxc is taking the container down to bring it up again: the monitor will end.
@@ -168,6 +171,10 @@ impl Actor {
 
     fn enter(&mut self, state: State) {
         self.state = state;
+        match self.live() {
+            Some(live) => self.context.guests.up(&self.key, live.pid, live.init.get_ref()),
+            None => self.context.guests.down(&self.key),
+        }
         self.publish();
     }
 
@@ -237,6 +244,10 @@ impl Actor {
                     }
                     Decision::Deny(error) => Err(error),
                 };
+                answer_to(reply, answer.map(|()| Stages::default()));
+            }
+            Request::Ready { guest, ready, reply } => {
+                let answer = guests::set_ready(&self.context, &guest, ready).await;
                 answer_to(reply, answer.map(|()| Stages::default()));
             }
             Request::Hold { next, ready, kept } => self.hold(&next, ready, kept).await,
@@ -323,7 +334,8 @@ impl Actor {
         let applied = match (self.live(), now.instances.get(&self.key)) {
             (Some(live), Some(record)) => {
                 let (before, after) = (profile::expand_instance(&now, record), profile::expand_instance(next, record));
-                apply(&self.context, &self.key, live.pid, &before, &after).await.map(Some)
+                let applied = apply(&self.context, &self.key, live.pid, &before, &after).await;
+                applied.map(|applied| Some((before, after, applied)))
             }
             (None, _) | (_, None) => Ok(None),
         };
@@ -331,10 +343,10 @@ impl Actor {
             Ok(applied) => {
                 // Who asked may have given up: then `kept` says so.
                 let _ = ready.send(Ok(()));
-                if kept.await.is_err()
-                    && let Some(applied) = applied
-                {
-                    applied.undo().await;
+                match (kept.await, applied) {
+                    (Ok(()), Some((before, after, _))) => self.context.guests.tell(&self.key, &before, &after),
+                    (Err(_), Some((.., applied))) => applied.undo().await,
+                    (_, None) => {}
                 }
             }
             Err(error) => drop(ready.send(Err(error))),
@@ -473,6 +485,7 @@ impl Actor {
             tracing::info!(instance = %self.key, pid, "rebooted by its monitor");
             self.going.init_gone = None;
             self.leases.cut_running().await;
+            self.context.guests.down(&self.key);
             let model = self.context.db.model();
             if let Some(record) = model.instances.get(&self.key) {
                 let config = profile::expand_instance(&model, record).config;
@@ -507,6 +520,8 @@ impl Actor {
 
     /// The monitor is gone: clean up, then stay down, come up again, or (ephemeral) vanish.
     async fn exited(&mut self) {
+        // First: what its namespaces were called may be the names of another's from here on.
+        self.context.guests.down(&self.key);
         let going = std::mem::take(&mut self.going);
         let state = std::mem::replace(&mut self.state, State::Stopped);
         if let State::Running(live) | State::Frozen(live) | State::Stopping(live) = state {

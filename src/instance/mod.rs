@@ -22,6 +22,7 @@ mod devices;
 mod error;
 mod exec;
 mod files;
+mod guests;
 mod lease;
 mod limits;
 mod live;
@@ -64,6 +65,7 @@ pub use adopt::wants_start;
 pub use console::{Console, Leave};
 pub use create::{NewInstance, RootSource};
 pub use error::Error;
+pub use guests::{Guest, Guests, READY, Stranger};
 pub use exec::{Exec, ExecSpec, Io, IoKind};
 pub use limits::Balancer;
 pub use live::states as live_states;
@@ -123,6 +125,8 @@ pub struct Context {
     pub cpus: Balancer,
     /// Who has which ids.
     pub ranges: Ranges,
+    /// Containers that can ask about themselves.
+    pub guests: Guests,
     /// This host.
     pub host: Host,
 }

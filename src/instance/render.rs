@@ -6,6 +6,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use super::plug::fstab;
 use crate::api::wire::Config;
 use crate::config::limits::process_lines;
 use crate::config::raw_lxc;
@@ -39,6 +40,8 @@ pub struct Plan<'a> {
     pub console_log: &'a Path,
     /// Value of the post-stop hook, quoted for a shell.
     pub stop_hook: &'a str,
+    /// The directory of the guest interface, if it may ask.
+    pub guest: Option<&'a Path>,
     /// Where lxcfs is mounted, if it is.
     pub lxcfs: Option<&'a Path>,
     /// Containers may run inside.
@@ -110,6 +113,10 @@ pub fn render(plan: &Plan<'_>) -> String {
         line("lxc.mount.entry", "proc dev/.lxc/proc proc create=dir,optional 0 0");
         line("lxc.mount.entry", "sysfs dev/.lxc/sys sysfs create=dir,optional 0 0");
     }
+    if let Some(guest) = plan.guest {
+        let entry = format!("{} dev/lxd none bind,ro,nosuid,nodev,noexec,create=dir 0 0", fstab(guest));
+        line("lxc.mount.entry", &entry);
+    }
     if let Some(lxcfs) = plan.lxcfs {
         for file in LXCFS_FILES {
             line("lxc.mount.entry", &format!("{}/proc/{file} proc/{file} none bind,optional 0 0", lxcfs.display()));
@@ -155,6 +162,7 @@ mod tests {
             console_log: Path::new("/l/console.log"),
             stop_hook: "/bin/warrend hook stop",
             lxcfs: None,
+            guest: None,
             nesting: false,
             architecture: "x86_64",
         }

@@ -7,6 +7,7 @@ pub mod features;
 pub mod hardware;
 pub mod module;
 pub mod mount;
+pub mod namespace;
 pub mod netlink;
 mod netlink_wire;
 pub mod peercred;
