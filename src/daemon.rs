@@ -145,12 +145,10 @@ fn host() -> Host {
         // On cgroup 2 there is no devices controller to find: rules are programs.
         Some(Version::V2) | None => DeviceRules::Cgroup2,
     };
-    let lxcfs = PathBuf::from("/var/lib/lxcfs");
     Host {
         architectures: image::runs(&machine),
         device_rules: rules,
         apparmor: security::apparmor_enabled(),
-        lxcfs: lxcfs.join("proc/meminfo").exists().then_some(lxcfs),
         unprivileged_only: switched_on(&["WARREN_UNPRIVILEGED_ONLY", "LXD_UNPRIVILEGED_ONLY"]),
     }
 }
@@ -349,6 +347,8 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
             expiring.instances.expire_logs(std::time::SystemTime::now()).await;
         }
     });
+    let following = Arc::clone(&app);
+    tokio::spawn(async move { following.instances.follow_lxcfs().await });
     let starting = Arc::clone(&app);
     tokio::spawn(async move { starting.instances.autostart(&ran).await });
     let ended = {

@@ -183,7 +183,7 @@ fn a_container_reads_what_is_its_own() {
     // Only root; and the place is nobody's to write to.
     let other = daemon.lxc(&["exec", "c1", "--user", "5", "--", "/ask", "/dev/lxd/sock", "GET", "/1.0"]).ok();
     assert_eq!(taken_apart(&other), (401, "Access denied for non-root user\n".to_owned()));
-    for script in ["echo x > /dev/lxd/x", "busybox rm /dev/lxd/sock", "busybox mount -o remount,bind,rw /dev/lxd"] {
+    for script in ["echo x > /dev/lxd/x", "busybox rm /dev/lxd/sock", "busybox mount -o remount,bind,rw /dev/lxd; echo x > /dev/lxd/x"] {
         assert_ne!(daemon.lxc(&["exec", "c1", "--", "sh", "-c", script]).code, 0, "{script}");
     }
     // A process of the host is in no container, and a container inside is not its container.

@@ -15,12 +15,13 @@ use super::lease::{Lease, Leases};
 use super::policy::{Decision, Verb, decide};
 use super::state::{Snapshot, Status};
 use super::update::Change;
-use super::{Context, Stages, delete, limits, rename, start, stop, update};
+use super::{Context, Stages, delete, limits, lxcfs, rename, start, stop, update};
 use crate::config;
 use crate::db::Model;
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
 use crate::profile;
+use crate::sys::lxcfs::Lxcfs;
 
 /// A running container's handles.
 pub(super) struct Live {
@@ -74,6 +75,8 @@ pub(super) enum Request {
     Hold { next: Arc<Model>, ready: oneshot::Sender<Result<(), Error>>, kept: oneshot::Receiver<()> },
     /// It says of itself that it is ready, or not yet; in the life that was identified.
     Ready { guest: Guest, ready: bool, reply: oneshot::Sender<Answer> },
+    /// Show it this lxcfs, which is new on the host.
+    Lxcfs { lxcfs: Arc<Lxcfs> },
     /// Give it another name.
     Rename { to: InstanceKey, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// liblxc is taking the container down to bring it up again: the monitor will end.
@@ -249,6 +252,13 @@ impl Actor {
             Request::Ready { guest, ready, reply } => {
                 let answer = guests::set_ready(&self.context, &guest, ready).await;
                 answer_to(reply, answer.map(|()| Stages::default()));
+            }
+            Request::Lxcfs { lxcfs: found } => {
+                if let Some(live) = self.live()
+                    && let Err(error) = lxcfs::refresh(&self.context, &self.key, live.pid, &found).await
+                {
+                    tracing::warn!(instance = %self.key, %error, "showing it the new lxcfs");
+                }
             }
             Request::Hold { next, ready, kept } => self.hold(&next, ready, kept).await,
             Request::Rename { to, requestor, reply } => {

@@ -124,6 +124,14 @@ impl Manager {
         self.handles().get(key).is_some_and(|handle| handle.requests.send(request).is_ok())
     }
 
+    /// Puts a request into the queue of every instance.
+    pub(super) fn tell_all(&self, request: impl Fn() -> Request) {
+        for handle in self.handles().values() {
+            // One that is just deleted hears nothing.
+            let _ = handle.requests.send(request());
+        }
+    }
+
     pub(super) async fn ask(
         &self,
         key: &InstanceKey,

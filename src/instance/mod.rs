@@ -27,6 +27,7 @@ mod lease;
 mod limits;
 mod live;
 mod logs;
+mod lxcfs;
 mod manager;
 mod metadata;
 mod petname;
@@ -45,7 +46,6 @@ mod undo;
 mod update;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -85,8 +85,6 @@ pub struct Host {
     pub device_rules: DeviceRules,
     /// Whether the kernel confines by AppArmor.
     pub apparmor: bool,
-    /// Where lxcfs is mounted, if it is.
-    pub lxcfs: Option<PathBuf>,
     /// Whether containers without a user namespace are refused, whatever anybody asks for.
     pub unprivileged_only: bool,
 }

@@ -13,7 +13,7 @@ use super::limits;
 use super::render::{self, Plan};
 use super::stop;
 use super::undo::Undo;
-use super::{Context, Stages, blocking, confine, devices as plugs, guests, ranges};
+use super::{Context, Stages, blocking, confine, devices as plugs, guests, lxcfs, ranges};
 use crate::config;
 use crate::db::Instance;
 use crate::device::{NicPlan, Set, plan_nics};
@@ -112,7 +112,7 @@ async fn steps(
         log: &log,
         console_log: &logs.join(super::logs::CONSOLE),
         stop_hook: &hook,
-        lxcfs: context.host.lxcfs.as_deref(),
+        lxcfs: lxcfs::look().await.as_ref(),
         nesting: confinement.nesting,
         guest: guests::wanted(&expanded.config).then_some(guest_dir.as_path()),
         architecture: &record.architecture,
