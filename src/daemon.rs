@@ -28,11 +28,11 @@ use crate::instance::{Balancer, Context, Guests, Host, Manager, Ranges};
 use crate::network::{self, BridgeSpec};
 use crate::ops::Operations;
 use crate::ops::socket::Sockets;
-use crate::{guest, image, storage};
 use crate::security::{self, DeviceRules};
 use crate::state_dir::{self, MAX_SOCKET_PATH, StateDir};
 use crate::sys::cgroup::{Hierarchies, Version};
 use crate::sys::{activation, peercred, process};
+use crate::{guest, image, storage};
 
 /// At the end, an instance that is in the middle of something is not waited for longer than this.
 const REST: std::time::Duration = std::time::Duration::from_secs(10);

@@ -36,10 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "sys", "lxc", "helper", "health",
         ],
     ),
-    (
-        "guest",
-        &["api", "instance", "ops", "profile", "config", "db", "events"],
-    ),
+    ("guest", &["api", "instance", "ops", "profile", "config", "db", "events"]),
     ("cli", &[]),
 ];
 

@@ -159,7 +159,8 @@ fn a_container_reads_what_is_its_own() {
     let about = get_json(&daemon, "c1", "/1.0");
     assert_eq!((&about["api_version"], &about["instance_type"]), (&"1.0".into(), &"container".into()));
     assert_eq!((&about["state"], &about["location"]), (&"Started".into(), &"none".into()));
-    let keys = ["cloud-init.user-data", "user.foo", "user.meta-data", "user.name"].map(|key| format!("/1.0/config/{key}"));
+    let keys =
+        ["cloud-init.user-data", "user.foo", "user.meta-data", "user.name"].map(|key| format!("/1.0/config/{key}"));
     assert_eq!(get_json(&daemon, "c1", "/1.0/config"), serde_json::json!(keys));
     assert_eq!(get(&daemon, "c1", "/1.0/config/user.foo"), (200, "bar".to_owned()));
     assert_eq!(get(&daemon, "c1", "/1.0/config/cloud-init.user-data"), (200, "#cc".to_owned()));
@@ -183,7 +184,11 @@ fn a_container_reads_what_is_its_own() {
     // Only root; and the place is nobody's to write to.
     let other = daemon.lxc(&["exec", "c1", "--user", "5", "--", "/ask", "/dev/lxd/sock", "GET", "/1.0"]).ok();
     assert_eq!(taken_apart(&other), (401, "Access denied for non-root user\n".to_owned()));
-    for script in ["echo x > /dev/lxd/x", "busybox rm /dev/lxd/sock", "busybox mount -o remount,bind,rw /dev/lxd; echo x > /dev/lxd/x"] {
+    for script in [
+        "echo x > /dev/lxd/x",
+        "busybox rm /dev/lxd/sock",
+        "busybox mount -o remount,bind,rw /dev/lxd; echo x > /dev/lxd/x",
+    ] {
         assert_ne!(daemon.lxc(&["exec", "c1", "--", "sh", "-c", script]).code, 0, "{script}");
     }
     // A process of the host is in no container, and a container inside is not its container.

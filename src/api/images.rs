@@ -63,7 +63,12 @@ pub(super) fn by_fingerprint(model: &Model, project: &ProjectName, wanted: &str)
 ///
 /// # Errors
 /// When there is none, or more than one.
-pub(crate) fn among(model: &Model, project: &ProjectName, wanted: &str, visible: impl Fn(&Image) -> bool) -> Result<Arc<Image>> {
+pub(crate) fn among(
+    model: &Model,
+    project: &ProjectName,
+    wanted: &str,
+    visible: impl Fn(&Image) -> bool,
+) -> Result<Arc<Image>> {
     // Clients hand on what a person typed.
     let wanted = wanted.to_ascii_lowercase();
     let mut found = model

@@ -31,7 +31,8 @@ pub(super) async fn refresh(context: &Arc<Context>, key: &InstanceKey, pid: i32,
     let container = context.container(key);
     let inside = Inside::open(pid, &container.name)?;
     let table = std::fs::read_to_string(format!("/proc/{pid}/mountinfo"));
-    let table = table.map_err(|error| Error::Io { doing: "read the mounts of", path: container.name.clone().into(), error })?;
+    let table =
+        table.map_err(|error| Error::Io { doing: "read the mounts of", path: container.name.clone().into(), error })?;
     let over = lxcfs::over(&table);
     let mut done = 0;
     for file in &lxcfs.files {
@@ -66,8 +67,8 @@ impl Manager {
     /// Has all running containers show the lxcfs of the host, whenever that comes, for as long as the daemon runs.
     pub async fn follow_lxcfs(&self) {
         // poll(2) tells its changes as exceptional conditions (proc_pid_mounts(5)).
-        let watched = std::fs::File::open("/proc/self/mountinfo")
-            .and_then(|file| watch::watch(file.into(), Interest::PRIORITY));
+        let watched =
+            std::fs::File::open("/proc/self/mountinfo").and_then(|file| watch::watch(file.into(), Interest::PRIORITY));
         let table = match watched {
             Ok(table) => table,
             Err(error) => {

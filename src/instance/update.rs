@@ -39,9 +39,7 @@ pub type Change = Box<dyn Fn(&Instance) -> Result<Definition, Error> + Send + Sy
 /// saw when it changes something else.
 pub fn is_own(key: &str) -> bool {
     let interface = key.starts_with("volatile.") && key.ends_with(".host_name");
-    interface
-        || ranges::is_own(key)
-        || [stop::POWER, stop::RESTART, rename::MARKER, guests::READY].contains(&key)
+    interface || ranges::is_own(key) || [stop::POWER, stop::RESTART, rename::MARKER, guests::READY].contains(&key)
 }
 
 /// The same model with another state of a profile.
@@ -128,9 +126,7 @@ pub(super) async fn update(
         let (record, expanded) = changed(context, &model, &old, change)?;
         let before = profile::expand_instance(&model, &old);
         let applied = match pid {
-            Some(pid) => {
-                Some(apply(context, key, pid, &before, &expanded).await?)
-            }
+            Some(pid) => Some(apply(context, key, pid, &before, &expanded).await?),
             None => {
                 devices::check_sources(&before.devices, &expanded.devices).await?;
                 None

@@ -45,7 +45,8 @@ pub fn peer_process(socket: impl AsFd, pid: i32) -> io::Result<OwnedFd> {
     let mut length = libc::socklen_t::try_from(size_of_val(&pidfd)).unwrap_or(0);
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: the pointers are to an int and to its length, which outlive the call.
-    let told = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, SO_PEERPIDFD, (&raw mut pidfd).cast(), &raw mut length) };
+    let told =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, SO_PEERPIDFD, (&raw mut pidfd).cast(), &raw mut length) };
     if told == 0 && pidfd >= 0 {
         // SAFETY: the kernel has just made this descriptor for us, close-on-exec; nobody else owns it.
         return Ok(unsafe { OwnedFd::from_raw_fd(pidfd) });
