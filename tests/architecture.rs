@@ -41,8 +41,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Files past 600 lines, each with its reason.
-const LONG: &[(&str, &str)] =
-    &[("src/sys/netlink.rs", "one protocol: messages, their attributes and the socket; a split would divide a table")];
+const LONG: &[(&str, &str)] = &[
+    ("src/sys/netlink.rs", "one protocol: messages, their attributes and the socket; a split would divide a table"),
+    ("src/config/instance_keys.rs", "one table, a row for each key"),
+];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap().flatten() {

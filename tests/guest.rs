@@ -174,6 +174,15 @@ fn a_container_reads_what_is_its_own() {
     let lines: Vec<&str> = data.lines().collect();
     assert!(lines.len() == 4 && lines[0] == "#cloud-config" && lines[1].len() == "instance-id: ".len() + 36, "{data}");
     assert_eq!(lines[2..], ["local-hostname: c1", "x: y"]);
+    // Another identity, so that cloud-init runs again, when what it reads changes, and only then.
+    let identity = || get(&daemon, "c1", "/1.0/meta-data").1.lines().nth(1).unwrap().to_owned();
+    assert_eq!(identity(), lines[1]);
+    daemon.lxc(&["config", "set", "c1", "user.foo", "baz"]).ok();
+    assert_eq!(identity(), lines[1]);
+    daemon.lxc(&["config", "set", "c1", "cloud-init.user-data", "#cc"]).ok();
+    assert_eq!(identity(), lines[1]);
+    daemon.lxc(&["config", "set", "c1", "cloud-init.user-data", "#dd"]).ok();
+    assert_ne!(identity(), lines[1]);
     daemon.lxc(&["config", "device", "add", "c1", "n", "none"]).ok();
     let devices = get_json(&daemon, "c1", "/1.0/devices");
     assert_eq!(devices["root"]["path"], "/");

@@ -15,6 +15,7 @@ use super::lease::{Lease, Leases};
 use super::policy::{Decision, Verb, decide};
 use super::state::{Snapshot, Status};
 use super::update::Change;
+use super::waits::{at, gone, init_gone};
 use super::{Context, Stages, delete, limits, lxcfs, rename, start, stop, update};
 use crate::config;
 use crate::db::Model;
@@ -87,7 +88,7 @@ pub(super) enum Request {
     Adopt { live: Box<Live>, status: Status },
 }
 
-enum State {
+pub(super) enum State {
     Stopped,
     Error,
     Running(Live),
@@ -585,36 +586,4 @@ impl Actor {
 /// Nobody waits when the client's operation is gone; the change stands nevertheless.
 fn answer_to(reply: oneshot::Sender<Answer>, answer: Answer) {
     let _ = reply.send(answer);
-}
-
-/// Resolves when the container's monitor has ended; never for a container that is down.
-async fn gone(state: &State) {
-    match state {
-        State::Stopped | State::Error => std::future::pending().await,
-        State::Running(live) | State::Frozen(live) | State::Stopping(live) => {
-            // A pidfd becomes readable when its process ends and stays so (pidfd_open(2)).
-            if live.monitor.readable().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-}
-
-/// Resolves when init has ended; never for a container that is down.
-async fn init_gone(state: &State) {
-    match state {
-        State::Stopped | State::Error => std::future::pending().await,
-        State::Running(live) | State::Frozen(live) | State::Stopping(live) => {
-            if live.init.readable().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }

@@ -156,6 +156,29 @@ pub(super) fn wanted(config: &Config) -> bool {
     config::bool_of(config, "security.devlxd")
 }
 
+/// What cloud-init takes for the identity of the instance: another one has it run again.
+const IDENTITY: &str = "volatile.cloud-init.instance-id";
+
+/// Gives it another identity.
+pub(super) fn renew_identity(config: &mut Config) {
+    config.insert(IDENTITY.to_owned(), uuid::Uuid::new_v4().to_string());
+}
+
+/// Whether something changed that cloud-init only looks at once for each identity: its data, and the names of interfaces.
+pub(super) fn needs_identity(before: &Expanded, after: &Expanded) -> bool {
+    let data = |expanded: &Expanded| -> Vec<(String, String)> {
+        let data = ["user.meta-data", "user.network-config", "user.user-data", "user.vendor-data"];
+        let counts = |key: &str| key.starts_with("cloud-init.") || data.contains(&key);
+        let pairs = expanded.config.iter().filter(|(key, _)| counts(key));
+        pairs.map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    let names = |expanded: &Expanded| -> Vec<(String, Option<String>)> {
+        let nics = expanded.devices.iter().filter(|(_, device)| device.get("type").is_some_and(|kind| kind == "nic"));
+        nics.map(|(name, device)| (name.clone(), device.get("name").cloned())).collect()
+    };
+    data(before) != data(after) || names(before) != names(after)
+}
+
 /// What changed, in the order of their names.
 fn changes(before: &Expanded, after: &Expanded) -> Vec<(GuestKind, serde_json::Value)> {
     let mut list = Vec::new();

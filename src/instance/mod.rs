@@ -44,6 +44,7 @@ mod state;
 mod stop;
 mod undo;
 mod update;
+mod waits;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

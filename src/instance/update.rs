@@ -99,6 +99,9 @@ pub(super) fn changed(
     record.profiles = new.profiles;
     record.ephemeral = new.ephemeral;
     record.description = new.description;
+    if guests::needs_identity(&profile::expand_instance(model, old), &expanded) {
+        guests::renew_identity(&mut record.config);
+    }
     // Addresses of nics that are gone are forgotten; those of profiles stay.
     let gone = |key: &str| {
         let rest = key.strip_prefix("volatile.")?;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// The environment variable that says where it is mounted.
-pub const VARIABLE: &str = "WARREN_LXCFS";
+/// The environment variables that say where it is mounted; the first that is set counts.
+const VARIABLES: [&str; 2] = ["WARREN_LXCFS", "LXD_LXCFS"];
 /// Where it is mounted otherwise: by its Debian package, by LXD's snap.
 const USUAL: [&str; 2] = ["/var/lib/lxcfs", "/var/snap/lxd/common/var/lib/lxcfs"];
 
@@ -41,7 +41,8 @@ pub struct Lxcfs {
 
 /// Where it may be mounted.
 pub fn places() -> Vec<PathBuf> {
-    match std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
+    let told = VARIABLES.iter().find_map(|name| std::env::var_os(name).filter(|path| !path.is_empty()));
+    match told {
         Some(path) => vec![path.into()],
         None => USUAL.map(PathBuf::from).to_vec(),
     }
