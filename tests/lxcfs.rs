@@ -17,8 +17,11 @@ struct Lxcfs {
 impl Lxcfs {
     /// A directory where one may be; nothing is mounted.
     fn nowhere() -> Self {
-        let place =
-            PathBuf::from(format!("/var/tmp/warren-lxcfs-{}-{:?}", std::process::id(), std::thread::current().id()));
+        let place = PathBuf::from(format!(
+            "/var/tmp/warren-test-lxcfs-{}-{:?}",
+            std::process::id(),
+            std::thread::current().id()
+        ));
         std::fs::create_dir_all(&place).unwrap();
         Self { place, child: None }
     }
