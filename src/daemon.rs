@@ -24,7 +24,7 @@ use crate::auth::{ServerCertificate, server_config};
 use crate::db::{Database, Phase};
 use crate::events::{Bus, Log, LogLevel};
 use crate::helper::{Launcher, hook};
-use crate::instance::{Balancer, Context, Host, Manager, Ranges};
+use crate::instance::{Balancer, Context, Guests, Host, Manager, Ranges};
 use crate::network::{self, BridgeSpec};
 use crate::ops::Operations;
 use crate::ops::socket::Sockets;
@@ -32,7 +32,7 @@ use crate::security::{self, DeviceRules};
 use crate::state_dir::{self, MAX_SOCKET_PATH, StateDir};
 use crate::sys::cgroup::{Hierarchies, Version};
 use crate::sys::{activation, peercred, process};
-use crate::{image, storage};
+use crate::{guest, image, storage};
 
 /// At the end, an instance that is in the middle of something is not waited for longer than this.
 const REST: std::time::Duration = std::time::Duration::from_secs(10);
@@ -145,12 +145,10 @@ fn host() -> Host {
         // On cgroup 2 there is no devices controller to find: rules are programs.
         Some(Version::V2) | None => DeviceRules::Cgroup2,
     };
-    let lxcfs = PathBuf::from("/var/lib/lxcfs");
     Host {
         architectures: image::runs(&machine),
         device_rules: rules,
         apparmor: security::apparmor_enabled(),
-        lxcfs: lxcfs.join("proc/meminfo").exists().then_some(lxcfs),
         unprivileged_only: switched_on(&["WARREN_UNPRIVILEGED_ONLY", "LXD_UNPRIVILEGED_ONLY"]),
     }
 }
@@ -176,6 +174,7 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         dir: dir.clone(),
         cpus: Balancer::default(),
         ranges: Ranges::default(),
+        guests: Guests::default(),
         host: host(),
     });
     Ok(Arc::new(App {
@@ -277,8 +276,15 @@ fn unix_listeners(
         Some(group) => Some(peercred::group_id(group).map_err(|e| format!("--group: {e}"))?),
     };
     let listener =
-        activation::bind_unix(&path, group).map_err(|e| format!("cannot listen on {}: {e}", path.display()))?;
+        activation::bind_unix(&path, group, 0o660).map_err(|e| format!("cannot listen on {}: {e}", path.display()))?;
     Ok(vec![listener])
+}
+
+/// Anybody inside may connect: who it is counts.
+fn guest_listener(dir: &StateDir) -> std::io::Result<tokio::net::UnixListener> {
+    let listener = activation::bind_unix(&dir.guest_socket(), None, 0o666)?;
+    listener.set_nonblocking(true)?;
+    tokio::net::UnixListener::from_std(listener)
 }
 
 async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::OwnedFd>) -> Result<(), String> {
@@ -315,6 +321,11 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
         listener.set_nonblocking(true).map_err(|e| e.to_string())?;
         server.serve_unix(tokio::net::UnixListener::from_std(listener).map_err(|e| e.to_string())?);
     }
+    // One that could not be made is no reason not to serve the API.
+    match guest_listener(&dir) {
+        Ok(listener) => drop(guest::Server::serve(Arc::clone(&app), listener)),
+        Err(error) => tracing::error!(%error, "containers cannot ask the daemon by /dev/lxd/sock"),
+    }
     // From here on questions are answered; changes wait until all is ready.
     if let Err(error) = networks.await {
         tracing::error!(%error, "bringing the networks up");
@@ -336,6 +347,8 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
             expiring.instances.expire_logs(std::time::SystemTime::now()).await;
         }
     });
+    let following = Arc::clone(&app);
+    tokio::spawn(async move { following.instances.follow_lxcfs().await });
     let starting = Arc::clone(&app);
     tokio::spawn(async move { starting.instances.autostart(&ran).await });
     let ended = {
@@ -372,12 +385,14 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     // First: who listens to events still gets those that are on their way.
     app.sockets.close(FAREWELL).await;
     app.bus.close();
+    app.instances.context().guests.close();
     let closing = Arc::clone(&app);
     let _ = tokio::task::spawn_blocking(move || closing.db.close()).await;
     // One that was handed over goes on being listened to by whoever starts this daemon again.
     if is_own {
         remove_socket(&dir.socket());
     }
+    remove_socket(&dir.guest_socket());
     remove_socket(&dir.hook_socket());
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! held by `tests/architecture.rs`):
 //!
 //! ```text
-//! api -> {instance, storage, network, image, ops, auth} -> {profile, device, config, security, db, events}
+//! guest -> api -> {instance, storage, network, image, ops, auth} -> {profile, device, config, security, db, events}
 //!     -> {helper, lxc, sys} -> lxc-sys
 //! ```
 //! `names` stands below all of them: the typed identifiers that are parsed once, at the edge.
@@ -20,6 +20,7 @@ pub mod events;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
+pub mod guest;
 pub mod health;
 pub mod helper;
 pub mod image;

@@ -36,6 +36,17 @@ impl StateDir {
         self.root.join("unix.socket")
     }
 
+    /// What is mounted on `/dev/lxd` of containers: nothing but the guest interface's socket is in it. It stays while the
+    /// daemon is away, for containers have it mounted.
+    pub fn guest(&self) -> PathBuf {
+        self.root.join("devlxd")
+    }
+
+    /// The guest interface's socket; as long a path as the API's.
+    pub fn guest_socket(&self) -> PathBuf {
+        self.guest().join("sock")
+    }
+
     /// Whether a socket fits into this directory.
     pub fn socket_fits(&self) -> bool {
         self.socket().as_os_str().as_bytes().len() <= MAX_SOCKET_PATH
@@ -120,6 +131,7 @@ impl StateDir {
             ("database", 0o700),
             ("database/global", 0o700),
             ("devices", 0o711),
+            ("devlxd", 0o755),
             ("images", 0o700),
             ("logs", 0o700),
             ("networks", 0o711),

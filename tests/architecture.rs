@@ -36,12 +36,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "sys", "lxc", "helper", "health",
         ],
     ),
+    ("guest", &["api", "instance", "ops", "profile", "config", "db", "events"]),
     ("cli", &[]),
 ];
 
 /// Files past 600 lines, each with its reason.
-const LONG: &[(&str, &str)] =
-    &[("src/sys/netlink.rs", "one protocol: messages, their attributes and the socket; a split would divide a table")];
+const LONG: &[(&str, &str)] = &[
+    ("src/sys/netlink.rs", "one protocol: messages, their attributes and the socket; a split would divide a table"),
+    ("src/config/instance_keys.rs", "one table, a row for each key"),
+];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap().flatten() {

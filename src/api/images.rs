@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 
+use super::app::App;
 use super::call::{Call, Trust, blocking};
 use super::entry::Body;
 use super::error::Error;
@@ -58,7 +59,16 @@ pub(super) fn by_fingerprint(model: &Model, project: &ProjectName, wanted: &str)
     among(model, project, wanted, |image| image.phase == Phase::Ready)
 }
 
-fn among(model: &Model, project: &ProjectName, wanted: &str, visible: impl Fn(&Image) -> bool) -> Result<Arc<Image>> {
+/// The image of a project whose fingerprint begins so, among those that may be seen.
+///
+/// # Errors
+/// When there is none, or more than one.
+pub(crate) fn among(
+    model: &Model,
+    project: &ProjectName,
+    wanted: &str,
+    visible: impl Fn(&Image) -> bool,
+) -> Result<Arc<Image>> {
     // Clients hand on what a person typed.
     let wanted = wanted.to_ascii_lowercase();
     let mut found = model
@@ -241,7 +251,17 @@ async fn file(path: std::path::PathBuf) -> Result<(impl Stream<Item = io::Result
 /// `GET /1.0/images/<fingerprint>/export`: the file, or both as multipart. The names tell what the files are.
 pub async fn export(call: Call) -> Result<Response> {
     let (_, image) = find(&call)?;
-    let store = Arc::clone(&call.app.instances.context().images);
+    let response = file_of(&call.app, &image).await?;
+    call.lifecycle("image-retrieved", &format!("/1.0/images/{}", image.fingerprint));
+    Ok(response)
+}
+
+/// The files of an image as an answer.
+///
+/// # Errors
+/// When they cannot be read.
+pub(crate) async fn file_of(app: &App, image: &Image) -> Result<Response> {
+    let store = Arc::clone(&app.instances.context().images);
     let fingerprint = image.fingerprint.clone();
     let (stored, names): (StoredImage, _) = blocking(move || {
         let stored = store.get(&fingerprint)?;
@@ -249,7 +269,6 @@ pub async fn export(call: Call) -> Result<Response> {
         Ok::<_, crate::image::Error>((stored, names))
     })
     .await?;
-    call.lifecycle("image-retrieved", &format!("/1.0/images/{}", image.fingerprint));
     let (meta, mut length) = file(stored.meta_path).await?;
     let (body, content_type) = match (stored.rootfs_path, names.1) {
         (Some(path), Some(rootfs_name)) => {

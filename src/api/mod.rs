@@ -2,7 +2,7 @@
 
 pub mod app;
 mod body;
-mod call;
+pub(crate) mod call;
 mod certificates;
 mod change;
 mod console;
@@ -15,7 +15,7 @@ mod files;
 mod filter;
 mod image_aliases;
 mod image_upload;
-mod images;
+pub(crate) mod images;
 mod instance_metadata;
 mod instance_state;
 mod instances;
@@ -28,13 +28,13 @@ mod profiles;
 mod projects;
 mod rendered;
 mod resources;
-mod response;
+pub(crate) mod response;
 mod router;
 pub mod server;
 mod server_config;
 mod storage_pools;
 mod storage_volumes;
-mod websocket;
+pub(crate) mod websocket;
 pub mod wire;
 
 pub use error::Error;

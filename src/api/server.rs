@@ -156,7 +156,7 @@ async fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<(SocketAddr, TcpListen
 }
 
 /// How many connections over HTTPS may stand: half of the daemon's file descriptors are for everything else.
-fn slots() -> usize {
+pub(crate) fn slots() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     limit.and_then(|limit| usize::try_from(limit / 2).ok()).map_or(MAX_TLS, |half| half.clamp(1, MAX_TLS))
 }
@@ -278,12 +278,13 @@ impl Server {
 }
 
 /// Out of file descriptors or the like: nothing is gained by asking again at once.
-async fn pause(error: &io::Error) {
+pub(crate) async fn pause(error: &io::Error) {
     tracing::warn!(%error, "accepting a connection");
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-async fn connection<S>(handler: Arc<dyn Handler>, stream: S, peer: Peer)
+/// Serves a connection until it ends.
+pub(crate) async fn connection<S>(handler: Arc<dyn Handler>, stream: S, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -24,6 +24,8 @@ pub enum Effect {
     ControlGroup,
     /// Is set for its processes when it starts: [`super::limits::process_lines`].
     Process,
+    /// Decides what the container sees of itself by `/dev/lxd/sock`, or is shown there.
+    Guest,
     /// Kept for others to read; the daemon does not act on it.
     Record,
     /// The daemon's own memory about an instance.
@@ -95,6 +97,33 @@ pub const INSTANCE_KEYS: &[InstanceRow] = &[
         live: true,
         effect: Effect::Lifecycle,
         doc: "Order of the stop at shutdown, highest first; equal ones stop together.",
+    },
+    InstanceRow {
+        pattern: Pattern::Exact("cloud-init.network-config"),
+        kind: Kind::Text,
+        default: "",
+        scope: Scope::Profile,
+        live: true,
+        effect: Effect::Guest,
+        doc: "The network configuration for cloud-init, which it reads by the guest interface.",
+    },
+    InstanceRow {
+        pattern: Pattern::Exact("cloud-init.user-data"),
+        kind: Kind::Text,
+        default: "",
+        scope: Scope::Profile,
+        live: true,
+        effect: Effect::Guest,
+        doc: "The user data for cloud-init, which it reads by the guest interface.",
+    },
+    InstanceRow {
+        pattern: Pattern::Exact("cloud-init.vendor-data"),
+        kind: Kind::Text,
+        default: "",
+        scope: Scope::Profile,
+        live: true,
+        effect: Effect::Guest,
+        doc: "The vendor data for cloud-init, which it reads by the guest interface.",
     },
     InstanceRow {
         pattern: Pattern::Prefix("environment."),
@@ -275,6 +304,24 @@ pub const INSTANCE_KEYS: &[InstanceRow] = &[
         live: false,
         effect: Effect::Confinement,
         doc: "A whole policy for seccomp in liblxc's format, in the place of the daemon's. Not together with security.syscalls.*.",
+    },
+    InstanceRow {
+        pattern: Pattern::Exact("security.devlxd"),
+        kind: Kind::Bool,
+        default: "true",
+        scope: Scope::Profile,
+        live: true,
+        effect: Effect::Guest,
+        doc: "Whether root inside can ask the daemon by /dev/lxd/sock.",
+    },
+    InstanceRow {
+        pattern: Pattern::Exact("security.devlxd.images"),
+        kind: Kind::Bool,
+        default: "false",
+        scope: Scope::Profile,
+        live: true,
+        effect: Effect::Guest,
+        doc: "Whether root inside may read public and cached images of its project by /dev/lxd/sock.",
     },
     InstanceRow {
         pattern: Pattern::Exact("security.idmap.base"),
@@ -509,6 +556,15 @@ pub const INSTANCE_KEYS: &[InstanceRow] = &[
         live: true,
         effect: Effect::Volatile,
         doc: "Whether it ran when the daemon last saw it.",
+    },
+    InstanceRow {
+        pattern: Pattern::Exact("volatile.last_state.ready"),
+        kind: Kind::Text,
+        default: "",
+        scope: Scope::Instance,
+        live: true,
+        effect: Effect::Volatile,
+        doc: "true once the instance has said, by /dev/lxd/sock, that it is ready; gone when it starts or stops.",
     },
     InstanceRow {
         pattern: Pattern::Exact("volatile.last_state.restart"),

@@ -3,6 +3,7 @@
 //! Nothing is dropped silently: each subscriber has its own queue; one that falls [`QUEUE`] events behind is cut off
 //! (its stream ends), because a gap that nobody sees is worse than a connection to open again.
 
+mod guest;
 pub mod lifecycle;
 mod logging;
 
@@ -16,6 +17,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::api::wire;
 use crate::names::ProjectName;
 
+pub use guest::{GuestBus, GuestKind};
 pub use logging::{Log, LogLevel};
 
 /// Events that a subscriber may lie behind before it is cut off.

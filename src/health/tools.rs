@@ -1,11 +1,12 @@
 //! Programs of others that the daemon runs, and lxcfs.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::About;
 use crate::api::wire::health::Check;
 use crate::lxc;
+use crate::sys::lxcfs as sys_lxcfs;
 
 /// Program, whether nothing works without it, what its absence costs, and how to get it.
 const PROGRAMS: &[(&str, bool, &str, &str)] = &[
@@ -60,10 +61,9 @@ pub(super) fn look() -> Vec<Check> {
         name: "lxcfs",
         needed: false,
         cost: "containers see the memory, processors and uptime of the host in /proc",
-        mend: "apt install lxcfs, then restart warrend",
+        mend: "apt install lxcfs; running containers get it by themselves",
     };
-    let mounted = Path::new("/var/lib/lxcfs/proc/meminfo").exists();
-    let shown = if mounted { Ok("/var/lib/lxcfs".to_owned()) } else { Err("/var/lib/lxcfs is not mounted".to_owned()) };
+    let shown = sys_lxcfs::look().map(|found| found.root.display().to_string());
     let mut checks = vec![liblxc.check(Ok(lxc::version().to_string()))];
     checks.extend(PROGRAMS.iter().map(program));
     checks.push(lxcfs.check(shown));

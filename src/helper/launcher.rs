@@ -329,6 +329,7 @@ impl Launcher {
     ) -> Result<(), Error> {
         let action = match &request {
             MountRequest::Attach { .. } => "mount a device in",
+            MountRequest::Replace { .. } => "mount a file of lxcfs in",
             MountRequest::Detach { .. } => "unmount a device in",
         };
         self.with_fds(action, container, Request::Mount(request), fds).await

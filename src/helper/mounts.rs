@@ -28,7 +28,7 @@ use super::files::{Ownership, Refusal};
 use super::protocol::{Inbox, Reply};
 use crate::sys::{mount, userns};
 
-/// What to do; the fds that come along are, in this order, the detached mount (`Attach` only), the container's mount
+/// What to do; the fds that come along are, in this order, the detached mount (not for `Detach`), the container's mount
 /// namespace, its root directory, and its user namespace if it has one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountRequest {
@@ -40,6 +40,13 @@ pub enum MountRequest {
         directory: bool,
         /// It must not be bound elsewhere, once it is there.
         unbindable: bool,
+    },
+    /// Put the mount of a file in the place of others.
+    Replace {
+        /// Absolute. The file below the mounts must be there.
+        path: String,
+        /// So many mounts lie there; they may not answer any more.
+        layers: u32,
     },
     /// Take away what is mounted at this path inside; nothing is fine.
     Detach {
@@ -95,6 +102,16 @@ fn run(socket: &OwnedFd, request: MountRequest, fds: Vec<OwnedFd>) -> Result<(),
             mount::enter_namespace(namespace).map_err(|error| format!("its mount namespace: {error}"))?;
             wanted(socket)?;
             attach(&tree, &root, path.as_bytes(), directory).map_err(|error| format!("{path:?} inside: {error}"))
+        }
+        MountRequest::Replace { path, layers } => {
+            let (tree, namespace, root) = (next()?, next()?, Root::new(next()?));
+            let tree = match fds.next() {
+                Some(users) => locked(&tree, false, &users).map_err(|error| format!("the mount: {error}"))?,
+                None => tree,
+            };
+            mount::enter_namespace(namespace).map_err(|error| format!("its mount namespace: {error}"))?;
+            wanted(socket)?;
+            replace(&tree, &root, path.as_bytes(), layers).map_err(|error| format!("{path:?} inside: {error}"))
         }
         MountRequest::Detach { path, remove } => {
             let (namespace, root) = (next()?, Root::new(next()?));
@@ -172,6 +189,21 @@ fn attach(tree: &OwnedFd, root: &Root, path: &[u8], directory: bool) -> Result<(
         }
     }
     Err(Refusal::NotFound)
+}
+
+/// Nothing is asked of what lies there: a file system whose server is gone fails every question.
+fn replace(tree: &OwnedFd, root: &Root, path: &[u8], layers: u32) -> Result<(), Refusal> {
+    let (directory, name) = root.entry(path)?;
+    for _ in 0..layers {
+        match mount::detach_in(&directory, &name) {
+            // Somebody inside was faster.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => break,
+            done => done?,
+        }
+    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = rustix::fs::openat(&directory, name.as_slice(), flags, Mode::empty())?;
+    Ok(mount::attach_at(tree, place.as_fd())?)
 }
 
 fn detach(root: &Root, path: &[u8], remove: bool) -> Result<(), Refusal> {

@@ -10,16 +10,19 @@ use tokio::time::Instant;
 
 use super::apply::apply;
 use super::error::Error;
+use super::guests::{self, Guest};
 use super::lease::{Lease, Leases};
 use super::policy::{Decision, Verb, decide};
 use super::state::{Snapshot, Status};
 use super::update::Change;
-use super::{Context, Stages, delete, limits, rename, start, stop, update};
+use super::waits::{at, gone, init_gone};
+use super::{Context, Stages, delete, limits, lxcfs, rename, start, stop, update};
 use crate::config;
 use crate::db::Model;
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
 use crate::profile;
+use crate::sys::lxcfs::Lxcfs;
 
 /// A running container's handles.
 pub(super) struct Live {
@@ -71,6 +74,10 @@ pub(super) enum Request {
     /// Apply what another state of the database says of it; keep it when `kept` is told so, else take it back. Until
     /// then everything else waits.
     Hold { next: Arc<Model>, ready: oneshot::Sender<Result<(), Error>>, kept: oneshot::Receiver<()> },
+    /// It says of itself that it is ready, or not yet; in the life that was identified.
+    Ready { guest: Guest, ready: bool, reply: oneshot::Sender<Answer> },
+    /// Show it this lxcfs, which is new on the host.
+    Lxcfs { lxcfs: Arc<Lxcfs> },
     /// Give it another name.
     Rename { to: InstanceKey, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// liblxc is taking the container down to bring it up again: the monitor will end.
@@ -81,7 +88,7 @@ pub(super) enum Request {
     Adopt { live: Box<Live>, status: Status },
 }
 
-enum State {
+pub(super) enum State {
     Stopped,
     Error,
     Running(Live),
@@ -168,6 +175,10 @@ impl Actor {
 
     fn enter(&mut self, state: State) {
         self.state = state;
+        match self.live() {
+            Some(live) => self.context.guests.up(&self.key, live.pid, live.init.get_ref()),
+            None => self.context.guests.down(&self.key),
+        }
         self.publish();
     }
 
@@ -238,6 +249,17 @@ impl Actor {
                     Decision::Deny(error) => Err(error),
                 };
                 answer_to(reply, answer.map(|()| Stages::default()));
+            }
+            Request::Ready { guest, ready, reply } => {
+                let answer = guests::set_ready(&self.context, &guest, ready).await;
+                answer_to(reply, answer.map(|()| Stages::default()));
+            }
+            Request::Lxcfs { lxcfs: found } => {
+                if let Some(live) = self.live()
+                    && let Err(error) = lxcfs::refresh(&self.context, &self.key, live.pid, &found).await
+                {
+                    tracing::warn!(instance = %self.key, %error, "showing it the new lxcfs");
+                }
             }
             Request::Hold { next, ready, kept } => self.hold(&next, ready, kept).await,
             Request::Rename { to, requestor, reply } => {
@@ -323,7 +345,8 @@ impl Actor {
         let applied = match (self.live(), now.instances.get(&self.key)) {
             (Some(live), Some(record)) => {
                 let (before, after) = (profile::expand_instance(&now, record), profile::expand_instance(next, record));
-                apply(&self.context, &self.key, live.pid, &before, &after).await.map(Some)
+                let applied = apply(&self.context, &self.key, live.pid, &before, &after).await;
+                applied.map(|applied| Some((before, after, applied)))
             }
             (None, _) | (_, None) => Ok(None),
         };
@@ -331,10 +354,10 @@ impl Actor {
             Ok(applied) => {
                 // Who asked may have given up: then `kept` says so.
                 let _ = ready.send(Ok(()));
-                if kept.await.is_err()
-                    && let Some(applied) = applied
-                {
-                    applied.undo().await;
+                match (kept.await, applied) {
+                    (Ok(()), Some((before, after, _))) => self.context.guests.tell(&self.key, &before, &after),
+                    (Err(_), Some((.., applied))) => applied.undo().await,
+                    (_, None) => {}
                 }
             }
             Err(error) => drop(ready.send(Err(error))),
@@ -473,6 +496,7 @@ impl Actor {
             tracing::info!(instance = %self.key, pid, "rebooted by its monitor");
             self.going.init_gone = None;
             self.leases.cut_running().await;
+            self.context.guests.down(&self.key);
             let model = self.context.db.model();
             if let Some(record) = model.instances.get(&self.key) {
                 let config = profile::expand_instance(&model, record).config;
@@ -507,6 +531,8 @@ impl Actor {
 
     /// The monitor is gone: clean up, then stay down, come up again, or (ephemeral) vanish.
     async fn exited(&mut self) {
+        // First: what its namespaces were called may be the names of another's from here on.
+        self.context.guests.down(&self.key);
         let going = std::mem::take(&mut self.going);
         let state = std::mem::replace(&mut self.state, State::Stopped);
         if let State::Running(live) | State::Frozen(live) | State::Stopping(live) = state {
@@ -560,36 +586,4 @@ impl Actor {
 /// Nobody waits when the client's operation is gone; the change stands nevertheless.
 fn answer_to(reply: oneshot::Sender<Answer>, answer: Answer) {
     let _ = reply.send(answer);
-}
-
-/// Resolves when the container's monitor has ended; never for a container that is down.
-async fn gone(state: &State) {
-    match state {
-        State::Stopped | State::Error => std::future::pending().await,
-        State::Running(live) | State::Frozen(live) | State::Stopping(live) => {
-            // A pidfd becomes readable when its process ends and stays so (pidfd_open(2)).
-            if live.monitor.readable().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-}
-
-/// Resolves when init has ended; never for a container that is down.
-async fn init_gone(state: &State) {
-    match state {
-        State::Stopped | State::Error => std::future::pending().await,
-        State::Running(live) | State::Frozen(live) | State::Stopping(live) => {
-            if live.init.readable().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }

@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use super::actor::Live;
 use super::error::Error;
 use super::state::{Status, adopted};
-use super::{Context, create, delete, devices, limits, rename, start, stop};
+use super::{Context, create, delete, devices, guests, limits, rename, start, stop};
 use crate::api::wire::Config;
 use crate::config;
 use crate::db::{self, Phase};
@@ -79,6 +79,7 @@ pub(super) async fn adopt(
         context.ranges.adopted(&container, &record.config, live.pid);
         limits::adopted(context, &container, &expanded.config, live.pid).await;
         devices::adopted(context, &record.key, live.pid, &expanded).await;
+        guests::adopted(context, &record.key, live.pid, &expanded.config).await;
         return Ok(Found::Up(Box::new(live), status));
     }
     monitor_gone(context, record).await;

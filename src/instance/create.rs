@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, Stages, blocking, rename};
+use super::{Context, Stages, blocking, guests, rename};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{self, Model, Phase};
@@ -66,6 +66,7 @@ pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: Stri
     let mut architecture = new.architecture;
     let mut config = new.config;
     config.insert("volatile.uuid".to_owned(), uuid);
+    guests::renew_identity(&mut config);
     give_addresses(&devices, &mut config)?;
     if let RootSource::Image(fingerprint) = &new.source {
         let image = model

@@ -535,7 +535,7 @@ pub(super) async fn check_sources(before: &Devices, after: &Devices) -> Result<(
 }
 
 /// The ways into a running container.
-struct Inside {
+pub(super) struct Inside {
     mounts: OwnedFd,
     root: OwnedFd,
     users: Option<OwnedFd>,
@@ -543,7 +543,7 @@ struct Inside {
 
 impl Inside {
     /// Opens those of the process `pid`, if it belongs to the container.
-    fn open(pid: i32, container: &str) -> Result<Self, Error> {
+    pub(super) fn open(pid: i32, container: &str) -> Result<Self, Error> {
         let place = PathBuf::from(format!("/proc/{pid}"));
         let gone = || failed("enter", &place);
         let process = process::pidfd_open(pid).map_err(gone())?;
@@ -567,7 +567,7 @@ impl Inside {
         Ok(inside)
     }
 
-    fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [self.mounts.as_fd(), self.root.as_fd()].into_iter().chain(self.users.as_ref().map(AsFd::as_fd))
     }
 }

@@ -95,6 +95,11 @@ impl Manager {
         self.handles().get(key).map_or(Snapshot::STOPPED, |handle| *handle.snapshot.borrow())
     }
 
+    /// Whether the start of some instance is not over.
+    pub(super) fn is_any_starting(&self) -> bool {
+        self.handles().values().any(|handle| handle.snapshot.borrow().status == Status::Starting)
+    }
+
     fn ended(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,7 +124,15 @@ impl Manager {
         self.handles().get(key).is_some_and(|handle| handle.requests.send(request).is_ok())
     }
 
-    async fn ask(
+    /// Puts a request into the queue of every instance.
+    pub(super) fn tell_all(&self, request: impl Fn() -> Request) {
+        for handle in self.handles().values() {
+            // One that is just deleted hears nothing.
+            let _ = handle.requests.send(request());
+        }
+    }
+
+    pub(super) async fn ask(
         &self,
         key: &InstanceKey,
         request: impl FnOnce(oneshot::Sender<Answer>) -> Request,
@@ -422,6 +435,7 @@ impl Manager {
                 Ok(Found::Up(live, status)) => {
                     tracing::info!(instance = %key, pid = live.pid, "adopted");
                     // The actor lives: its handle was just made.
+                    self.context.guests.up(key, live.pid, live.init.get_ref());
                     let requests = self.spawn(key, Snapshot { status, pid: live.pid }).requests;
                     let _ = requests.send(Request::Adopt { live, status });
                     let kind = model.instances.get(key).and_then(|record| stop::interrupted_restart(record));

@@ -22,10 +22,12 @@ mod devices;
 mod error;
 mod exec;
 mod files;
+mod guests;
 mod lease;
 mod limits;
 mod live;
 mod logs;
+mod lxcfs;
 mod manager;
 mod metadata;
 mod petname;
@@ -42,9 +44,9 @@ mod state;
 mod stop;
 mod undo;
 mod update;
+mod waits;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -65,6 +67,7 @@ pub use console::{Console, Leave};
 pub use create::{NewInstance, RootSource};
 pub use error::Error;
 pub use exec::{Exec, ExecSpec, Io, IoKind};
+pub use guests::{Guest, Guests, READY, Stranger};
 pub use limits::Balancer;
 pub use live::states as live_states;
 pub use logs::LogName;
@@ -83,8 +86,6 @@ pub struct Host {
     pub device_rules: DeviceRules,
     /// Whether the kernel confines by AppArmor.
     pub apparmor: bool,
-    /// Where lxcfs is mounted, if it is.
-    pub lxcfs: Option<PathBuf>,
     /// Whether containers without a user namespace are refused, whatever anybody asks for.
     pub unprivileged_only: bool,
 }
@@ -123,6 +124,8 @@ pub struct Context {
     pub cpus: Balancer,
     /// Who has which ids.
     pub ranges: Ranges,
+    /// Containers that can ask about themselves.
+    pub guests: Guests,
     /// This host.
     pub host: Host,
 }

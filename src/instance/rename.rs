@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, blocking, confine};
+use super::{Context, blocking, confine, guests};
 use crate::db::{Instance, Model};
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
@@ -69,6 +69,7 @@ async fn swap_row(context: &Context, from: &InstanceKey, to: &InstanceKey) -> Re
             }
             let mut record = tx.model().instances.get(&from).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
             record.config.insert(MARKER.to_owned(), from.container());
+            guests::renew_identity(&mut record.config);
             record.key = to;
             tx.delete_instance(&from)?;
             tx.put_instance(record.clone())?;

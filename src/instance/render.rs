@@ -6,10 +6,12 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use super::plug::fstab;
 use crate::api::wire::Config;
 use crate::config::limits::process_lines;
 use crate::config::raw_lxc;
 use crate::device::NicPlan;
+use crate::sys::lxcfs::Lxcfs;
 
 /// Everything that the configuration of a container is made of.
 pub struct Plan<'a> {
@@ -39,16 +41,15 @@ pub struct Plan<'a> {
     pub console_log: &'a Path,
     /// Value of the post-stop hook, quoted for a shell.
     pub stop_hook: &'a str,
-    /// Where lxcfs is mounted, if it is.
-    pub lxcfs: Option<&'a Path>,
+    /// The directory of the guest interface, if it may ask.
+    pub guest: Option<&'a Path>,
+    /// The lxcfs of the host, if there is one.
+    pub lxcfs: Option<&'a Lxcfs>,
     /// Containers may run inside.
     pub nesting: bool,
     /// Kernel architecture.
     pub architecture: &'a str,
 }
-
-/// Files of lxcfs that stand in for those of the kernel, so that `free` and `uptime` show the container.
-const LXCFS_FILES: &[&str] = &["cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime"];
 
 /// Files of the host that are bound into every container where they exist.
 const HOST_MOUNTS: &[(&str, &str)] = &[
@@ -110,9 +111,15 @@ pub fn render(plan: &Plan<'_>) -> String {
         line("lxc.mount.entry", "proc dev/.lxc/proc proc create=dir,optional 0 0");
         line("lxc.mount.entry", "sysfs dev/.lxc/sys sysfs create=dir,optional 0 0");
     }
+    if let Some(guest) = plan.guest {
+        let entry = format!("{} dev/lxd none bind,ro,nosuid,nodev,noexec,create=dir 0 0", fstab(guest));
+        line("lxc.mount.entry", &entry);
+    }
     if let Some(lxcfs) = plan.lxcfs {
-        for file in LXCFS_FILES {
-            line("lxc.mount.entry", &format!("{}/proc/{file} proc/{file} none bind,optional 0 0", lxcfs.display()));
+        for file in &lxcfs.files {
+            // Optional: it may end just now.
+            let entry = format!("{} {file} none bind,optional 0 0", fstab(&lxcfs.root.join(file)));
+            line("lxc.mount.entry", &entry);
         }
     }
     for (key, value) in plan.plugs {
@@ -155,6 +162,7 @@ mod tests {
             console_log: Path::new("/l/console.log"),
             stop_hook: "/bin/warrend hook stop",
             lxcfs: None,
+            guest: None,
             nesting: false,
             architecture: "x86_64",
         }

@@ -13,7 +13,7 @@ use super::limits;
 use super::render::{self, Plan};
 use super::stop;
 use super::undo::Undo;
-use super::{Context, Stages, blocking, confine, devices as plugs, ranges};
+use super::{Context, Stages, blocking, confine, devices as plugs, guests, lxcfs, ranges};
 use crate::config;
 use crate::db::Instance;
 use crate::device::{NicPlan, Set, plan_nics};
@@ -97,6 +97,7 @@ async fn steps(
     let policy = context.dir.seccomp(&container.name);
     confine::write_policy(&policy, &expanded.config)?;
     let lines = confinement.lxc_lines(&policy, context.host.device_rules, context.host.apparmor);
+    let guest_dir = context.dir.guest();
     let text = render::render(&Plan {
         host_name: key.name.as_str(),
         root: &root.path,
@@ -111,8 +112,9 @@ async fn steps(
         log: &log,
         console_log: &logs.join(super::logs::CONSOLE),
         stop_hook: &hook,
-        lxcfs: context.host.lxcfs.as_deref(),
+        lxcfs: lxcfs::look().await.as_ref(),
         nesting: confinement.nesting,
+        guest: guests::wanted(&expanded.config).then_some(guest_dir.as_path()),
         architecture: &record.architecture,
     });
     write_config(&logs, &container.config, &text)?;
@@ -207,6 +209,7 @@ async fn remember(context: &Context, record: &Instance, volatile: Vec<(String, S
             record.config.extend(volatile);
             record.config.insert(stop::POWER.to_owned(), "RUNNING".to_owned());
             record.config.remove(stop::RESTART);
+            record.config.remove(guests::READY);
             record.last_used_at = crate::db::now();
             Ok(tx.put_instance(record)?)
         })

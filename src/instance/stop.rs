@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::actor::{Live, StopKind};
 use super::error::Error;
-use super::{Context, devices, limits, ranges};
+use super::{Context, devices, guests, limits, ranges};
 use crate::db::{self, Instance, Phase};
 use crate::device::Set;
 use crate::names::InstanceKey;
@@ -193,6 +193,7 @@ pub(super) async fn clean_up(
                 }
             }
             ranges::forget(&mut record.config);
+            record.config.remove(guests::READY);
             record.config.retain(|key, _| !(key.starts_with("volatile.") && key.ends_with(".host_name")));
             tx.put_instance(record)
         })

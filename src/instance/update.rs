@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::apply::apply;
 use super::error::Error;
-use super::{Context, create, devices, ranges, rename, stop};
+use super::{Context, create, devices, guests, ranges, rename, stop};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{Instance, Model, Profile};
@@ -39,7 +39,7 @@ pub type Change = Box<dyn Fn(&Instance) -> Result<Definition, Error> + Send + Sy
 /// saw when it changes something else.
 pub fn is_own(key: &str) -> bool {
     let interface = key.starts_with("volatile.") && key.ends_with(".host_name");
-    interface || ranges::is_own(key) || [stop::POWER, stop::RESTART, rename::MARKER].contains(&key)
+    interface || ranges::is_own(key) || [stop::POWER, stop::RESTART, rename::MARKER, guests::READY].contains(&key)
 }
 
 /// The same model with another state of a profile.
@@ -99,6 +99,9 @@ pub(super) fn changed(
     record.profiles = new.profiles;
     record.ephemeral = new.ephemeral;
     record.description = new.description;
+    if guests::needs_identity(&profile::expand_instance(model, old), &expanded) {
+        guests::renew_identity(&mut record.config);
+    }
     // Addresses of nics that are gone are forgotten; those of profiles stay.
     let gone = |key: &str| {
         let rest = key.strip_prefix("volatile.")?;
@@ -124,13 +127,11 @@ pub(super) async fn update(
         let model = context.db.model();
         let old = model.instances.get(key).cloned().ok_or(Error::NotFound)?;
         let (record, expanded) = changed(context, &model, &old, change)?;
+        let before = profile::expand_instance(&model, &old);
         let applied = match pid {
-            Some(pid) => {
-                let before = profile::expand_instance(&model, &old);
-                Some(apply(context, key, pid, &before, &expanded).await?)
-            }
+            Some(pid) => Some(apply(context, key, pid, &before, &expanded).await?),
             None => {
-                devices::check_sources(&profile::expand_instance(&model, &old).devices, &expanded.devices).await?;
+                devices::check_sources(&before.devices, &expanded.devices).await?;
                 None
             }
         };
@@ -152,7 +153,10 @@ pub(super) async fn update(
             })
             .await;
         match written {
-            Ok(true) => break,
+            Ok(true) => {
+                context.guests.tell(key, &before, &expanded);
+                break;
+            }
             result => {
                 if let Some(applied) = applied {
                     applied.undo().await;

@@ -1,12 +1,14 @@
 //! The daemon's sockets: given by systemd (sd_listen_fds(3)), or bound here; and word to systemd (sd_notify(3)).
-#![allow(unsafe_code, reason = "inherited file descriptors, the environment before any thread exists, SO_PEERCRED")]
+#![allow(unsafe_code, reason = "inherited file descriptors, the environment before any thread exists")]
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
+
+use super::peercred;
 
 /// Takes the sockets that systemd hands over, once, before any thread exists.
 pub fn listen_fds() -> Vec<OwnedFd> {
@@ -51,11 +53,11 @@ pub fn notify(state: &str) {
     }
 }
 
-/// Binds a unix socket for its owner and `group`. A stale one of a dead daemon is replaced, a live one refused.
+/// Binds a unix socket with this mode, for its owner and `group`. A stale one of a dead daemon is replaced, a live one refused.
 ///
 /// # Errors
 /// `AddrInUse` when a daemon answers there.
-pub fn bind_unix(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
+pub fn bind_unix(path: &Path, group: Option<u32>, mode: u32) -> io::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
@@ -74,7 +76,7 @@ pub fn bind_unix(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
     if group.is_some() {
         std::os::unix::fs::chown(&temporary, None, group)?;
     }
-    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o660))?;
+    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(mode))?;
     std::fs::rename(&temporary, path)?;
     remove_unfinished(path);
     Ok(listener)
@@ -84,18 +86,10 @@ pub fn bind_unix(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
 /// just starting has its files until it is executed.
 fn is_served(path: &Path) -> bool {
     let Ok(stream) = UnixStream::connect(path) else { return false };
-    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let mut length = libc::socklen_t::try_from(size_of_val(&peer)).unwrap_or(0);
-    let fd = stream.as_raw_fd();
-    // SAFETY: the pointers are to a ucred and to its length, which outlive the call (unix(7), SO_PEERCRED).
-    let told =
-        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut length) };
-    // 0: of another process namespace.
-    if told != 0 || peer.pid == 0 {
-        return true;
-    }
+    // None: of another process namespace.
+    let Ok(peercred::Peer { pid: Some(pid), .. }) = peercred::peer(&stream) else { return true };
     // proc_pid_stat(5): the state follows the name in parentheses.
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", peer.pid)).unwrap_or_default();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
@@ -114,24 +108,26 @@ fn remove_unfinished(path: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     #[test]
     fn a_stale_socket_is_replaced_and_a_live_one_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("unix.socket");
-        let first = bind_unix(&path, None).unwrap();
-        assert_eq!(bind_unix(&path, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let first = bind_unix(&path, None, 0o660).unwrap();
+        assert_eq!(bind_unix(&path, None, 0o660).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(first);
-        bind_unix(&path, None).unwrap();
+        bind_unix(&path, None, 0o660).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         // Killed between binding and moving.
         drop(UnixListener::bind(dir.path().join("unix.4194303")).unwrap());
-        bind_unix(&path, None).unwrap();
+        bind_unix(&path, None, 0o660).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert!(bind_unix(&file, None).is_err());
+        assert!(bind_unix(&file, None, 0o660).is_err());
         assert!(file.exists());
     }
 
@@ -139,7 +135,7 @@ mod tests {
     fn a_socket_of_a_dead_daemon_is_stale_whoever_else_holds_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("unix.socket");
-        let held = bind_unix(&path, None).unwrap();
+        let held = bind_unix(&path, None, 0o660).unwrap();
         // Who calls listen(2) is who is seen to listen.
         // SAFETY: the child calls two functions that are safe after fork(2) in a threaded process (signal-safety(7)).
         let child = unsafe {
@@ -152,6 +148,6 @@ mod tests {
         };
         crate::sys::process::wait(child).unwrap();
         assert!(UnixStream::connect(&path).is_ok());
-        bind_unix(&path, None).unwrap();
+        bind_unix(&path, None, 0o660).unwrap();
     }
 }
