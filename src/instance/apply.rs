@@ -1,14 +1,14 @@
 //! A changed configuration on a running container: everything of it, or nothing.
 //!
 //! ```text
-//!   before, after ── limits ── devices ──> Applied ── kept when the change is written down
-//!                                             └────── undo() when it is not
+//!   before, after ── limits ── devices ── proxies ──> Applied ── kept when the change is written down
+//!                                                        └────── undo() when it is not
 //! ```
 
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, confine, devices, limits};
+use super::{Context, confine, devices, limits, proxies};
 use crate::names::InstanceKey;
 use crate::profile::Expanded;
 
@@ -16,6 +16,7 @@ use crate::profile::Expanded;
 pub(super) struct Applied {
     limits: Option<limits::Changed>,
     devices: Option<devices::Changed>,
+    proxies: Option<proxies::Changed>,
 }
 
 /// Brings the running container with this init from what `before` says to what `after` does. What only counts from its
@@ -32,10 +33,16 @@ pub(super) async fn apply(
 ) -> Result<Applied, Error> {
     confine::load_modules(Some(&before.config), &after.config).await?;
     let limits = limits::change(context, &key.container(), pid, &before.config, &after.config).await?;
-    match devices::change(context, key, pid, before, after).await {
-        Ok(devices) => Ok(Applied { limits, devices }),
+    let mut applied = Applied { limits, devices: None, proxies: None };
+    let rest = async {
+        applied.devices = devices::change(context, key, pid, before, after).await?;
+        applied.proxies = proxies::change(context, key, pid, before, after).await?;
+        Ok(())
+    };
+    match rest.await {
+        Ok(()) => Ok(applied),
         Err(error) => {
-            Applied { limits, devices: None }.undo().await;
+            applied.undo().await;
             Err(error)
         }
     }
@@ -44,6 +51,9 @@ pub(super) async fn apply(
 impl Applied {
     /// Takes it back, as far as that can be; what cannot is logged.
     pub(super) async fn undo(self) {
+        if let Some(proxies) = self.proxies {
+            proxies.undo().await;
+        }
         if let Some(devices) = self.devices {
             devices.undo().await;
         }
