@@ -188,12 +188,7 @@ pub(super) fn parse(mut properties: Properties<'_>) -> Result<Proxy, Error> {
     Ok(Proxy { listen, connect, inside, nat, header, owner, security })
 }
 
-fn check_nat(
-    properties: &Properties<'_>,
-    listen: &Address,
-    connect: &Address,
-    inside: bool,
-) -> Result<(), Error> {
+fn check_nat(properties: &Properties<'_>, listen: &Address, connect: &Address, inside: bool) -> Result<(), Error> {
     let no = |expected| Err(refuse(properties, "nat", "true", expected));
     if inside {
         return no("only what listens on the host (bind=host) can use nat");
@@ -240,9 +235,24 @@ mod tests {
         // As LXD reads it: all addresses.
         assert!(Address::parse("tcp::80").unwrap().sockets().next().unwrap().ip().is_unspecified());
         for wrong in [
-            "", "tcp", "tcp:80", "tcp:localhost:80", "tcp:::1:80", "tcp:[1.2.3.4]:80", "tcp:1.2.3.4:0", "tcp:1.2.3.4:",
-            "tcp:1.2.3.4:9-5", "tcp:1.2.3.4:+5", "tcp:1.2.3.4:70000", "tcp:1.2.3.4:1,,2", "unix:", "unix:@", "unix:x",
-            "unix:/x/", "sctp:1.2.3.4:5", "tcp:1.2.3.4:1-65535,1-65535",
+            "",
+            "tcp",
+            "tcp:80",
+            "tcp:localhost:80",
+            "tcp:::1:80",
+            "tcp:[1.2.3.4]:80",
+            "tcp:1.2.3.4:0",
+            "tcp:1.2.3.4:",
+            "tcp:1.2.3.4:9-5",
+            "tcp:1.2.3.4:+5",
+            "tcp:1.2.3.4:70000",
+            "tcp:1.2.3.4:1,,2",
+            "unix:",
+            "unix:@",
+            "unix:x",
+            "unix:/x/",
+            "sctp:1.2.3.4:5",
+            "tcp:1.2.3.4:1-65535,1-65535",
         ] {
             assert!(Address::parse(wrong).is_err(), "{wrong}");
         }

@@ -270,7 +270,8 @@ impl Running {
             };
             entry.config == **config && runs
         };
-        let gone: Vec<String> = record.iter().filter(|(name, e)| !same(name, e)).map(|(name, _)| name.clone()).collect();
+        let gone: Vec<String> =
+            record.iter().filter(|(name, e)| !same(name, e)).map(|(name, _)| name.clone()).collect();
         let come: Vec<_> =
             wanted.iter().filter(|(name, _)| gone.contains(name) || !record.contains_key(*name)).collect();
         if gone.is_empty() && come.is_empty() {
@@ -294,7 +295,8 @@ impl Running {
 
     /// Ends what came and begins what was; what cannot be is logged.
     fn back(&self, mut record: Record, came: &[String], before: &Devices, nat_devices: &Devices) {
-        let told = |error: Error| tracing::error!(container = %self.container, %error, "taking a change of proxies back");
+        let told =
+            |error: Error| tracing::error!(container = %self.container, %error, "taking a change of proxies back");
         for name in came {
             if let Err(error) = self.end(&mut record, name) {
                 told(error);
@@ -337,7 +339,9 @@ impl Changed {
         let container = running.container.clone();
         let undone = blocking(move || {
             let mut devices = all;
-            devices.retain(|name, config| config.get("type").is_none_or(|kind| kind != "proxy") || before.contains_key(name));
+            devices.retain(|name, config| {
+                config.get("type").is_none_or(|kind| kind != "proxy") || before.contains_key(name)
+            });
             running.bring(&devices, &devices).map(drop)
         });
         if let Err(error) = undone.await {

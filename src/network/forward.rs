@@ -43,7 +43,8 @@ fn clear(table: &str, owner: &str) -> String {
 /// The script of nft(8). Pure.
 fn script(table: &str, owner: &str, forward: &Forward) -> String {
     let mut script = clear(table, owner);
-    let (family, listen, protocol) = (if forward.listen.is_ipv4() { "ip" } else { "ip6" }, forward.listen, forward.protocol);
+    let (family, listen, protocol) =
+        (if forward.listen.is_ipv4() { "ip" } else { "ip6" }, forward.listen, forward.protocol);
     for (kind, hook) in CHAINS {
         let _ = writeln!(script, "add chain inet {table} {} {{ {hook} }}", chain(kind, owner));
     }
@@ -84,9 +85,8 @@ pub fn apply_forward(table: &str, owner: &str, forward: &Forward) -> Result<(), 
 pub fn remove_forward(table: &str, owner: &str) -> Result<(), String> {
     run(&clear(table, owner))?;
     let listed = Command::new("nft").args(["list", "table", "inet", table]).stdin(Stdio::null()).output();
-    let empty = listed.is_ok_and(|listed| {
-        listed.status.success() && !String::from_utf8_lossy(&listed.stdout).contains("chain ")
-    });
+    let empty = listed
+        .is_ok_and(|listed| listed.status.success() && !String::from_utf8_lossy(&listed.stdout).contains("chain "));
     if empty { run(&format!("delete table inet {table}\n")) } else { Ok(()) }
 }
 

@@ -19,8 +19,8 @@ pub mod state;
 mod sysctl;
 
 pub use auto::{fill_auto, fill_new};
-pub use forward::{Forward, apply_forward, remove_forward};
 pub use error::Error;
+pub use forward::{Forward, apply_forward, remove_forward};
 pub use host::{HostInterface, host_interface, host_interfaces, interface_exists};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use leases::fuzz as fuzz_leases;

@@ -326,10 +326,8 @@ impl Engine {
         let Some(connection) = self.connections.get(&id) else { return };
         let (to, begun) = (connection.to, connection.begun);
         let connected = match self.endpoint(to) {
-            Some(Endpoint::Unix(path)) => {
-                unix_address(path, self.root.as_ref())
-                    .and_then(|(address, _held)| Ok(rustix::net::connect(&connection.target, &address)?))
-            }
+            Some(Endpoint::Unix(path)) => unix_address(path, self.root.as_ref())
+                .and_then(|(address, _held)| Ok(rustix::net::connect(&connection.target, &address)?)),
             _ => Err(io::ErrorKind::InvalidInput.into()),
         };
         match connected {

@@ -142,8 +142,12 @@ fn receive<T: serde::de::DeserializeOwned>(socket: impl AsFd, inbox: &mut Inbox)
         if let Some(message) = inbox.take()? {
             return Ok(message);
         }
-        if !inbox.fill(&socket)? {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        match inbox.fill(&socket) {
+            Ok(true) => {}
+            Ok(false) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            // A socket with a timeout is not waited for again by itself (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }
