@@ -53,7 +53,14 @@ fn echo(listener: TcpListener) {
     });
 }
 
+/// Its init has brought its loopback up.
+fn is_up(daemon: &Daemon, name: &str) {
+    let reached = || UdpSocket::bind("0.0.0.0:0").unwrap().connect("127.0.0.1:9").is_ok();
+    eventually("the loopback of the container is up", || inside(daemon, name, reached));
+}
+
 fn echo_inside(daemon: &Daemon, name: &str, port: u16) {
+    is_up(daemon, name);
     echo(inside(daemon, name, move || TcpListener::bind(("127.0.0.1", port)).unwrap()));
 }
 
@@ -210,6 +217,7 @@ fn a_port_of_the_host_leads_inside() {
 fn every_pairing() {
     let daemon = Daemon::ready("overlay");
     daemon.lxc(&["launch", "bb", "c1"]).ok();
+    is_up(&daemon, "c1");
     let dir = daemon.root.join("sockets");
     fs::create_dir(&dir).unwrap();
     let root = format!("/proc/{}/root", daemon.instance_pid("c1"));
@@ -389,8 +397,7 @@ fn all_or_none() {
     daemon.lxc(&["launch", "bb", "c2", "-p", "default", "-p", "more"]).refused("Address already in use");
     assert_eq!(daemon.status("c2"), "Stopped");
     assert!(!daemon.state().join("devices/c2").exists());
-    let net = daemon.lxc(&["config", "device", "add", "c2", "web", "none"]);
-    net.ok();
+    daemon.lxc(&["config", "device", "add", "c2", "web", "none"]).ok();
     daemon.lxc(&["start", "c2"]).ok();
     daemon.lxc(&["profile", "device", "remove", "more", "web"]).ok();
     assert!(processes(&daemon).is_empty());
@@ -399,4 +406,35 @@ fn all_or_none() {
     add(&daemon, "c1", "nat", &nat).refused("Device \"nat\": nat=true needs a bridged nic of the instance");
     add(&daemon, "c1", "no", &["listen=tcp:localhost:80", "connect=tcp:127.0.0.1:80"])
         .refused("Device \"no\": invalid value");
+}
+
+#[test]
+fn a_daemon_killed_at_any_moment_leaves_what_its_database_says() {
+    let mut daemon = Daemon::ready("overlay");
+    daemon.lxc(&["launch", "bb", "c1"]).ok();
+    is_up(&daemon, "c1");
+    let path = daemon.root.join("socket");
+    let with = format!(
+        r#"{{"devices":{{"web":{{"type":"proxy","listen":"unix:{}","connect":"tcp:127.0.0.1:80"}}}}}}"#,
+        path.display()
+    );
+    for round in 0..12 {
+        let url = "/1.0/instances/c1";
+        let body = if round % 2 == 0 { with.as_str() } else { r#"{"devices":{}}"# };
+        let (_, now) = daemon.api("GET", url, "");
+        let mut whole = now["metadata"].clone();
+        whole["devices"] = serde_json::from_str::<serde_json::Value>(body).unwrap()["devices"].clone();
+        // Nobody waits for the answer: the daemon dies on the way to it.
+        let text = whole.to_string();
+        let mut unread = daemon.begin("PUT", url, &[("Content-Length", &text.len().to_string())]);
+        unread.write_all(text.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(round * 4));
+        daemon.kill();
+        daemon.start();
+        let (_, now) = daemon.api("GET", url, "");
+        let wanted = usize::from(now["metadata"]["devices"]["web"].is_object());
+        eventually("as the database says", || processes(&daemon).len() == wanted);
+        assert_eq!((path.exists(), UnixStream::connect(&path).is_ok()), (wanted == 1, wanted == 1), "round {round}");
+        assert_eq!(daemon.state().join("devices/c1").exists(), wanted == 1);
+    }
 }
