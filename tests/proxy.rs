@@ -10,10 +10,13 @@ use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, UnixStream};
+use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use support::namespaces::isolated;
 use support::{Daemon, Said, eventually};
+use warren::network::{self, Forward};
 
 const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
 
@@ -401,6 +404,10 @@ fn all_or_none() {
     daemon.lxc(&["start", "c2"]).ok();
     daemon.lxc(&["profile", "device", "remove", "more", "web"]).ok();
     assert!(processes(&daemon).is_empty());
+    // Both run now: the port is not for two, so neither has it.
+    daemon.lxc(&["config", "device", "remove", "c2", "web"]).ok();
+    daemon.lxc(&by_profile).refused("Address already in use");
+    assert!(processes(&daemon).is_empty() && TcpStream::connect(address).is_err());
     // The firewall needs an address to lead to.
     let nat = ["listen=tcp:192.0.2.1:80", "connect=tcp:0.0.0.0:80", "nat=true"];
     add(&daemon, "c1", "nat", &nat).refused("Device \"nat\": nat=true needs a bridged nic of the instance");
@@ -437,4 +444,32 @@ fn a_daemon_killed_at_any_moment_leaves_what_its_database_says() {
         assert_eq!((path.exists(), UnixStream::connect(&path).is_ok()), (wanted == 1, wanted == 1), "round {round}");
         assert_eq!(daemon.state().join("devices/c1").exists(), wanted == 1);
     }
+}
+
+#[test]
+fn the_firewall_leads_to_an_address() {
+    isolated("the_firewall_leads_to_an_address", || {
+        for address in ["192.0.2.1/32", "192.0.2.2/32"] {
+            support::run(Command::new("ip").args(["address", "add", address, "dev", "lo"]));
+        }
+        echo(TcpListener::bind("192.0.2.2:8080").unwrap());
+        let forward = Forward {
+            protocol: "tcp",
+            listen: "192.0.2.1".parse().unwrap(),
+            ports: [80, 81].map(|port| (port, "192.0.2.2:8080".parse().unwrap())).to_vec(),
+        };
+        network::apply_forward("proxy.test", "c1/web", &forward).unwrap();
+        network::apply_forward("proxy.test", "c1/other", &Forward { ports: Vec::new(), ..forward.clone() }).unwrap();
+        // Again, as after a crash.
+        network::apply_forward("proxy.test", "c1/web", &forward).unwrap();
+        for port in [80, 81] {
+            let stream = TcpStream::connect(("192.0.2.1", port)).unwrap();
+            assert_eq!(talk(&stream, || stream.shutdown(Shutdown::Write).unwrap(), b"nat"), b"nat");
+        }
+        network::remove_forward("proxy.test", "c1/web").unwrap();
+        assert!(TcpStream::connect("192.0.2.1:80").is_err());
+        network::remove_forward("proxy.test", "c1/other").unwrap();
+        let left = support::said(Command::new("nft").args(["list", "ruleset"]));
+        assert_eq!(left.out, "");
+    });
 }

@@ -158,7 +158,7 @@ fn ask(log: &Path, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<(Uni
     ours.set_read_timeout(Some(PATIENCE))?;
     ours.set_write_timeout(Some(PATIENCE))?;
     let output = File::options().create(true).append(true).open(log)?;
-    let child = tokio::process::Command::new("/proc/self/exe")
+    let mut child = tokio::process::Command::new("/proc/self/exe")
         .arg("proxy")
         .arg(log)
         .env_clear()
@@ -167,9 +167,14 @@ fn ask(log: &Path, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<(Uni
         .stderr(Stdio::from(output))
         .spawn()?;
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or(io::ErrorKind::NotFound)?;
-    send(&ours, request, fds)?;
-    let reply = receive(&ours, &mut Inbox::default())?;
-    Ok((ours, pid, reply))
+    match send(&ours, request, fds).and_then(|()| receive(&ours, &mut Inbox::default())) {
+        Ok(reply) => Ok((ours, pid, reply)),
+        Err(error) => {
+            // It may hang in a file system that the instance made.
+            let _ = child.start_kill();
+            Err(error)
+        }
+    }
 }
 
 /// Starts a proxy: it listens when this returns. Blocking.
