@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +31,8 @@ use crate::sys::process;
 
 /// The file of [`Record`].
 pub(super) const RECORD: &str = "proxies.json";
+/// It, while it is written.
+const NEW: &str = ".proxies.json";
 
 /// A killed process ends within this time.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -65,12 +66,7 @@ fn start_of(pid: i32) -> Option<u64> {
 fn alive((pid, start): (i32, u64)) -> Option<OwnedFd> {
     // The pidfd first: then the start is that of the process it stands for.
     let pidfd = process::pidfd_open(pid).ok()?;
-    (start_of(pid) == Some(start) && !ended(&pidfd, Duration::ZERO)).then_some(pidfd)
-}
-
-fn ended(pidfd: &OwnedFd, within: Duration) -> bool {
-    let timeout = Timespec { tv_sec: i64::try_from(within.as_secs()).unwrap_or(0), tv_nsec: 0 };
-    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout)).is_ok_and(|count| count > 0)
+    (start_of(pid) == Some(start) && !process::ended(&pidfd, Duration::ZERO)).then_some(pidfd)
 }
 
 fn parse(name: &str, config: &Config) -> Result<Option<(DeviceName, Proxy)>, Error> {
@@ -170,7 +166,7 @@ impl Running {
             return Ok(());
         }
         make(&self.dir)?;
-        let new = self.dir.join(".proxies.json");
+        let new = self.dir.join(NEW);
         let text = serde_json::to_vec(record).unwrap_or_default();
         fs::write(&new, text).and_then(|()| fs::rename(&new, &path)).map_err(failed("write", path))
     }
@@ -224,7 +220,7 @@ impl Running {
         if let Some(pidfd) = entry.process.and_then(alive) {
             // It may just have ended.
             let _ = process::pidfd_signal(&pidfd, libc::SIGKILL);
-            if !ended(&pidfd, SETTLE) {
+            if !process::ended(&pidfd, SETTLE) {
                 return Err(words("its process does not end".to_owned()));
             }
         }
@@ -390,10 +386,18 @@ pub(super) async fn change(
 /// A container found running gets what the database says: what the last daemon left is kept where it fits.
 pub(super) async fn adopted(context: &Context, key: &InstanceKey, pid: i32, expanded: &Expanded) {
     let running = Running::new(context, &key.container(), Some(pid));
-    if !has_proxies(expanded) && !running.dir.join(RECORD).exists() {
+    if !has_proxies(expanded) && !running.dir.exists() {
         return;
     }
-    if let Err(error) = started(context, key, pid, expanded).await {
+    let devices = expanded.devices.clone();
+    let brought = blocking(move || {
+        // What was being written when the last daemon died.
+        let _ = fs::remove_file(running.dir.join(NEW));
+        running.bring(&devices, &devices)?;
+        let record = running.read();
+        if record.is_empty() { running.write(&record) } else { Ok(()) }
+    });
+    if let Err(error) = brought.await {
         tracing::error!(instance = %key, %error, "its proxies are not those of its definition");
     }
 }

@@ -168,7 +168,14 @@ fn ask(log: &Path, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<(Uni
         .spawn()?;
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or(io::ErrorKind::NotFound)?;
     match send(&ours, request, fds).and_then(|()| receive(&ours, &mut Inbox::default())) {
-        Ok(reply) => Ok((ours, pid, reply)),
+        Ok(reply @ Reply::Ready { .. }) => Ok((ours, pid, reply)),
+        Ok(reply) => {
+            // Only then nothing of it is left. One that cannot be found has been reaped.
+            if let Ok(pidfd) = process::pidfd_open(pid) {
+                process::ended(&pidfd, PATIENCE);
+            }
+            Ok((ours, pid, reply))
+        }
         Err(error) => {
             // It may hang in a file system that the instance made.
             let _ = child.start_kill();
