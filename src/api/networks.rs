@@ -25,9 +25,15 @@ fn uses(devices: &wire::Devices, name: &str) -> bool {
                 NicType::Network(network) => network.as_str() == name,
                 NicType::P2p => false,
             },
-            Ok(Device::Root(_) | Device::Disk(_) | Device::Node(_) | Device::Hotplug(_) | Device::None) | Err(_) => {
-                false
-            }
+            Ok(
+                Device::Root(_)
+                | Device::Disk(_)
+                | Device::Node(_)
+                | Device::Hotplug(_)
+                | Device::Proxy(_)
+                | Device::None,
+            )
+            | Err(_) => false,
         }
     })
 }

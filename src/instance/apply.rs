@@ -1,14 +1,14 @@
 //! A changed configuration on a running container: everything of it, or nothing.
 //!
 //! ```text
-//!   before, after ── limits ── devices ── guest interface ──> Applied ── kept when the change is written down
-//!                                             └────── undo() when it is not
+//!   before, after ── limits ── devices ── proxies ── guest interface ──> Applied ── kept when the change is written down
+//!                                                        └────── undo() when it is not
 //! ```
 
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, confine, devices, guests, limits};
+use super::{Context, confine, devices, guests, limits, proxies};
 use crate::names::InstanceKey;
 use crate::profile::Expanded;
 
@@ -18,6 +18,7 @@ pub(super) struct Applied {
     devices: Option<devices::Changed>,
     /// Whether the guest interface was there before.
     guest: Option<guests::Switch>,
+    proxies: Option<proxies::Changed>,
 }
 
 /// Brings the running container with this init from what `before` says to what `after` does. What only counts from its
@@ -34,9 +35,10 @@ pub(super) async fn apply(
 ) -> Result<Applied, Error> {
     confine::load_modules(Some(&before.config), &after.config).await?;
     let limits = limits::change(context, &key.container(), pid, &before.config, &after.config).await?;
-    let mut applied = Applied { limits, devices: None, guest: None };
+    let mut applied = Applied { limits, devices: None, proxies: None, guest: None };
     let rest = async {
         applied.devices = devices::change(context, key, pid, before, after).await?;
+        applied.proxies = proxies::change(context, key, pid, before, after).await?;
         applied.guest = guests::change(context, key, pid, &before.config, &after.config).await?;
         Ok(())
     };
@@ -54,6 +56,9 @@ impl Applied {
     pub(super) async fn undo(self) {
         if let Some(guest) = self.guest {
             guest.undo().await;
+        }
+        if let Some(proxies) = self.proxies {
+            proxies.undo().await;
         }
         if let Some(devices) = self.devices {
             devices.undo().await;

@@ -13,7 +13,7 @@ use super::limits;
 use super::render::{self, Plan};
 use super::stop;
 use super::undo::Undo;
-use super::{Context, Stages, blocking, confine, devices as plugs, guests, lxcfs, ranges};
+use super::{Context, Stages, blocking, confine, devices as plugs, guests, lxcfs, proxies, ranges};
 use crate::config;
 use crate::db::Instance;
 use crate::device::{NicPlan, Set, plan_nics};
@@ -150,7 +150,18 @@ async fn steps(
         plugs::started(context, &container.name).await;
     }
     limits::started(context, &container.name, &expanded.config, started.init_pid).await;
-    live(started.init_pid, started.init_pidfd)
+    let running = live(started.init_pid, started.init_pidfd)?;
+    if devices.proxies.is_empty() {
+        return Ok(running);
+    }
+    if let Err(error) = proxies::started(context, key, running.pid, &expanded).await {
+        // What else the start has made is only taken away from a container that is down.
+        stop::down(&running).await;
+        proxies::forget(context, &container.name).await?;
+        return Err(error);
+    }
+    stages.mark("proxies");
+    Ok(running)
 }
 
 fn plan(devices: &Set, config: &crate::api::wire::Config) -> Result<Vec<NicPlan>, Error> {
