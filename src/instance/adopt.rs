@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use super::actor::Live;
 use super::error::Error;
 use super::state::{Status, adopted};
-use super::{Context, create, delete, devices, guests, limits, rename, start, stop};
+use super::{Context, create, delete, devices, guests, limits, nics, rename, start, stop};
 use crate::api::wire::Config;
 use crate::config;
 use crate::db::{self, Phase};
@@ -68,6 +68,7 @@ pub(super) async fn adopt(
     if power != Some("RUNNING") {
         unmount_leftover(context, record, points).await?;
         devices::forget(context, &record.key.container()).await?;
+        nics::forget(context, &record.key.container()).await?;
         return Ok(Found::Down { was_running: false });
     }
     let container = record.key.container();
@@ -80,6 +81,7 @@ pub(super) async fn adopt(
         limits::adopted(context, &container, &expanded.config, live.pid).await;
         devices::adopted(context, &record.key, live.pid, &expanded).await;
         guests::adopted(context, &record.key, live.pid, &expanded.config).await;
+        nics::adopted(context, &record.key, live.pid, &expanded).await;
         return Ok(Found::Up(Box::new(live), status));
     }
     monitor_gone(context, record).await;

@@ -30,6 +30,7 @@ mod logs;
 mod lxcfs;
 mod manager;
 mod metadata;
+mod nics;
 mod petname;
 mod plug;
 mod policy;
