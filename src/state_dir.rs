@@ -98,10 +98,10 @@ impl StateDir {
         self.root.join("devices").join(container)
     }
 
-    /// What is known of the nics of running containers: `<container>.json`, and `<container>.netns` where their network
-    /// namespace is held.
-    pub fn nics(&self) -> PathBuf {
-        self.root.join("run/nics")
+    /// What is known of the nics of a running container. Beside it lies `<container>.netns` where its network namespace
+    /// is held.
+    pub fn nics(&self, container: &str) -> PathBuf {
+        self.root.join("run/nics").join(format!("{container}.json"))
     }
 
     /// The socket that stop hooks talk to.

@@ -58,8 +58,8 @@ struct Files {
 
 impl Files {
     fn of(context: &Context, container: &str) -> Self {
-        let dir = context.dir.nics();
-        Self { journal: dir.join(format!("{container}.json")), namespace: dir.join(format!("{container}.netns")) }
+        let journal = context.dir.nics(container);
+        Self { namespace: journal.with_extension("netns"), journal }
     }
 
     fn read(&self) -> Entries {
@@ -206,16 +206,25 @@ fn entry(
         kind,
     };
     let origin = match present {
-        // It is not on the host now.
         Some(present) if present.interface.same_place(&interface) => present.origin.clone(),
-        Some(present) if present.interface.on_host() == interface.on_host() => present.origin.clone(),
-        Some(_) | None => nic::origin(&interface).map_err(|error| refuse(&plan.device, error.to_string()))?,
+        // It is not on the host now.
+        Some(present) if kind_is_physical(&interface) && present.interface.host_name == interface.host_name => {
+            present.origin.clone()
+        }
+        present => {
+            let own = present.map(|present| present.interface.host_name.as_str());
+            nic::origin(&interface, own).map_err(|error| refuse(&plan.device, error.to_string()))?
+        }
     };
     let network = match &nic.kind {
         NicType::Network(network) => Some(network.to_string()),
         _ => None,
     };
     Ok(Entry { interface, origin, network, index: None, doubtful: false })
+}
+
+fn kind_is_physical(interface: &Interface) -> bool {
+    interface.kind == Kind::Physical
 }
 
 fn traffic(nic: &Nic, mac: Option<crate::sys::netlink::MacAddr>, priority: Option<u32>) -> Traffic {
@@ -290,6 +299,13 @@ fn pairs(entries: &Entries, devices: &Set) -> Vec<(String, String)> {
 pub(super) fn volatile(nics: &[(DeviceName, Entry)], devices: &Set) -> Vec<(String, String)> {
     let entries: Entries = nics.iter().map(|(device, entry)| (device.to_string(), entry.clone())).collect();
     pairs(&entries, devices)
+}
+
+/// The name on the host of the nic that is called `name` inside, by the file of its container.
+pub(super) fn host_name(file: &Path, name: &str) -> Option<String> {
+    let entries: Entries = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+    let entry = entries.into_values().find(|entry| entry.interface.name == name)?;
+    Some(entry.interface.host_name)
 }
 
 /// Whether a key is true only while the instance runs.
@@ -526,8 +542,19 @@ impl Running {
         .await
     }
 
+    /// Puts it in, or leaves nothing of it.
     async fn put_in(&self, device: &DeviceName, entry: &Entry, nic: Option<&Nic>) -> Result<u32, Error> {
-        register(&self.context, &self.key, device, entry, nic).await?;
+        let put = self.make_and_move(device, entry).await?;
+        match register(&self.context, &self.key, device, entry, nic).await {
+            Ok(()) => Ok(put),
+            Err(error) => {
+                self.take_out(device, &Entry { index: Some(put), ..entry.clone() }).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn make_and_move(&self, device: &DeviceName, entry: &Entry) -> Result<u32, Error> {
         let (pid, entry, named, files) = (self.pid, entry.clone(), device.clone(), self.files.clone());
         blocking(move || {
             let refused = |error: network::Error| refuse(&named, error.to_string());
@@ -536,7 +563,13 @@ impl Running {
                 files.hold(&namespace)?;
             }
             nic::create(&entry.interface, &entry.origin).map_err(refused)?;
-            nic::enter(&entry.interface, namespace.as_fd()).map_err(refused)
+            nic::enter(&entry.interface, namespace.as_fd()).map_err(|error| {
+                let left = nic::leave(&entry.interface, &entry.origin, Some(namespace.as_fd()), None);
+                if let Err(error) = left {
+                    tracing::error!(device = %named, %error, "taking back what was made for a nic");
+                }
+                refused(error)
+            })
         })
         .await
     }
@@ -611,10 +644,10 @@ impl Changed {
         }
         for (device, new) in come {
             let nic = self.after.nics.get(&device).cloned();
-            // Before it is done: half of it may be there when it fails.
-            self.done.push(Step::In(device.clone(), new.clone()));
             let index = self.running.put_in(&device, &new, nic.as_ref()).await?;
-            entries.insert(device.to_string(), Entry { index: Some(index), ..new });
+            let new = Entry { index: Some(index), ..new };
+            self.done.push(Step::In(device.clone(), new.clone()));
+            entries.insert(device.to_string(), new);
         }
         for (device, new) in stay {
             let Some(old) = present.get(device.as_str()).cloned() else { continue };

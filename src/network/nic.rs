@@ -102,6 +102,10 @@ fn kernel(error: netlink::Error) -> Error {
     refused(error.to_string())
 }
 
+fn taken(name: &str) -> Error {
+    refused(format!("the host has an interface {name:?} already: set another host_name="))
+}
+
 impl Interface {
     /// The host's interface that it lies on: the parent, or its VLAN's.
     fn lower(&self) -> Option<String> {
@@ -160,12 +164,17 @@ fn found(socket: &mut Socket, name: &str) -> Result<Link, Error> {
     socket.link(name).map_err(kernel)?.ok_or_else(missing)
 }
 
-/// How the parent of a physical nic is now; for the others, whether the VLAN's interface has to be made.
+/// How the parent of a physical nic is now; for the others, whether the VLAN's interface has to be made. `own`: the name
+/// of the host's end that it has already.
 ///
 /// # Errors
 /// [`Error::Nic`]: there is no such parent, or it is not what the nic needs.
-pub fn origin(interface: &Interface) -> Result<Origin, Error> {
+pub fn origin(interface: &Interface, own: Option<&str>) -> Result<Origin, Error> {
     let mut socket = Socket::open().map_err(kernel)?;
+    let name = &interface.host_name;
+    if interface.kind != Kind::Physical && own != Some(name) && socket.link(name).map_err(kernel)?.is_some() {
+        return Err(taken(name));
+    }
     let Some(parent) = &interface.parent else { return Ok(Origin::default()) };
     let mut link = found(&mut socket, parent)?;
     if interface.kind == Kind::Veth && link.kind != "bridge" {
@@ -196,6 +205,10 @@ pub fn origin(interface: &Interface) -> Result<Origin, Error> {
 /// [`Error::Nic`].
 pub fn create(interface: &Interface, origin: &Origin) -> Result<(), Error> {
     let mut socket = Socket::open().map_err(kernel)?;
+    // Another's, which must not be taken for what is to be taken back.
+    if interface.kind != Kind::Physical && socket.link(&interface.host_name).map_err(kernel)?.is_some() {
+        return Err(taken(&interface.host_name));
+    }
     made(&mut socket, interface, origin).inspect_err(|_| {
         // Its routes are not there, and may be another's.
         let mut rest = interface.clone();
@@ -261,10 +274,7 @@ fn pair(socket: &mut Socket, interface: &Interface, parent: Option<&Link>) -> Re
     if interface.kind == Kind::Routed {
         check_forwarding(interface)?;
     }
-    socket.add_veth(host_name, guest, None).map_err(|error| match error.errno() {
-        Some(Errno::EXIST) => refused(format!("the host has an interface {host_name:?} already: set another host_name=")),
-        _ => kernel(error),
-    })?;
+    socket.add_veth(host_name, guest, None).map_err(kernel)?;
     let mtu = interface.mtu.or(parent.map(|parent| parent.mtu));
     let (host, end) = (found(socket, host_name)?, found(socket, guest)?);
     dress(socket, &host, None, mtu)?;
