@@ -52,7 +52,9 @@ fn left() -> Vec<String> {
     let links = host("ip", "-o link");
     let links = links.lines().filter_map(|line| line.split([':', '@']).nth(1)).map(|name| name.trim().to_owned());
     let mut left: Vec<String> = links.filter(|name| name.starts_with("veth") || name.starts_with("mac")).collect();
-    left.extend(host("nft", "list table netdev warren").lines().filter(|line| line.contains("chain")).map(str::to_owned));
+    left.extend(
+        host("nft", "list table netdev warren").lines().filter(|line| line.contains("chain")).map(str::to_owned),
+    );
     left
 }
 
@@ -252,20 +254,29 @@ fn limits_change_in_their_place() {
         daemon.lxc(&["config", "device", "set", "c1", "n", "limits.priority=7"]).ok();
         assert!(rules().contains("meta priority set 0:7"), "{}", rules());
         assert_eq!(index(), before, "it was never taken out");
-        // The limit holds: what is sent above it does not come through. A quarter of a second's worth at least is dropped.
+        // The limit holds: what is sent above it does not come through.
         ip("addr add 192.0.2.1/24 dev lim0");
         daemon.lxc(&["config", "device", "set", "c1", "n", "limits.egress=800kbit"]).ok();
         sh(&daemon, "c1", "ip addr add 192.0.2.2/24 dev eth0").ok();
         let received = || -> u64 {
-            fs::read_to_string("/proc/net/snmp").unwrap().lines().filter(|line| line.starts_with("Icmp:")).nth(1).unwrap()
-                .split(' ').nth(1).unwrap().parse().unwrap()
+            fs::read_to_string("/proc/net/snmp")
+                .unwrap()
+                .lines()
+                .filter(|line| line.starts_with("Icmp:"))
+                .nth(1)
+                .unwrap()
+                .split(' ')
+                .nth(1)
+                .unwrap()
+                .parse()
+                .unwrap()
         };
         let was = received();
-        // 400 packets of 1400 bytes at once are five times the bucket.
-        let flood = "busybox ping -q -A -c 400 -s 1400 -W 1 -w 4 192.0.2.1 || true";
+        // 800 kB at once: six times the bucket, and more than flows through in these seconds.
+        let flood = "busybox ping -q -A -c 100 -s 8000 -W 1 -w 4 192.0.2.1 || true";
         sh(&daemon, "c1", flood).ok();
         let came = received() - was;
-        assert!((50..390).contains(&came), "{came} of 400");
+        assert!((3..90).contains(&came), "{came} of 100");
         for key in ["limits.ingress", "limits.egress", "limits.priority"] {
             daemon.lxc(&["config", "device", "unset", "c1", "n", key]).ok();
         }
@@ -299,7 +310,7 @@ fn what_is_not_its_own_is_dropped() {
         add(&daemon, "c2", "n", "nictype=bridged parent=br0").ok();
         for (name, number) in [("c1", "5"), ("c2", "6")] {
             daemon.lxc(&["start", name]).ok();
-            let script = "ip addr add 10.9.0.N/24 dev eth0; ip addr add fd42:9::N/64 dev eth0 nodad";
+            let script = "ip addr add 10.9.0.N/24 dev eth0; ip addr add fd42:9::N/64 dev eth0";
             sh(&daemon, name, &script.replace('N', number)).ok();
         }
         let set = |device: &str, word: &str| daemon.lxc(&["config", "device", "set", device, "n", word]).ok();
@@ -314,7 +325,7 @@ fn what_is_not_its_own_is_dropped() {
             sh(&daemon, "c1", &script).ok();
         };
         // Addresses it was not given.
-        sh(&daemon, "c1", "ip addr add 10.9.0.77/24 dev eth0; ip addr add fd42:9::77/64 dev eth0 nodad").ok();
+        sh(&daemon, "c1", "ip addr add 10.9.0.77/24 dev eth0; ip addr add fd42:9::77/64 dev eth0").ok();
         for (from, to) in [("10.9.0.77", "10.9.0.1"), ("fd42:9::77", "fd42:9::1"), ("10.9.0.5", "10.9.0.6")] {
             eventually("without filters all pass", || reaches(from, to));
         }
@@ -332,7 +343,7 @@ fn what_is_not_its_own_is_dropped() {
         assert!(reaches("10.9.0.5", "10.9.0.1") && reaches("10.9.0.5", "10.9.0.6"));
         assert!(reaches("fd42:9::77", "fd42:9::1"));
 
-        sh(&daemon, "c1", "ip addr add fd42:9::5/64 dev eth0 nodad; true").ok();
+        sh(&daemon, "c1", "ip addr add fd42:9::5/64 dev eth0; true").ok();
         set("c1", "security.ipv6_filtering=true");
         assert!(!reaches("fd42:9::77", "fd42:9::1"));
         eventually("its own passes", || reaches("fd42:9::5", "fd42:9::1"));

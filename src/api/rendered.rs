@@ -137,7 +137,8 @@ impl Rendered {
             let state = states.get_mut(index);
             if !snapshot.status.is_up() {
                 if let Some(state) = state {
-                    *state = instance::live_states(&[(*snapshot, Path::new(""))]).first().map(json_of).unwrap_or_default();
+                    *state =
+                        instance::live_states(&[(*snapshot, Path::new(""))]).first().map(json_of).unwrap_or_default();
                 }
                 continue;
             }
@@ -168,7 +169,8 @@ impl Rendered {
 type Stale = (usize, Snapshot, PathBuf, OwnedMutexGuard<Option<Reading>>);
 
 fn read(stale: Vec<Stale>) -> Vec<(usize, Bytes)> {
-    let snapshots: Vec<(Snapshot, &Path)> = stale.iter().map(|(_, snapshot, nics, _)| (*snapshot, nics.as_path())).collect();
+    let snapshots: Vec<(Snapshot, &Path)> =
+        stale.iter().map(|(_, snapshot, nics, _)| (*snapshot, nics.as_path())).collect();
     let states = instance::live_states(&snapshots);
     let keep = |((index, snapshot, _, mut slot), state): (Stale, _)| {
         let json = json_of(&state);

@@ -412,10 +412,8 @@ pub(super) fn parse(properties: Properties<'_>) -> Result<Nic, Error> {
         let six = "the hardware address of one interface: six pairs of hexadecimal digits and colons";
         nic.hwaddr = reader.read("hwaddr", mac, six)?;
     }
-    let pair = matches!(
-        nic.kind,
-        NicType::Bridged { .. } | NicType::Network(_) | NicType::P2p | NicType::Routed { .. }
-    );
+    let pair =
+        matches!(nic.kind, NicType::Bridged { .. } | NicType::Network(_) | NicType::P2p | NicType::Routed { .. });
     if pair || matches!(nic.kind, NicType::Macvlan { .. }) {
         nic.host_name = reader.name("host_name")?;
     }

@@ -27,8 +27,8 @@ use crate::api::wire::Config;
 use crate::config;
 use crate::device::{Nic, NicPlan, NicType, Set, plan_nics};
 use crate::names::{DeviceName, InstanceKey, NetworkName};
-use crate::network::nic::{self, Interface, Kind, Origin, Traffic};
 use crate::network;
+use crate::network::nic::{self, Interface, Kind, Origin, Traffic};
 use crate::profile::Expanded;
 use crate::sys::mount;
 
@@ -196,11 +196,7 @@ fn entry(
         mac,
         mtu: nic.mtu,
         addresses: if gives { nic.addresses.clone() } else { Vec::new() },
-        gateways: used
-            .iter()
-            .filter(|v4| routed && family(**v4).gateway)
-            .map(|v4| family(*v4).host_address)
-            .collect(),
+        gateways: used.iter().filter(|v4| routed && family(**v4).gateway).map(|v4| family(*v4).host_address).collect(),
         host_addresses: used.iter().filter(|_| routed).map(|v4| family(*v4).host_address).collect(),
         tables: (nic.ipv4.host_table, nic.ipv6.host_table),
         kind,
@@ -579,8 +575,7 @@ impl Running {
         blocking(move || {
             let namespace = namespace_of(pid).ok();
             let fd: Option<BorrowedFd<'_>> = namespace.as_ref().map(AsFd::as_fd);
-            nic::leave(&gone.interface, &gone.origin, fd, gone.index)
-                .map_err(|error| refuse(&named, error.to_string()))
+            nic::leave(&gone.interface, &gone.origin, fd, gone.index).map_err(|error| refuse(&named, error.to_string()))
         })
         .await?;
         match network_of(entry) {
@@ -597,7 +592,8 @@ impl Running {
     async fn change(self, present: Entries, was: &Set, expanded: &Expanded) -> Result<Option<Changed>, Error> {
         let after = Set::parse(&expanded.devices)?;
         let wanted = resolve(&after, &expanded.config, present.clone()).await?;
-        let mut changed = Changed { running: self, before: present.clone(), now: Entries::new(), after, done: Vec::new() };
+        let mut changed =
+            Changed { running: self, before: present.clone(), now: Entries::new(), after, done: Vec::new() };
         match changed.steps(present, wanted, was).await {
             Ok(()) if changed.done.is_empty() => Ok(None),
             Ok(()) => Ok(Some(changed)),

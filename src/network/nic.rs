@@ -146,10 +146,18 @@ impl Interface {
             paths.extend(own.map(|own| Path { destination: *own, prefix: whole(*own), index, via: None, table: None }));
         }
         let more = self.traffic.routes.iter();
-        paths.extend(more.map(|(to, prefix, via)| Path { destination: *to, prefix: *prefix, index, via: *via, table: None }));
+        paths.extend(more.map(|(to, prefix, via)| Path {
+            destination: *to,
+            prefix: *prefix,
+            index,
+            via: *via,
+            table: None,
+        }));
         let table = |path: &Path| if path.destination.is_ipv4() { self.tables.0 } else { self.tables.1 };
-        let others: Vec<Path> =
-            paths.iter().filter_map(|path| table(path).map(|table| Path { table: Some(table), ..path.clone() })).collect();
+        let others: Vec<Path> = paths
+            .iter()
+            .filter_map(|path| table(path).map(|table| Path { table: Some(table), ..path.clone() }))
+            .collect();
         paths.extend(others);
         Ok(paths)
     }

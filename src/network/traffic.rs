@@ -7,10 +7,10 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::Error;
 use super::nft;
 use super::nic::{Traffic, refused};
 use super::tool::{self, Failure};
-use super::Error;
 use crate::sys::netlink::MacAddr;
 
 /// The table of all nics, of the family `netdev`.
