@@ -366,3 +366,82 @@ fn what_is_not_its_own_is_dropped() {
         assert_eq!(left(), [""; 0]);
     });
 }
+
+#[test]
+fn addresses_of_managed_networks_are_reserved() {
+    isolated("addresses_of_managed_networks_are_reserved", || {
+        let daemon = Daemon::ready("dir");
+        daemon.lxc(&["network", "create", "net0", "ipv4.address=10.8.0.1/24", "ipv6.address=none"]).ok();
+        for name in ["c1", "c2"] {
+            daemon.lxc(&["init", "bb", name]).ok();
+        }
+        add(&daemon, "c1", "n", "network=net0 ipv4.address=10.7.0.9").refused("is not one of network net0");
+        add(&daemon, "c1", "n", "network=net0 ipv4.address=10.8.0.1").refused("is not one of network net0");
+        add(&daemon, "c1", "n", "network=net0 ipv6.address=fd42::9").refused("ipv6.dhcp.stateful");
+        add(&daemon, "c1", "n", "network=net0 name=eth0 ipv4.address=10.8.0.9 ipv4.routes=192.0.2.0/28").ok();
+        add(&daemon, "c2", "n", "network=net0 ipv4.address=10.8.0.9").refused("is instance c1's already");
+        // Where it is set, not where it is started.
+        let profile = ["profile", "device", "add", "default", "x", "nic", "network=nonet"];
+        daemon.lxc(&profile).refused("network \"nonet\" not found");
+        daemon.lxc(&["start", "c1"]).ok();
+        let holds = |address: &str| sh(&daemon, "c1", "ip -4 addr show dev eth0").ok().contains(address);
+        eventually("the fixed address is leased", || holds("10.8.0.9/24"));
+        assert!(host("ip", "route show 192.0.2.0/28").contains("via 10.8.0.9 dev net0"));
+        // Into a running one: the reservation comes and goes with it.
+        daemon.lxc(&["start", "c2"]).ok();
+        add(&daemon, "c2", "n", "network=net0 name=eth0 ipv4.address=10.8.0.77").ok();
+        let reserved =
+            || fs::read_to_string(daemon.state().join("networks/net0/dnsmasq.hosts/c2.n")).unwrap_or_default();
+        assert!(reserved().contains("10.8.0.77"), "{}", reserved());
+        daemon.lxc(&["config", "device", "set", "c2", "n", "ipv4.address=10.8.0.78"]).ok();
+        assert!(reserved().contains("10.8.0.78"), "{}", reserved());
+        daemon.lxc(&["config", "device", "remove", "c2", "n"]).ok();
+        assert_eq!(reserved(), "");
+        daemon.lxc(&["stop", "--force", "c1", "c2"]).ok();
+        assert_eq!(host("ip", "route show 192.0.2.0/28").trim(), "");
+        assert_eq!(left(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_killed_daemon_leaves_no_nic_half_plugged() {
+    isolated("a_killed_daemon_leaves_no_nic_half_plugged", || {
+        ip("link add br0 type bridge");
+        ip("link set br0 up");
+        ip("link add phys0 type veth peer name wire0");
+        let mut daemon = Daemon::ready("dir");
+        daemon.lxc(&["init", "bb", "c1"]).ok();
+        daemon.lxc(&["start", "c1"]).ok();
+        let bodies = [
+            r#"{"devices":{"a":{"type":"nic","nictype":"bridged","parent":"br0","limits.max":"1Gbit"},
+                "b":{"type":"nic","nictype":"macvlan","parent":"wire0"},"c":{"type":"nic","nictype":"physical","parent":"phys0"}}}"#,
+            r#"{"devices":{"a":{"type":"nic","nictype":"p2p"},"c":{"type":"nic","nictype":"physical","parent":"phys0","mtu":"1300"}}}"#,
+            r#"{"devices":{}}"#,
+        ];
+        for round in 0..9_u64 {
+            let body = bodies[usize::try_from(round).unwrap() % bodies.len()];
+            let caller = support::caller::Caller { socket: daemon.socket() };
+            let asking = std::thread::spawn(move || caller.call("PUT", "/1.0/instances/c1", body));
+            // Not to wait for something: the kill is to come at every stage.
+            std::thread::sleep(std::time::Duration::from_millis(5 + round * 9));
+            daemon.kill();
+            daemon.start();
+            asking.join().unwrap();
+            let (_, shown) = daemon.api("GET", "/1.0/instances/c1", "");
+            let devices = shown["metadata"]["devices"].as_object().unwrap().clone();
+            assert_eq!(inside(&daemon, "c1").len(), devices.len(), "round {round}: {devices:?}");
+            assert_eq!(has("phys0"), !devices.contains_key("c"), "round {round}");
+            // One end on the host for each pair; what is on its way has no place there.
+            let pairs = usize::from(devices.contains_key("a"));
+            let links = host("ip", "-o link");
+            let links = links.lines().filter(|line| line.contains(": veth") || line.contains(": mac")).count();
+            assert_eq!(links, pairs, "round {round}: {devices:?}");
+            let config = shown["metadata"]["config"].as_object().unwrap();
+            let names = config.keys().filter(|key| key.ends_with(".host_name")).count();
+            assert_eq!(names, devices.len(), "round {round}: {config:?}");
+        }
+        daemon.lxc(&["stop", "--force", "c1"]).ok();
+        assert!(has("phys0"));
+        assert_eq!(left(), [""; 0]);
+    });
+}
