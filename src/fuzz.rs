@@ -26,6 +26,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("netlink", netlink),
     ("network", network),
     ("preseed", preseed),
+    ("proxy", proxy),
     ("query", query),
     ("sftp", sftp),
     ("tarball", tarball),
@@ -133,6 +134,14 @@ pub fn network(bytes: &[u8]) {
 /// The YAML of `init --preseed`.
 pub fn preseed(bytes: &[u8]) {
     crate::daemon::fuzz_preseed(&text(bytes));
+}
+
+/// Addresses of proxies.
+pub fn proxy(bytes: &[u8]) {
+    if let Ok(address) = crate::device::Address::parse(&text(bytes)) {
+        // The number of sockets is told before they are made.
+        assert!(address.count() >= address.sockets().count());
+    }
 }
 
 /// Query strings.

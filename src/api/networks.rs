@@ -21,9 +21,15 @@ fn uses(devices: &wire::Devices, name: &str) -> bool {
         let Ok(device) = DeviceName::new(device.clone()) else { return false };
         match Device::parse(&device, properties) {
             Ok(Device::Nic(nic)) => nic.kind.parent() == Some(name),
-            Ok(Device::Root(_) | Device::Disk(_) | Device::Node(_) | Device::Hotplug(_) | Device::None) | Err(_) => {
-                false
-            }
+            Ok(
+                Device::Root(_)
+                | Device::Disk(_)
+                | Device::Node(_)
+                | Device::Hotplug(_)
+                | Device::Proxy(_)
+                | Device::None,
+            )
+            | Err(_) => false,
         }
     })
 }

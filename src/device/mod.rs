@@ -5,6 +5,7 @@
 
 mod disk;
 mod nic;
+mod proxy;
 mod unix;
 
 use std::collections::BTreeMap;
@@ -15,10 +16,11 @@ use crate::names::{DeviceName, NameError, PoolName};
 
 pub use disk::{Disk, Propagation, Rate, RootDisk};
 pub use nic::{FamilyRouting, Nic, NicPlan, NicType, Traffic, plan_nics};
+pub use proxy::{Address, Protocol, Proxy};
 pub use unix::{Hotplug, Node};
 
 /// Every type of device that [`Device::parse`] reads.
-const TYPES: &str = "disk, nic, none, unix-block, unix-char, unix-hotplug";
+const TYPES: &str = "disk, nic, none, proxy, unix-block, unix-char, unix-hotplug";
 
 /// Why devices are refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,6 +147,8 @@ pub enum Device {
     Hotplug(Hotplug),
     /// A network interface.
     Nic(Nic),
+    /// A proxy.
+    Proxy(Box<Proxy>),
     /// Masks a device of a profile.
     None,
 }
@@ -236,6 +240,7 @@ impl Device {
             "unix-block" => unix::parse(reader("unix-block"), true).map(Self::Node),
             "unix-hotplug" => unix::parse_hotplug(reader("unix-hotplug")).map(Self::Hotplug),
             "nic" => nic::parse(reader("nic")).map(Self::Nic),
+            "proxy" => proxy::parse(reader("proxy")).map(|proxy| Self::Proxy(Box::new(proxy))),
             "none" => reader("none").end().map(|()| Self::None),
             other => Err(Error::Type { device: name.to_string(), found: other.to_owned() }),
         }
@@ -253,6 +258,8 @@ pub struct Set {
     pub plugs: BTreeMap<DeviceName, Plug>,
     /// Devices that come and go, by name.
     pub hotplugs: BTreeMap<DeviceName, Hotplug>,
+    /// Proxies by name.
+    pub proxies: BTreeMap<DeviceName, Proxy>,
 }
 
 impl Set {
@@ -265,6 +272,7 @@ impl Set {
         let mut nics = BTreeMap::new();
         let mut plugs: BTreeMap<DeviceName, Plug> = BTreeMap::new();
         let mut hotplugs = BTreeMap::new();
+        let mut proxies = BTreeMap::new();
         for (name, properties) in devices {
             let name = DeviceName::new(name.clone()).map_err(Error::Name)?;
             let plug = match Device::parse(&name, properties)? {
@@ -285,6 +293,10 @@ impl Set {
                     hotplugs.insert(name, hotplug);
                     continue;
                 }
+                Device::Proxy(proxy) => {
+                    proxies.insert(name, *proxy);
+                    continue;
+                }
                 Device::None => continue,
             };
             if let Some((first, _)) = plugs.iter().find(|(_, other)| other.path() == plug.path()) {
@@ -296,7 +308,7 @@ impl Set {
             }
             plugs.insert(name, plug);
         }
-        Ok(Self { root, nics, plugs, hotplugs })
+        Ok(Self { root, nics, plugs, hotplugs, proxies })
     }
 
     /// The root disk, without which an instance can neither be made nor started.
@@ -320,7 +332,7 @@ pub fn validate(devices: &Devices) -> Result<(), Error> {
 pub fn is_live(properties: &Config) -> bool {
     match properties.get("type").map(String::as_str) {
         Some("disk") => properties.get("path").is_some_and(|path| path != "/"),
-        Some("nic" | "unix-char" | "unix-block" | "unix-hotplug" | "none") => true,
+        Some("nic" | "unix-char" | "unix-block" | "unix-hotplug" | "proxy" | "none") => true,
         Some(_) | None => false,
     }
 }

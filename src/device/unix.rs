@@ -35,7 +35,7 @@ fn refuse(properties: &Properties<'_>, property: &'static str, value: &str, expe
     Error::Value { device: properties.device.to_string(), property, value: value.to_owned(), expected }
 }
 
-fn number(properties: &mut Properties<'_>, property: &'static str) -> Result<Option<u32>, Error> {
+pub(super) fn number(properties: &mut Properties<'_>, property: &'static str) -> Result<Option<u32>, Error> {
     let Some(text) = properties.take(property) else { return Ok(None) };
     match text.parse() {
         // The last number means "none" (chown(2)).
@@ -44,12 +44,12 @@ fn number(properties: &mut Properties<'_>, property: &'static str) -> Result<Opt
     }
 }
 
-/// Owner, group and mode.
-fn owner(properties: &mut Properties<'_>) -> Result<(u32, u32, u32), Error> {
+/// Owner, group and mode, which is `usual` unless told.
+pub(super) fn owner(properties: &mut Properties<'_>, usual: u32) -> Result<(u32, u32, u32), Error> {
     let uid = number(properties, "uid")?.unwrap_or(0);
     let gid = number(properties, "gid")?.unwrap_or(0);
     let mode = match properties.take("mode") {
-        None => 0o660,
+        None => usual,
         Some(text) => match u32::from_str_radix(text, 8) {
             Ok(mode @ 0..=0o777) => mode,
             Ok(_) | Err(_) => return Err(refuse(properties, "mode", text, "permission bits in octal, 0 to 0777")),
@@ -72,7 +72,7 @@ pub(super) fn parse(mut properties: Properties<'_>, block: bool) -> Result<Node,
         cleaned.ok_or_else(|| refuse(&properties, property, text, "an absolute path without \"..\""))
     };
     let (source, path) = (absolute("source", source)?, absolute("path", path)?);
-    let (uid, gid, mode) = owner(&mut properties)?;
+    let (uid, gid, mode) = owner(&mut properties, 0o660)?;
     let numbers = match (number(&mut properties, "major")?, number(&mut properties, "minor")?) {
         // As many bits as the kernel has for them (`MINORBITS`).
         (Some(major), Some(minor)) if major < 1 << 12 && minor < 1 << 20 => Some((major, minor)),
@@ -109,7 +109,7 @@ pub(super) fn parse_hotplug(mut properties: Properties<'_>) -> Result<Hotplug, E
             hint: "set vendorid= or productid=, or both",
         });
     }
-    owner(&mut properties)?;
+    owner(&mut properties, 0o660)?;
     let required = properties.flag("required")?.unwrap_or(false);
     properties.end()?;
     Ok(Hotplug { required })

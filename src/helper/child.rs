@@ -110,7 +110,7 @@ fn c_strings<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<CString>, l
 }
 
 /// The id outside that `id` inside has, by the id map of `pid` (user_namespaces(7)).
-fn outside(pid: i32, file: &str, id: u32) -> Option<u32> {
+pub(super) fn outside(pid: i32, file: &str, id: u32) -> Option<u32> {
     let map = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join(file)).ok()?;
     map.lines().find_map(|line| {
         let mut words = line.split_ascii_whitespace().map(|word| word.parse::<u32>());

@@ -21,6 +21,7 @@ pub mod hook;
 mod launcher;
 mod mounts;
 mod protocol;
+pub mod proxy;
 mod sftp;
 
 #[cfg(any(test, feature = "fuzzing"))]

@@ -16,7 +16,7 @@ use super::policy::{Decision, Verb, decide};
 use super::state::{Snapshot, Status};
 use super::update::Change;
 use super::waits::{at, gone, init_gone};
-use super::{Context, Stages, delete, limits, lxcfs, rename, start, stop, update};
+use super::{Context, Stages, delete, limits, lxcfs, proxies, rename, start, stop, update};
 use crate::config;
 use crate::db::Model;
 use crate::events::lifecycle::Requestor;
@@ -502,8 +502,9 @@ impl Actor {
             self.context.guests.down(&self.key);
             let model = self.context.db.model();
             if let Some(record) = model.instances.get(&self.key) {
-                let config = profile::expand_instance(&model, record).config;
-                limits::started(&self.context, &container.name, &config, pid).await;
+                let expanded = profile::expand_instance(&model, record);
+                limits::started(&self.context, &container.name, &expanded.config, pid).await;
+                proxies::adopted(&self.context, &self.key, pid, &expanded).await;
             }
             self.enter(State::Running(live));
             self.context.lifecycle("instance-restarted", &self.key, None);

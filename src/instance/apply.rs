@@ -1,14 +1,14 @@
 //! A changed configuration on a running container: everything of it, or nothing.
 //!
 //! ```text
-//!   before, after ── limits ── devices ── nics ── guest interface ──> Applied ── kept when the change is written down
-//!                                             └────── undo() when it is not
+//!   before, after ── limits ── devices ── nics ── proxies ── guest interface ──> Applied ── kept when the change is
+//!                                                        └────── undo() when it is not     written down
 //! ```
 
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, confine, devices, guests, limits, nics};
+use super::{Context, confine, devices, guests, limits, nics, proxies};
 use crate::api::wire::Config;
 use crate::names::InstanceKey;
 use crate::profile::Expanded;
@@ -20,6 +20,7 @@ pub(super) struct Applied {
     /// Whether the guest interface was there before.
     guest: Option<guests::Switch>,
     nics: Option<nics::Changed>,
+    proxies: Option<proxies::Changed>,
 }
 
 /// Brings the running container with this init from what `before` says to what `after` does. What only counts from its
@@ -36,10 +37,11 @@ pub(super) async fn apply(
 ) -> Result<Applied, Error> {
     confine::load_modules(Some(&before.config), &after.config).await?;
     let limits = limits::change(context, &key.container(), pid, &before.config, &after.config).await?;
-    let mut applied = Applied { limits, devices: None, nics: None, guest: None };
+    let mut applied = Applied { limits, devices: None, nics: None, proxies: None, guest: None };
     let rest = async {
         applied.devices = devices::change(context, key, pid, before, after).await?;
         applied.nics = nics::change(context, key, pid, before, after).await?;
+        applied.proxies = proxies::change(context, key, pid, before, after).await?;
         applied.guest = guests::change(context, key, pid, &before.config, &after.config).await?;
         Ok(())
     };
@@ -71,6 +73,9 @@ impl Applied {
     pub(super) async fn undo(self) {
         if let Some(guest) = self.guest {
             guest.undo().await;
+        }
+        if let Some(proxies) = self.proxies {
+            proxies.undo().await;
         }
         if let Some(nics) = self.nics {
             nics.undo().await;

@@ -11,18 +11,19 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use super::inside::Inside;
 use super::plug::{self, Ready, refuse};
 use super::rates::Rates;
-use super::{Context, blocking};
+use super::{Context, blocking, proxies};
 use crate::api::wire::{Config, Devices};
 use crate::device::{Disk, Plug, Propagation, Set};
 use crate::helper::{ContainerRef, MountRequest};
@@ -31,7 +32,7 @@ use crate::profile::Expanded;
 use crate::security::idmap::IdMap;
 use crate::security::{self, DeviceRules};
 use crate::sys::cgroup::{Groups, Hierarchies};
-use crate::sys::{mount, process, userns};
+use crate::sys::mount;
 
 /// Where [`Journal`] is kept.
 const PLUGGED: &str = "plugged.json";
@@ -61,12 +62,12 @@ fn in_order<'a>(plugs: impl Iterator<Item = (&'a DeviceName, &'a Plug)>) -> Plug
     list
 }
 
-fn failed(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn failed(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
     let path = path.into();
     move |error| Error::Io { doing, path, error }
 }
 
-fn make(dir: &Path) -> Result<(), Error> {
+pub(super) fn make(dir: &Path) -> Result<(), Error> {
     // Traversed by the container's root, whose mounts begin here.
     DirBuilder::new().recursive(true).mode(0o711).create(dir).map_err(failed("create", dir))
 }
@@ -107,7 +108,7 @@ pub(super) async fn prepare(
     let (rules, devices, all) = (context.host.device_rules, devices.clone(), set.plugs.clone());
     blocking(move || {
         // What an earlier life left.
-        clear(&dir)?;
+        clear(&dir, &[])?;
         make(&dir)?;
         let (mut lines, mut plugged) = (Rates::of(&all)?.lines()?, Devices::new());
         for (device, plug) in &plugs {
@@ -190,17 +191,22 @@ fn unstage(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes the directory of a container's devices with all that is mounted there.
-fn clear(dir: &Path) -> Result<(), Error> {
+/// Removes the directory of a container's devices with all that is mounted there, but for files called as in `kept`.
+fn clear(dir: &Path, kept: &[&str]) -> Result<(), Error> {
     if !dir.exists() {
         return Ok(());
     }
     unstage(dir)?;
+    let mut keep = false;
     for entry in fs::read_dir(dir).map_err(failed("read", dir))? {
         let entry = entry.map_err(failed("read", dir))?;
+        if kept.iter().any(|name| entry.file_name() == *name) {
+            keep = true;
+            continue;
+        }
         fs::remove_file(entry.path()).map_err(failed("remove", entry.path()))?;
     }
-    fs::remove_dir(dir).map_err(failed("remove", dir))
+    if keep { Ok(()) } else { fs::remove_dir(dir).map_err(failed("remove", dir)) }
 }
 
 /// The container is down, or has never come up: nothing of its devices stays.
@@ -209,7 +215,7 @@ pub(super) async fn forget(context: &Context, container: &str) -> Result<(), Err
     if !dir.exists() {
         return Ok(());
     }
-    blocking(move || clear(&dir)).await
+    blocking(move || clear(&dir, &[])).await
 }
 
 /// A step that was done.
@@ -323,7 +329,7 @@ impl Running {
         let dir = self.dir.clone();
         blocking(move || {
             if journal == Journal::default() {
-                return clear(&dir);
+                return clear(&dir, &[proxies::RECORD]);
             }
             make(&dir)?;
             write_plugged(&dir, &journal)
@@ -532,42 +538,4 @@ pub(super) async fn check_sources(before: &Devices, after: &Devices) -> Result<(
         })
     })
     .await
-}
-
-/// The ways into a running container.
-pub(super) struct Inside {
-    mounts: OwnedFd,
-    root: OwnedFd,
-    users: Option<OwnedFd>,
-}
-
-impl Inside {
-    /// Opens those of the process `pid`, if it belongs to the container.
-    pub(super) fn open(pid: i32, container: &str) -> Result<Self, Error> {
-        let place = PathBuf::from(format!("/proc/{pid}"));
-        let gone = || failed("enter", &place);
-        let process = process::pidfd_open(pid).map_err(gone())?;
-        let open = |name: &str, flags: OFlags| {
-            rustix::fs::open(place.join(name), flags | OFlags::CLOEXEC, Mode::empty())
-                .map_err(|error| gone()(error.into()))
-        };
-        let inside = Self {
-            mounts: open("ns/mnt", OFlags::RDONLY)?,
-            root: open("root", OFlags::PATH | OFlags::DIRECTORY)?,
-            users: userns::of_process(pid).map_err(gone())?,
-        };
-        // The number may be another process's by now; if one of the same container, that will do.
-        let group = format!("/lxc.payload.{container}");
-        let groups = fs::read_to_string(place.join("cgroup")).map_err(gone())?;
-        let own = groups.lines().any(|line| line.ends_with(&group) || line.contains(&format!("{group}/")));
-        if !own {
-            return Err(gone()(io::ErrorKind::NotFound.into()));
-        }
-        process::pidfd_signal(&process, 0).map_err(gone())?;
-        Ok(inside)
-    }
-
-    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [self.mounts.as_fd(), self.root.as_fd()].into_iter().chain(self.users.as_ref().map(AsFd::as_fd))
-    }
 }

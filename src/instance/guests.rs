@@ -18,8 +18,8 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use super::actor::Request;
-use super::devices::Inside;
 use super::error::Error;
+use super::inside::Inside;
 use super::manager::Manager;
 use super::state::Status;
 use super::{Context, blocking};

@@ -11,8 +11,8 @@ use rustix::fs::{Mode, OFlags};
 use tokio::io::Interest;
 
 use super::actor::Request;
-use super::devices::Inside;
 use super::error::Error;
+use super::inside::Inside;
 use super::manager::Manager;
 use super::{Context, blocking};
 use crate::helper::MountRequest;

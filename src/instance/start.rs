@@ -13,7 +13,7 @@ use super::limits;
 use super::render::{self, Plan};
 use super::stop;
 use super::undo::Undo;
-use super::{Context, Stages, blocking, confine, devices as plugs, guests, lxcfs, nics, ranges};
+use super::{Context, Stages, blocking, confine, devices as plugs, guests, lxcfs, nics, proxies, ranges};
 use crate::config;
 use crate::db::Instance;
 use crate::device::Set;
@@ -143,7 +143,18 @@ async fn steps(
         // It runs. Its end, orderly, gives its interfaces back all the same.
         tracing::error!(container = %container.name, %error, "holding its network namespace");
     }
-    live(started.init_pid, started.init_pidfd)
+    let running = live(started.init_pid, started.init_pidfd)?;
+    if devices.proxies.is_empty() {
+        return Ok(running);
+    }
+    if let Err(error) = proxies::started(context, key, running.pid, &expanded).await {
+        // What else the start has made is only taken away from a container that is down.
+        stop::down(&running).await;
+        proxies::forget(context, &container.name).await?;
+        return Err(error);
+    }
+    stages.mark("proxies");
+    Ok(running)
 }
 
 fn write_config(logs: &Path, path: &Path, text: &str) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::actor::{Live, StopKind};
 use super::error::Error;
-use super::{Context, devices, guests, limits, nics, ranges};
+use super::{Context, devices, guests, limits, nics, proxies, ranges};
 use crate::db::{self, Instance, Phase};
 use crate::names::InstanceKey;
 use crate::sys::cgroup::Hierarchies;
@@ -42,6 +42,9 @@ pub(super) fn interrupted_restart(record: &Instance) -> Option<StopKind> {
 
 /// A killed init ends within this time, unless it is held.
 const SETTLE: Duration = Duration::from_secs(2);
+
+/// liblxc gets this long to clean up after a container.
+const MONITOR: Duration = Duration::from_secs(10);
 
 /// How often an init that cannot hear yet is looked at.
 const LISTENS: Duration = Duration::from_millis(100);
@@ -140,6 +143,17 @@ pub(super) async fn reap(live: &Live) {
     }
 }
 
+/// Ends a container that has just come up and must not, and waits until liblxc has taken it away.
+pub(super) async fn down(live: &Live) {
+    if let Err(error) = signal(live, libc::SIGKILL) {
+        tracing::error!(pid = live.pid, %error, "killing what has not started well");
+    }
+    if tokio::time::timeout(MONITOR, live.monitor.readable()).await.is_err() {
+        tracing::warn!(pid = live.pid, "the monitor of a killed container does not end");
+    }
+    reap(live).await;
+}
+
 /// Takes away what the start made and liblxc does not know, or left because its monitor was killed: control groups, the
 /// root's mount (unless others use it), DHCP entries, the remembered state. An ephemeral one that stays down is to be
 /// deleted next.
@@ -168,6 +182,7 @@ pub(super) async fn clean_up(
         context.ranges.give_back(&container);
     }
     limits::forget(context, &container).await?;
+    proxies::forget(context, &container).await?;
     devices::forget(context, &container).await?;
     nics::forget(context, &container).await?;
     let changed = key.clone();

@@ -7,6 +7,7 @@
 mod auto;
 mod dnsmasq;
 mod error;
+mod forward;
 mod host;
 mod leases;
 mod manager;
@@ -22,6 +23,7 @@ mod traffic;
 
 pub use auto::{fill_auto, fill_new};
 pub use error::Error;
+pub use forward::{Forward, apply_forward, remove_forward};
 pub use host::{HostInterface, host_interface, host_interfaces, interface_exists};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use leases::fuzz as fuzz_leases;

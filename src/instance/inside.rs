@@ -1,0 +1,57 @@
+//! The ways into a running container.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::devices::failed;
+use super::error::Error;
+use crate::sys::{process, userns};
+
+/// The ways into a running container.
+pub(super) struct Inside {
+    /// A pidfd of the process by which it was entered.
+    pub(super) process: OwnedFd,
+    pub(super) mounts: OwnedFd,
+    pub(super) root: OwnedFd,
+    pub(super) network: OwnedFd,
+    /// None when it is the host's.
+    pub(super) users: Option<OwnedFd>,
+}
+
+impl Inside {
+    /// Opens those of the process `pid`, if it belongs to the container.
+    pub(super) fn open(pid: i32, container: &str) -> Result<Self, Error> {
+        let place = PathBuf::from(format!("/proc/{pid}"));
+        let gone = || failed("enter", &place);
+        let process = process::pidfd_open(pid).map_err(gone())?;
+        let open = |name: &str, flags: OFlags| {
+            rustix::fs::open(place.join(name), flags | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|error| gone()(error.into()))
+        };
+        let inside = Self {
+            mounts: open("ns/mnt", OFlags::RDONLY)?,
+            network: open("ns/net", OFlags::RDONLY)?,
+            root: open("root", OFlags::PATH | OFlags::DIRECTORY)?,
+            users: userns::of_process(pid).map_err(gone())?,
+            process,
+        };
+        // The number may be another process's by now; if one of the same container, that will do.
+        let group = format!("/lxc.payload.{container}");
+        let groups = fs::read_to_string(place.join("cgroup")).map_err(gone())?;
+        let own = groups.lines().any(|line| line.ends_with(&group) || line.contains(&format!("{group}/")));
+        if !own {
+            return Err(gone()(io::ErrorKind::NotFound.into()));
+        }
+        process::pidfd_signal(&inside.process, 0).map_err(gone())?;
+        Ok(inside)
+    }
+
+    /// Mounts, root and users, as helpers take them.
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [self.mounts.as_fd(), self.root.as_fd()].into_iter().chain(self.users.as_ref().map(AsFd::as_fd))
+    }
+}
