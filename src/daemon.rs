@@ -183,7 +183,7 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         bus,
         sockets: Sockets::default(),
         instances,
-        rendered: crate::api::Rendered::default(),
+        rendered: crate::api::Rendered::new(dir.clone()),
         limiter: crate::auth::password::RateLimiter::default(),
         certificate,
         server: OnceLock::new(),

@@ -98,6 +98,12 @@ impl StateDir {
         self.root.join("devices").join(container)
     }
 
+    /// What is known of the nics of a running container. Beside it lies `<container>.netns` where its network namespace
+    /// is held.
+    pub fn nics(&self, container: &str) -> PathBuf {
+        self.root.join("run/nics").join(format!("{container}.json"))
+    }
+
     /// The socket that stop hooks talk to.
     pub fn hook_socket(&self) -> PathBuf {
         self.root.join("run/hook.socket")
@@ -137,6 +143,7 @@ impl StateDir {
             ("networks", 0o711),
             ("run", 0o711),
             ("run/lxc", 0o711),
+            ("run/nics", 0o700),
             ("run/spool", 0o700),
             ("security", 0o700),
             ("security/seccomp", 0o700),

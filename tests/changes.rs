@@ -191,7 +191,7 @@ fn a_dry_run_tells_what_would_happen_and_does_nothing() {
     assert_eq!(instances[1]["config"], json!(now));
     let devices = json!({"devices": {"eth0": {"type": "nic", "nictype": "p2p"}}});
     let (_, instances, _) = ask("PATCH", "/1.0/instances/up", devices);
-    assert_eq!(instances[0]["devices"], json!([{"name": "eth0", "effect": "restart"}]));
+    assert_eq!(instances[0]["devices"], json!([{"name": "eth0", "effect": "now"}]));
     // What would be refused is refused, by the same word.
     for (method, path, body, status) in [
         ("PATCH", "/1.0/instances/up", json!({"config": {"limits.memory": "lots"}}), 400),

@@ -8,7 +8,7 @@ use super::error::Error;
 use super::response::{self, Response};
 use super::wire;
 use crate::db::{Model, Network, Phase};
-use crate::device::{Device, NicType};
+use crate::device::Device;
 use crate::names::{DeviceName, NetworkName, ProjectName};
 use crate::network::{self, BridgeSpec, HostInterface};
 use crate::profile::expand_instance;
@@ -20,11 +20,7 @@ fn uses(devices: &wire::Devices, name: &str) -> bool {
     devices.iter().any(|(device, properties)| {
         let Ok(device) = DeviceName::new(device.clone()) else { return false };
         match Device::parse(&device, properties) {
-            Ok(Device::Nic(nic)) => match nic.kind {
-                NicType::Bridged { parent } => parent == name,
-                NicType::Network(network) => network.as_str() == name,
-                NicType::P2p => false,
-            },
+            Ok(Device::Nic(nic)) => nic.kind.parent() == Some(name),
             Ok(
                 Device::Root(_)
                 | Device::Disk(_)

@@ -61,7 +61,8 @@ pub async fn get(call: Call) -> Result<Response> {
 fn check(context: &instance::Context, profile: &Profile) -> Result<()> {
     context.check_privilege(&profile.config)?;
     config::validate_instance(&profile.config, Scope::Profile)?;
-    Ok(device::validate(&profile.devices)?)
+    device::validate(&profile.devices)?;
+    Ok(context.check_networks(&profile.devices)?)
 }
 
 /// `POST /1.0/profiles`.

@@ -5,6 +5,7 @@
 //! instance.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use super::response;
 use crate::db::{self, Model, Profile};
 use crate::instance::{self, Snapshot};
 use crate::names::{InstanceKey, ProfileName, ProjectName};
+use crate::state_dir::StateDir;
 
 /// How long a reading of the live state is good for.
 const FRESH: Duration = Duration::from_millis(100);
@@ -45,10 +47,17 @@ struct Reading {
 type Slot = Arc<tokio::sync::Mutex<Option<Reading>>>;
 
 /// What has been rendered so far.
-#[derive(Default)]
 pub struct Rendered {
+    dir: StateDir,
     pieces: Mutex<BTreeMap<InstanceKey, Arc<Piece>>>,
     readings: Mutex<BTreeMap<InstanceKey, Slot>>,
+}
+
+impl Rendered {
+    /// Nothing yet; `dir` knows of running instances what the kernel does not tell.
+    pub fn new(dir: StateDir) -> Self {
+        Self { dir, pieces: Mutex::default(), readings: Mutex::default() }
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -128,7 +137,8 @@ impl Rendered {
             let state = states.get_mut(index);
             if !snapshot.status.is_up() {
                 if let Some(state) = state {
-                    *state = instance::live_states(&[*snapshot]).first().map(json_of).unwrap_or_default();
+                    *state =
+                        instance::live_states(&[(*snapshot, Path::new(""))]).first().map(json_of).unwrap_or_default();
                 }
                 continue;
             }
@@ -136,7 +146,7 @@ impl Rendered {
             let fresh = |reading: &&Reading| reading.snapshot == *snapshot && reading.at.elapsed() < FRESH;
             match (reading.as_ref().filter(fresh), state) {
                 (Some(reading), Some(state)) => *state = reading.json.clone(),
-                _ => stale.push((index, *snapshot, reading)),
+                _ => stale.push((index, *snapshot, self.dir.nics(&key.container()), reading)),
             }
         }
         let share = stale.len().div_ceil(READERS).max(1);
@@ -155,10 +165,14 @@ impl Rendered {
     }
 }
 
-fn read(stale: Vec<(usize, Snapshot, OwnedMutexGuard<Option<Reading>>)>) -> Vec<(usize, Bytes)> {
-    let snapshots: Vec<Snapshot> = stale.iter().map(|(_, snapshot, _)| *snapshot).collect();
+/// One whose state is to be read: its place in the list, the file of its nics, and where the reading goes.
+type Stale = (usize, Snapshot, PathBuf, OwnedMutexGuard<Option<Reading>>);
+
+fn read(stale: Vec<Stale>) -> Vec<(usize, Bytes)> {
+    let snapshots: Vec<(Snapshot, &Path)> =
+        stale.iter().map(|(_, snapshot, nics, _)| (*snapshot, nics.as_path())).collect();
     let states = instance::live_states(&snapshots);
-    let keep = |((index, snapshot, mut slot), state): ((usize, Snapshot, OwnedMutexGuard<Option<Reading>>), _)| {
+    let keep = |((index, snapshot, _, mut slot), state): (Stale, _)| {
         let json = json_of(&state);
         *slot = Some(Reading { snapshot, at: Instant::now(), json: json.clone() });
         (index, json)
@@ -201,7 +215,7 @@ mod tests {
         let (a, b) = (key("a"), key("b"));
         // A process of ours stands in for an init.
         let own = Snapshot { status: instance::Status::Running, pid: i32::try_from(std::process::id()).unwrap() };
-        let rendered = Rendered::default();
+        let rendered = Rendered::new(StateDir::new("/nowhere".into()));
         let states = rendered.states(&[(&a, Snapshot::STOPPED), (&b, own)]).await.unwrap();
         let parsed: Vec<serde_json::Value> = states.iter().map(|s| serde_json::from_slice(s).unwrap()).collect();
         assert_eq!((&parsed[0]["status"], &parsed[1]["pid"]), (&"Stopped".into(), &own.pid.into()));

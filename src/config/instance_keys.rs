@@ -26,6 +26,8 @@ pub enum Effect {
     Process,
     /// Decides what the container sees of itself by `/dev/lxd/sock`, or is shown there.
     Guest,
+    /// Is set at the host's ends of its nics.
+    Nics,
     /// Kept for others to read; the daemon does not act on it.
     Record,
     /// The daemon's own memory about an instance.
@@ -250,6 +252,15 @@ pub const INSTANCE_KEYS: &[InstanceRow] = &[
         live: true,
         effect: Effect::ControlGroup,
         doc: "How readily memory is swapped out, 0 is least. Control groups of version 2 have no such thing.",
+    },
+    InstanceRow {
+        pattern: Pattern::Exact("limits.network.priority"),
+        kind: Kind::Int(0, 10),
+        default: "0",
+        scope: Scope::Profile,
+        live: true,
+        effect: Effect::Nics,
+        doc: "The priority that the kernel gives what it sends by nics on a veth pair; a nic's `limits.priority` goes before.",
     },
     InstanceRow {
         pattern: Pattern::Exact("limits.processes"),

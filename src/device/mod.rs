@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::api::wire::{Config, Devices};
-use crate::names::{DeviceName, NameError, NetworkName, PoolName};
+use crate::names::{DeviceName, NameError, PoolName};
 
 pub use disk::{Disk, Propagation, Rate, RootDisk};
-pub use nic::{Nic, NicPlan, NicType, plan_nics};
+pub use nic::{FamilyRouting, Nic, NicPlan, NicType, Traffic, plan_nics};
 pub use proxy::{Address, Protocol, Proxy};
 pub use unix::{Hotplug, Node};
 
@@ -318,14 +318,6 @@ impl Set {
     pub fn root(&self) -> Result<&RootDisk, Error> {
         self.root.as_ref().map(|(_, disk)| disk).ok_or(Error::NoRoot)
     }
-
-    /// The nics on managed networks.
-    pub fn networks(&self) -> impl Iterator<Item = (&DeviceName, &NetworkName)> {
-        self.nics.iter().filter_map(|(device, nic)| match &nic.kind {
-            NicType::Network(network) => Some((device, network)),
-            NicType::Bridged { .. } | NicType::P2p => None,
-        })
-    }
 }
 
 /// Checks the devices of a profile or of an instance on their own: each must parse, but a root disk may be missing.
@@ -340,7 +332,7 @@ pub fn validate(devices: &Devices) -> Result<(), Error> {
 pub fn is_live(properties: &Config) -> bool {
     match properties.get("type").map(String::as_str) {
         Some("disk") => properties.get("path").is_some_and(|path| path != "/"),
-        Some("unix-char" | "unix-block" | "unix-hotplug" | "proxy" | "none") => true,
+        Some("nic" | "unix-char" | "unix-block" | "unix-hotplug" | "proxy" | "none") => true,
         Some(_) | None => false,
     }
 }

@@ -355,7 +355,10 @@ impl Actor {
                 // Who asked may have given up: then `kept` says so.
                 let _ = ready.send(Ok(()));
                 match (kept.await, applied) {
-                    (Ok(()), Some((before, after, _))) => self.context.guests.tell(&self.key, &before, &after),
+                    (Ok(()), Some((before, after, applied))) => {
+                        applied.kept().await;
+                        self.context.guests.tell(&self.key, &before, &after);
+                    }
                     (Err(_), Some((.., applied))) => applied.undo().await,
                     (_, None) => {}
                 }

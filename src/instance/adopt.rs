@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use super::actor::Live;
 use super::error::Error;
 use super::state::{Status, adopted};
-use super::{Context, create, delete, devices, guests, limits, proxies, rename, start, stop};
+use super::{Context, create, delete, devices, guests, limits, nics, proxies, rename, start, stop};
 use crate::api::wire::Config;
 use crate::config;
 use crate::db::{self, Phase};
@@ -69,6 +69,7 @@ pub(super) async fn adopt(
         unmount_leftover(context, record, points).await?;
         proxies::forget(context, &record.key.container()).await?;
         devices::forget(context, &record.key.container()).await?;
+        nics::forget(context, &record.key.container()).await?;
         return Ok(Found::Down { was_running: false });
     }
     let container = record.key.container();
@@ -81,6 +82,7 @@ pub(super) async fn adopt(
         limits::adopted(context, &container, &expanded.config, live.pid).await;
         devices::adopted(context, &record.key, live.pid, &expanded).await;
         guests::adopted(context, &record.key, live.pid, &expanded.config).await;
+        nics::adopted(context, &record.key, live.pid, &expanded).await;
         proxies::adopted(context, &record.key, live.pid, &expanded).await;
         return Ok(Found::Up(Box::new(live), status));
     }

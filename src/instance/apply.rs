@@ -1,14 +1,15 @@
 //! A changed configuration on a running container: everything of it, or nothing.
 //!
 //! ```text
-//!   before, after ── limits ── devices ── proxies ── guest interface ──> Applied ── kept when the change is written down
-//!                                                        └────── undo() when it is not
+//!   before, after ── limits ── devices ── nics ── proxies ── guest interface ──> Applied ── kept when the change is
+//!                                                        └────── undo() when it is not     written down
 //! ```
 
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, confine, devices, guests, limits, proxies};
+use super::{Context, confine, devices, guests, limits, nics, proxies};
+use crate::api::wire::Config;
 use crate::names::InstanceKey;
 use crate::profile::Expanded;
 
@@ -18,6 +19,7 @@ pub(super) struct Applied {
     devices: Option<devices::Changed>,
     /// Whether the guest interface was there before.
     guest: Option<guests::Switch>,
+    nics: Option<nics::Changed>,
     proxies: Option<proxies::Changed>,
 }
 
@@ -35,9 +37,10 @@ pub(super) async fn apply(
 ) -> Result<Applied, Error> {
     confine::load_modules(Some(&before.config), &after.config).await?;
     let limits = limits::change(context, &key.container(), pid, &before.config, &after.config).await?;
-    let mut applied = Applied { limits, devices: None, proxies: None, guest: None };
+    let mut applied = Applied { limits, devices: None, nics: None, proxies: None, guest: None };
     let rest = async {
         applied.devices = devices::change(context, key, pid, before, after).await?;
+        applied.nics = nics::change(context, key, pid, before, after).await?;
         applied.proxies = proxies::change(context, key, pid, before, after).await?;
         applied.guest = guests::change(context, key, pid, &before.config, &after.config).await?;
         Ok(())
@@ -52,6 +55,20 @@ pub(super) async fn apply(
 }
 
 impl Applied {
+    /// Puts what the instance is to remember of it into its configuration, which is about to be written down.
+    pub(super) fn remember(&self, config: &mut Config) {
+        if let Some(nics) = &self.nics {
+            nics.remember(config);
+        }
+    }
+
+    /// The change was written down elsewhere, in a profile: what the instance is to remember follows.
+    pub(super) async fn kept(self) {
+        if let Some(nics) = self.nics {
+            nics.write_down().await;
+        }
+    }
+
     /// Takes it back, as far as that can be; what cannot is logged.
     pub(super) async fn undo(self) {
         if let Some(guest) = self.guest {
@@ -59,6 +76,9 @@ impl Applied {
         }
         if let Some(proxies) = self.proxies {
             proxies.undo().await;
+        }
+        if let Some(nics) = self.nics {
+            nics.undo().await;
         }
         if let Some(devices) = self.devices {
             devices.undo().await;

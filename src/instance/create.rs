@@ -8,10 +8,10 @@ use super::{Context, Stages, blocking, guests, rename};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{self, Model, Phase};
-use crate::device::{NicType, Set};
+use crate::device::{Nic, NicType, Set};
 use crate::events::lifecycle::Requestor;
-use crate::names::{Fingerprint, InstanceKey, ProfileName, ProjectName};
-use crate::network;
+use crate::names::{DeviceName, Fingerprint, InstanceKey, ProfileName, ProjectName};
+use crate::network::{self, BridgeSpec};
 use crate::profile;
 use crate::storage;
 
@@ -58,7 +58,7 @@ pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: Stri
     context.check_privilege(&expanded.config)?;
     config::check_together(&expanded.config)?;
     let devices = Set::parse(&expanded.devices)?;
-    check_networks(model, &devices)?;
+    check_networks(model, &new.key, &devices)?;
     let pool = devices.root()?.pool.clone();
     if !model.pools.get(&pool).is_some_and(|record| record.phase == Phase::Ready) {
         return Err(Error::NoSuchPool(pool));
@@ -112,8 +112,18 @@ pub(super) async fn reserve(context: &Arc<Context>, new: NewInstance) -> Result<
         .await
 }
 
+/// Refuses nics on managed networks that are not there, and fixed addresses that these do not have or that another
+/// instance has.
+pub(super) fn check_networks(model: &Model, key: &InstanceKey, devices: &Set) -> Result<(), Error> {
+    check_present(model, devices)?;
+    devices.nics.iter().try_for_each(|(device, nic)| check_addresses(model, key, device, nic))
+}
+
 /// Refuses nics on managed networks that are not there.
-pub(super) fn check_networks(model: &Model, devices: &Set) -> Result<(), Error> {
+///
+/// # Errors
+/// [`Error::NoNetwork`].
+fn check_present(model: &Model, devices: &Set) -> Result<(), Error> {
     for (device, nic) in &devices.nics {
         // Networks belong to the default project.
         if let NicType::Network(network) = &nic.kind
@@ -125,11 +135,64 @@ pub(super) fn check_networks(model: &Model, devices: &Set) -> Result<(), Error> 
     Ok(())
 }
 
+impl Context {
+    /// Refuses devices of a profile that have managed networks which are not there.
+    ///
+    /// # Errors
+    /// [`Error::NoNetwork`], [`Error::Device`].
+    pub fn check_networks(&self, devices: &Devices) -> Result<(), Error> {
+        check_present(&self.db.model(), &Set::parse(devices)?)
+    }
+}
+
+fn check_addresses(model: &Model, key: &InstanceKey, device: &DeviceName, nic: &Nic) -> Result<(), Error> {
+    let NicType::Network(network) = &nic.kind else { return Ok(()) };
+    if nic.addresses.is_empty() {
+        return Ok(());
+    }
+    let Some(record) = model.network(&ProjectName::default(), network) else { return Ok(()) };
+    let spec = BridgeSpec::parse(network, &record.config)?;
+    let refuse = |reason: String| Err(Error::Plug { device: device.to_string(), reason });
+    if let Some(address) = nic.ipv4_address() {
+        match spec.ipv4.as_ref().filter(|ipv4| ipv4.dhcp) {
+            None => return refuse(format!("ipv4.address: network {network} gives out no IPv4 addresses (ipv4.dhcp)")),
+            Some(ipv4) if !ipv4.address.contains(address) || ipv4.address.address == address => {
+                let net = ipv4.address.network();
+                return refuse(format!("ipv4.address {address} is not one of network {network} ({net}) for instances"));
+            }
+            Some(_) => {}
+        }
+    }
+    if let Some(address) = nic.ipv6_address() {
+        match spec.ipv6.as_ref().filter(|ipv6| ipv6.dhcp && ipv6.stateful) {
+            None => {
+                return refuse(format!("ipv6.address needs ipv6.dhcp and ipv6.dhcp.stateful on network {network}"));
+            }
+            Some(ipv6) if !ipv6.address.contains(address) || ipv6.address.address == address => {
+                let net = ipv6.address.network();
+                return refuse(format!("ipv6.address {address} is not one of network {network} ({net}) for instances"));
+            }
+            Some(_) => {}
+        }
+    }
+    for other in model.instances.values().filter(|other| other.key != *key) {
+        let Ok(set) = Set::parse(&profile::expand_instance(model, other).devices) else { continue };
+        for theirs in set.nics.values().filter(|theirs| theirs.kind == nic.kind) {
+            if let Some(address) = theirs.addresses.iter().find(|address| nic.addresses.contains(address)) {
+                let name = &other.key.name;
+                return refuse(format!("address {address} is instance {name}'s already: give each its own"));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Gives nics their addresses when they come, not at the first start: who prepares a DHCP server asks for them before.
 pub(super) fn give_addresses(devices: &Set, config: &mut Config) -> Result<(), Error> {
     for (device, nic) in &devices.nics {
         let key = format!("volatile.{device}.hwaddr");
-        if nic.hwaddr.is_none() && config.get(&key).is_none_or(String::is_empty) {
+        let own = !matches!(nic.kind, NicType::Physical { .. } | NicType::Ipvlan { .. });
+        if own && nic.hwaddr.is_none() && config.get(&key).is_none_or(String::is_empty) {
             config.insert(key, network::random_mac()?.to_string());
         }
     }

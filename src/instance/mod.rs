@@ -31,6 +31,7 @@ mod logs;
 mod lxcfs;
 mod manager;
 mod metadata;
+mod nics;
 mod petname;
 mod plug;
 mod policy;

@@ -10,7 +10,6 @@ use super::plug::fstab;
 use crate::api::wire::Config;
 use crate::config::limits::process_lines;
 use crate::config::raw_lxc;
-use crate::device::NicPlan;
 use crate::sys::lxcfs::Lxcfs;
 
 /// Everything that the configuration of a container is made of.
@@ -27,8 +26,8 @@ pub struct Plan<'a> {
     pub confinement: &'a [(String, String)],
     /// Lines of the limits.
     pub limits: &'a [(String, String)],
-    /// Interfaces.
-    pub nics: &'a [NicPlan],
+    /// Lines of interfaces.
+    pub nics: &'a [(String, String)],
     /// Lines of disks and device nodes, in the order of mounting.
     pub plugs: &'a [(String, String)],
     /// The control group below which this container gets its own.
@@ -122,13 +121,8 @@ pub fn render(plan: &Plan<'_>) -> String {
             line("lxc.mount.entry", &entry);
         }
     }
-    for (key, value) in plan.plugs {
+    for (key, value) in plan.plugs.iter().chain(plan.nics) {
         line(key, value);
-    }
-    for (index, nic) in plan.nics.iter().enumerate() {
-        for (key, value) in nic.lxc_lines(index) {
-            line(&key, &value);
-        }
     }
     if plan.nics.is_empty() {
         line("lxc.net.0.type", "empty");

@@ -13,13 +13,12 @@ use super::limits;
 use super::render::{self, Plan};
 use super::stop;
 use super::undo::Undo;
-use super::{Context, Stages, blocking, confine, devices as plugs, guests, lxcfs, proxies, ranges};
+use super::{Context, Stages, blocking, confine, devices as plugs, guests, lxcfs, nics, proxies, ranges};
 use crate::config;
 use crate::db::Instance;
-use crate::device::{NicPlan, Set, plan_nics};
+use crate::device::Set;
 use crate::helper;
 use crate::names::InstanceKey;
-use crate::network;
 use crate::profile;
 use crate::security::Confinement;
 use crate::sys::process;
@@ -62,8 +61,9 @@ async fn steps(
         nesting: config::bool_of(&expanded.config, "security.nesting"),
     };
     let map = ranges::id_map(context, &key.container(), &expanded.config)?;
-    let nics = plan(&devices, &expanded.config)?;
-    check_parents(&nics)?;
+    let planned = nics::plan(&devices, &expanded.config).await?;
+    let interfaces: Vec<_> =
+        planned.iter().enumerate().flat_map(|(index, (_, entry))| nics::lxc_lines(entry, index)).collect();
     stages.mark("plan");
 
     let container = context.container(key);
@@ -105,7 +105,7 @@ async fn steps(
         idmap: &map.as_ref().map(|map| map.lxc_lines()).unwrap_or_default(),
         confinement: &lines,
         limits: &limits,
-        nics: &nics,
+        nics: &interfaces,
         plugs: &plugged,
         cgroup: &context.dir.cgroup(),
         config: &expanded.config,
@@ -119,29 +119,18 @@ async fn steps(
     });
     write_config(&logs, &container.config, &text)?;
     let mut volatile = ranges::volatile(context, &container.name, map.as_ref());
-    volatile.extend(addresses(&devices, &nics));
+    volatile.extend(nics::volatile(&planned, &devices));
     remember(context, &record, volatile).await?;
     {
         let (context, key) = (Arc::clone(context), key.clone());
         undo.push(async move { forget(&context, &key).await });
     }
     // Only now: of what is remembered as running, a crash's clean-up takes these back.
-    for nic in &nics {
-        if let Some(name) = &nic.network {
-            let host = network::Host {
-                instance: container.name.clone(),
-                hostname: key.name.to_string(),
-                device: nic.device.clone(),
-                mac: nic.hwaddr.parse().map_err(|_| Error::Random)?,
-                ipv4: None,
-                ipv6: None,
-            };
-            context.networks.add_host(name, host).await?;
-            let (networks, name) = (context.networks.clone(), name.clone());
-            let (instance, device) = (container.name.clone(), nic.device.clone());
-            undo.push(async move { networks.remove_host(&name, &instance, &device).await.map_err(Error::from) });
-        }
+    {
+        let (context, name) = (Arc::clone(context), container.name.clone());
+        undo.push(async move { nics::forget(&context, &name).await });
     }
+    nics::prepare(context, key, &devices, &planned).await?;
     stages.mark("prepare");
 
     let started = context.launcher.start(&container, &log).await?;
@@ -150,6 +139,10 @@ async fn steps(
         plugs::started(context, &container.name).await;
     }
     limits::started(context, &container.name, &expanded.config, started.init_pid).await;
+    if let Err(error) = nics::started(context, &container.name, started.init_pid).await {
+        // It runs. Its end, orderly, gives its interfaces back all the same.
+        tracing::error!(container = %container.name, %error, "holding its network namespace");
+    }
     let running = live(started.init_pid, started.init_pidfd)?;
     if devices.proxies.is_empty() {
         return Ok(running);
@@ -164,31 +157,6 @@ async fn steps(
     Ok(running)
 }
 
-fn plan(devices: &Set, config: &crate::api::wire::Config) -> Result<Vec<NicPlan>, Error> {
-    // Asked for before: the planning itself is pure.
-    let count = devices.nics.len();
-    let mut macs = Vec::with_capacity(count);
-    let mut names = Vec::with_capacity(count);
-    for _ in 0..count {
-        macs.push(network::random_mac()?.to_string());
-        names.push(network::random_veth()?);
-    }
-    let (mut macs, mut names) = (macs.into_iter(), names.into_iter());
-    Ok(plan_nics(&devices.nics, config, || macs.next().unwrap_or_default(), || names.next().unwrap_or_default())?)
-}
-
-/// liblxc's words about a missing bridge name neither device nor key; so it is looked for before.
-fn check_parents(nics: &[NicPlan]) -> Result<(), Error> {
-    for nic in nics {
-        if let Some(parent) = &nic.link
-            && !Path::new("/sys/class/net").join(parent).exists()
-        {
-            return Err(Error::NoParent { device: nic.device.to_string(), parent: parent.clone() });
-        }
-    }
-    Ok(())
-}
-
 fn write_config(logs: &Path, path: &Path, text: &str) -> Result<(), Error> {
     let failed = |doing, path: &Path, error| Error::Io { doing, path: path.to_owned(), error };
     std::fs::create_dir_all(logs).map_err(|e| failed("create", logs, e))?;
@@ -201,12 +169,6 @@ fn write_config(logs: &Path, path: &Path, text: &str) -> Result<(), Error> {
         }
     }
     std::fs::write(path, text).map_err(|e| failed("write", path, e))
-}
-
-/// What is remembered of the interfaces.
-fn addresses(devices: &Set, nics: &[NicPlan]) -> Vec<(String, String)> {
-    let known = |nic: &NicPlan| devices.nics.get(&nic.device).map(|configured| nic.volatile(configured));
-    nics.iter().filter_map(known).flatten().collect()
 }
 
 /// Remembers addresses and names, the time, and that it runs — before it does, so that a crash of the daemon from here
@@ -237,7 +199,7 @@ async fn forget(context: &Context, key: &InstanceKey) -> Result<(), Error> {
             record.config.insert(stop::POWER.to_owned(), "STOPPED".to_owned());
             record.config.remove(stop::RESTART);
             ranges::forget(&mut record.config);
-            record.config.retain(|key, _| !(key.starts_with("volatile.") && key.ends_with(".host_name")));
+            record.config.retain(|key, _| !nics::is_live_key(key));
             Ok(tx.put_instance(record)?)
         })
         .await

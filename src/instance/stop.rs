@@ -7,11 +7,9 @@ use tokio::task::JoinHandle;
 
 use super::actor::{Live, StopKind};
 use super::error::Error;
-use super::{Context, devices, guests, limits, proxies, ranges};
+use super::{Context, devices, guests, limits, nics, proxies, ranges};
 use crate::db::{self, Instance, Phase};
-use crate::device::Set;
 use crate::names::InstanceKey;
-use crate::profile;
 use crate::sys::cgroup::Hierarchies;
 use crate::sys::process;
 
@@ -186,12 +184,7 @@ pub(super) async fn clean_up(
     limits::forget(context, &container).await?;
     proxies::forget(context, &container).await?;
     devices::forget(context, &container).await?;
-    // A definition that was broken meanwhile must not keep the container from being cleaned up.
-    if let Ok(devices) = Set::parse(&profile::expand_instance(&model, &record).devices) {
-        for (device, network) in devices.networks() {
-            context.networks.remove_host(network, &container, device).await?;
-        }
-    }
+    nics::forget(context, &container).await?;
     let changed = key.clone();
     let written = context
         .db
@@ -209,7 +202,7 @@ pub(super) async fn clean_up(
             }
             ranges::forget(&mut record.config);
             record.config.remove(guests::READY);
-            record.config.retain(|key, _| !(key.starts_with("volatile.") && key.ends_with(".host_name")));
+            record.config.retain(|key, _| !nics::is_live_key(key));
             tx.put_instance(record)
         })
         .await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::apply::apply;
 use super::error::Error;
-use super::{Context, create, devices, guests, ranges, rename, stop};
+use super::{Context, create, devices, guests, nics, ranges, rename, stop};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{Instance, Model, Profile};
@@ -38,8 +38,8 @@ pub type Change = Box<dyn Fn(&Instance) -> Result<Definition, Error> + Send + Sy
 /// Keys by which the daemon finds its way back after a crash. No client changes them, and they are no part of what a client
 /// saw when it changes something else.
 pub fn is_own(key: &str) -> bool {
-    let interface = key.starts_with("volatile.") && key.ends_with(".host_name");
-    interface || ranges::is_own(key) || [stop::POWER, stop::RESTART, rename::MARKER, guests::READY].contains(&key)
+    let own = [stop::POWER, stop::RESTART, rename::MARKER, guests::READY];
+    nics::is_live_key(key) || ranges::is_own(key) || own.contains(&key)
 }
 
 /// The same model with another state of a profile.
@@ -60,7 +60,9 @@ pub(super) fn check_profile(model: &Model, project: &ProjectName, name: &Profile
         let fits = || -> Result<(), Error> {
             let expanded = profile::expand_instance(model, record);
             config::check_together(&expanded.config)?;
-            let pool = Set::parse(&expanded.devices)?.root()?.pool.clone();
+            let devices = Set::parse(&expanded.devices)?;
+            create::check_networks(model, &record.key, &devices)?;
+            let pool = devices.root()?.pool.clone();
             if pool == record.pool { Ok(()) } else { Err(Error::PoolChange { from: record.pool.clone(), to: pool }) }
         };
         fits().map_err(|cause| Error::OfUser { key: record.key.clone(), cause: Box::new(cause) })?;
@@ -82,7 +84,7 @@ pub(super) fn changed(
     context.check_privilege(&expanded.config)?;
     config::check_together(&expanded.config)?;
     let devices = Set::parse(&expanded.devices)?;
-    create::check_networks(model, &devices)?;
+    create::check_networks(model, &record.key, &devices)?;
     if let Some((_, root)) = devices.root.as_ref().filter(|(_, root)| root.pool != record.pool) {
         return Err(Error::PoolChange { from: record.pool, to: root.pool.clone() });
     }
@@ -106,7 +108,7 @@ pub(super) fn changed(
     let gone = |key: &str| {
         let rest = key.strip_prefix("volatile.")?;
         let (device, field) = rest.split_once('.')?;
-        let nic = matches!(field, "hwaddr" | "name" | "host_name");
+        let nic = matches!(field, "hwaddr" | "name") || nics::is_live_key(key);
         (nic && !expanded.devices.contains_key(device)).then_some(())
     };
     record.config.retain(|key, _| gone(key).is_none());
@@ -126,7 +128,7 @@ pub(super) async fn update(
     loop {
         let model = context.db.model();
         let old = model.instances.get(key).cloned().ok_or(Error::NotFound)?;
-        let (record, expanded) = changed(context, &model, &old, change)?;
+        let (mut record, expanded) = changed(context, &model, &old, change)?;
         let before = profile::expand_instance(&model, &old);
         let applied = match pid {
             Some(pid) => Some(apply(context, key, pid, &before, &expanded).await?),
@@ -135,6 +137,9 @@ pub(super) async fn update(
                 None
             }
         };
+        if let Some(applied) = &applied {
+            applied.remember(&mut record.config);
+        }
         let written = context
             .db
             .write(move |tx| {

@@ -106,6 +106,11 @@ pub enum Error {
         /// The process.
         pid: i32,
     },
+    /// A nic cannot be had as it is configured; the reason names what is in the way.
+    Nic {
+        /// Why, with the way out.
+        reason: String,
+    },
     /// The system gave no random numbers.
     Random,
     /// The daemon is ending.
@@ -115,6 +120,7 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Nic { reason } => f.write_str(reason),
             // The beginnings of these two are LXD's own words.
             Self::UnknownKey { network, key } => {
                 write!(f, "Invalid option for network \"{network}\" option \"{key}\"")
@@ -181,6 +187,7 @@ impl std::error::Error for Error {
             | Self::DnsmasqStuck { .. }
             | Self::Nft { .. }
             | Self::NoProcess { .. }
+            | Self::Nic { .. }
             | Self::Random
             | Self::Interrupted => None,
         }

@@ -13,10 +13,13 @@ mod leases;
 mod manager;
 mod net;
 mod nft;
+pub mod nic;
 mod random;
 mod spec;
 pub mod state;
 mod sysctl;
+mod tool;
+mod traffic;
 
 pub use auto::{fill_auto, fill_new};
 pub use error::Error;

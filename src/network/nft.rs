@@ -4,11 +4,12 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::process::{Command, Stdio};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::tool::{self, Failure};
 use super::{BridgeSpec, Error};
 use crate::names::NetworkName;
 
@@ -56,7 +57,7 @@ pub(super) fn remove(network: &NetworkName) -> Result<(), Error> {
 
 /// Excludes other daemons in this network namespace, who share the table: "delete it if it is empty" must not race with
 /// their "add". The namespace itself carries the lock, so that no file is left behind.
-fn lock() -> Option<File> {
+pub(super) fn lock() -> Option<File> {
     // Without the lock a second daemon's network may need a second `up`; that is no reason to refuse this one.
     let file = File::open("/proc/thread-self/ns/net").ok()?;
     flock(&file, FlockOperation::LockExclusive).ok()?;
@@ -158,20 +159,10 @@ fn spawned<T>(network: &NetworkName, result: io::Result<T>) -> Result<T, Error> 
 }
 
 fn run(network: &NetworkName, script: &str) -> Result<(), Error> {
-    let mut command = Command::new("nft");
-    command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = spawned(network, command.spawn())?;
-    // A script is some 4 KiB and fits the pipe; when nft ends early its own words are the error, not EPIPE.
-    if let Some(mut stdin) = child.stdin.take() {
-        let _ = stdin.write_all(script.as_bytes());
-    }
-    let output = spawned(network, child.wait_with_output())?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let message = String::from_utf8_lossy(&output.stderr);
-    let message = message.lines().next().unwrap_or("nothing").to_owned();
-    Err(Error::Nft { network: network.clone(), message })
+    tool::run("nft", &["-f", "-"], script).or_else(|failure| match failure {
+        Failure::Spawn(error) => spawned(network, Err(error)),
+        Failure::Refused(message) => Err(Error::Nft { network: network.clone(), message }),
+    })
 }
 
 #[cfg(test)]
