@@ -238,7 +238,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::NoController { .. }
         | instance::Error::Limit { .. }
         | instance::Error::Architecture { .. }
-        | instance::Error::NoParent { .. }
+        | instance::Error::NoNvidia { .. }
         | instance::Error::NoNetwork { .. }
         | instance::Error::Plug { .. }
         | instance::Error::Config(_)

@@ -6,6 +6,7 @@ pub(crate) mod call;
 mod certificates;
 mod change;
 mod console;
+mod cors;
 pub mod entry;
 mod error;
 mod events;

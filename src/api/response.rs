@@ -65,6 +65,11 @@ fn success(metadata: Value) -> Envelope {
     }
 }
 
+/// 200 without a body.
+pub fn bare() -> Response {
+    HttpResponse::new(Body::full(Bytes::new()))
+}
+
 /// 200 without anything to tell.
 pub fn empty() -> Response {
     sync(Map::new())

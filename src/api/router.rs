@@ -12,6 +12,7 @@ use matchit::Router as Matcher;
 
 use super::app::App;
 use super::call::{Call, Tree, Trust, parse_query};
+use super::cors::{self, Cors};
 use super::entry::{Handler, Peer, Request};
 use super::error::Error;
 use super::response::{self, Response};
@@ -270,20 +271,7 @@ impl Router {
         Ok((*endpoint, call))
     }
 
-    fn trust(&self, peer: &Peer) -> Trust {
-        match peer {
-            Peer::Unix { .. } => Trust::Trusted,
-            Peer::Tls { certificate: Some(certificate), .. } => {
-                let trusted = is_trusted(&self.app.db.model(), certificate, crate::db::now());
-                if trusted { Trust::Trusted } else { Trust::Untrusted }
-            }
-            Peer::Tls { certificate: None, .. } => Trust::Untrusted,
-        }
-    }
-}
-
-impl Handler for Router {
-    fn handle(&self, request: Request) -> BoxFuture<'static, Response> {
+    fn answer(&self, request: Request) -> BoxFuture<'static, Response> {
         let method = request.method.clone();
         let path = request.path.clone();
         match self.route(request) {
@@ -313,6 +301,26 @@ impl Handler for Router {
                 if is_safe { work.boxed() } else { to_its_end(work).boxed() }
             }
         }
+    }
+
+    fn trust(&self, peer: &Peer) -> Trust {
+        match peer {
+            Peer::Unix { .. } => Trust::Trusted,
+            Peer::Tls { certificate: Some(certificate), .. } => {
+                let trusted = is_trusted(&self.app.db.model(), certificate, crate::db::now());
+                if trusted { Trust::Trusted } else { Trust::Untrusted }
+            }
+            Peer::Tls { certificate: None, .. } => Trust::Untrusted,
+        }
+    }
+}
+
+impl Handler for Router {
+    fn handle(&self, request: Request) -> BoxFuture<'static, Response> {
+        let cors = Cors::of(&self.app.db.model().config, &request.headers);
+        let preflight = cors::is_preflight(&request.method, &request.headers);
+        let answer = if preflight { std::future::ready(response::bare()).boxed() } else { self.answer(request) };
+        if cors.is_empty() { answer } else { cors.add(answer).boxed() }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod limits;
 pub mod raw_idmap;
 pub mod raw_lxc;
 pub mod reference;
+pub mod schedule;
 mod server_keys;
 mod size;
 mod syscall_names;

@@ -4,7 +4,7 @@ use super::cpus::CpuDemand;
 use super::limits::{Rlimit, is_allowance, is_resource};
 use super::size::{parse_part, parse_size};
 use super::{Error, MAX_VALUE};
-use super::{names_of, raw_idmap, raw_lxc, syscalls};
+use super::{names_of, raw_idmap, raw_lxc, schedule, syscalls};
 
 /// What a value must look like. An empty value unsets its key and always fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub enum Kind {
     Allowance,
     /// `SOFT:HARD` of a kernel resource, which the key names.
     Rlimit,
-    /// One word, for a file below /proc/sys that the key names.
+    /// One line, for a file below /proc/sys that the key names.
     Sysctl,
     /// Lines of ids: [`raw_idmap`].
     Idmap,
@@ -39,6 +39,10 @@ pub enum Kind {
     Syscalls,
     /// Names of kernel modules, with commas.
     Modules,
+    /// When snapshots are made: [`schedule`].
+    Schedule,
+    /// How long snapshots are kept: [`schedule`].
+    Expiry,
 }
 
 /// Reads a boolean in any of the words that LXD takes, in any case.
@@ -69,6 +73,11 @@ fn is_module(name: &str) -> bool {
 }
 
 impl Kind {
+    /// Whether a value may have several lines.
+    fn has_lines(self) -> bool {
+        matches!(self, Self::Text | Self::Idmap | Self::RawLxc | Self::Syscalls)
+    }
+
     /// Checks `value`.
     ///
     /// # Errors
@@ -87,6 +96,9 @@ impl Kind {
         if value.is_empty() {
             return Ok(());
         }
+        if !self.has_lines() && value.contains(['\n', '\r']) {
+            return refuse("line breaks are not allowed".to_owned());
+        }
         match self {
             Self::Text => Ok(()),
             Self::Bool if parse_bool(value).is_some() => Ok(()),
@@ -95,7 +107,6 @@ impl Kind {
                 Some(number) if (low..=high).contains(&number) => Ok(()),
                 Some(_) | None => refuse(format!("it must be a whole number from {low} to {high}")),
             },
-            Self::Line if value.contains(['\n', '\r']) => refuse("line breaks are not allowed".to_owned()),
             Self::Line => Ok(()),
             Self::Word(words) if words.contains(&value) => Ok(()),
             Self::Word(words) => refuse(format!("it must be one of {}", words.join(", "))),
@@ -119,13 +130,15 @@ impl Kind {
             Self::Rlimit => {
                 refuse("it must be SOFT:HARD, numbers or \"unlimited\", the first not above the second".to_owned())
             }
-            Self::Sysctl if value.contains(['\n', '\r']) || !is_sysctl(key) => {
-                refuse("it must be one line, and the key the name of a file below /proc/sys with dots".to_owned())
+            Self::Sysctl if !is_sysctl(key) => {
+                refuse("the key must be the name of a file below /proc/sys with dots".to_owned())
             }
             Self::Sysctl => Ok(()),
             Self::Idmap => raw_idmap::parse(value).map(drop).or_else(refuse),
             Self::RawLxc => raw_lxc::parse(value).map(drop).or_else(refuse),
             Self::Syscalls => syscalls::parse(value).map(drop).or_else(refuse),
+            Self::Schedule => schedule::parse_schedule(value).map(drop).or_else(refuse),
+            Self::Expiry => schedule::parse_expiry(value).map(drop).or_else(refuse),
             Self::Modules => match names_of(value).find(|name| !is_module(name)) {
                 Some(name) => refuse(format!("{name:?} is no name of a kernel module; names are separated by commas")),
                 None => Ok(()),
@@ -139,6 +152,8 @@ impl Kind {
             Self::Text | Self::Line | Self::Word(_) | Self::Allowance | Self::Rlimit | Self::Sysctl => "string",
             Self::Idmap | Self::RawLxc | Self::Syscalls => "lines",
             Self::Modules => "list",
+            Self::Schedule => "schedule",
+            Self::Expiry => "lengths of time",
             Self::Size => "size",
             Self::Part => "size or per cent",
             Self::Cpus => "number or set of processors",

@@ -5,8 +5,8 @@ use std::path::Path;
 use super::blocking;
 use super::error::Error;
 use crate::api::wire::Config;
-use crate::config::names_of;
 use crate::config::syscalls::{COMPAT, Filter};
+use crate::config::{self, names_of};
 use crate::security::seccomp::Policy;
 use crate::sys::module;
 
@@ -37,6 +37,43 @@ pub(super) fn remove_policy(path: &Path) -> Result<(), Error> {
         }
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// The tool that liblxc's hook of this driver calls.
+const NVIDIA_TOOL: &str = "nvidia-container-cli";
+
+/// liblxc's hook that mounts the host's NVIDIA driver, where Debian's and others' packages of liblxc have it.
+const NVIDIA_HOOK: &str = "/usr/share/lxc/hooks/nvidia";
+
+/// What an instance with this expanded configuration gets of the host's NVIDIA driver, as lines for liblxc: a hook, and
+/// what that reads from the environment. No GPU: these are devices.
+///
+/// # Errors
+/// [`Error::NoNvidia`] when it wants it and the host does not have it.
+pub(super) fn nvidia_lines(config: &Config) -> Result<Vec<(String, String)>, Error> {
+    if !config::bool_of(config, "nvidia.runtime") {
+        return Ok(Vec::new());
+    }
+    if !Path::new(NVIDIA_HOOK).exists() {
+        return Err(Error::NoNvidia { missing: NVIDIA_HOOK });
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&path).any(|dir| dir.join(NVIDIA_TOOL).exists()) {
+        return Err(Error::NoNvidia { missing: NVIDIA_TOOL });
+    }
+    let mut lines = vec![("lxc.environment".to_owned(), "NVIDIA_VISIBLE_DEVICES=none".to_owned())];
+    for (key, variable, default) in [
+        ("nvidia.driver.capabilities", "NVIDIA_DRIVER_CAPABILITIES", "compute,utility"),
+        ("nvidia.require.cuda", "NVIDIA_REQUIRE_CUDA", ""),
+        ("nvidia.require.driver", "NVIDIA_REQUIRE_DRIVER", ""),
+    ] {
+        let value = config.get(key).map_or(default, String::as_str);
+        if !value.is_empty() {
+            lines.push(("lxc.environment".to_owned(), format!("{variable}={value}")));
+        }
+    }
+    lines.push(("lxc.hook.mount".to_owned(), NVIDIA_HOOK.to_owned()));
+    Ok(lines)
 }
 
 /// Loads the kernel modules that an instance with this expanded configuration needs, but for those that it needed

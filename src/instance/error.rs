@@ -61,9 +61,8 @@ pub enum Error {
         wanted: String,
         host: String,
     },
-    NoParent {
-        device: String,
-        parent: String,
+    NoNvidia {
+        missing: &'static str,
     },
     Plug {
         device: String,
@@ -175,9 +174,9 @@ impl fmt::Display for Error {
             Self::Architecture { wanted, host } => {
                 write!(f, "Invalid \"architecture\" {wanted:?}: this host runs {host}")
             }
-            Self::NoParent { device, parent } => write!(
+            Self::NoNvidia { missing } => write!(
                 f,
-                "Device {device:?}: the host has no network interface {parent:?}; create it or set another parent="
+                "Configuration key \"nvidia.runtime\": the host has no {missing}; install it, or unset the key"
             ),
             Self::Plug { device, reason } => write!(f, "Device {device:?}: {reason}"),
             Self::NoNetwork { device, network } => {

@@ -53,6 +53,7 @@ async fn steps(
     let expanded = profile::expand_instance(&model, &record);
     context.check_privilege(&expanded.config)?;
     config::check_together(&expanded.config)?;
+    let nvidia = confine::nvidia_lines(&expanded.config)?;
     confine::load_modules(None, &expanded.config).await?;
     let devices = Set::parse(&expanded.devices)?;
     devices.root()?;
@@ -96,7 +97,8 @@ async fn steps(
     let hook = helper::stop_hook(&context.dir.hook_socket(), &context.dir.spool(), &container.name);
     let policy = context.dir.seccomp(&container.name);
     confine::write_policy(&policy, &expanded.config)?;
-    let lines = confinement.lxc_lines(&policy, context.host.device_rules, context.host.apparmor);
+    let mut lines = confinement.lxc_lines(&policy, context.host.device_rules, context.host.apparmor);
+    lines.extend(nvidia);
     let guest_dir = context.dir.guest();
     let text = render::render(&Plan {
         host_name: key.name.as_str(),

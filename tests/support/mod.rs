@@ -275,6 +275,12 @@ impl Daemon {
 
     /// The same for an answer that is not JSON: what follows the head, with the marks of a chunked body.
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String) {
+        let (head, body) = self.exchange(method, path, headers, body);
+        (head[9..12].parse().unwrap(), body)
+    }
+
+    /// The head of an answer, and what follows it.
+    pub fn exchange(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (String, String) {
         let mut stream = UnixStream::connect(self.socket()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut head =
@@ -288,8 +294,8 @@ impl Daemon {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         let text = String::from_utf8_lossy(&answer).into_owned();
-        let status = text[9..12].parse().unwrap();
-        (status, text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        (head.to_owned(), body.to_owned())
     }
 
     /// A request whose operation is waited for: its final status code and error.
