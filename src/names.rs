@@ -45,8 +45,13 @@ const IN_URL: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS
     .add(b'|')
     .add(b'}');
 
+/// What an error repeats of a text that came from outside: its beginning.
+pub fn shortened(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
 fn refuse(kind: &'static str, text: &str, rule: &'static str) -> NameError {
-    NameError { kind, text: text.chars().take(80).collect(), rule }
+    NameError { kind, text: shortened(text), rule }
 }
 
 macro_rules! name_type {

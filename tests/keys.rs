@@ -136,3 +136,158 @@ fn without_the_driver_a_start_that_wants_it_is_refused() {
     daemon.lxc(&["config", "unset", "c1", "nvidia.runtime"]).ok();
     daemon.lxc(&["start", "c1"]).ok();
 }
+
+/// A kind of device: properties with which it could be, and of each property values that it does not take.
+type Sample =
+    (&'static str, &'static [(&'static str, &'static str)], &'static [(&'static str, &'static [&'static str])]);
+
+const FLAGS: &[&str] = &["maybe", "2"];
+const IDS: &[&str] = &["x", "-1", "4294967296", "0x1"];
+const MODES: &[&str] = &["x", "888", "0o644", "77777"];
+const RATES: &[&str] = &["x", "-1", "10iop", "99999999999999999999GB"];
+const BITS: &[&str] = &["x", "-1", "10iops", "99999999999999999999Gbit"];
+const PRIORITIES: &[&str] = &["x", "-1", "4294967296"];
+const FOUR: &[&str] = &["x", "10.0.0.256", "::1", "10.0.0.0/33"];
+const SIX: &[&str] = &["x", "10.0.0.1", "::1::", "fd00::/129"];
+
+const SAMPLES: &[Sample] = &[
+    (
+        "disk",
+        &[("source", "/etc"), ("path", "/x")],
+        &[
+            ("path", &["/../.."]),
+            ("source", &["x"]),
+            ("readonly", FLAGS),
+            ("recursive", FLAGS),
+            ("required", FLAGS),
+            ("shift", FLAGS),
+            ("propagation", &["x", "Shared"]),
+            ("limits.read", RATES),
+            ("limits.write", RATES),
+            ("limits.max", RATES),
+            ("nosuch", &["1"]),
+        ],
+    ),
+    (
+        "unix-char",
+        &[("source", "/dev/null"), ("path", "/dev/x")],
+        &[
+            ("path", &["x", "/../.."]),
+            ("major", IDS),
+            ("uid", IDS),
+            ("gid", IDS),
+            ("mode", MODES),
+            ("required", FLAGS),
+            ("nosuch", &["1"]),
+        ],
+    ),
+    (
+        "nic",
+        &[("nictype", "p2p")],
+        &[
+            ("nictype", &["x", "sriov"]),
+            ("name", &["a/b", "..", "a b", "sixteen-letters-", "a\u{1}"]),
+            ("host_name", &["a/b", "..", "a b", "sixteen-letters-"]),
+            ("hwaddr", &["x", "00:11:22:33:44", "00:11:22:33:44:gg"]),
+            ("mtu", &["x", "-1", "99999999999"]),
+            ("limits.ingress", BITS),
+            ("limits.egress", BITS),
+            ("limits.max", BITS),
+            ("limits.priority", PRIORITIES),
+            ("ipv4.routes", FOUR),
+            ("ipv6.routes", SIX),
+            ("nosuch", &["1"]),
+        ],
+    ),
+    (
+        "nic",
+        &[("nictype", "routed"), ("parent", "lo")],
+        &[
+            ("ipv4.address", FOUR),
+            ("ipv6.address", SIX),
+            ("ipv4.host_address", FOUR),
+            ("ipv6.host_address", SIX),
+            ("ipv4.host_table", IDS),
+            ("ipv6.host_table", IDS),
+            ("ipv4.gateway", &["x", "10.0.0.1"]),
+            ("vlan", &["x", "4095", "-1"]),
+        ],
+    ),
+    (
+        "proxy",
+        &[("listen", "tcp:127.0.0.1:1"), ("connect", "tcp:127.0.0.1:2"), ("bind", "instance")],
+        &[
+            ("listen", &["x", "tcp:127.0.0.1", "tcp:127.0.0.1:0", "tcp:1.2.3.4:70000", "sctp:1.2.3.4:5", "unix:x"]),
+            ("connect", &["x", "tcp:127.0.0.1", "tcp:127.0.0.1:1-2", "udp:[::1:5", "tcp:127.0.0.1:9-1"]),
+            ("bind", &["x", "Host"]),
+            ("nat", FLAGS),
+            ("proxy_protocol", FLAGS),
+            ("uid", IDS),
+            ("gid", IDS),
+            ("mode", MODES),
+            ("security.uid", IDS),
+            ("security.gid", IDS),
+            ("nosuch", &["1"]),
+        ],
+    ),
+];
+
+#[test]
+fn no_device_takes_what_does_not_fit() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["launch", "bb", "c1"]).ok();
+    daemon.lxc(&["profile", "create", "p1"]).ok();
+    let shown = |path: &str| daemon.api("GET", path, "").1["metadata"]["devices"].clone();
+    let (mut wrong, mut tried) = (Vec::new(), 0);
+    for (kind, base, properties) in SAMPLES {
+        for (property, texts) in *properties {
+            let mut values = vec![
+                json!(7),
+                json!({"a": "b"}),
+                json!("a\0b"),
+                json!("9".repeat(1 << 20)),
+                json!("/a\nb"),
+                json!(format!("/{}", "9".repeat(1 << 20))),
+            ];
+            values.extend(texts.iter().map(|text| json!(text)));
+            for (value, path) in
+                values.iter().flat_map(|value| ["/1.0/instances/c1", "/1.0/profiles/p1"].map(|path| (value, path)))
+            {
+                let mut device = json!({"type": kind});
+                for (name, text) in *base {
+                    device[name] = json!(text);
+                }
+                device[property] = value.clone();
+                let before = shown(path);
+                let (status, answer) = daemon.api("PATCH", path, &json!({"devices": {"dev": device}}).to_string());
+                let message = answer["error"].as_str().unwrap_or_default();
+                let named = message.contains("dev") && message.contains(property);
+                if status != 400 || !named || message.len() > 1024 || shown(path) != before {
+                    let value: String = value.to_string().chars().take(40).collect();
+                    wrong.push(format!("{path} {kind} {property}={value}: {status} {message:.300}"));
+                }
+                tried += 1;
+            }
+        }
+    }
+    for (device, word) in [
+        (json!({"type": "what"}), "what"),
+        (json!({"type": "w".repeat(1 << 20)}), "dev"),
+        (json!({"type": "none", "w".repeat(1 << 20): "x"}), "dev"),
+        (json!({"path": "/x"}), "type"),
+        (json!({"type": 7}), "type"),
+        (json!(7), "dev"),
+        (json!("x"), "dev"),
+    ] {
+        for path in ["/1.0/instances/c1", "/1.0/profiles/p1"] {
+            let (status, answer) = daemon.api("PATCH", path, &json!({"devices": {"dev": device}}).to_string());
+            let message = answer["error"].as_str().unwrap_or_default();
+            if status != 400 || !message.contains(word) || message.len() > 1024 {
+                wrong.push(format!("{path} {word}: {status} {message:.300}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(tried > 600, "{tried}");
+    assert_eq!(daemon.status("c1"), "Running");
+}

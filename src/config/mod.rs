@@ -20,6 +20,7 @@ mod value;
 use std::fmt;
 
 use crate::api::wire::Config;
+use crate::names::shortened;
 
 pub use instance_keys::{Effect, INSTANCE_KEYS, InstanceRow, Scope};
 pub use instance_type::limits_of;
@@ -103,7 +104,8 @@ impl fmt::Display for Error {
         match self {
             Self::UnknownKey { of, key } => write!(
                 f,
-                "Unknown configuration key: {key:?} is not one of the {of}'s; user.* takes values of your own, the known keys are in the documentation"
+                "Unknown configuration key: {:?} is not one of the {of}'s; user.* takes values of your own, the known keys are in the documentation",
+                shortened(key)
             ),
             Self::WrongScope { key, reason } => write!(f, "Configuration key {key:?}: {reason}"),
             Self::Value { key, value, expected } => {

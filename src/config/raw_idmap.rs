@@ -53,7 +53,7 @@ fn row(line: &str) -> Result<IdRow, &'static str> {
 pub fn parse(text: &str) -> Result<Vec<IdRow>, String> {
     let mut rows: Vec<IdRow> = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let shown: String = line.trim().chars().take(80).collect();
+        let shown = crate::names::shortened(line.trim());
         let refuse = |why: &str| Err(format!("line {} ({shown:?}): {why}", index + 1));
         let new = match row(line) {
             Ok(row) => row,

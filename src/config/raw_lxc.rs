@@ -72,7 +72,7 @@ pub fn parse(text: &str) -> Result<Vec<Line>, String> {
         match line(one) {
             Ok(line) => lines.extend(line),
             Err(why) => {
-                let shown: String = one.trim().chars().take(80).collect();
+                let shown = crate::names::shortened(one.trim());
                 return Err(format!("line {} ({shown:?}): {why}", index + 1));
             }
         }

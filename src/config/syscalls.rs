@@ -70,7 +70,7 @@ pub fn parse(text: &str) -> Result<Vec<&str>, String> {
             continue;
         }
         if let Err(why) = check(line) {
-            let shown: String = line.chars().take(80).collect();
+            let shown = crate::names::shortened(line);
             return Err(format!("line {} ({shown:?}): {why}", index + 1));
         }
         lines.push(line);

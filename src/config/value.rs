@@ -5,6 +5,7 @@ use super::limits::{Rlimit, is_allowance, is_resource};
 use super::size::{parse_part, parse_size};
 use super::{Error, MAX_VALUE};
 use super::{names_of, raw_idmap, raw_lxc, schedule, syscalls};
+use crate::names::shortened;
 
 /// What a value must look like. An empty value unsets its key and always fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +85,7 @@ impl Kind {
     /// [`Error::Value`], which says what would fit; a hidden value is not repeated.
     pub fn check(self, key: &str, value: &str, hidden: bool) -> Result<(), Error> {
         let refuse = |expected: String| {
-            let value = if hidden { String::new() } else { value.chars().take(80).collect() };
+            let value = if hidden { String::new() } else { shortened(value) };
             Err(Error::Value { key: key.to_owned(), value, expected })
         };
         if value.len() > MAX_VALUE {

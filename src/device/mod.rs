@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::api::wire::{Config, Devices};
-use crate::names::{DeviceName, NameError, PoolName};
+use crate::names::{DeviceName, NameError, PoolName, shortened};
 
 pub use disk::{Disk, Propagation, Rate, RootDisk};
 pub use nic::{FamilyRouting, Nic, NicPlan, NicType, Traffic, plan_nics};
@@ -98,16 +98,16 @@ impl fmt::Display for Error {
                 write!(f, "Device {device:?} has no \"type\"; known types: {TYPES}")
             }
             Self::Type { device, found } => {
-                write!(f, "Device {device:?} has the unsupported type {found:?}; known types: {TYPES}")
+                write!(f, "Device {device:?} has the unsupported type {:?}; known types: {TYPES}", shortened(found))
             }
             Self::UnknownProperty { device, kind, property } => {
-                write!(f, "Device {device:?}: a {kind} has no property {property:?}")
+                write!(f, "Device {device:?}: a {kind} has no property {:?}", shortened(property))
             }
             Self::MissingProperty { device, property, hint } => {
                 write!(f, "Device {device:?} lacks the property {property:?}: {hint}")
             }
             Self::Value { device, property, value, expected } => {
-                write!(f, "Device {device:?}: invalid value {value:?} for {property:?}: {expected}")
+                write!(f, "Device {device:?}: invalid value {:?} for {property:?}: {expected}", shortened(value))
             }
             Self::NoRoot => f.write_str(
                 "No root device: the instance and its profiles have no disk with path=/; add one to a profile, e.g. \
@@ -119,7 +119,8 @@ impl fmt::Display for Error {
             Self::SamePath { path, first, second } => {
                 write!(
                     f,
-                    "Devices {first:?} and {second:?} both have the path {path:?}: give one of them another path="
+                    "Devices {first:?} and {second:?} both have the path {:?}: give one of them another path=",
+                    shortened(path)
                 )
             }
             Self::SameInterface { name, device } => {
