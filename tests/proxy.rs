@@ -474,3 +474,38 @@ fn the_firewall_leads_to_an_address() {
         assert_eq!(left.out, "");
     });
 }
+
+#[test]
+fn with_nat_the_firewall_leads_inside() {
+    isolated("with_nat_the_firewall_leads_inside", || {
+        support::run(Command::new("ip").args(["address", "add", "192.0.2.1/32", "dev", "lo"]));
+        let daemon = Daemon::ready("dir");
+        daemon.lxc(&["network", "create", "net0", "ipv4.address=10.8.0.1/24", "ipv6.address=none"]).ok();
+        daemon.lxc(&["launch", "bb", "c1"]).ok();
+        let web = ["listen=tcp:192.0.2.1:80-81", "connect=tcp:0.0.0.0:8080-8081", "nat=true"];
+        add(&daemon, "c1", "web", &web).refused("ipv4.address");
+        daemon.lxc(&["config", "device", "add", "c1", "eth0", "nic", "network=net0", "ipv4.address=10.8.0.9"]).ok();
+        daemon.lxc(&["restart", "--force", "c1"]).ok();
+        let address = || daemon.lxc(&["exec", "c1", "--", "ip", "-4", "addr", "show", "dev", "eth0"]).out;
+        eventually("the address is leased", || address().contains("10.8.0.9/"));
+        daemon.lxc(&["exec", "c1", "--", "ip", "route", "add", "default", "via", "10.8.0.1"]).ok();
+        echo(inside(&daemon, "c1", || TcpListener::bind("10.8.0.9:8081").unwrap()));
+        let reached = || {
+            let stream = TcpStream::connect_timeout(&"192.0.2.1:81".parse().unwrap(), PATIENCE.unwrap()).ok()?;
+            Some(talk(&stream, || stream.shutdown(Shutdown::Write).unwrap(), b"nat"))
+        };
+        assert_eq!(reached(), None);
+        add(&daemon, "c1", "web", &web).ok();
+        assert_eq!(reached().as_deref(), Some(b"nat".as_slice()));
+        // No process, but the firewall.
+        assert_eq!(processes(&daemon), []);
+        let rules = || support::said(Command::new("nft").args(["list", "ruleset"])).out;
+        assert!(rules().contains("dnat ip to 10.8.0.9:8081"), "{}", rules());
+        daemon.lxc(&["stop", "--force", "c1"]).ok();
+        assert!(!rules().contains("dnat"), "{}", rules());
+        daemon.lxc(&["start", "c1"]).ok();
+        assert!(rules().contains("dnat ip to 10.8.0.9:8080"), "{}", rules());
+        remove(&daemon, "c1", "web");
+        assert!(!rules().contains("dnat"), "{}", rules());
+    });
+}

@@ -74,6 +74,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "profile_usedby",
     "proxy",
     "proxy_haproxy_protocol",
+    "proxy_nat",
     "proxy_tcp_udp_multi_port_handling",
     "proxy_udp",
     "proxy_unix",
