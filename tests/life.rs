@@ -90,6 +90,51 @@ fn autostart_follows_the_key_or_what_ran() {
     assert_eq!(daemon.status("idle"), "Stopped");
 }
 
+/// When a process began, in ticks since the machine did (proc(5), field 22 of stat).
+fn began(pid: i64) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(')').next().unwrap().split_whitespace().nth(19).unwrap().parse().unwrap()
+}
+
+#[test]
+fn they_start_and_stop_in_the_order_of_their_priorities() {
+    let mut daemon = Daemon::ready("overlay");
+    // By name the order would be the other one, both times.
+    for (name, start, stop) in [("a", 1, 1), ("b", 5, 2), ("c", 9, 3)] {
+        daemon.lxc(&["init", "bb", name]).ok();
+        let delay = if name == "b" { 1 } else { 0 };
+        for (key, value) in [("autostart.priority", start), ("autostart.delay", delay), ("stop.priority", stop)] {
+            daemon.lxc(&["config", "set", name, &format!("boot.{key}={value}")]).ok();
+        }
+        daemon.lxc(&["start", name]).ok();
+    }
+    let (tell, told) = std::sync::mpsc::channel();
+    let watch = |name: &'static str| {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(daemon.instance_pid(name)).unwrap()).unwrap();
+        let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        let tell = tell.clone();
+        std::thread::spawn(move || {
+            let mut wait = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut wait, None).unwrap();
+            tell.send(name).unwrap();
+        })
+    };
+    let watched = ["a", "b", "c"].map(watch);
+    daemon.verb(&["shutdown", "--timeout", "60"]).ok();
+    for thread in watched {
+        thread.join().unwrap();
+    }
+    drop(tell);
+    assert_eq!(told.iter().collect::<Vec<_>>(), ["c", "b", "a"]);
+    daemon.kill();
+    daemon.start();
+    eventually("all are back", || ["a", "b", "c"].iter().all(|name| daemon.status(name) == "Running"));
+    let [a, b, c] = ["a", "b", "c"].map(|name| began(daemon.instance_pid(name)));
+    assert!(c <= b && b < a, "{c} {b} {a}");
+    let second = rustix::param::clock_ticks_per_second();
+    assert!(a - b >= second * 9 / 10, "b has a second to itself: {b} {a}");
+}
+
 #[test]
 fn a_failed_start_leaves_nothing_behind() {
     let daemon = Daemon::ready("overlay");

@@ -59,6 +59,18 @@ fn limits_hold_from_the_start_and_change_while_it_runs() {
     assert_eq!(processes(&daemon), "max");
     assert!(["-1", "max 100000"].contains(&quota(&daemon).as_str()));
 
+    let swap = |daemon: &Daemon| file(daemon, "c1", "memory", "memory.swappiness", "memory.swap.max");
+    // Version 2 knows no swappiness: there the second would be the limit, as before.
+    for (pairs, wanted) in [
+        (&["limits.memory.swap=false"][..], "0"),
+        (&["limits.memory.swap=", "limits.memory.swap.priority=3"], "53"),
+        (&["limits.memory.swap.priority="], "60"),
+    ] {
+        set(&daemon, pairs).ok();
+        let limit = memory(&daemon, "c1");
+        assert!([wanted, &limit].contains(&swap(&daemon).as_str()), "{pairs:?}: {}", swap(&daemon));
+    }
+
     // What the kernel refuses changes nothing, neither there nor in what is stored.
     let fill = "dd if=/dev/zero of=/dev/shm/f bs=1M count=40 2>&1 >/dev/null; sleep 1000 & true";
     daemon

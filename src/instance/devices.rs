@@ -435,7 +435,6 @@ impl Running {
 
     /// Lets the container use a device, or no more. Nodes can still be made, as from the start.
     async fn rule(&self, device: &DeviceName, rule: &str, allow: bool) -> Result<(), Error> {
-        let rule = if allow { rule.to_owned() } else { rule.replace("rwm", "rw") };
         match self.context.host.device_rules {
             DeviceRules::Cgroup1 => {
                 let no_group = || refuse(device, "its control group of devices is not found");
@@ -443,10 +442,13 @@ impl Running {
                 let groups = Groups::of_instance(self.pid).map_err(|_| no_group())?;
                 let (_, dir) = hierarchies.dir(&groups, "devices").ok_or_else(no_group)?;
                 let file = dir.join(if allow { "devices.allow" } else { "devices.deny" });
+                let rule = if allow { rule.to_owned() } else { rule.replace("rwm", "rw") };
                 fs::write(&file, rule).map_err(failed("write", file))
             }
+            // liblxc takes back a rule only by the very same words: `rw` after `rwm` is answered with success and denies
+            // nothing (tried with 6.0.4).
             DeviceRules::Cgroup2 => {
-                let done = self.context.launcher.device_rule(&self.container, &rule, allow).await;
+                let done = self.context.launcher.device_rule(&self.container, rule, allow).await;
                 done.map_err(|error| refuse(device, format!("restart the instance to have it: {error}")))
             }
         }

@@ -538,7 +538,8 @@ impl Socket {
         request.attribute(IFLA_ADDRESS, &[1, 0, 0, 0, 0, 0]);
         request.nested(IFLA_LINKINFO, |r| r.text(IFLA_INFO_KIND, kind));
         match self.change(request, "ask for interfaces of kind", kind) {
-            Ok(()) | Err(Error::Kernel { errno: Errno::ADDRNOTAVAIL, .. }) => Ok(true),
+            // Or, for kinds that take any address, when it misses the interface below.
+            Ok(()) | Err(Error::Kernel { errno: Errno::ADDRNOTAVAIL | Errno::INVAL, .. }) => Ok(true),
             Err(Error::Kernel { errno: Errno::OPNOTSUPP, .. }) => Ok(false),
             Err(error) => Err(error),
         }
