@@ -2,6 +2,7 @@
 
 mod activate;
 mod admin;
+mod dialogue;
 mod doctor;
 mod init;
 mod local;

@@ -351,3 +351,26 @@ fn a_socket_that_was_handed_over_stays() {
     std::fs::remove_file(daemon.socket()).unwrap();
     daemon.start();
 }
+
+#[test]
+fn the_dialogue_sets_a_daemon_up() {
+    let daemon = Daemon::bare();
+    // Cut short, it has changed nothing.
+    daemon.verb_with_input(&["init"], "yes\nq\n").refused("nothing was changed");
+    assert_eq!(daemon.api("GET", "/1.0/storage-pools", "").1["metadata"], serde_json::json!([]));
+    // A pool named q of directories, no bridge, and the default for the rest.
+    let said = daemon.verb_with_input(&["init"], "\nq\nzfs\ndir\nno\n\n\n");
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(said.err.contains("Please answer one of"), "{}", said.err);
+    assert_eq!(daemon.api("GET", "/1.0/storage-pools/q", "").1["metadata"]["driver"], "dir");
+    let config = daemon.api("GET", "/1.0", "").1["metadata"]["config"].clone();
+    assert_eq!(config, serde_json::json!({"core.idmap_isolated": "true"}));
+    let devices = daemon.api("GET", "/1.0/profiles/default", "").1["metadata"]["devices"].clone();
+    assert_eq!(devices, serde_json::json!({"root": {"type": "disk", "path": "/", "pool": "q"}}));
+    // Again: what is there is kept.
+    daemon.verb_with_input(&["init"], "\nno\nno\nyes\n127.0.0.1\nx\n0\nno\n").ok();
+    let config = daemon.api("GET", "/1.0", "").1["metadata"]["config"].clone();
+    assert_eq!(config["core.idmap_isolated"], "false");
+    assert!(config["core.https_address"].as_str().unwrap().starts_with("127.0.0.1:"), "{config}");
+    daemon.verb_with_input(&["init", "--preseed"], "profiles: [{name: default, devices: {}}]").ok();
+}

@@ -1,6 +1,6 @@
 //! `init`: sets a daemon up, by itself or from a preseed; `--dump` prints what a preseed would need.
 
-use std::io::Read;
+use std::io::{BufRead, Read, Write};
 use std::path::Path;
 
 use http::Method;
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::admin::InitArguments;
+use super::dialogue::{Dialogue, some};
 use super::local::{self, request};
 use crate::state_dir::StateDir;
 
@@ -59,9 +60,8 @@ pub(super) async fn run(arguments: &InitArguments, dir: &StateDir) -> Result<(),
     } else if arguments.auto {
         automatic(arguments, &socket).await?
     } else {
-        return Err(
-            "the dialogue is not in this version: use --auto, or --preseed with YAML on standard input".to_owned()
-        );
+        let mut dialogue = Dialogue::new(std::io::stdin().lock(), std::io::stderr());
+        asked(&mut dialogue, &socket).await?
     };
     apply(&socket, preseed).await
 }
@@ -102,14 +102,110 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
+/// What a daemon has already, before it is set up.
+struct Found {
+    server: Value,
+    /// Names of its pools.
+    pools: Vec<String>,
+    /// Its first managed network.
+    network: Option<String>,
+    profile: Value,
+}
+
+impl Found {
+    async fn at(socket: &Path) -> Result<Self, String> {
+        let get = async |path: &str| request(socket, Method::GET, path, None).await.map_err(|e| e.to_string());
+        let pools = get("/1.0/storage-pools?recursion=1").await?;
+        let networks = get("/1.0/networks?recursion=1").await?;
+        let names = |list: &Value, fits: fn(&Value) -> bool| -> Vec<String> {
+            let fitting = list.as_array().into_iter().flatten().filter(|object| fits(object));
+            fitting.filter_map(|object| object["name"].as_str().map(str::to_owned)).collect()
+        };
+        Ok(Self {
+            server: get("/1.0").await?,
+            pools: names(&pools, |_| true),
+            network: names(&networks, |network| network["managed"] == true).into_iter().next(),
+            profile: get("/1.0/profiles/default").await?,
+        })
+    }
+
+    /// The storage drivers that work here, the best one first.
+    fn drivers(&self) -> Vec<String> {
+        let all = self.server.pointer("/environment/storage_supported_drivers").and_then(Value::as_array);
+        let mut names: Vec<String> =
+            all.into_iter().flatten().filter_map(|driver| driver["Name"].as_str().map(str::to_owned)).collect();
+        names.sort_by_key(|name| name != "overlay");
+        names
+    }
+
+    /// The default profile, with a root and a nic where it has none.
+    fn profile(&self, pool: Option<&str>, network: Option<&str>) -> Map<String, Value> {
+        let mut devices = object(self.profile["devices"].clone());
+        let has = |devices: &Map<String, Value>, kind: &str| devices.values().any(|device| device["type"] == kind);
+        if let Some(pool) = pool.filter(|_| !has(&devices, "disk")) {
+            devices.insert("root".to_owned(), json!({"type": "disk", "path": "/", "pool": pool}));
+        }
+        if let Some(network) = network.filter(|_| !has(&devices, "nic")) {
+            devices.insert("eth0".to_owned(), json!({"type": "nic", "network": network, "name": "eth0"}));
+        }
+        object(json!({"name": "default", "config": self.profile["config"], "devices": devices}))
+    }
+}
+
+/// An address and a port as one text.
+fn listener(address: &str, port: u16) -> String {
+    let bare = address.contains(':') && !address.starts_with('[');
+    if bare { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
+/// What somebody answers.
+async fn asked<I: BufRead, O: Write>(dialogue: &mut Dialogue<I, O>, socket: &Path) -> Result<Preseed, String> {
+    let found = Found::at(socket).await?;
+    let mut preseed = Preseed::default();
+    let mut pool = found.pools.first().cloned();
+    if dialogue.yes("Make a storage pool?", pool.is_none())? {
+        let name = dialogue.ask("Name of the pool", "default", some)?;
+        let drivers = found.drivers();
+        let best = drivers.first().cloned().unwrap_or_default();
+        let driver = dialogue.one_of("What it lies on", &drivers, &best)?;
+        preseed.storage_pools.push(object(json!({"name": name, "driver": driver})));
+        pool = Some(name);
+    }
+    let mut network = found.network.clone();
+    if dialogue.yes("Make a bridge for the instances' network?", network.is_none())? {
+        let name = dialogue.ask("Name of the bridge", BRIDGE, some)?;
+        let mut config = Map::new();
+        for (key, family) in [("ipv4.address", "IPv4"), ("ipv6.address", "IPv6")] {
+            let question = format!("Its {family} address and prefix, or auto, or none");
+            config.insert(key.to_owned(), dialogue.ask(&question, "auto", some)?.into());
+        }
+        preseed.networks.push(object(json!({"name": name, "type": "bridge", "config": config})));
+        network = Some(name);
+    }
+    let isolated = dialogue.yes("Give each instance user ids of its own, which no other one has?", true)?;
+    preseed.config.insert("core.idmap_isolated".to_owned(), isolated.to_string().into());
+    if dialogue.yes("Let clients on other hosts in, over HTTPS?", false)? {
+        let address = dialogue.ask("Address to listen on", "[::]", some)?;
+        let port = dialogue.ask("Port", "8443", |port| {
+            port.parse().map_err(|_| "Please answer with a port, 1 to 65535.".to_owned())
+        })?;
+        preseed.config.insert("core.https_address".to_owned(), listener(&address, port).into());
+        if dialogue.yes("Set a password by which clients can be added? It is shown while it is typed", false)? {
+            let password = dialogue.ask("Password", "", some)?;
+            preseed.config.insert("core.trust_password".to_owned(), password.into());
+        }
+    }
+    preseed.profiles.push(found.profile(pool.as_deref(), network.as_deref()));
+    Ok(preseed)
+}
+
 async fn automatic(arguments: &InitArguments, socket: &Path) -> Result<Preseed, String> {
-    let get = async |path: &str| request(socket, Method::GET, path, None).await.map_err(|e| e.to_string());
-    let server = get("/1.0").await?;
+    let found = Found::at(socket).await?;
+    let server = &found.server;
     let mut preseed = Preseed::default();
     if let Some(address) = &arguments.network_address {
-        let host =
-            if address.contains(':') && !address.starts_with('[') { format!("[{address}]") } else { address.clone() };
-        preseed.config.insert("core.https_address".to_owned(), format!("{host}:{}", arguments.network_port).into());
+        let https = listener(address, arguments.network_port);
+        preseed.config.insert("core.https_address".to_owned(), https.into());
     }
     if server.pointer("/config/core.idmap_isolated").is_none() {
         preseed.config.insert("core.idmap_isolated".to_owned(), "true".into());
@@ -117,39 +213,16 @@ async fn automatic(arguments: &InitArguments, socket: &Path) -> Result<Preseed, 
     if let Some(password) = &arguments.trust_password {
         preseed.config.insert("core.trust_password".to_owned(), password.clone().into());
     }
-    let drivers = server.pointer("/environment/storage_supported_drivers").and_then(Value::as_array).cloned();
-    let works = |name: &str| drivers.iter().flatten().any(|driver| driver["Name"] == name);
-    let driver = match &arguments.storage_backend {
-        Some(driver) => driver.clone(),
-        None if works("overlay") => "overlay".to_owned(),
-        None => "dir".to_owned(),
-    };
-    let pools = get("/1.0/storage-pools").await?;
-    let pool_url = format!("/1.0/storage-pools/{}", arguments.storage_pool);
-    if !pools.as_array().is_some_and(|pools| pools.contains(&Value::from(pool_url))) {
+    let driver = arguments.storage_backend.clone().or_else(|| found.drivers().into_iter().next());
+    if !found.pools.contains(&arguments.storage_pool) {
+        let driver = driver.unwrap_or_else(|| "dir".to_owned());
         preseed.storage_pools.push(object(json!({"name": arguments.storage_pool, "driver": driver})));
     }
-    let networks = get("/1.0/networks?recursion=1").await?;
-    let managed = networks.as_array().and_then(|networks| {
-        networks.iter().find(|network| network["managed"] == true)?.get("name")?.as_str().map(str::to_owned)
+    let network = found.network.clone().unwrap_or_else(|| {
+        preseed.networks.push(object(json!({"name": BRIDGE, "type": "bridge"})));
+        BRIDGE.to_owned()
     });
-    let network = match managed {
-        Some(name) => name,
-        None => {
-            preseed.networks.push(object(json!({"name": BRIDGE, "type": "bridge"})));
-            BRIDGE.to_owned()
-        }
-    };
-    let profile = get("/1.0/profiles/default").await?;
-    let mut devices = object(profile["devices"].clone());
-    let has = |devices: &Map<String, Value>, kind: &str| devices.values().any(|device| device["type"] == kind);
-    if !has(&devices, "disk") {
-        devices.insert("root".to_owned(), json!({"type": "disk", "path": "/", "pool": arguments.storage_pool}));
-    }
-    if !has(&devices, "nic") {
-        devices.insert("eth0".to_owned(), json!({"type": "nic", "network": network, "name": "eth0"}));
-    }
-    preseed.profiles.push(object(json!({"name": "default", "config": profile["config"], "devices": devices})));
+    preseed.profiles.push(found.profile(Some(&arguments.storage_pool), Some(&network)));
     Ok(preseed)
 }
 
