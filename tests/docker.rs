@@ -74,7 +74,7 @@ impl Machine {
 
     /// As the files API lists it.
     fn lists(&self, path: &str) -> String {
-        self.daemon.api("GET", &format!("/1.0/instances/c1/files?path={path}"), "").1["metadata"].to_string()
+        self.daemon.lxc(&["query", &format!("/1.0/instances/c1/files?path={path}")]).ok()
     }
 }
 
