@@ -157,7 +157,7 @@ impl Scanner<'_> {
 
     fn directories(&mut self) {
         let state = self.state.clone();
-        let must = "backups containers database devices images logs networks run security server.crt server.key \
+        let must = "backups containers database devices devlxd images logs networks run security server.crt server.key \
                     snapshots storage-pools unix.socket";
         self.holds(&state, must.split_whitespace().map(str::to_owned), &[]);
         for empty in ["backups", "devices", "snapshots", "run/spool"] {
