@@ -71,10 +71,9 @@ pub(super) fn attach(volume: &Path, rootfs: &Path, map: Option<&IdMap>, wanted: 
     let root = rustix::fs::openat(CWD, rootfs, flags, Mode::empty()).map_err(failed)?;
     let refused = match target(&root, map) {
         Ok(inside) if is_empty(&inside).map_err(failed)? => return bind(&place, rootfs, &inside, map),
-        Ok(_) => "has files of its own in /var/lib/docker",
-        // No such system, or a file or a loop in its place.
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => "has no directory /var/lib/docker",
-        Err(errno) => return Err(failed(errno)),
+        Ok(_) => "has files of its own in /var/lib/docker".to_owned(),
+        // No such system, or a file or a link to nothing in its place.
+        Err(errno) => format!("has no directory /var/lib/docker ({errno})"),
     };
     if there && !rustix::fs::open(&place, OFlags::RDONLY, Mode::empty()).and_then(|fd| is_empty(&fd)).map_err(failed)? {
         let reason = format!("it has files for /var/lib/docker, but the container {refused}; move one of them away");
@@ -161,6 +160,10 @@ mod tests {
         assert!(!attached(dir.path(), true).unwrap());
         assert!(fs::read_dir(&out).unwrap().next().is_none());
         fs::remove_file(root.join("var/lib")).unwrap();
+        fs::create_dir(root.join("var/lib")).unwrap();
+        std::os::unix::fs::symlink("/nothing", root.join("var/lib/docker")).unwrap();
+        assert!(!attached(dir.path(), true).unwrap());
+        fs::remove_dir_all(root.join("var/lib")).unwrap();
         std::os::unix::fs::symlink("/../data", root.join("var/lib")).unwrap();
         fs::create_dir(root.join("data")).unwrap();
         assert!(attached(dir.path(), true).unwrap());
