@@ -107,9 +107,8 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// Volume and root, on a file system of their own in a mount namespace of this thread.
+    /// Volume and root.
     fn place() -> tempfile::TempDir {
-        mount::leave_namespace().unwrap();
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         for part in ["volume", "root/var/lib"] {
             fs::create_dir_all(dir.path().join(part)).unwrap();
