@@ -65,7 +65,11 @@ impl Machine {
     }
 
     fn ready(&self) {
-        eventually("Docker answers", || self.sh("docker version >/dev/null 2>&1").code == 0);
+        // Once systemd answers, it does when it has started everything, Docker included: however long a busy host takes.
+        eventually("it has booted", || {
+            ["running\n", "degraded\n"].contains(&self.sh("systemctl is-system-running --wait").out.as_str())
+        });
+        self.sh("docker version").ok();
     }
 
     fn sh(&self, script: &str) -> Said {
