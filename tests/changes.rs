@@ -85,7 +85,7 @@ fn what_several_ask_for_at_once_is_done_once() {
     daemon.lxc(&["profile", "create", "é%"]).ok();
     assert_eq!(
         daemon.api("GET", "/1.0/profiles", "").1["metadata"],
-        json!(["/1.0/profiles/default", "/1.0/profiles/%C3%A9%25"])
+        json!(["/1.0/profiles/default", "/1.0/profiles/docker", "/1.0/profiles/%C3%A9%25"])
     );
     let image = daemon.api("GET", "/1.0/images/aliases/bb", "").1["metadata"]["target"].as_str().unwrap().to_owned();
     daemon.lxc(&["image", "alias", "create", "other", &image]).ok();

@@ -50,7 +50,7 @@ fn the_client_of_incus_works() {
     assert!(incus(&["version"]).ok().contains("Server version: 5.0.2"));
     assert_eq!(incus(&["image", "list", "-f", "csv", "-c", "l"]).ok(), "bb\n");
     assert!(incus(&["image", "info", "bb"]).ok().contains("os: busybox"));
-    assert_eq!(incus(&["profile", "list", "-f", "csv", "-c", "nu"]).ok(), "default,0\n");
+    assert_eq!(incus(&["profile", "list", "-f", "csv", "-c", "nu"]).ok(), "default,0\ndocker,0\n");
     assert!(incus(&["storage", "list", "-f", "csv"]).ok().starts_with("p,overlay,"));
     incus(&["network", "list"]).ok();
 

@@ -27,7 +27,7 @@ diesel::table! { certificates (fingerprint) {
 
 /// The schema's versions in order: entry `i` leads from version `i` to `i + 1` (`PRAGMA user_version`).
 pub(super) const MIGRATIONS: &[&str] = &[
-    "
+    r#"
 CREATE TABLE server_config (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE projects (name TEXT PRIMARY KEY NOT NULL, description TEXT NOT NULL, config TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE profiles (project TEXT NOT NULL REFERENCES projects (name), name TEXT NOT NULL,
@@ -52,7 +52,8 @@ CREATE TABLE certificates (fingerprint TEXT PRIMARY KEY NOT NULL, kind TEXT NOT 
   restricted INTEGER NOT NULL, projects TEXT NOT NULL, pem TEXT NOT NULL) WITHOUT ROWID;
 INSERT INTO projects VALUES ('default', 'Default LXD project', '{}');
 INSERT INTO profiles VALUES ('default', 'default', 'Default LXD profile', '{}', '{}');
-",
+INSERT INTO profiles VALUES ('default', 'docker', 'Docker inside containers', '{"security.nesting":"true"}', '{}');
+"#,
     r#"
 UPDATE projects SET config = '{"features.images":"true","features.networks":"true","features.profiles":"true",
 "features.storage.volumes":"true"}' WHERE name = 'default';

@@ -292,7 +292,7 @@ mod tests {
             assert!(read(dir.path(), script).is_err(), "{script}");
         }
         let Ok(Peek::Known(model)) = peek(dir.path()) else { panic!("the version was changed") };
-        assert_eq!(model.profiles.len(), 1);
+        assert_eq!(model.profiles.len(), 2);
         let missing = tempfile::tempdir().unwrap();
         assert!(matches!(read(missing.path(), "select 1"), Err(Error::Missing { .. })));
         assert!(matches!(peek(missing.path()), Ok(Peek::Nothing)));

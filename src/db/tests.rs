@@ -26,6 +26,8 @@ fn a_new_database_has_the_default_project_and_profile() {
     assert!(model.projects.contains_key("default"));
     let name = ProfileName::new("default").unwrap();
     assert_eq!(model.profile(&ProjectName::default(), &name).unwrap().description, "Default LXD profile");
+    let docker = model.profile(&ProjectName::default(), &ProfileName::new("docker").unwrap()).unwrap();
+    assert_eq!(docker.config, [("security.nesting".to_owned(), "true".to_owned())].into());
 }
 
 #[test]
@@ -58,9 +60,9 @@ fn a_refused_change_leaves_neither_file_nor_model_changed() {
             })
             .await;
         assert_eq!(result, Err(Error::Full));
-        assert_eq!(db.model().profiles.len(), 1);
+        assert_eq!(db.model().profiles.len(), 2);
     });
-    assert_eq!(Database::open(dir.path()).unwrap().0.model().profiles.len(), 1);
+    assert_eq!(Database::open(dir.path()).unwrap().0.model().profiles.len(), 2);
 }
 
 #[test]
@@ -76,7 +78,7 @@ fn a_panicking_change_is_undone_and_the_writer_lives() {
             .await;
         assert_eq!(result, Err(Error::Lost));
         db.write(|tx| tx.put_profile(profile("kept", ""))).await.unwrap();
-        assert_eq!(db.model().profiles.len(), 2);
+        assert_eq!(db.model().profiles.len(), 3);
     });
 }
 
@@ -89,7 +91,7 @@ fn many_writers_share_commits_and_all_succeed() {
         let results: Vec<Result<(), Error>> = futures_util::future::join_all(writes).await;
         assert!(results.iter().all(Result::is_ok));
         let model = db.model();
-        assert_eq!(model.profiles.len(), 201);
+        assert_eq!(model.profiles.len(), 202);
         assert!(model.generation < 200, "group commit: {} transactions for 200 writes", model.generation);
     });
 }
@@ -105,7 +107,7 @@ fn a_damaged_row_is_left_out_and_named() {
     raw.batch_execute("INSERT INTO profiles VALUES ('default', 'bad', '', 'not json', '{}')").unwrap();
     drop(raw);
     let (db, damaged) = Database::open(dir.path()).unwrap();
-    assert_eq!(db.model().profiles.len(), 1);
+    assert_eq!(db.model().profiles.len(), 2);
     assert!(damaged[0].to_string().contains("profiles/default/bad"), "{}", damaged[0]);
 }
 

@@ -23,6 +23,7 @@ use super::actor::Live;
 use super::error::Error;
 use super::state::Status;
 use super::{Context, blocking, ranges};
+use crate::config;
 use crate::names::InstanceKey;
 use crate::profile;
 use crate::security::idmap::IdMap;
@@ -105,6 +106,7 @@ struct Mounted {
     volume: String,
     root: RootMount,
     map: Option<IdMap>,
+    nesting: bool,
 }
 
 /// The leases of an instance.
@@ -149,16 +151,17 @@ impl Leases {
         let record = model.instances.get(key).ok_or(Error::NotFound)?;
         let expanded = profile::expand_instance(&model, record);
         let map = ranges::id_map(context, &key.container(), &expanded.config)?;
-        if self.root_with(map.as_ref()).await?.is_none() {
+        let nesting = config::bool_of(&expanded.config, "security.nesting");
+        if self.root_with(map.as_ref(), nesting).await?.is_none() {
             let (pool, volume) = (context.pools.get(&record.pool)?, key.container());
             let root = {
                 let (pool, volume, map) = (Arc::clone(&pool), volume.clone(), map.clone());
-                blocking(move || pool.mount(&volume, map.as_ref()).map_err(Error::from)).await
+                blocking(move || pool.mount(&volume, map.as_ref(), nesting).map_err(Error::from)).await
             };
             if root.is_err() {
                 context.ranges.give_back(&volume);
             }
-            self.mounted = Some(Mounted { pool, volume, root: root?, map: map.clone() });
+            self.mounted = Some(Mounted { pool, volume, root: root?, map: map.clone(), nesting });
         }
         let path = self.mounted.as_ref().map(|mounted| mounted.root.path.clone()).ok_or(Error::NotFound)?;
         let namespace = match map {
@@ -174,13 +177,15 @@ impl Leases {
         Ok(Lease { root: directory(&path)?, namespace, cut: self.stopped.0.subscribe() })
     }
 
-    /// The root, if it is mounted with this id map. One with another map is taken away.
+    /// The root, if it is mounted with this id map, and for containers inside if they may be. Another one is taken away.
     ///
     /// # Errors
     /// When that cannot be done.
-    pub(super) async fn root_with(&mut self, map: Option<&IdMap>) -> Result<Option<RootMount>, Error> {
+    pub(super) async fn root_with(&mut self, map: Option<&IdMap>, nesting: bool) -> Result<Option<RootMount>, Error> {
         match &self.mounted {
-            Some(mounted) if mounted.map.as_ref() == map => Ok(Some(mounted.root.clone())),
+            Some(mounted) if mounted.map.as_ref() == map && mounted.nesting == nesting => {
+                Ok(Some(mounted.root.clone()))
+            }
             Some(_) => self.release().await.map(|()| None),
             None => Ok(None),
         }

@@ -21,6 +21,7 @@ use crate::helper;
 use crate::names::InstanceKey;
 use crate::profile;
 use crate::security::Confinement;
+use crate::sys::cgroup::Hierarchies;
 use crate::sys::process;
 use crate::sys::watch::watch;
 
@@ -57,9 +58,12 @@ async fn steps(
     confine::load_modules(None, &expanded.config).await?;
     let devices = Set::parse(&expanded.devices)?;
     devices.root()?;
+    let nesting = config::bool_of(&expanded.config, "security.nesting");
     let confinement = Confinement {
         privileged: config::bool_of(&expanded.config, "security.privileged"),
-        nesting: config::bool_of(&expanded.config, "security.nesting"),
+        nesting,
+        // Engines inside need every controller.
+        mount_cgroups: nesting && Hierarchies::of_host().is_some_and(Hierarchies::cpu_apart),
     };
     let map = ranges::id_map(context, &key.container(), &expanded.config)?;
     let planned = nics::plan(&devices, &expanded.config).await?;
@@ -69,11 +73,11 @@ async fn steps(
 
     let container = context.container(key);
     let pool = context.pools.get(&record.pool)?;
-    let root = match leases.root_with(map.as_ref()).await? {
+    let root = match leases.root_with(map.as_ref(), nesting).await? {
         Some(root) => root,
         None => {
             let (mounting, volume, map) = (Arc::clone(&pool), container.name.clone(), map.clone());
-            let root = blocking(move || mounting.mount(&volume, map.as_ref()).map_err(Error::from)).await?;
+            let root = blocking(move || mounting.mount(&volume, map.as_ref(), nesting).map_err(Error::from)).await?;
             let volume = container.name.clone();
             undo.push(blocking(move || pool.unmount(&volume).map_err(Error::from)));
             root

@@ -14,6 +14,8 @@ pub struct Confinement {
     pub privileged: bool,
     /// Containers may run inside.
     pub nesting: bool,
+    /// liblxc mounts the control groups, not the system inside.
+    pub mount_cgroups: bool,
 }
 
 /// The character devices that every container may use: type, major, minor (Linux `Documentation/admin-guide/devices.txt`).
@@ -90,7 +92,12 @@ impl Confinement {
     }
 
     fn automatic_mounts(self) -> &'static str {
-        if self.privileged { "proc:mixed sys:mixed cgroup:mixed" } else { "proc:rw sys:rw cgroup:mixed" }
+        match (self.privileged, self.mount_cgroups) {
+            (true, false) => "proc:mixed sys:mixed cgroup:mixed",
+            (true, true) => "proc:mixed sys:mixed cgroup:mixed:force",
+            (false, false) => "proc:rw sys:rw cgroup:mixed",
+            (false, true) => "proc:rw sys:rw cgroup:mixed:force",
+        }
     }
 }
 
@@ -121,7 +128,7 @@ mod tests {
     fn everybody_loses_the_capabilities_of_the_machine() {
         for privileged in [false, true] {
             for nesting in [false, true] {
-                let dropped = Confinement { privileged, nesting }.dropped_capabilities();
+                let dropped = Confinement { privileged, nesting, mount_cgroups: false }.dropped_capabilities();
                 assert!(dropped.contains(&"sys_module") && dropped.contains(&"sys_time"));
             }
         }
@@ -130,8 +137,11 @@ mod tests {
     #[test]
     fn the_user_namespace_decides_about_mounts_where_there_is_one() {
         for privileged in [false, true] {
-            let lines =
-                Confinement { privileged, nesting: false }.lxc_lines(Path::new("/s"), DeviceRules::Cgroup2, true);
+            let lines = Confinement { privileged, nesting: false, mount_cgroups: false }.lxc_lines(
+                Path::new("/s"),
+                DeviceRules::Cgroup2,
+                true,
+            );
             assert!(lines.contains(&("lxc.apparmor.profile".to_owned(), "generated".to_owned())));
             assert_eq!(lines.iter().any(|(key, _)| key == "lxc.apparmor.raw"), !privileged);
         }
@@ -146,7 +156,11 @@ mod tests {
     #[test]
     fn privileged_containers_get_a_guarded_proc() {
         let lines = |privileged| {
-            Confinement { privileged, nesting: false }.lxc_lines(Path::new("/s"), DeviceRules::Cgroup1, false)
+            Confinement { privileged, nesting: false, mount_cgroups: false }.lxc_lines(
+                Path::new("/s"),
+                DeviceRules::Cgroup1,
+                false,
+            )
         };
         assert!(lines(true).contains(&("lxc.mount.auto".to_owned(), "proc:mixed sys:mixed cgroup:mixed".to_owned())));
         assert!(lines(false).contains(&("lxc.mount.auto".to_owned(), "proc:rw sys:rw cgroup:mixed".to_owned())));

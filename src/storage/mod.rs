@@ -8,6 +8,7 @@
 //!     containers/<volume>/       0100, owner the container's root
 //!       rootfs/                  dir: the files; overlay: mount point
 //!       upper/{fs,work}          overlay: what the container changed
+//!       nested/docker/           overlay: mounted at /var/lib/docker
 //!       volume.json              which lower it belongs to, format version
 //!       metadata.yaml, templates/
 //!     images/<fingerprint>/      overlay: rootfs/ mounted from image.squashfs, or unpacked
@@ -17,6 +18,7 @@
 mod dir;
 mod error;
 mod files;
+mod nested;
 mod overlay;
 mod pool;
 mod probe;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
 use super::probe::Probes;
-use super::{dir, overlay};
+use super::{dir, nested, overlay};
 use crate::api::wire::Config;
 use crate::image::StoredImage;
 use crate::names::{Fingerprint, PoolName};
@@ -386,11 +386,12 @@ impl Pool {
         remove_dir(trash)
     }
 
-    /// Makes a volume's root ready for a start; ids are mapped by `map`, none for a privileged container.
+    /// Makes a volume's root ready for a start; ids are mapped by `map`, none for a privileged container. With `nesting`
+    /// a container engine inside finds a place for its layers.
     ///
     /// # Errors
     /// Then nothing is mounted.
-    pub fn mount(&self, volume: &str, map: Option<&IdMap>) -> Result<RootMount, Error> {
+    pub fn mount(&self, volume: &str, map: Option<&IdMap>, nesting: bool) -> Result<RootMount, Error> {
         let path = self.path(volume);
         self.unmount(volume)?;
         let (uid, gid) = map.map_or((0, 0), IdMap::root);
@@ -407,6 +408,12 @@ impl Pool {
             Some(fingerprint) => self.with_image(&fingerprint, mount),
             None => mount(),
         };
+        let mounted = mounted.and_then(|root| {
+            if self.spec.driver == DriverKind::Overlay {
+                nested::attach(&path, &root.path, map, nesting)?;
+            }
+            Ok(root)
+        });
         if mounted.is_err() {
             // The cause is what is told.
             let _ = self.unmount(volume);

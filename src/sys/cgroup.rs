@@ -177,6 +177,12 @@ impl Hierarchies {
         }
     }
 
+    /// Whether `cpu` and `cpuacct` are two hierarchies of version 1. systemd inside a container only knows them as one,
+    /// and can mount neither.
+    pub fn cpu_apart(&self) -> bool {
+        matches!((self.v1.get("cpu"), self.v1.get("cpuacct")), (Some(cpu), Some(cpuacct)) if cpu != cpuacct)
+    }
+
     /// The controllers of all hierarchies, sorted.
     pub fn controllers(&self) -> Vec<String> {
         let v1 = self.v1.keys().filter(|name| !name.contains('=')).cloned();
@@ -471,6 +477,15 @@ mod tests {
         assert_eq!(mode(&format!("{v2}{memory}")), Mode::Hybrid);
         assert_eq!(mode(memory), Mode::Legacy);
         assert!(matches!(Hierarchies::from_mountinfo("1 0 8:1 / / rw - ext4 /dev/sda rw"), Err(Error::NotMounted)));
+    }
+
+    #[test]
+    fn controllers_that_systemd_joins_are_known_to_be_apart() {
+        let line = |name: &str| format!("3 1 0:2 / /sys/fs/cgroup/{name} rw - cgroup cgroup rw,{name}\n");
+        let apart = |text: &str| Hierarchies::from_mountinfo(text).unwrap().cpu_apart();
+        assert!(apart(&(line("cpu") + &line("cpuacct"))));
+        assert!(!apart(&line("cpu,cpuacct")) && !apart(&line("cpu")));
+        assert!(!apart("3 1 0:2 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"));
     }
 
     #[test]

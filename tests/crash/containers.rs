@@ -88,6 +88,17 @@ pub(super) const LIVES: &[Verb] = &[
         tidy: remove,
     },
     Verb {
+        name: "start an instance for Docker",
+        prepare: |daemon, name| {
+            let source = json!({"type": "image", "alias": "bb"});
+            let body = json!({"name": name, "source": source, "profiles": ["default", "docker"]});
+            done(daemon, "POST", "/1.0/instances", &body.to_string());
+        },
+        act: |caller, name| state(caller, name, "start"),
+        holds: |daemon, name| is_one_of(daemon, name, &["Running", "Stopped"]),
+        tidy: remove,
+    },
+    Verb {
         name: "stop an instance",
         prepare: running,
         act: |caller, name| state(caller, name, "stop"),

@@ -352,7 +352,7 @@ impl Daemon {
         if rootfs.exists() {
             return tree;
         }
-        for dir in ["bin", "sbin", "dev", "proc", "sys", "etc", "root", "tmp", "run"] {
+        for dir in ["bin", "sbin", "dev", "proc", "sys", "etc", "root", "tmp", "run", "var/lib"] {
             std::fs::create_dir_all(rootfs.join(dir)).unwrap();
         }
         std::fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();

@@ -157,7 +157,7 @@ impl Scanner<'_> {
 
     fn directories(&mut self) {
         let state = self.state.clone();
-        let must = "backups containers database devices images logs networks run security server.crt server.key \
+        let must = "backups containers database devices devlxd images logs networks run security server.crt server.key \
                     snapshots storage-pools unix.socket";
         self.holds(&state, must.split_whitespace().map(str::to_owned), &[]);
         for empty in ["backups", "devices", "snapshots", "run/spool"] {
@@ -208,7 +208,7 @@ impl Scanner<'_> {
             self.holds(&place.join("containers"), here.clone(), &[]);
             let mut lowers = BTreeSet::new();
             for volume in here.iter().map(|name| place.join("containers").join(name)) {
-                let may = ["upper", "lower", "volume.json", "metadata.yaml", "templates"];
+                let may = ["upper", "lower", "volume.json", "metadata.yaml", "templates", "nested"];
                 self.holds(&volume, ["rootfs".to_owned()], &may);
                 for template in entries(&volume.join("templates")).iter().filter(|name| name.starts_with('.')) {
                     self.finding(format!("half written: {}", volume.join("templates").join(template).display()));
@@ -257,14 +257,22 @@ impl Scanner<'_> {
         let points = table.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| point.contains(root));
         let mut seen = BTreeSet::new();
         for point in points.map(PathBuf::from) {
-            let owned = match point.strip_prefix(&pools).map(|below| below.iter().collect::<Vec<_>>()).as_deref() {
-                Ok([_, kind, name, rootfs]) if *rootfs == "rootfs" => {
-                    let name = name.to_string_lossy().into_owned();
-                    match kind.to_str() {
-                        Some("images") => pools.join(&point).exists(),
-                        Some("containers") => self.model.instances.get(&name).is_some_and(|instance| instance.up),
-                        _ => false,
-                    }
+            let owned = match point
+                .strip_prefix(&pools)
+                .map(|below| below.iter().filter_map(|part| part.to_str()).collect::<Vec<_>>())
+                .as_deref()
+            {
+                Ok([_, kind, name, rootfs]) if *rootfs == "rootfs" => match *kind {
+                    "images" => pools.join(&point).exists(),
+                    "containers" => self.model.instances.get(*name).is_some_and(|instance| instance.up),
+                    _ => false,
+                },
+                // The place for Docker: where a volume has one, it goes with the root.
+                Ok([pool, kind, name, rootfs, "var", "lib", "docker"])
+                    if (*kind, *rootfs) == ("containers", "rootfs") =>
+                {
+                    let place = [*pool, *kind, *name, "nested", "docker"].iter().collect::<PathBuf>();
+                    self.model.instances.get(*name).is_some_and(|instance| instance.up) && pools.join(place).is_dir()
                 }
                 _ => false,
             };
