@@ -60,7 +60,7 @@ fn names(text: &str, name: &str) -> bool {
 }
 
 /// The first tests that name it, and how many more there are.
-fn by<'a>(tests: &'a [(String, String)], fits: impl Fn(&str) -> bool) -> Vec<&'a str> {
+fn by(tests: &[(String, String)], fits: impl Fn(&str) -> bool) -> Vec<&str> {
     tests.iter().filter(|(_, text)| fits(text)).map(|(name, _)| name.as_str()).collect()
 }
 
