@@ -136,6 +136,26 @@ fn they_start_and_stop_in_the_order_of_their_priorities() {
 }
 
 #[test]
+fn one_that_could_not_be_adopted_is_looked_at_again() {
+    let mut daemon = Daemon::ready("overlay");
+    daemon.lxc(&["launch", "bb", "c1"]).ok();
+    let pid = daemon.instance_pid("c1");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let monitor = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
+    let monitor = rustix::process::Pid::from_raw(monitor).unwrap();
+    daemon.kill();
+    rustix::process::kill_process(monitor, rustix::process::Signal::STOP).unwrap();
+    daemon.spawn();
+    daemon.verb(&["waitready", "--timeout", "60"]).ok();
+    // It may run or not: it is called neither.
+    assert_eq!(daemon.status("c1"), "Error");
+    rustix::process::kill_process(monitor, rustix::process::Signal::CONT).unwrap();
+    eventually("it is adopted after all", || daemon.status("c1") == "Running");
+    assert_eq!(daemon.instance_pid("c1"), pid);
+    daemon.lxc(&["stop", "--force", "c1"]).ok();
+}
+
+#[test]
 fn a_failed_start_leaves_nothing_behind() {
     let daemon = Daemon::ready("overlay");
     daemon.lxc(&["init", "bb", "c1"]).ok();

@@ -15,8 +15,8 @@ use super::lease::{Lease, Leases};
 use super::policy::{Decision, Verb, decide};
 use super::state::{Snapshot, Status};
 use super::update::Change;
-use super::waits::{at, gone, init_gone};
-use super::{Context, Stages, delete, limits, lxcfs, proxies, rename, start, stop, update};
+use super::waits::{answer_to, at, gone, init_gone};
+use super::{Context, Stages, adopt, delete, limits, lxcfs, proxies, rename, start, stop, update};
 use crate::config;
 use crate::db::Model;
 use crate::events::lifecycle::Requestor;
@@ -84,6 +84,8 @@ pub(super) enum Request {
     Reboot,
     /// Nobody could say at the daemon's start whether its container runs.
     Unknown,
+    /// To find out now, if still nobody knows.
+    Look,
     /// A container found running at the daemon's start.
     Adopt { live: Box<Live>, status: Status },
 }
@@ -308,14 +310,24 @@ impl Actor {
             // Stopped by us: whatever init said while it went down, it stays down.
             Request::Reboot => {}
             Request::Unknown => self.enter(State::Error),
-            Request::Adopt { live, status } => match status {
-                Status::Frozen => self.enter(State::Frozen(*live)),
-                Status::Running | Status::Stopping | Status::Starting | Status::Stopped | Status::Error => {
-                    self.enter(State::Running(*live));
+            Request::Adopt { live, status } => self.adopt(*live, status),
+            Request::Look => {
+                if matches!(self.state, State::Error)
+                    && let Some(found) = adopt::again(&self.context, &self.key).await
+                {
+                    match found {
+                        adopt::Found::Up(live, status) => self.adopt(*live, status),
+                        adopt::Found::Down { .. } => self.enter(State::Stopped),
+                        adopt::Found::Gone => return true,
+                    }
                 }
-            },
+            }
         }
         false
+    }
+
+    fn adopt(&mut self, live: Live, status: Status) {
+        self.enter(if status == Status::Frozen { State::Frozen(live) } else { State::Running(live) });
     }
 
     async fn start(&mut self, action: &'static str, requestor: Option<&Requestor>) -> Answer {
@@ -585,9 +597,4 @@ impl Actor {
             answer_to(waiter, answer);
         }
     }
-}
-
-/// Nobody waits when the client's operation is gone; the change stands nevertheless.
-fn answer_to(reply: oneshot::Sender<Answer>, answer: Answer) {
-    let _ = reply.send(answer);
 }

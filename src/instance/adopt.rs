@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::config;
 use crate::db::{self, Phase};
 use crate::helper::{self, QUERY, hook};
 use crate::lxc;
+use crate::names::InstanceKey;
 use crate::profile;
 use crate::sys::process;
 use crate::sys::watch::watch;
@@ -99,6 +100,23 @@ pub(super) async fn adopt(
         return Ok(Found::Gone);
     }
     Ok(Found::Down { was_running: !turned_off })
+}
+
+/// Tries it again with one of which nobody knew whether it runs; none: still nobody does.
+pub(super) async fn again(context: &Arc<Context>, key: &InstanceKey) -> Option<Found> {
+    let record = context.db.model().instances.get(key).cloned()?;
+    let points = super::blocking(|| Ok::<_, Error>(crate::sys::mount::below(Path::new("/")).unwrap_or_default()));
+    let points = points.await.unwrap_or_default().into_iter().collect();
+    match adopt(context, &record, &points, |_| false).await {
+        Ok(found) => {
+            tracing::info!(instance = %key, "it is known again how it is");
+            Some(found)
+        }
+        Err(error) => {
+            tracing::warn!(instance = %key, %error, "still not adopted");
+            None
+        }
+    }
 }
 
 /// Takes a root away that was mounted only for its files when the daemon died.

@@ -57,6 +57,23 @@ struct Handle {
     snapshot: watch::Receiver<Snapshot>,
 }
 
+/// How long an instance of which nobody knows whether it runs is left alone before it is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Has an instance looked at until somebody knows how it is: its monitor may answer later, or end.
+async fn look_again(requests: mpsc::WeakUnboundedSender<Request>, mut snapshot: watch::Receiver<Snapshot>) {
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        if snapshot.borrow_and_update().status != Status::Error {
+            return;
+        }
+        let Some(requests) = requests.upgrade() else { return };
+        if requests.send(Request::Look).is_err() {
+            return;
+        }
+    }
+}
+
 /// The instances of the daemon.
 pub struct Manager {
     context: Arc<Context>,
@@ -451,7 +468,9 @@ impl Manager {
                 Err(error) => {
                     tracing::error!(instance = %key, %error, "the instance could not be adopted");
                     // Whether it runs nobody knows: it is not called stopped.
-                    let _ = self.spawn(key, Snapshot { status: Status::Error, pid: 0 }).requests.send(Request::Unknown);
+                    let handle = self.spawn(key, Snapshot { status: Status::Error, pid: 0 });
+                    let _ = handle.requests.send(Request::Unknown);
+                    tokio::spawn(look_again(handle.requests.downgrade(), handle.snapshot));
                 }
             }
         }

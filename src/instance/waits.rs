@@ -1,8 +1,9 @@
-//! What the actor of an instance waits for.
+//! What the actor of an instance waits for, and who waits for it.
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::actor::State;
+use super::actor::{Answer, State};
 
 /// Resolves when the container's monitor has ended; never for a container that is down.
 pub(super) async fn gone(state: &State) {
@@ -35,4 +36,9 @@ pub(super) async fn at(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
+}
+
+/// Answers. Nobody waits when the client's operation is gone; the change stands nevertheless.
+pub(super) fn answer_to(reply: oneshot::Sender<Answer>, answer: Answer) {
+    let _ = reply.send(answer);
 }
