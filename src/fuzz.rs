@@ -25,6 +25,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("multipart", multipart),
     ("netlink", netlink),
     ("network", network),
+    ("notify", notify),
     ("preseed", preseed),
     ("proxy", proxy),
     ("query", query),
@@ -129,6 +130,11 @@ pub fn network(bytes: &[u8]) {
     {
         let _ = BridgeSpec::parse(&name, &config);
     }
+}
+
+/// Messages of liblxc's monitor about system calls.
+pub fn notify(bytes: &[u8]) {
+    crate::sys::notify::fuzz(bytes);
 }
 
 /// The YAML of `init --preseed`.

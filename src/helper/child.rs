@@ -58,6 +58,7 @@ fn run() -> io::Result<()> {
             let item = if allow { c"devices.allow" } else { c"devices.deny" };
             done(&socket, loaded(&container).and_then(|mut handle| handle.set_cgroup_item(item, &rule)))
         }
+        Request::Intercept(request) => super::intercept::serve(&socket, inbox, &request),
         Request::Console(container) => console::serve(&socket, &container),
         // Both only ever follow another request.
         Request::Signal(_) | Request::Commit => Ok(()),

@@ -16,10 +16,12 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
+use super::intercept::InterceptRequest;
 use super::mounts::MountRequest;
 use super::protocol::{AttachRequest, Inbox, Reply, Request, encode};
 use super::{ContainerRef, Error};
 use crate::lxc::{self, Container, State};
+use crate::sys::notify::Verdict;
 use crate::sys::process::{self, Exit};
 use crate::sys::socket;
 
@@ -31,6 +33,8 @@ const FREEZE: Duration = Duration::from_secs(60);
 const ATTACH: Duration = Duration::from_secs(60);
 /// Getting the console: the last client may be just leaving.
 const CONSOLE: Duration = Duration::from_secs(10);
+/// A system call of a container; its monitor hears nothing else meanwhile (seen with liblxc 5.0.2).
+const INTERCEPT: Duration = Duration::from_secs(5);
 /// A question to a monitor is answered within this time, or not at all.
 pub const QUERY: Duration = Duration::from_secs(2);
 /// At most so many questions at a time; the pool has twice as many threads (see `daemon`).
@@ -221,7 +225,8 @@ impl Launcher {
                 | Reply::File(_)
                 | Reply::Refused(_)
                 | Reply::Console
-                | Reply::ConsoleTaken,
+                | Reply::ConsoleTaken
+                | Reply::Verdict(_),
             ) => Err(line.broken("gave a wrong answer")),
             Err(error) => Err(error),
         }
@@ -253,7 +258,8 @@ impl Launcher {
             | Reply::File(_)
             | Reply::Refused(_)
             | Reply::Console
-            | Reply::ConsoleTaken => Err(line.broken("gave a wrong answer")),
+            | Reply::ConsoleTaken
+            | Reply::Verdict(_) => Err(line.broken("gave a wrong answer")),
         }
     }
 
@@ -282,7 +288,8 @@ impl Launcher {
             | Reply::File(_)
             | Reply::Refused(_)
             | Reply::Console
-            | Reply::ConsoleTaken => Err(line.broken("gave a wrong answer")),
+            | Reply::ConsoleTaken
+            | Reply::Verdict(_) => Err(line.broken("gave a wrong answer")),
         }
     }
 
@@ -305,6 +312,7 @@ impl Launcher {
             | Reply::Done
             | Reply::Exited(_)
             | Reply::File(_)
+            | Reply::Verdict(_)
             | Reply::Refused(_) => Err(line.broken("gave a wrong answer")),
         }
     }
@@ -333,6 +341,35 @@ impl Launcher {
             MountRequest::Detach { .. } => "unmount a device in",
         };
         self.with_fds(action, container, Request::Mount(request), fds).await
+    }
+
+    /// Answers a system call that waits. `fds`: as the request needs them.
+    ///
+    /// # Errors
+    /// When there is no verdict in time.
+    pub async fn intercept(
+        &self,
+        container: &ContainerRef,
+        request: InterceptRequest,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Verdict, Error> {
+        let mut line = self.line("answer a system call of", container)?;
+        line.send(&Request::Intercept(request), fds).await?;
+        match line.reply_within(INTERCEPT).await? {
+            Reply::Verdict(verdict) => {
+                line.finish();
+                Ok(verdict)
+            }
+            Reply::Failed { reason } => Err(line.refused(reason, Vec::new())),
+            Reply::Started { .. }
+            | Reply::Done
+            | Reply::Attached { .. }
+            | Reply::Exited(_)
+            | Reply::File(_)
+            | Reply::Refused(_)
+            | Reply::Console
+            | Reply::ConsoleTaken => Err(line.broken("gave a wrong answer")),
+        }
     }
 
     /// Lets a running container use a device, or no more, where control groups of version 2 decide about that.
@@ -508,7 +545,8 @@ impl Attached {
             | Reply::File(_)
             | Reply::Refused(_)
             | Reply::Console
-            | Reply::ConsoleTaken => Err(self.line.broken("gave a wrong answer")),
+            | Reply::ConsoleTaken
+            | Reply::Verdict(_) => Err(self.line.broken("gave a wrong answer")),
         }
     }
 

@@ -18,6 +18,7 @@ mod child;
 mod console;
 pub mod files;
 pub mod hook;
+mod intercept;
 mod launcher;
 mod mounts;
 mod protocol;
@@ -33,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use child::main as child_main;
+pub use intercept::{Call, InterceptRequest};
 pub use launcher::{Attached, Console, Launcher, QUERY, Query, Started};
 pub use mounts::MountRequest;
 pub use protocol::AttachRequest;

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ContainerRef;
 use super::files::{FilesRequest, Found, Refusal};
+use super::intercept::InterceptRequest;
 use super::mounts::MountRequest;
+use crate::sys::notify::Verdict;
 use crate::sys::process::Exit;
 use crate::sys::socket;
 
@@ -48,6 +50,8 @@ pub(super) enum Request {
     Console(ContainerRef),
     /// Comes with the fds that [`super::mounts`] names.
     Mount(MountRequest),
+    /// Comes with the fds that [`super::intercept`] names.
+    Intercept(InterceptRequest),
     /// Lets a running container use a device, or no more: a rule as of `lxc.cgroup2.devices.allow`.
     DeviceRule {
         container: ContainerRef,
@@ -76,6 +80,8 @@ pub(super) enum Reply {
         reason: String,
     },
     File(Found),
+    /// What becomes of an intercepted call.
+    Verdict(Verdict),
     Refused(Refusal),
 }
 

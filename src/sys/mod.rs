@@ -11,6 +11,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 mod netlink_wire;
+pub mod notify;
 pub mod peercred;
 pub mod process;
 pub mod pty;

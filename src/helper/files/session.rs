@@ -130,7 +130,8 @@ impl Session {
                 | Reply::Attached { .. }
                 | Reply::Exited(_)
                 | Reply::Console
-                | Reply::ConsoleTaken,
+                | Reply::ConsoleTaken
+                | Reply::Verdict(_),
             )) => Err(self.line.broken("gave a wrong answer")),
             Ok(Err(error)) => Err(error),
         }
