@@ -25,7 +25,7 @@ use crate::auth::{ServerCertificate, server_config};
 use crate::db::{Database, Phase};
 use crate::events::{Bus, Log, LogLevel};
 use crate::helper::{Launcher, hook};
-use crate::instance::{Balancer, Context, Guests, Host, Manager, Ranges};
+use crate::instance::{Balancer, Calls, Context, Guests, Host, Manager, Ranges};
 use crate::network::{self, BridgeSpec};
 use crate::ops::Operations;
 use crate::ops::socket::Sockets;
@@ -310,6 +310,8 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     let hooks = hook::Listener::bind(&dir.hook_socket()).map_err(|e| format!("cannot listen for hooks: {e}"))?;
     let told = Arc::clone(&app);
     tokio::spawn(hooks.serve(move |record| told.instances.hook(&record)));
+    let calls = Calls::bind(&dir.calls_socket()).map_err(|e| format!("cannot listen for system calls: {e}"))?;
+    tokio::spawn(calls.serve(Arc::clone(app.instances.context())));
     let networks = tokio::spawn(networks_up(Arc::clone(&app)));
     recover(&app).await;
     // Signals are taken before anyone is told that we are ready.
@@ -395,6 +397,7 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     }
     remove_socket(&dir.guest_socket());
     remove_socket(&dir.hook_socket());
+    remove_socket(&dir.calls_socket());
     Ok(())
 }
 

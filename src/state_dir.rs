@@ -109,6 +109,11 @@ impl StateDir {
         self.root.join("run/hook.socket")
     }
 
+    /// The socket that liblxc's monitors pass system calls to.
+    pub fn calls_socket(&self) -> PathBuf {
+        self.root.join("run/call.socket")
+    }
+
     /// What stop hooks leave while the daemon is away.
     pub fn spool(&self) -> PathBuf {
         self.root.join("run/spool")

@@ -250,6 +250,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::UnprivilegedOnly
         | instance::Error::Protected
         | instance::Error::Module { .. }
+        | instance::Error::Intercept { .. }
         | instance::Error::EmptyCommand
         | instance::Error::NotUp { .. }
         | instance::Error::NoConnection

@@ -6,6 +6,7 @@
 pub mod cpus;
 mod instance_keys;
 mod instance_type;
+pub mod intercept;
 pub mod limits;
 pub mod raw_idmap;
 pub mod raw_lxc;

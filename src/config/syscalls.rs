@@ -121,12 +121,17 @@ impl<'a> Filter<'a> {
     }
 }
 
+fn raw_set(config: &Config) -> bool {
+    config.get(RAW).is_some_and(|text| !text.is_empty())
+}
+
 /// Two keys that cannot both count.
 pub(super) fn exclusive(config: &Config) -> Option<(String, String)> {
     let allow = value(config, ALLOW).map(|(key, _)| key);
     let deny = value(config, DENY).map(|(key, _)| key);
     let on = |keys| flag(config, keys).filter(|(_, on)| *on).map(|(key, _)| key);
     let other = deny.or_else(|| on(DENY_COMPAT)).or_else(|| on(DENY_DEFAULT));
+    let other = other.or_else(|| super::intercept::first(config).filter(|_| raw_set(config)).map(str::to_owned));
     let raw = config.get(RAW).filter(|text| !text.is_empty()).map(|_| RAW.to_owned());
     let (first, second) = match (raw, allow, other) {
         (Some(raw), Some(other), _) | (Some(raw), None, Some(other)) => (raw, other),

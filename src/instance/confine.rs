@@ -5,6 +5,7 @@ use std::path::Path;
 use super::blocking;
 use super::error::Error;
 use crate::api::wire::Config;
+use crate::config::intercept::{lines_beside, lines_instead};
 use crate::config::syscalls::{COMPAT, Filter};
 use crate::config::{self, names_of};
 use crate::security::seccomp::Policy;
@@ -12,21 +13,28 @@ use crate::sys::module;
 
 const MODULES: &str = "linux.kernel_modules";
 
-fn policy(config: &Config) -> String {
+fn policy(config: &Config, intercepted: bool) -> String {
     // Elsewhere no program is of another architecture that has these.
     let compat = if cfg!(target_arch = "x86_64") { COMPAT } else { &[] };
     match Filter::of(config) {
         Filter::Raw(text) => Policy::Raw(text).text(),
-        Filter::Allow(lines) => Policy::Allow(&lines).text(),
-        Filter::Deny { lines, usual, compat: all } => {
+        Filter::Allow(lines) => {
+            let (mut all, notified) = if intercepted { lines_instead(config, &lines) } else { (lines, Vec::new()) };
+            all.extend(notified.iter().map(String::as_str));
+            Policy::Allow(&all).text()
+        }
+        Filter::Deny { mut lines, usual, compat: all } => {
+            let notified = if intercepted { lines_beside(config, &lines) } else { Vec::new() };
+            lines.extend(notified.iter().map(String::as_str));
             Policy::Deny { lines: &lines, usual, compat: if all { compat } else { &[] } }.text()
         }
     }
 }
 
-/// Writes the policy of an instance with this expanded configuration; liblxc reads it at the start and at each attach.
-pub(super) fn write_policy(path: &Path, config: &Config) -> Result<(), Error> {
-    std::fs::write(path, policy(config)).map_err(|error| Error::Io { doing: "write", path: path.to_owned(), error })
+/// Writes the policy of an instance with this expanded configuration, with the calls that the daemon does for it when
+/// these are `intercepted`; liblxc reads it at the start and at each attach.
+pub(super) fn write_policy(path: &Path, config: &Config, intercepted: bool) -> Result<(), Error> {
+    std::fs::write(path, policy(config, intercepted)).map_err(|error| Error::Io { doing: "write", path: path.to_owned(), error })
 }
 
 /// Removes it; none is fine.

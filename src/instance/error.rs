@@ -96,6 +96,10 @@ pub enum Error {
         name: String,
         error: std::io::Error,
     },
+    Intercept {
+        key: &'static str,
+        reason: &'static str,
+    },
     EmptyCommand,
     NotUp {
         status: Status,
@@ -206,6 +210,9 @@ impl fmt::Display for Error {
             }
             Self::Module { name, error } => {
                 write!(f, "Configuration key \"linux.kernel_modules\": the kernel module {name:?} cannot be loaded: {error}")
+            }
+            Self::Intercept { key, reason } => {
+                write!(f, "Configuration key {key:?}: {reason}; unset it")
             }
             Self::EmptyCommand => f.write_str("The field \"command\" is empty: name the program to run"),
             Self::NotUp { status: Status::Frozen } => f.write_str("Instance is frozen"),

@@ -9,6 +9,7 @@ use tokio::io::Interest;
 use super::actor::Live;
 use super::error::Error;
 use super::lease::Leases;
+use super::intercept;
 use super::limits;
 use super::render::{self, Plan};
 use super::stop;
@@ -100,9 +101,11 @@ async fn steps(
     let log = logs.join("lxc.log");
     let hook = helper::stop_hook(&context.dir.hook_socket(), &context.dir.spool(), &container.name);
     let policy = context.dir.seccomp(&container.name);
-    confine::write_policy(&policy, &expanded.config)?;
+    let notify = intercept::lines(&expanded.config, confinement, &context.dir.calls_socket(), &container.name)?;
+    confine::write_policy(&policy, &expanded.config, !notify.is_empty())?;
     let mut lines = confinement.lxc_lines(&policy, context.host.device_rules, context.host.apparmor);
     lines.extend(nvidia);
+    lines.extend(notify);
     let guest_dir = context.dir.guest();
     let text = render::render(&Plan {
         host_name: key.name.as_str(),

@@ -1,0 +1,67 @@
+//! `security.syscalls.intercept.*`: calls that the daemon does for an unprivileged container.
+
+use super::bool_of;
+use crate::api::wire::Config;
+
+/// A key, and the calls that it is about, each with the condition under which it is of interest: mknod(2) of a character
+/// device (`S_IFCHR` of `S_IFMT`), in liblxc's words.
+const KEYS: &[(&str, &[(&str, &str)])] = &[
+    (
+        "security.syscalls.intercept.mknod",
+        &[("mknod", "[1,8192,SCMP_CMP_MASKED_EQ,61440]"), ("mknodat", "[2,8192,SCMP_CMP_MASKED_EQ,61440]")],
+    ),
+    ("security.syscalls.intercept.sched_setscheduler", &[("sched_setscheduler", "")]),
+    ("security.syscalls.intercept.setxattr", &[("setxattr", ""), ("lsetxattr", "")]),
+    ("security.syscalls.intercept.sysinfo", &[("sysinfo", "")]),
+];
+
+/// The first key of `config` by which something is intercepted.
+pub fn first(config: &Config) -> Option<&'static str> {
+    KEYS.iter().map(|(key, _)| *key).find(|key| bool_of(config, key))
+}
+
+/// The calls that are intercepted, each with its condition.
+pub fn calls(config: &Config) -> impl Iterator<Item = (&'static str, &'static str)> {
+    KEYS.iter().filter(|(key, _)| bool_of(config, key)).flat_map(|(_, calls)| calls.iter().copied())
+}
+
+/// The lines of a policy that denies what it names: `named` are its own lines, which count.
+pub fn lines_beside(config: &Config, named: &[&str]) -> Vec<String> {
+    let taken = |name: &str| named.iter().any(|line| line.split_ascii_whitespace().next() == Some(name));
+    let line = |(name, condition): (&str, &str)| format!("{name} notify {condition}").trim_end().to_owned();
+    calls(config).filter(|(name, _)| !taken(name)).map(line).collect()
+}
+
+/// The same of a policy that allows what it names: these lines take the place of its own about these calls, and what is
+/// of no interest goes on as it was allowed.
+pub fn lines_instead<'a>(config: &Config, named: &[&'a str]) -> (Vec<&'a str>, Vec<String>) {
+    let is = |line: &str, name: &str| line.split_ascii_whitespace().next() == Some(name);
+    let allowed = |name: &str| named.iter().any(|line| is(line, name));
+    let notified: Vec<String> =
+        calls(config).filter(|(name, _)| allowed(name)).map(|(name, _)| format!("{name} notify")).collect();
+    let rest = named.iter().copied().filter(|line| calls(config).all(|(name, _)| !is(line, name))).collect();
+    (rest, notified)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(name: &str) -> Config {
+        [(format!("security.syscalls.intercept.{name}"), "true".to_owned())].into()
+    }
+
+    #[test]
+    fn what_is_denied_stays_denied() {
+        let lines = lines_beside(&config("mknod"), &["mknod errno 1"]);
+        assert_eq!(lines, ["mknodat notify [2,8192,SCMP_CMP_MASKED_EQ,61440]"]);
+        assert_eq!(lines_beside(&config("sysinfo"), &[]), ["sysinfo notify"]);
+        assert!(lines_beside(&Config::new(), &[]).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_not_intercepted() {
+        let (rest, notified) = lines_instead(&config("mknod"), &["read", "mknodat"]);
+        assert_eq!((rest, notified), (vec!["read"], vec!["mknodat notify".to_owned()]));
+    }
+}
