@@ -34,7 +34,11 @@ fn policy(config: &Config, intercepted: bool) -> String {
 /// Writes the policy of an instance with this expanded configuration, with the calls that the daemon does for it when
 /// these are `intercepted`; liblxc reads it at the start and at each attach.
 pub(super) fn write_policy(path: &Path, config: &Config, intercepted: bool) -> Result<(), Error> {
-    std::fs::write(path, policy(config, intercepted)).map_err(|error| Error::Io { doing: "write", path: path.to_owned(), error })
+    std::fs::write(path, policy(config, intercepted)).map_err(|error| Error::Io {
+        doing: "write",
+        path: path.to_owned(),
+        error,
+    })
 }
 
 /// Removes it; none is fine.

@@ -8,8 +8,8 @@ use tokio::io::Interest;
 
 use super::actor::Live;
 use super::error::Error;
-use super::lease::Leases;
 use super::intercept;
+use super::lease::Leases;
 use super::limits;
 use super::render::{self, Plan};
 use super::stop;

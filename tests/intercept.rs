@@ -1,0 +1,161 @@
+//! System calls that the daemon does for containers, on real ones.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::PathBuf;
+use std::process::Command;
+
+use support::{Daemon, Said, run};
+
+/// A running c1 with `/calls` inside; see tests/intercept/calls.c.
+fn ready(config: &[&str]) -> Daemon {
+    let daemon = Daemon::ready("overlay");
+    let program = daemon.root.join("calls");
+    run(Command::new("cc").args(["-static", "-O1", "-o"]).arg(&program).args(["tests/intercept/calls.c", "-lpthread"]));
+    let words: Vec<&str> = config.iter().flat_map(|pair| ["-c", pair]).collect();
+    daemon.lxc(&[&["launch", "bb", "c1"], words.as_slice()].concat()).ok();
+    daemon.lxc(&["file", "push", "--mode", "755", program.to_str().unwrap(), "c1/calls"]).ok();
+    daemon
+}
+
+fn inside(daemon: &Daemon, command: &str) -> Said {
+    daemon.lxc(&["exec", "c1", "--", "sh", "-c", command])
+}
+
+/// What `/calls` says.
+fn call(daemon: &Daemon, words: &str) -> Vec<i64> {
+    let said = inside(daemon, &format!("cd /tmp; /calls {words}")).ok();
+    said.split_whitespace().map(|word| word.parse().unwrap()).collect()
+}
+
+/// A path inside, seen from the host.
+fn path(daemon: &Daemon, inside: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/root/{inside}", daemon.instance_pid("c1")))
+}
+
+#[test]
+fn harmless_devices_are_made_and_no_others() {
+    let daemon = ready(&["security.syscalls.intercept.mknod=true"]);
+    // By init's children and by those that enter, whose filter is a copy.
+    inside(&daemon, "busybox mknod /tmp/null c 1 3 && echo x > /tmp/null && [ ! -s /tmp/null ]").ok();
+    let null = path(&daemon, "tmp/null").metadata().unwrap();
+    assert!(null.file_type().is_char_device());
+    let map = std::fs::read_to_string(format!("/proc/{}/uid_map", daemon.instance_pid("c1"))).unwrap();
+    let root: u32 = map.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert_eq!((null.uid(), null.mode() & 0o777), (root, 0o644), "the caller's owner and umask");
+    assert_eq!(call(&daemon, "mknod whiteout 0 0"), [0]);
+    assert_eq!(call(&daemon, "mknod null 1 3"), [17]);
+    for refused in ["mem 1 1", "kmsg 1 11", "tun 10 200", "null2 257 3"] {
+        assert_eq!(call(&daemon, &format!("mknod {refused}")), [1], "{refused}");
+    }
+    inside(&daemon, "busybox mknod /tmp/block b 7 0").refused("Operation not permitted");
+    inside(&daemon, "busybox mknod /tmp/pipe p").ok();
+    // The caller's directories, by number and by name, and rights.
+    assert_eq!(call(&daemon, "at /tmp below"), [0]);
+    assert!(path(&daemon, "tmp/below").symlink_metadata().unwrap().file_type().is_char_device());
+    inside(&daemon, "mkdir -p /tmp/jail/tmp /tmp/ro /tmp/theirs; cp /calls /tmp/jail; busybox mount -t tmpfs -o ro x /tmp/ro; busybox chown 1000:1000 /tmp/theirs; busybox chmod 700 /tmp/theirs; busybox chmod 777 /tmp").ok();
+    inside(&daemon, "busybox chroot /tmp/jail /calls mknod /tmp/jailed 1 3").ok();
+    assert!(path(&daemon, "tmp/jail/tmp/jailed").exists() && !path(&daemon, "tmp/jailed").exists());
+    assert_eq!(call(&daemon, "mknod /tmp/ro/x 1 3"), [30]);
+    assert_eq!(call(&daemon, "mknod /tmp/theirs/x 1 3"), [0], "root inside may");
+    assert_eq!(call(&daemon, "as /tmp/user"), [1], "without the capability nobody may");
+    assert_eq!(call(&daemon, "mknod /none/x 1 3"), [2]);
+    assert_eq!(call(&daemon, "bad"), [14]);
+    // A user namespace inside is not the container's.
+    let nested = inside(&daemon, "busybox unshare -Ur /calls mknod /tmp/nested 1 3");
+    assert!(!nested.out.lines().any(|line| line == "0"), "{}", nested.out);
+    daemon.lxc(&["config", "set", "c1", "security.syscalls.intercept.mknod=false"]).ok();
+    assert_eq!(call(&daemon, "mknod late 1 3"), [1], "what is switched off stops at once");
+}
+
+#[test]
+fn one_attribute_is_set_with_one_value() {
+    let daemon = ready(&["security.syscalls.intercept.setxattr=true"]);
+    inside(&daemon, "mkdir /tmp/d; echo > /tmp/f").ok();
+    assert_eq!(call(&daemon, "setxattr /tmp/d trusted.overlay.opaque y"), [0]);
+    assert_eq!(call(&daemon, "setxattr /tmp/d user.x y"), [0], "others go on");
+    for refused in ["/tmp/d trusted.overlay.opaque n", "/tmp/d trusted.overlay.redirect y", "/tmp/d trusted.x y"] {
+        assert_eq!(call(&daemon, &format!("setxattr {refused}")), [1], "{refused}");
+    }
+    assert_eq!(call(&daemon, "setxattr /tmp/f trusted.overlay.opaque y"), [20]);
+    let mut value = [0; 8];
+    let name = "trusted.overlay.opaque";
+    assert_eq!(rustix::fs::getxattr(path(&daemon, "tmp/d"), name, &mut value), Ok(1));
+    assert_eq!(value[0], b'y');
+}
+
+#[test]
+fn a_caller_that_changes_its_mind_is_held_to_what_was_checked() {
+    let daemon = ready(&["security.syscalls.intercept.mknod=true", "security.syscalls.intercept.setxattr=true"]);
+    inside(&daemon, "mkdir /tmp/a /tmp/b /tmp/x").ok();
+    assert_eq!(call(&daemon, "race"), [0]);
+    let mut names = [0; 4096];
+    let count = rustix::fs::listxattr(path(&daemon, "tmp/x"), &mut names[..]).unwrap();
+    let names = String::from_utf8_lossy(&names[..count]).into_owned();
+    let trusted: Vec<&str> = names.split('\0').filter(|name| name.starts_with("trusted.")).collect();
+    assert!(trusted.iter().all(|name| *name == "trusted.overlay.opaque"), "{trusted:?}");
+    if !trusted.is_empty() {
+        let mut value = [0; 8];
+        rustix::fs::getxattr(path(&daemon, "tmp/x"), trusted[0], &mut value).unwrap();
+        assert_eq!(value[0], b'y');
+    }
+    // A path that is half the one and half the other may name a file in these directories, never one elsewhere.
+    let mut made = 0;
+    for dir in ["tmp/a", "tmp/b"] {
+        for entry in std::fs::read_dir(path(&daemon, dir)).unwrap() {
+            assert_eq!(entry.unwrap().metadata().unwrap().rdev(), 0x103);
+            made += 1;
+        }
+    }
+    assert!(made > 0, "no call got through");
+}
+
+#[test]
+fn limits_are_told_and_real_time_is_had() {
+    let daemon = ready(&[
+        "security.syscalls.intercept.sysinfo=true",
+        "security.syscalls.intercept.sched_setscheduler=true",
+        "limits.memory=64MiB",
+    ]);
+    let told = call(&daemon, "sysinfo");
+    assert_eq!(told[..2], [0, 64 << 20]);
+    assert!(told[2] < 100, "uptime: {}", told[2]);
+    assert_eq!(call(&daemon, "fifo"), [0, 1]);
+    daemon.lxc(&["config", "set", "c1", "raw.seccomp=2\ndenylist\n"]).refused("mutually exclusive");
+    daemon.lxc(&["config", "set", "c1", "security.syscalls.intercept.sysinfo=perhaps"]).refused("true or false");
+}
+
+#[test]
+fn without_the_daemon_calls_fail_and_with_the_next_they_do_not() {
+    let mut daemon = ready(&["security.syscalls.intercept.mknod=true"]);
+    let loops = "for n in 1 2 3 4 5 6 7 8 9; do read x < /tmp/go; /calls mknod /tmp/n$n 1 3 >> /tmp/said; done";
+    inside(&daemon, &format!("busybox mkfifo /tmp/go; ({loops}) > /dev/null 2>&1 < /dev/null &")).ok();
+    let go = path(&daemon, "tmp/go");
+    let said = path(&daemon, "tmp/said");
+    let next = |count: usize| {
+        std::fs::write(&go, "x\n").unwrap();
+        let lines = || std::fs::read_to_string(&said).unwrap_or_default();
+        support::eventually("a call returns", || lines().lines().count() == count);
+        lines().lines().last().unwrap().to_owned()
+    };
+    assert_eq!(next(1), "0");
+    daemon.kill();
+    assert_eq!(next(2), "38");
+    assert_eq!(next(3), "38");
+    daemon.start();
+    assert_eq!(next(4), "0");
+    daemon.terminate();
+    assert_eq!(next(5), "38");
+    daemon.start();
+    assert_eq!(next(6), "0");
+}
+
+#[test]
+fn a_privileged_one_needs_nobody() {
+    let daemon = ready(&["security.syscalls.intercept.mknod=true", "security.privileged=true"]);
+    let policy = std::fs::read_to_string(daemon.state().join("security/seccomp/c1")).unwrap();
+    assert!(!policy.contains("notify"));
+    assert_eq!(call(&daemon, "mknod mine 1 3"), [0]);
+}
