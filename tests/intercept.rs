@@ -122,6 +122,13 @@ fn limits_are_told_and_real_time_is_had() {
     let told = call(&daemon, "sysinfo");
     assert_eq!(told[..2], [0, 64 << 20]);
     assert!(told[2] < 100, "uptime: {}", told[2]);
+    // Control groups of version 1 share real time out, and give a new group none.
+    let share = daemon.cgroup_file("c1", "cpu", "cpu.rt_runtime_us", "cpu.max");
+    if share.ends_with("cpu.rt_runtime_us") && share.exists() {
+        assert_eq!(call(&daemon, "fifo"), [1, 0]);
+        std::fs::write(share.parent().unwrap().with_file_name("cpu.rt_runtime_us"), "20000").unwrap();
+        std::fs::write(&share, "10000").unwrap();
+    }
     assert_eq!(call(&daemon, "fifo"), [0, 1]);
     daemon.lxc(&["config", "set", "c1", "raw.seccomp=2\ndenylist\n"]).refused("mutually exclusive");
     daemon.lxc(&["config", "set", "c1", "security.syscalls.intercept.sysinfo=perhaps"]).refused("true or false");

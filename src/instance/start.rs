@@ -23,6 +23,7 @@ use crate::names::InstanceKey;
 use crate::profile;
 use crate::security::Confinement;
 use crate::sys::cgroup::Hierarchies;
+use crate::sys::mount as sys_mount;
 use crate::sys::process;
 use crate::sys::watch::watch;
 
@@ -84,6 +85,12 @@ async fn steps(
             root
         }
     };
+    if !confinement.privileged && config::bool_of(&expanded.config, "security.syscalls.intercept.mknod") {
+        // What is made is to be used; what may be opened its control group says, whoever made it.
+        let path = root.path.clone();
+        let failed = |error| Error::Io { doing: "allow device nodes in", path: root.path.clone(), error };
+        blocking(move || Ok::<_, Error>(sys_mount::allow_devices(&path))).await?.map_err(failed)?;
+    }
     stages.mark("mount");
 
     {

@@ -207,6 +207,17 @@ pub fn set_nodev(mount: impl AsFd) -> io::Result<()> {
     )
 }
 
+/// Lets device nodes of the mount at `path` be opened, as far as control groups allow.
+///
+/// # Errors
+/// Of open(2) and mount_setattr(2).
+pub fn allow_devices(path: &Path) -> io::Result<()> {
+    use rustix::fs::{Mode, OFlags};
+    let mount = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let attributes = libc::mount_attr { attr_set: 0, attr_clr: libc::MOUNT_ATTR_NODEV, propagation: 0, userns_fd: 0 };
+    set_attributes(mount, &attributes, false)
+}
+
 /// Attaches a detached mount at `path`.
 ///
 /// # Errors
