@@ -30,6 +30,8 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "container_stop_priority",
     "container_syscall_filtering",
     "container_syscall_filtering_allow_deny_syntax",
+    "container_syscall_intercept",
+    "container_syscall_intercept_sched_setscheduler",
     "devlxd_events",
     "devlxd_images",
     "directory_manipulation",

@@ -16,7 +16,7 @@ use super::Context;
 use super::error::Error;
 use crate::api::wire::Config;
 use crate::config::{self, intercept};
-use crate::helper::{Call, InterceptRequest};
+use crate::helper::{self, Call, InterceptRequest};
 use crate::lxc;
 use crate::profile;
 use crate::security::Confinement;
@@ -26,8 +26,8 @@ use crate::sys::{features, socket};
 
 /// Calls of all containers together that are in work; others wait, in the order in which they came.
 const AT_A_TIME: usize = 8;
-/// After this long a call fails: its container's monitor is needed for other things, too.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// A call that waits longer for its turn fails: its container's monitor is needed for other things, too.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether this container's calls are intercepted; one without a user namespace needs nobody for them.
 pub(super) fn wanted(config: &Config, confinement: Confinement) -> Option<&'static str> {
@@ -130,10 +130,7 @@ async fn talk(context: &Arc<Context>, slots: &Semaphore, monitor: OwnedFd) -> st
         }
         let message = &bytes[..count];
         let verdict = match Notice::parse(message) {
-            Some(notice) => match tokio::time::timeout(DEADLINE, judge(context, slots, notice, &fds)).await {
-                Ok(verdict) => verdict,
-                Err(_) => Verdict::Errno(libc::ETIMEDOUT),
-            },
+            Some(notice) => judge(context, slots, notice, &fds).await,
             None => Verdict::Errno(libc::ENOSYS),
         };
         let Some(answer) = notify::answer(message, verdict) else {
@@ -155,8 +152,9 @@ async fn judge(context: &Arc<Context>, slots: &Semaphore, notice: Notice, fds: &
     if !asked || config::bool_of(&config, "security.privileged") {
         return Verdict::Continue;
     }
-    // Never closed.
-    let Ok(_slot) = slots.acquire().await else { return Verdict::Continue };
+    let Ok(Ok(_slot)) = tokio::time::timeout(PATIENCE, slots.acquire()).await else {
+        return Verdict::Errno(libc::ETIMEDOUT);
+    };
     let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     let request = InterceptRequest { notice, call };
     match context.launcher.intercept(&context.container(&record.key), request, &fds).await {
@@ -166,7 +164,8 @@ async fn judge(context: &Arc<Context>, slots: &Semaphore, notice: Notice, fds: &
         }
         Err(error) => {
             tracing::warn!(instance = %record.key, call = name, %error, "a system call");
-            Verdict::Errno(libc::EIO)
+            let is_late = matches!(error, helper::Error::Timeout { .. });
+            Verdict::Errno(if is_late { libc::ETIMEDOUT } else { libc::EIO })
         }
     }
 }
