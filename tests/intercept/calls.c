@@ -23,9 +23,12 @@ static void *flip(void *unused)
         strcpy(path, "/tmp/a/one");
         strcpy(name, "trusted.overlay.opaque");
         value[0] = 'y';
+        /* The compiler must not leave out what is written over. */
+        __asm__ volatile("" ::: "memory");
         strcpy(path, "/tmp/b/two");
         strcpy(name, "trusted.overlay.redire");
         value[0] = 'n';
+        __asm__ volatile("" ::: "memory");
     }
     return unused;
 }
