@@ -1,7 +1,7 @@
 //! System calls of containers that wait for the daemon: from liblxc's monitors to a helper and back.
 //!
 //! A monitor sends one call, waits for its answer, and hears nothing else meanwhile: a container has one call in work,
-//! and each has a deadline. With the daemon away the monitor answers ENOSYS; it connects anew with the next call.
+//! and each has a deadline. With the daemon away the monitor answers ENOSYS; it connects anew with each call.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
