@@ -6,6 +6,7 @@ mod support;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use support::{Daemon, Said, run};
 
@@ -33,6 +34,18 @@ fn call(daemon: &Daemon, words: &str) -> Vec<i64> {
 /// A path inside, seen from the host.
 fn path(daemon: &Daemon, inside: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{}/root/{inside}", daemon.instance_pid("c1")))
+}
+
+/// The pid of liblxc's monitor of the container with this init.
+fn monitor(init: i64) -> String {
+    let stat = std::fs::read_to_string(format!("/proc/{init}/stat")).unwrap();
+    stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().to_owned()
+}
+
+/// Whether a monitor waits for an answer to a call.
+fn waits(monitor: &str) -> bool {
+    let call = std::fs::read_to_string(format!("/proc/{monitor}/syscall")).unwrap();
+    call.split_whitespace().next() == Some(&libc::SYS_recvmsg.to_string())
 }
 
 #[test]
@@ -171,18 +184,57 @@ fn without_the_daemon_calls_fail_and_with_the_next_they_do_not() {
     daemon.start();
     assert_eq!(next(7), "0");
     // A call that the daemon leaves behind.
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.instance_pid("c1"))).unwrap();
-    let monitor = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().to_owned();
+    let monitor = monitor(daemon.instance_pid("c1"));
     daemon.signal("STOP");
     ask();
-    support::eventually("the monitor waits for an answer", || {
-        let call = std::fs::read_to_string(format!("/proc/{monitor}/syscall")).unwrap();
-        call.split_whitespace().next() == Some(&libc::SYS_recvmsg.to_string())
-    });
+    support::eventually("the monitor waits for an answer", || waits(&monitor));
     daemon.kill();
     assert_eq!(answer(8), "38");
     daemon.start();
     assert_eq!(next(9), "0");
+}
+
+#[test]
+fn a_container_that_floods_or_stalls_keeps_nobody_else_waiting() {
+    let daemon = ready(&["security.syscalls.intercept.mknod=true"]);
+    let program = daemon.root.join("calls");
+    for name in ["flood", "stall"] {
+        daemon.lxc(&["launch", "bb", name, "-c", "security.syscalls.intercept.mknod=true"]).ok();
+        daemon.lxc(&["file", "push", "--mode", "755", program.to_str().unwrap(), &format!("{name}/calls")]).ok();
+    }
+    daemon.lxc(&["config", "device", "add", "stall", "fuse", "unix-char", "path=/dev/fuse"]).ok();
+    daemon.lxc(&["exec", "flood", "--", "sh", "-c", "/calls flood > /dev/null 2>&1 < /dev/null &"]).ok();
+    daemon
+        .lxc(&[
+            "exec",
+            "stall",
+            "--",
+            "sh",
+            "-c",
+            "mkdir /tmp/stuck; /calls stall /tmp/stuck > /dev/null 2>&1 < /dev/null &",
+        ])
+        .ok();
+    let root = PathBuf::from(format!("/proc/{}/root", daemon.instance_pid("flood")));
+    support::eventually("the flood", || root.join("tmp/flood").exists());
+    let stall = daemon.instance_pid("stall");
+    support::eventually("the stall", || {
+        std::fs::read_to_string(format!("/proc/{stall}/mountinfo")).unwrap().contains(" /tmp/stuck ")
+    });
+    let monitor = monitor(stall);
+    support::eventually("a call that is in work for long", || waits(&monitor));
+    let start = Instant::now();
+    for n in 0..10 {
+        assert_eq!(call(&daemon, &format!("mknod mine{n} 1 3")), [0]);
+        let asked = Instant::now();
+        assert_eq!(daemon.api("GET", "/1.0/instances?recursion=1", "").0, 200);
+        assert!(asked.elapsed() < Duration::from_secs(1), "the API took {:?}", asked.elapsed());
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "calls took {:?}", start.elapsed());
+    for name in ["flood", "stall"] {
+        let start = Instant::now();
+        daemon.lxc(&["stop", "--force", name]).ok();
+        assert!(start.elapsed() < Duration::from_secs(8), "{name} stopped in {:?}", start.elapsed());
+    }
 }
 
 #[test]

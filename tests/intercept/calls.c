@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <sys/sysmacros.h>
@@ -31,6 +32,16 @@ static void *flip(void *unused)
         __asm__ volatile("" ::: "memory");
     }
     return unused;
+}
+
+/* Calls on and on, from eight processes. */
+static void flood(const char *where)
+{
+    fork();
+    fork();
+    fork();
+    for (;;)
+        mknod(where, S_IFCHR | 0666, makedev(1, 3));
 }
 
 static void say(int result)
@@ -62,6 +73,15 @@ int main(int count, char **words)
         printf("%llu %ld\n", (unsigned long long)info.totalram * info.mem_unit, info.uptime);
     } else if (!strcmp(what, "bad")) {
         say(mknod((const char *)8, S_IFCHR | 0666, makedev(1, 3)));
+    } else if (!strcmp(what, "flood")) {
+        flood("/tmp/flood");
+    } else if (!strcmp(what, "stall")) {
+        /* A file system that nobody serves: who asks it waits. */
+        char data[64];
+        sprintf(data, "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", open("/dev/fuse", O_RDWR));
+        if (mount("x", words[2], "fuse", 0, data))
+            return 1;
+        flood(strcat(strcpy(path, words[2]), "/x"));
     } else if (!strcmp(what, "race")) {
         pthread_t other;
         int i;
