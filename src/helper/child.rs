@@ -161,7 +161,12 @@ fn attach(socket: &OwnedFd, mut inbox: Inbox, container: &ContainerRef, what: &A
     drop(stdio);
     let pid = match attached {
         Ok(pid) => pid,
-        Err(error) => return fail(socket, &error),
+        // Seen with liblxc 5.0.2 where calls are intercepted and no security module gives a label: what the program's
+        // process tells may come before its pid, which liblxc expects first. It gives up; the program goes on.
+        Err(error) => match process::end_children() {
+            Ok(0) | Err(_) => return fail(socket, &error),
+            Ok(_) => return fail(socket, &format!("{error} when the program had begun; it was ended, run it again")),
+        },
     };
     let fds: Vec<BorrowedFd<'_>> = ptx.iter().map(AsFd::as_fd).collect();
     // Should the daemon be gone, the program is waited for nevertheless: it is this process's child.

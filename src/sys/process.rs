@@ -189,6 +189,23 @@ pub fn wait(pid: i32) -> io::Result<Exit> {
     }
 }
 
+/// Ends all children of this process, which has one thread, and reaps them. Returns how many there were.
+///
+/// # Errors
+/// When /proc cannot tell them (proc_pid_task_tid_children(5)).
+pub fn end_children() -> io::Result<usize> {
+    let children = std::fs::read_to_string("/proc/thread-self/children")?;
+    let pids = children.split_whitespace().filter_map(|word| word.parse().ok());
+    let mut ended = 0;
+    for pid in pids.filter_map(Pid::from_raw) {
+        // One that has ended by itself is a child until it is reaped.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        wait(pid.as_raw_nonzero().get())?;
+        ended += 1;
+    }
+    Ok(ended)
+}
+
 /// Puts right what a child inherits from a Rust daemon, and that from who started it: no signal is ignored (SIGPIPE is by
 /// Rust, SIGHUP by nohup(1)) or blocked, every fd from 3 on closes on exec. To be called while the process has one thread.
 pub fn clean_inheritance() {
