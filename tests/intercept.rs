@@ -245,3 +245,84 @@ fn a_privileged_one_needs_nobody() {
     assert!(!policy.contains("notify"));
     assert_eq!(call(&daemon, "mknod mine 1 3"), [0]);
 }
+
+/// A loop device with a file system that has a file `who`.
+struct Disk(String);
+
+impl Disk {
+    fn with(daemon: &Daemon, name: &str, format: &[&str]) -> Self {
+        let tree = daemon.root.join("tree");
+        std::fs::create_dir_all(&tree).unwrap();
+        std::fs::write(tree.join("who"), name).unwrap();
+        let image = daemon.root.join(name);
+        run(Command::new("truncate").args(["-s", "16M"]).arg(&image));
+        run(Command::new(format[0]).args(&format[1..]).arg(&tree).arg(&image));
+        let output = Command::new("losetup").args(["--find", "--show"]).arg(&image).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Self(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // It goes when nobody has it mounted any more.
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+#[test]
+fn listed_file_systems_on_its_disks_are_mounted() {
+    let daemon = ready(&[
+        "security.syscalls.intercept.mount=true",
+        "security.syscalls.intercept.mount.allowed=ext4",
+        // Nodes on its root can be opened.
+        "security.syscalls.intercept.mknod=true",
+    ]);
+    let (disk, other) = (
+        Disk::with(&daemon, "mine", &["mkfs.ext4", "-q", "-d"]),
+        Disk::with(&daemon, "other", &["mkfs.ext4", "-q", "-d"]),
+    );
+    let source = format!("source={}", disk.0);
+    daemon.lxc(&["config", "device", "add", "c1", "disk", "unix-block", &source, "path=/dev/disk"]).ok();
+    inside(&daemon, "mkdir -p /tmp/m /tmp/jail/m").ok();
+    assert_eq!(call(&daemon, "mount /dev/disk /tmp/m ext4 0 user_xattr"), [0]);
+    let seen = inside(&daemon, "cat /tmp/m/who; grep ' /tmp/m ' /proc/self/mountinfo; ls -ln /tmp/m/who").ok();
+    assert!(seen.starts_with("mine"), "{seen}");
+    for word in ["nosuid", "nodev", " ext4 /dev/disk ", "errors=remount-ro", " 65534 "] {
+        assert!(seen.contains(word), "{word}: {seen}");
+    }
+    assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&disk.0), "only inside");
+    // As a mount that is its own.
+    inside(&daemon, "busybox umount /tmp/m").ok();
+    daemon.lxc(&["config", "set", "c1", "security.syscalls.intercept.mount.shift=true"]).ok();
+    assert_eq!(call(&daemon, "mount /dev/disk m ext4 9 noload"), [0], "read-only, noexec, by a relative path");
+    inside(&daemon, "echo x > /tmp/m/x").refused("Read-only file system");
+    inside(&daemon, "ls -ln /tmp/m/who").ok().lines().for_each(|line| assert!(line.contains(" 0        0 "), "{line}"));
+    inside(&daemon, "busybox umount /tmp/m; cp /calls /tmp/jail; cp -a /dev/disk /tmp/jail || true").ok();
+    // What is refused: options that reach further, file systems that are not listed, devices that it was not given.
+    for option in ["errors=panic", "journal_path=/dev/sda", "usrjquota=f", "journal_dev=8"] {
+        assert_eq!(call(&daemon, &format!("mount /dev/disk /tmp/m ext4 0 {option}")), [1], "{option}");
+    }
+    assert_eq!(call(&daemon, "mount /dev/disk /tmp/m xfs 0 ''"), [1]);
+    assert_eq!(call(&daemon, "mount /dev/null /tmp/m ext4 0 ''"), [1]);
+    assert_eq!(call(&daemon, "mount /dev/disk /tmp/none ext4 0 ''"), [2]);
+    assert_eq!(call(&daemon, "mount /dev/disk /dev/null ext4 0 ''"), [20]);
+    // A node of another disk, made from outside: its number is not in the device rules.
+    let theirs = path(&daemon, "other");
+    run(Command::new("mknod").arg(&theirs).args(node(&other.0)));
+    run(Command::new("chmod").arg("666").arg(&theirs));
+    assert_eq!(call(&daemon, "mount /other /tmp/m ext4 0 ''"), [1]);
+    // The container's own go on.
+    inside(&daemon, "busybox mount -t tmpfs x /tmp/m && busybox mount --bind /tmp/jail /tmp/m").ok();
+    daemon.lxc(&["config", "unset", "c1", "security.syscalls.intercept.mount.allowed"]).ok();
+    assert_eq!(call(&daemon, "mount /dev/disk /tmp/m ext4 0 ''"), [1]);
+    daemon
+        .lxc(&["config", "set", "c1", "security.syscalls.intercept.mount.allowed=a/b"])
+        .refused("no name of a file system");
+}
+
+/// Arguments of mknod(1) for a device like this one.
+fn node(device: &str) -> [String; 3] {
+    let number = std::fs::metadata(device).unwrap().rdev();
+    ["b".to_owned(), libc::major(number).to_string(), libc::minor(number).to_string()]
+}

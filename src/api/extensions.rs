@@ -31,6 +31,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "container_syscall_filtering",
     "container_syscall_filtering_allow_deny_syntax",
     "container_syscall_intercept",
+    "container_syscall_intercept_mount",
     "container_syscall_intercept_sched_setscheduler",
     "devlxd_events",
     "devlxd_images",

@@ -3,13 +3,20 @@
 use super::bool_of;
 use crate::api::wire::Config;
 
-/// A key, and the calls that it is about, each with the condition under which it is of interest: mknod(2) of a character
-/// device (`S_IFCHR` of `S_IFMT`), in liblxc's words.
+/// File systems that may be mounted, with commas.
+pub const ALLOWED: &str = "security.syscalls.intercept.mount.allowed";
+/// Whether ids on them are the container's.
+pub const SHIFT: &str = "security.syscalls.intercept.mount.shift";
+
+/// A key, and the calls that it is about, each with the condition under which it is of interest, in liblxc's words: mknod(2)
+/// of a character device (`S_IFCHR` of `S_IFMT`); mount(2) without `MS_REMOUNT`, `MS_BIND`, `MS_MOVE`, `MS_UNBINDABLE`,
+/// `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`.
 const KEYS: &[(&str, &[(&str, &str)])] = &[
     (
         "security.syscalls.intercept.mknod",
         &[("mknod", "[1,8192,SCMP_CMP_MASKED_EQ,61440]"), ("mknodat", "[2,8192,SCMP_CMP_MASKED_EQ,61440]")],
     ),
+    ("security.syscalls.intercept.mount", &[("mount", "[3,0,SCMP_CMP_MASKED_EQ,1978400]")]),
     ("security.syscalls.intercept.sched_setscheduler", &[("sched_setscheduler", "")]),
     ("security.syscalls.intercept.setxattr", &[("setxattr", ""), ("lsetxattr", "")]),
     ("security.syscalls.intercept.sysinfo", &[("sysinfo", "")]),

@@ -44,6 +44,8 @@ pub enum Kind {
     Schedule,
     /// How long snapshots are kept: [`schedule`].
     Expiry,
+    /// Names of file systems, with commas.
+    FileSystems,
 }
 
 /// Reads a boolean in any of the words that LXD takes, in any case.
@@ -144,6 +146,10 @@ impl Kind {
                 Some(name) => refuse(format!("{name:?} is no name of a kernel module; names are separated by commas")),
                 None => Ok(()),
             },
+            Self::FileSystems => match names_of(value).find(|name| !is_module(name)) {
+                Some(name) => refuse(format!("{name:?} is no name of a file system; names are separated by commas")),
+                None => Ok(()),
+            },
         }
     }
 
@@ -152,9 +158,9 @@ impl Kind {
         match self {
             Self::Text | Self::Line | Self::Word(_) | Self::Allowance | Self::Rlimit | Self::Sysctl => "string",
             Self::Idmap | Self::RawLxc | Self::Syscalls => "lines",
-            Self::Modules => "list",
             Self::Schedule => "schedule",
             Self::Expiry => "lengths of time",
+            Self::Modules | Self::FileSystems => "list",
             Self::Size => "size",
             Self::Part => "size or per cent",
             Self::Cpus => "number or set of processors",

@@ -13,8 +13,10 @@
 //! may do what the caller may, and are an open directory from then on. Where the kernel's own checks will do, the call
 //! just continues.
 
+mod mount;
+
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
@@ -28,6 +30,8 @@ use crate::sys::cgroup::{Hierarchies, InstanceUsage};
 use crate::sys::notify::{self, Notice, Verdict};
 use crate::sys::{process, socket};
 
+pub use mount::MountPolicy;
+
 /// What is done for containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Call {
@@ -35,6 +39,8 @@ pub enum Call {
     Mknod,
     /// mknodat(2) of one.
     Mknodat,
+    /// mount(2) of a listed file system on a block device.
+    Mount,
     /// setxattr(2) of `trusted.overlay.opaque`.
     Setxattr,
     /// lsetxattr(2) of it.
@@ -52,6 +58,8 @@ pub struct InterceptRequest {
     pub notice: Notice,
     /// What it is.
     pub call: Call,
+    /// What may be mounted.
+    pub mounts: MountPolicy,
 }
 
 /// Character devices that hold nothing of the host's, and the mark of overlayfs for a removed file: major, minor
@@ -200,6 +208,7 @@ fn judge(request: &InterceptRequest, proc: &OwnedFd, memory: &OwnedFd, listener:
     match request.call {
         Call::Mknod => mknod(&caller, CWD, arguments[0], arguments[1], arguments[2], waits),
         Call::Mknodat => mknod(&caller, int(arguments[0]), arguments[1], arguments[2], arguments[3], waits),
+        Call::Mount => mount::filesystem(&caller, &request.mounts, &arguments, waits),
         Call::Setxattr => opaque(&caller, &arguments, true, waits),
         Call::Lsetxattr => opaque(&caller, &arguments, false, waits),
         Call::Scheduler => scheduler(&caller, notice, waits),
@@ -301,6 +310,30 @@ fn resolve(
     rights: Access,
     waits: &impl Fn() -> Result<(), Errno>,
 ) -> Result<OwnedFd, Errno> {
+    as_child(caller, base, waits, || {
+        let found = rustix::fs::open(path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::fs::accessat(&found, ".", rights, AtFlags::EACCESS).map(|()| found)
+    })
+}
+
+/// Opens something as the caller would, in a child.
+fn as_child(
+    caller: &Caller<'_>,
+    base: &OwnedFd,
+    waits: &impl Fn() -> Result<(), Errno>,
+    open: impl FnOnce() -> Result<OwnedFd, Errno>,
+) -> Result<OwnedFd, Errno> {
+    in_group(caller, base, None, waits, open)
+}
+
+/// The same in the control group whose `cgroup.procs` this is: device rules are about these.
+fn in_group(
+    caller: &Caller<'_>,
+    base: &OwnedFd,
+    group: Option<BorrowedFd<'_>>,
+    waits: &impl Fn() -> Result<(), Errno>,
+    open: impl FnOnce() -> Result<OwnedFd, Errno>,
+) -> Result<OwnedFd, Errno> {
     let root = caller.open("root")?;
     let namespace = rustix::fs::openat(caller.proc, "ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     // All that counts of the caller has been read.
@@ -308,12 +341,8 @@ fn resolve(
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let child = notify::in_child(|| {
-        let found = as_caller(caller, &root, base, namespace.as_fd())
-            .and_then(|()| {
-                let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
-                rustix::fs::open(path, flags, Mode::empty())
-            })
-            .and_then(|found| rustix::fs::accessat(&found, ".", rights, AtFlags::EACCESS).map(|()| found));
+        let joined = group.map_or(Ok(1), |group| rustix::io::write(group, b"0"));
+        let found = joined.and_then(|_| as_caller(caller, &root, base, namespace.as_fd())).and_then(|()| open());
         // Should nobody listen any more, nobody waits.
         let _ = match found {
             Ok(found) => socket::send(&theirs, &0i32.to_ne_bytes(), &[found.as_fd()]),
@@ -333,12 +362,7 @@ fn resolve(
 }
 
 /// Makes this process see and be allowed what the caller is, for good.
-fn as_caller(
-    caller: &Caller<'_>,
-    root: &OwnedFd,
-    base: &OwnedFd,
-    namespace: std::os::fd::BorrowedFd<'_>,
-) -> Result<(), Errno> {
+fn as_caller(caller: &Caller<'_>, root: &OwnedFd, base: &OwnedFd, namespace: BorrowedFd<'_>) -> Result<(), Errno> {
     let groups: Vec<_> = caller.groups.iter().map(|group| rustix::process::Gid::from_raw(*group)).collect();
     rustix::thread::set_thread_groups(&groups)?;
     // Ids of the host: the namespace translates them.

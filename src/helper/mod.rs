@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use child::main as child_main;
-pub use intercept::{Call, InterceptRequest};
+pub use intercept::{Call, InterceptRequest, MountPolicy};
 pub use launcher::{Attached, Console, Launcher, QUERY, Query, Started};
 pub use mounts::MountRequest;
 pub use protocol::AttachRequest;

@@ -16,7 +16,7 @@ use super::Context;
 use super::error::Error;
 use crate::api::wire::Config;
 use crate::config::{self, intercept};
-use crate::helper::{self, Call, InterceptRequest};
+use crate::helper::{self, Call, InterceptRequest, MountPolicy};
 use crate::lxc;
 use crate::profile;
 use crate::security::Confinement;
@@ -67,6 +67,7 @@ fn call_of(number: i32) -> Option<(Call, &'static str)> {
     }
     match number {
         libc::SYS_mknodat => Some((Call::Mknodat, "mknodat")),
+        libc::SYS_mount => Some((Call::Mount, "mount")),
         libc::SYS_setxattr => Some((Call::Setxattr, "setxattr")),
         libc::SYS_lsetxattr => Some((Call::Lsetxattr, "lsetxattr")),
         libc::SYS_sched_setscheduler => Some((Call::Scheduler, "sched_setscheduler")),
@@ -156,7 +157,13 @@ async fn judge(context: &Arc<Context>, slots: &Semaphore, notice: Notice, fds: &
         return Verdict::Errno(libc::ETIMEDOUT);
     };
     let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    let request = InterceptRequest { notice, call };
+    let mounts = MountPolicy {
+        allowed: config::names_of(config.get(intercept::ALLOWED).map_or("", String::as_str))
+            .map(str::to_owned)
+            .collect(),
+        shift: config::bool_of(&config, intercept::SHIFT),
+    };
+    let request = InterceptRequest { notice, call, mounts };
     match context.launcher.intercept(&context.container(&record.key), request, &fds).await {
         Ok(verdict) => {
             tracing::debug!(instance = %record.key, call = name, ?verdict, "a system call");

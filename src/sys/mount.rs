@@ -182,6 +182,40 @@ pub fn block_device(device: OwnedFd, target: &Path, options: &str) -> io::Result
     Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
+/// Puts into the place of /dev, for this process alone, a directory with nothing but this block device, and returns its
+/// path. To be called while the process has one thread.
+///
+/// # Errors
+/// Of unshare(2), mount(2) and mknod(2).
+pub fn only_device(name: &str, number: u64) -> io::Result<String> {
+    use rustix::fs::{FileType, Mode};
+    leave_namespace()?;
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    rustix::mount::mount("none", "/dev", "tmpfs", flags, Some(c"mode=0700,size=64k"))?;
+    let path = format!("/dev/{name}");
+    rustix::fs::mknodat(CWD, &path, FileType::BlockDevice, Mode::from_raw_mode(0o600), number)?;
+    Ok(path)
+}
+
+/// A detached mount of the file system on the block device at `device`, with options of its superblock, each with its
+/// value.
+///
+/// # Errors
+/// Of fsopen(2), fsconfig(2), fsmount(2).
+pub fn of_device(fstype: &str, device: &str, options: &[(String, Option<String>)]) -> io::Result<OwnedFd> {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+    let context = rustix::mount::fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(&context, "source", device)?;
+    for (name, value) in options {
+        match value {
+            Some(value) => rustix::mount::fsconfig_set_string(&context, name.as_str(), value.as_str())?,
+            None => rustix::mount::fsconfig_set_flag(&context, name.as_str())?,
+        }
+    }
+    rustix::mount::fsconfig_create(&context)?;
+    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+}
+
 /// Maps the ids of a detached mount by a user namespace.
 ///
 /// # Errors

@@ -73,6 +73,9 @@ int main(int count, char **words)
         printf("%llu %ld\n", (unsigned long long)info.totalram * info.mem_unit, info.uptime);
     } else if (!strcmp(what, "bad")) {
         say(mknod((const char *)8, S_IFCHR | 0666, makedev(1, 3)));
+    } else if (!strcmp(what, "mount") && count == 7) {
+        /* source, target, type, flags, data */
+        say(mount(words[2], words[3], words[4], strtoul(words[5], NULL, 0), words[6]));
     } else if (!strcmp(what, "flood")) {
         flood("/tmp/flood");
     } else if (!strcmp(what, "stall")) {
