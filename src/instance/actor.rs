@@ -16,7 +16,7 @@ use super::policy::{Decision, Verb, decide};
 use super::state::{Snapshot, Status};
 use super::update::Change;
 use super::waits::{at, gone, init_gone};
-use super::{Context, Stages, delete, limits, lxcfs, proxies, rename, start, stop, update};
+use super::{Context, Stages, delete, hotplug, limits, lxcfs, proxies, rename, start, stop, update};
 use crate::config;
 use crate::db::Model;
 use crate::events::lifecycle::Requestor;
@@ -78,6 +78,8 @@ pub(super) enum Request {
     Ready { guest: Guest, ready: bool, reply: oneshot::Sender<Answer> },
     /// Show it this lxcfs, which is new on the host.
     Lxcfs { lxcfs: Arc<Lxcfs> },
+    /// Sources of its devices have come or gone.
+    Sources,
     /// Give it another name.
     Rename { to: InstanceKey, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// liblxc is taking the container down to bring it up again: the monitor will end.
@@ -185,6 +187,9 @@ impl Actor {
     /// Runs until the instance is deleted or the daemon drops its handle.
     pub(super) async fn run(mut self) {
         loop {
+            let up = matches!(self.state, State::Running(_) | State::Frozen(_));
+            let pid = self.live().filter(|_| up).map(|live| live.pid);
+            hotplug::follow(&self.context, &self.key, pid).await;
             let deadline = self.going.deadline.map(|(at, _)| at);
             tokio::select! {
                 // Requests first: word of a reboot must be heard before the end of the monitor that follows it.
@@ -261,6 +266,8 @@ impl Actor {
                     tracing::warn!(instance = %self.key, %error, "showing it the new lxcfs");
                 }
             }
+            // Looked at before the next request.
+            Request::Sources => {}
             Request::Hold { next, ready, kept } => self.hold(&next, ready, kept).await,
             Request::Rename { to, requestor, reply } => {
                 let answer = match decide(Verb::Rename, self.status()) {

@@ -23,6 +23,7 @@ mod error;
 mod exec;
 mod files;
 mod guests;
+mod hotplug;
 mod inside;
 mod lease;
 mod limits;
@@ -71,6 +72,7 @@ pub use create::{NewInstance, RootSource};
 pub use error::Error;
 pub use exec::{Exec, ExecSpec, Io, IoKind};
 pub use guests::{Guest, Guests, READY, Stranger};
+pub use hotplug::Sources;
 pub use limits::Balancer;
 pub use live::states as live_states;
 pub use logs::LogName;
@@ -129,6 +131,8 @@ pub struct Context {
     pub ranges: Ranges,
     /// Containers that can ask about themselves.
     pub guests: Guests,
+    /// What running instances wait for under `/dev`.
+    pub sources: Sources,
     /// This host.
     pub host: Host,
 }
