@@ -9,13 +9,12 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use support::{Daemon, eventually};
 
-/// A node of 10:237 (loop-control), or of the null device, or of a block device.
 fn make(path: &Path, kind: FileType, (major, minor): (u32, u32)) {
     mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), makedev(major, minor)).unwrap();
 }
 
 fn numbers(daemon: &Daemon, name: &str, path: &str) -> String {
-    daemon.lxc(&["exec", name, "--", "stat", "-c", "%F %t:%T %u", path]).out.trim().to_owned()
+    daemon.lxc(&["exec", name, "--", "busybox", "stat", "-c", "%F %t:%T %u", path]).out.trim().to_owned()
 }
 
 #[test]
@@ -37,7 +36,6 @@ fn nodes_come_and_go_with_their_source() {
     make(&source, FileType::CharacterDevice, (10, 237));
     let there = |daemon: &Daemon| numbers(daemon, "c1", "/dev/later") == "character special file a:ed 5";
     eventually("it has come", || there(&daemon));
-    daemon.lxc(&["exec", "c1", "--", "chmod", "666", "/dev/later"]).ok();
     daemon.lxc(&["exec", "c1", "--", "sh", "-c", ": < /dev/later"]).ok();
     // Another device by the same name.
     make(&dir.join("other"), FileType::CharacterDevice, (10, 200));
