@@ -25,7 +25,7 @@ use crate::auth::{ServerCertificate, server_config};
 use crate::db::{Database, Phase};
 use crate::events::{Bus, Log, LogLevel};
 use crate::helper::{Launcher, hook};
-use crate::instance::{Balancer, Calls, Context, Guests, Host, Manager, Ranges};
+use crate::instance::{Balancer, Calls, Context, Guests, Host, Manager, Ranges, Sources};
 use crate::network::{self, BridgeSpec};
 use crate::ops::Operations;
 use crate::ops::socket::Sockets;
@@ -176,6 +176,7 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         cpus: Balancer::default(),
         ranges: Ranges::default(),
         guests: Guests::default(),
+        sources: Sources::default(),
         host: host(),
     });
     Ok(Arc::new(App {
@@ -352,6 +353,8 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     });
     let following = Arc::clone(&app);
     tokio::spawn(async move { following.instances.follow_lxcfs().await });
+    let following = Arc::clone(&app);
+    tokio::spawn(async move { following.instances.follow_sources().await });
     let starting = Arc::clone(&app);
     tokio::spawn(async move { starting.instances.autostart(&ran).await });
     let ended = {

@@ -103,6 +103,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "restrict_devlxd",
     "server_supported_storage_drivers",
     "storage",
+    "unix_device_hotplug",
     "unix_device_rename",
     "unix_priv_drop",
     "usedby_consistency",

@@ -10,19 +10,18 @@ use tokio::time::Instant;
 
 use super::apply::apply;
 use super::error::Error;
-use super::guests::{self, Guest};
-use super::lease::{Lease, Leases};
+use super::guests;
+use super::lease::Leases;
 use super::policy::{Decision, Verb, decide};
+use super::request::{Answer, Request, StopKind};
 use super::state::{Snapshot, Status};
-use super::update::Change;
 use super::waits::{answer_to, at, gone, init_gone};
-use super::{Context, Stages, adopt, delete, limits, lxcfs, proxies, rename, start, stop, update};
+use super::{Context, Stages, adopt, delete, hotplug, limits, lxcfs, proxies, rename, start, stop, update};
 use crate::config;
 use crate::db::Model;
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
 use crate::profile;
-use crate::sys::lxcfs::Lxcfs;
 
 /// A running container's handles.
 pub(super) struct Live {
@@ -32,62 +31,6 @@ pub(super) struct Live {
     pub(super) init: AsyncFd<OwnedFd>,
     /// Readable when liblxc's monitor has ended: the container is gone with all it had.
     pub(super) monitor: AsyncFd<OwnedFd>,
-}
-
-/// The answer to a request; the stages of a start are told where one happened.
-pub(super) type Answer = Result<Stages, Error>;
-
-/// How to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum StopKind {
-    /// Ask init, wait so long (`None`: for ever).
-    Shutdown(Option<Duration>),
-    /// Kill.
-    Kill,
-}
-
-/// What the actor is asked.
-pub(super) enum Request {
-    /// Bring it up. `asked`: when; who asked while it was coming up has got what was asked for.
-    Start { asked: Instant, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
-    /// Bring it down; then perhaps up again.
-    Stop {
-        kind: StopKind,
-        restart: bool,
-        /// Remember it as running, for the next start of the daemon (host shutdown).
-        keep_power: bool,
-        requestor: Option<Requestor>,
-        reply: oneshot::Sender<Answer>,
-    },
-    /// Hold all processes.
-    Freeze { requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
-    /// Let them go on.
-    Unfreeze { requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
-    /// Remove it.
-    Delete { requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
-    /// Let somebody use its root.
-    Lease { reply: oneshot::Sender<Result<Lease, Error>> },
-    /// Take every lease back and let go of what is only mounted for them: the daemon ends.
-    Rest { reply: oneshot::Sender<()> },
-    /// Change its definition.
-    Update { change: Change, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
-    /// Apply what another state of the database says of it; keep it when `kept` is told so, else take it back. Until
-    /// then everything else waits.
-    Hold { next: Arc<Model>, ready: oneshot::Sender<Result<(), Error>>, kept: oneshot::Receiver<()> },
-    /// It says of itself that it is ready, or not yet; in the life that was identified.
-    Ready { guest: Guest, ready: bool, reply: oneshot::Sender<Answer> },
-    /// Show it this lxcfs, which is new on the host.
-    Lxcfs { lxcfs: Arc<Lxcfs> },
-    /// Give it another name.
-    Rename { to: InstanceKey, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
-    /// liblxc is taking the container down to bring it up again: the monitor will end.
-    Reboot,
-    /// Nobody could say at the daemon's start whether its container runs.
-    Unknown,
-    /// To find out now, if still nobody knows.
-    Look,
-    /// A container found running at the daemon's start.
-    Adopt { live: Box<Live>, status: Status },
 }
 
 pub(super) enum State {
@@ -187,6 +130,9 @@ impl Actor {
     /// Runs until the instance is deleted or the daemon drops its handle.
     pub(super) async fn run(mut self) {
         loop {
+            let up = matches!(self.state, State::Running(_) | State::Frozen(_));
+            let pid = self.live().filter(|_| up).map(|live| live.pid);
+            hotplug::follow(&self.context, &self.key, pid).await;
             let deadline = self.going.deadline.map(|(at, _)| at);
             tokio::select! {
                 // Requests first: word of a reboot must be heard before the end of the monitor that follows it.
@@ -263,6 +209,8 @@ impl Actor {
                     tracing::warn!(instance = %self.key, %error, "showing it the new lxcfs");
                 }
             }
+            // Looked at before the next request.
+            Request::Sources => {}
             Request::Hold { next, ready, kept } => self.hold(&next, ready, kept).await,
             Request::Rename { to, requestor, reply } => {
                 let answer = match decide(Verb::Rename, self.status()) {

@@ -20,6 +20,7 @@ use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use super::hotplug::followed;
 use super::inside::Inside;
 use super::plug::{self, Ready, refuse};
 use super::rates::Rates;
@@ -304,6 +305,54 @@ pub(super) async fn adopted(context: &Arc<Context>, key: &InstanceKey, pid: i32,
     if let Err(error) = changed.await {
         tracing::error!(instance = %key, %error, "its devices are not those of its definition");
     }
+}
+
+/// Brings the nodes that come and go with their sources to what is there of these now. Each for itself: what fails of one
+/// is logged, and tried again when something happens to it.
+pub(super) async fn follow(context: &Arc<Context>, key: &InstanceKey, pid: i32, expanded: &Expanded) {
+    let Ok(set) = Set::parse(&expanded.devices) else { return };
+    for (device, plug) in &set.plugs {
+        let Some(node) = followed(plug) else { continue };
+        let changed = async {
+            let running = Running::new(context, key, pid);
+            let plugged = running.read().await?.plugged;
+            let (source, block) = (PathBuf::from(&node.source), node.block);
+            let inside = plugged.contains_key(device.as_str()).then(|| running.dir.join(plug::file_name(device, plug)));
+            let (there, inside) = blocking(move || {
+                let inside = inside.map(|path| numbers(&path, block));
+                Ok::<_, Error>((numbers(&source, block), inside))
+            })
+            .await?;
+            if inside.is_some() && inside != Some(there) {
+                let mut less = plugged.clone();
+                less.remove(device.as_str());
+                running.change(plugged, &less).await?;
+                tracing::info!(instance = %key, %device, "taken out, as its source is gone");
+            } else if inside.is_some() {
+                return Ok(());
+            }
+            if there.is_some() {
+                let running = Running::new(context, key, pid);
+                let plugged = running.read().await?.plugged;
+                let mut more = plugged.clone();
+                more.extend(expanded.devices.get_key_value(device.as_str()).map(|(k, v)| (k.clone(), v.clone())));
+                running.change(plugged, &more).await?;
+                tracing::info!(instance = %key, %device, "put in, as its source has come");
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = changed.await {
+            tracing::warn!(instance = %key, %device, %error, "following its source");
+        }
+    }
+}
+
+/// The numbers of the device at `path`; none when there is no such one.
+fn numbers(path: &Path, block: bool) -> Option<(u32, u32)> {
+    let stat = rustix::fs::stat(path).ok()?;
+    let wanted = if block { FileType::BlockDevice } else { FileType::CharacterDevice };
+    let fits = FileType::from_raw_mode(stat.st_mode) == wanted;
+    fits.then(|| (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)))
 }
 
 /// A container that runs.

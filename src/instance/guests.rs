@@ -17,10 +17,10 @@ use rustix::fs::{Mode, OFlags};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
-use super::actor::Request;
 use super::error::Error;
 use super::inside::Inside;
 use super::manager::Manager;
+use super::request::Request;
 use super::state::Status;
 use super::{Context, blocking};
 use crate::api::wire::Config;

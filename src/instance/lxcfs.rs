@@ -10,10 +10,10 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use tokio::io::Interest;
 
-use super::actor::Request;
 use super::error::Error;
 use super::inside::Inside;
 use super::manager::Manager;
+use super::request::Request;
 use super::{Context, blocking};
 use crate::helper::MountRequest;
 use crate::names::InstanceKey;

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::actor::{Actor, Answer, Request, StopKind};
+use super::actor::Actor;
 use super::adopt::{self, Found};
 use super::console::{Console, Consoles};
 use super::create::{self, NewInstance, RootSource};
@@ -19,6 +19,7 @@ use super::files;
 use super::logs::{self, LogName};
 use super::metadata;
 use super::petname;
+use super::request::{Answer, Request, StopKind};
 use super::state::{Snapshot, Status};
 use super::stop;
 use super::update::Change;

@@ -23,6 +23,7 @@ mod error;
 mod exec;
 mod files;
 mod guests;
+mod hotplug;
 mod inside;
 mod intercept;
 mod lease;
@@ -43,6 +44,7 @@ mod ranges;
 mod rates;
 mod rename;
 mod render;
+mod request;
 mod start;
 mod state;
 mod stop;
@@ -72,6 +74,7 @@ pub use create::{NewInstance, RootSource};
 pub use error::Error;
 pub use exec::{Exec, ExecSpec, Io, IoKind};
 pub use guests::{Guest, Guests, READY, Stranger};
+pub use hotplug::Sources;
 pub use intercept::Calls;
 pub use limits::Balancer;
 pub use live::states as live_states;
@@ -131,6 +134,8 @@ pub struct Context {
     pub ranges: Ranges,
     /// Containers that can ask about themselves.
     pub guests: Guests,
+    /// What running instances wait for under `/dev`.
+    pub sources: Sources,
     /// This host.
     pub host: Host,
 }

@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::actor::Request;
 use super::error::Error;
 use super::manager::Manager;
+use super::request::Request;
 use super::update::{check_profile, with_profile};
 use crate::db::{self, Model, Profile};
 use crate::names::{InstanceKey, ProfileName, ProjectName};

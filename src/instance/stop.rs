@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::actor::{Live, StopKind};
+use super::actor::Live;
 use super::error::Error;
+use super::request::StopKind;
 use super::{Context, devices, guests, limits, nics, proxies, ranges};
 use crate::db::{self, Instance, Phase};
 use crate::names::InstanceKey;

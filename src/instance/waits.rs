@@ -3,7 +3,8 @@
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::actor::{Answer, State};
+use super::actor::State;
+use super::request::Answer;
 
 /// Resolves when the container's monitor has ended; never for a container that is down.
 pub(super) async fn gone(state: &State) {

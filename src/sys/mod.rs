@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod cgroup_write;
 pub mod features;
 pub mod hardware;
+pub mod inotify;
 pub mod lxcfs;
 pub mod module;
 pub mod mount;
