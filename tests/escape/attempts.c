@@ -120,47 +120,6 @@ static int tell_writable(const char *path, const struct stat *s, int kind, struc
     return 0;
 }
 
-// Looks at every process that comes until the file `stop` is there, and tells what of strangers (other than this one's own
-// children: those whose program is `device inode`) could be had.
-static long spy(const char *stop, unsigned long device, unsigned long inode) {
-    static const char *const what[] = {"exe", "cwd", "root", "environ", "mem", "fd/0", "fd/3", "fd/4"};
-    static char seen[1 << 22];
-    int strangers = 0;
-    while (access(stop, F_OK)) {
-        for (int pid = 2; pid < 400; pid++) {
-            char path[64], text[256] = {0};
-            snprintf(path, sizeof path, "/proc/%d/cmdline", pid);
-            int f = open(path, O_RDONLY);
-            if (f < 0) continue;
-            ssize_t size = read(f, text, sizeof text - 1);
-            close(f);
-            if (size > 0 && strstr(text, "helper")) {
-                if (!seen[pid]) seen[pid] = 1, strangers++;
-                for (int i = 0; i < size - 1; i++) if (!text[i]) text[i] = ' ';
-                printf("cmdline %s\n", text);
-                for (unsigned i = 0; i < sizeof what / sizeof *what; i++) {
-                    snprintf(path, sizeof path, "/proc/%d/%s", pid, what[i]);
-                    struct stat s;
-                    f = open(path, O_RDONLY | O_NONBLOCK);
-                    // It may be the container's program by now.
-                    if (f >= 0 && i == 0 && !fstat(f, &s) && s.st_dev == device && s.st_ino == inode) printf("had %s\n", what[i]);
-                    if (f >= 0 && i > 0) {
-                        char now[64];
-                        snprintf(path, sizeof path, "/proc/%d/cmdline", pid);
-                        int again = open(path, O_RDONLY);
-                        ssize_t more = again < 0 ? 0 : read(again, now, sizeof now - 1);
-                        if (more > 0 && (now[more] = 0, strstr(now, "helper"))) printf("had %s\n", what[i]);
-                        close(again);
-                    }
-                    close(f);
-                }
-            }
-        }
-    }
-    printf("strangers %d ", strangers);
-    return 0;
-}
-
 static long attempt(const char *n) {
 #define IS(x) if (!strcmp(n, x))
     char buffer[16] = {0};
@@ -201,7 +160,6 @@ static long attempt(const char *n) {
     IS("agent") return in_fresh_namespaces(mount_cgroup);
     IS("reboot") return reboot_own(w[1]);
     IS("writable") return nftw(w[1], tell_writable, 64, FTW_PHYS | FTW_MOUNT);
-    IS("spy") return spy(w[1], strtoul(w[2], 0, 10), strtoul(w[3], 0, 10));
     IS("swap") return syscall(SYS_swapoff, "/");
     IS("accounting") return syscall(SYS_acct, "/");
     fprintf(stderr, "no attempt %s\n", n);
