@@ -1,4 +1,5 @@
-//! `dir`: the image unpacked into the volume; the ids are mapped by an id-mapped mount over the root itself.
+//! `dir`: the image unpacked into the volume; the ids are mapped by an id-mapped mount over the root itself, or shifted
+//! on the disk.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,10 +35,8 @@ impl Driver for Dir {
 
     fn mount(&self, _pool: &Path, volume: &Path, map: Option<&IdMap>) -> Result<RootMount, Error> {
         let rootfs = volume.join("rootfs");
-        if let Some(map) = map {
-            if let Some(reason) = self.probes.id_mapped_missing() {
-                return Err(Error::NoIdMappedMounts { reason });
-            }
+        // Else the files have the ids of the host.
+        if let Some(map) = map.filter(|_| self.probes.id_mapped_missing().is_none()) {
             let (uids, gids) = map.mount_maps(false);
             (|| {
                 let namespace = userns::with_maps(&uids, &gids)?;
@@ -49,7 +48,7 @@ impl Driver for Dir {
             })()
             .map_err(io("make an id-mapped mount of", &rootfs))?;
         }
-        Ok(RootMount { path: rootfs, lxc_options: None })
+        Ok(RootMount { path: rootfs, lxc_options: None, stored: None })
     }
 
     fn lower(&self, _volume: &Path) -> Option<Fingerprint> {
