@@ -91,7 +91,10 @@ impl Ranges {
             (None, _)
                 if let Some(range) = stored.filter(|range| {
                     range.size == wanted.size && host.for_isolated().holds(*range) && others(*range).is_none()
-                }) => {range}
+                }) =>
+            {
+                range
+            }
             (None, _) => {
                 let others = held.iter().filter(|(name, _)| name.as_str() != container);
                 host.lowest_free(wanted.size, others.map(|(_, range)| *range).chain(kept.iter().copied()))?

@@ -548,11 +548,11 @@ mod tests {
                 }
                 match host.lowest_free(size, held.values().copied()) {
                     Ok(range) => {
-                        prop_assert!(host.common().holds(range) && range.size == size);
+                        prop_assert!(host.for_isolated().holds(range) && range.size == size);
                         prop_assert!(held.values().all(|other| !other.overlaps(range)));
                         // The lowest: it begins where the room begins, or right after somebody, and every lower such place is no good.
                         let starts = held.values().map(|other| u32::try_from(other.end()).unwrap());
-                        for base in starts.chain([host.common().base]).filter(|base| *base < range.base) {
+                        for base in starts.chain([host.for_isolated().base]).filter(|base| *base < range.base) {
                             let lower = IdRange { base, size };
                             prop_assert!(held.values().any(|other| other.overlaps(lower)));
                         }
@@ -560,9 +560,9 @@ mod tests {
                     }
                     Err(_) => {
                         let starts = held.values().map(|other| u32::try_from(other.end()).unwrap());
-                        for base in starts.chain([host.common().base]) {
+                        for base in starts.chain([host.for_isolated().base]) {
                             let place = IdRange { base, size };
-                            let fits = host.common().holds(place);
+                            let fits = host.for_isolated().holds(place);
                             prop_assert!(!fits || held.values().any(|other| other.overlaps(place)));
                         }
                     }

@@ -35,13 +35,14 @@ impl Driver for Dir {
 
     fn mount(&self, _pool: &Path, volume: &Path, map: Option<&IdMap>) -> Result<RootMount, Error> {
         let rootfs = volume.join("rootfs");
-        // Else the files have the ids of the host.
-        if let Some(map) = map.filter(|_| self.probes.id_mapped_missing().is_none()) {
+        if let Some(map) = map {
             let (uids, gids) = map.mount_maps(false);
             (|| {
-                let namespace = userns::with_maps(&uids, &gids)?;
                 let clone = mount::clone_of(&rootfs)?;
-                mount::map_ids(&clone, &*namespace)?;
+                // Else the files have the ids of the host.
+                if self.probes.id_mapped_missing().is_none() {
+                    mount::map_ids(&clone, &*userns::with_maps(&uids, &gids)?)?;
+                }
                 // Not nosuid: sudo inside must work. Setuid files are the container's root's, who is nobody outside.
                 mount::set_nodev(&clone)?;
                 mount::attach(&clone, &rootfs)

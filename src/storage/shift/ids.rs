@@ -57,7 +57,11 @@ fn acl_ids(value: &[u8], mut work: impl FnMut(bool, u32, usize)) {
 
 pub(super) fn acl_seen(value: &[u8], seen: &mut Seen) {
     acl_ids(value, |user, id, _| {
-        if user { seen.uid.insert(id) } else { seen.gid.insert(id) };
+        if user {
+            seen.uid.insert(id)
+        } else {
+            seen.gid.insert(id)
+        };
     });
 }
 

@@ -81,12 +81,7 @@ pub(in super::super) fn stored(volume: &Path) -> Result<Option<IdMap>, Error> {
 }
 
 impl Journal {
-    pub(super) fn new(
-        to: Option<&IdMap>,
-        phases: Vec<Table>,
-        special: BTreeMap<u64, Special>,
-        files: u64,
-    ) -> Self {
+    pub(super) fn new(to: Option<&IdMap>, phases: Vec<Table>, special: BTreeMap<u64, Special>, files: u64) -> Self {
         Self { to: to.map(IdMap::to_json), phases, special, files }
     }
 

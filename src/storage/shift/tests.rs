@@ -155,11 +155,18 @@ fn owners_bits_capabilities_and_acls_are_shifted_and_come_back() {
         let root = path.as_os_str().is_empty();
         let owner = if root { (100_000, 100_000) } else { (100_005, 100_006) };
         assert_eq!(((new.0, new.1), new.2, new.4), (owner, old.2, old.4), "{path:?}");
-        let access = old.3[1].as_ref().map(|_| acl(100_007, 100_006));
+        let access = old.3[1].clone().map(|mut acl| {
+            acl[16..20].copy_from_slice(&100_007u32.to_le_bytes());
+            acl[32..36].copy_from_slice(&100_006u32.to_le_bytes());
+            acl
+        });
         assert_eq!(new.3[1], access, "{path:?}");
     }
     let capable = |name: &str| after[Path::new(name)].3[0].clone();
-    assert_eq!((capable("f0/f2"), capable("f0/f5")), (Some(capability(Some(100_000))), Some(capability(Some(100_007)))));
+    assert_eq!(
+        (capable("f0/f2"), capable("f0/f5")),
+        (Some(capability(Some(100_000))), Some(capability(Some(100_007))))
+    );
     assert_eq!(after[Path::new("f0")].3[2], Some(acl(100_007, 100_006)));
     // Another map, which has ids in common with the first.
     let other = map(100_005, 65536);

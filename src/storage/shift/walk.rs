@@ -86,8 +86,7 @@ impl Entry<'_> {
     }
 }
 
-const RESOLVE: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
+const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
 
 fn open_below(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
     let open = |from: std::os::fd::BorrowedFd<'_>, piece: &Path, flags| {
@@ -204,8 +203,7 @@ where
         let failed = |errno: Errno| io("open", self.top.join(&below))(errno.into());
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = rustix::fs::openat2(directory, name, flags, Mode::empty(), RESOLVE).map_err(failed)?;
-        let stat =
-            rustix::fs::statat(&place, "", AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        let stat = rustix::fs::statat(&place, "", AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
         let entry = Entry { place, stat, top: self.top, below };
         (self.visit)(&entry)?;
         Ok(entry.kind() == FileType::Directory)
