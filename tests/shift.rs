@@ -48,7 +48,7 @@ fn touched(path: &Path) -> (i64, i64) {
 }
 
 fn inside(daemon: &Daemon, name: &str, path: &str) -> String {
-    daemon.lxc(&["exec", name, "--", "stat", "-c", "%u:%g %a", path]).ok().trim().to_owned()
+    daemon.lxc(&["exec", name, "--", "busybox", "stat", "-c", "%u:%g %a", path]).ok().trim().to_owned()
 }
 
 #[test]
