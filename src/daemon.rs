@@ -25,7 +25,7 @@ use crate::auth::{ServerCertificate, server_config};
 use crate::db::{Database, Phase};
 use crate::events::{Bus, Log, LogLevel};
 use crate::helper::{Launcher, hook};
-use crate::instance::{Balancer, Calls, Context, Guests, Host, Manager, Ranges, Sources};
+use crate::instance::{Balancer, Calls, Context, Guests, Host, Manager, Ranges, Shifts, Sources};
 use crate::network::{self, BridgeSpec};
 use crate::ops::Operations;
 use crate::ops::socket::Sockets;
@@ -175,6 +175,7 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         dir: dir.clone(),
         cpus: Balancer::default(),
         ranges: Ranges::default(),
+        shifts: Shifts::default(),
         guests: Guests::default(),
         sources: Sources::default(),
         host: host(),

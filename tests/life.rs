@@ -103,8 +103,10 @@ fn they_start_and_stop_in_the_order_of_their_priorities() {
     for (name, start, stop) in [("a", 1, 1), ("b", 5, 2), ("c", 9, 3)] {
         daemon.lxc(&["init", "bb", name]).ok();
         let delay = if name == "b" { 1 } else { 0 };
-        for (key, value) in [("autostart.priority", start), ("autostart.delay", delay), ("stop.priority", stop)] {
-            daemon.lxc(&["config", "set", name, &format!("boot.{key}={value}")]).ok();
+        for (key, value) in
+            [("boot.autostart.priority", start), ("boot.autostart.delay", delay), ("boot.stop.priority", stop)]
+        {
+            daemon.lxc(&["config", "set", name, &format!("{key}={value}")]).ok();
         }
         daemon.lxc(&["start", name]).ok();
     }

@@ -36,14 +36,16 @@ fn tests() -> Vec<(String, String)> {
         }
         let text = fs::read_to_string(&file).unwrap();
         for (index, part) in text.split("#[test]").enumerate() {
-            // What stands before the first test serves them all.
-            let test =
-                if index == 0 { "" } else { part.split(['(', ' ']).find(|word| word.contains('_')).unwrap_or("") };
-            let test = test.trim();
-            if name == "keys" && (test.is_empty() || test.starts_with("no_")) {
-                continue;
+            // A test ends with its function; what stands between tests serves them all.
+            let (test, rest) = if index == 0 { ("", part) } else { part.split_once("\n}\n").unwrap_or((part, "")) };
+            let title = test.split(['(', ' ']).find(|word| word.contains('_')).unwrap_or("").trim();
+            let walk = name == "keys" && title.starts_with("no_");
+            if !title.is_empty() && !walk {
+                found.push((format!("{name}::{title}"), test.to_owned()));
             }
-            found.push((if test.is_empty() { name.clone() } else { format!("{name}::{test}") }, part.to_owned()));
+            if name != "keys" {
+                found.push((name.clone(), rest.to_owned()));
+            }
         }
     }
     found
@@ -59,9 +61,13 @@ fn names(text: &str, name: &str) -> bool {
     })
 }
 
-/// The first tests that name it, and how many more there are.
+/// The tests that name it; a file by itself only where none of its tests does.
 fn by(tests: &[(String, String)], fits: impl Fn(&str) -> bool) -> Vec<&str> {
-    tests.iter().filter(|(_, text)| fits(text)).map(|(name, _)| name.as_str()).collect()
+    let mut names: Vec<&str> = tests.iter().filter(|(_, text)| fits(text)).map(|(name, _)| name.as_str()).collect();
+    names.dedup();
+    let tested = |file: &str| names.iter().any(|name| name.starts_with(&format!("{file}::")));
+    let alone: Vec<&str> = names.iter().filter(|name| name.contains("::") || !tested(name)).copied().collect();
+    alone
 }
 
 fn cell(names: &[&str]) -> String {

@@ -198,6 +198,7 @@ fn storage(error: &storage::Error) -> StatusCode {
         | storage::Error::UnknownDriver { .. }
         | storage::Error::DriverUnavailable { .. }
         | storage::Error::NoIdMappedMounts { .. }
+        | storage::Error::ShiftRefused
         | storage::Error::UnknownKey { .. }
         | storage::Error::Value { .. }
         | storage::Error::NotEmpty { .. }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 
+use super::app::App;
 use super::call::Call;
 use super::error::Error;
 use super::instances::{find, spec};
@@ -13,7 +14,7 @@ use super::response::{self, Response};
 use super::wire;
 use crate::instance::{self, Stages, Target};
 use crate::names::InstanceKey;
-use crate::ops::Spec;
+use crate::ops::{Handle, Spec};
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -69,13 +70,39 @@ pub async fn put(mut call: Call) -> Result<Response> {
     spec.resources.remove("containers");
     let (app, requestor) = (Arc::clone(&call.app), call.requestor());
     let operation = app.clone().ops.task(spec, async move |handle| {
-        let stages: Stages = app.instances.change(&key, target, timeout, force, Some(requestor)).await?;
+        let change = app.instances.change(&key, target, timeout, force, Some(requestor));
+        let stages: Stages = telling_shift(&app, &key, &handle, change).await?;
         if matches!(target, Target::Start | Target::Restart) {
             handle.add_metadata("stages", stages.to_json());
         }
         Ok::<(), instance::Error>(())
     });
     Ok(response::accepted(&operation))
+}
+
+/// How often the progress of a shift is told.
+const TOLD: Duration = Duration::from_millis(250);
+
+/// Does `work`, which may start the instance; how far a shift of its files is, the operation tells meanwhile.
+pub(super) async fn telling_shift<T>(
+    app: &App,
+    key: &InstanceKey,
+    handle: &Handle,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = std::pin::pin!(work);
+    let mut last = None;
+    loop {
+        if let Ok(done) = tokio::time::timeout(TOLD, &mut work).await {
+            return done;
+        }
+        let now = app.instances.shift_progress(key);
+        if let Some((done, all)) = now.filter(|_| now != last) {
+            let text = format!("Shift: {}% ({done} of {all} files)", done * 100 / all.max(1));
+            handle.add_metadata("shift_progress", text.into());
+        }
+        last = now;
+    }
 }
 
 /// `PUT /1.0/instances`: the change happens to every instance of the project that it would change; the others are left

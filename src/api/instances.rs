@@ -9,9 +9,9 @@ use serde_json::json;
 use super::call::{Call, Tree};
 use super::error::Error;
 use super::images::by_fingerprint;
-use super::rendered;
 use super::response::{self, Response};
 use super::wire;
+use super::{instance_state, rendered};
 use crate::config;
 use crate::db::{self, Image, Model, Phase, rfc3339};
 use crate::instance::{self, Definition, NewInstance, RootSource, Snapshot, Target};
@@ -234,7 +234,8 @@ pub async fn create(mut call: Call) -> Result<Response> {
         let stages = app.instances.build(&record, &source, Some(&requestor)).await?;
         handle.add_metadata("stages", stages.to_json());
         if body.start {
-            let stages = app.instances.change(&key, Target::Start, None, false, Some(requestor)).await?;
+            let start = app.instances.change(&key, Target::Start, None, false, Some(requestor));
+            let stages = instance_state::telling_shift(&app, &key, &handle, start).await?;
             handle.add_metadata("start_stages", stages.to_json());
         }
         Ok::<(), instance::Error>(())

@@ -469,7 +469,7 @@ pub const INSTANCE_KEYS: &[InstanceRow] = &[
         scope: Scope::Profile,
         live: true,
         effect: Effect::Record,
-        doc: "Keeps its files from being shifted; nothing ever shifts them, as ids are mapped by their mount.",
+        doc: "Refuses a start that would have to shift the ids of its files on disk; with id-mapped mounts none has to, but to take back a shift.",
     },
     InstanceRow {
         pattern: Pattern::Exact("security.syscalls.allow"),
@@ -730,7 +730,7 @@ pub const INSTANCE_KEYS: &[InstanceRow] = &[
         scope: Scope::Instance,
         live: true,
         effect: Effect::Volatile,
-        doc: "The id map that its files are stored with: always none, as mounts map them.",
+        doc: "The id map that its files are stored with: none where mounts map them, else that of the last shift.",
     },
     InstanceRow {
         pattern: Pattern::Exact("volatile.last_state.power"),

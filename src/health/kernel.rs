@@ -126,7 +126,7 @@ pub(super) fn look(probes: &Probes) -> Vec<Check> {
         about(
             "idmapped-mounts",
             true,
-            "no unprivileged container starts",
+            "no unprivileged container of an overlay pool starts; the files of one in a dir pool are shifted on disk at its first start",
             "Linux 5.12 or later, and a state directory on ext4, xfs, btrfs or tmpfs",
         )
         .check(works(probes.id_mapped_missing())),

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::actor::Live;
 use super::error::Error;
 use super::state::Status;
-use super::{Context, blocking, ranges};
+use super::{Context, blocking, ranges, shifting};
 use crate::config;
 use crate::names::InstanceKey;
 use crate::profile;
@@ -154,10 +154,7 @@ impl Leases {
         let nesting = config::bool_of(&expanded.config, "security.nesting");
         if self.root_with(map.as_ref(), nesting).await?.is_none() {
             let (pool, volume) = (context.pools.get(&record.pool)?, key.container());
-            let root = {
-                let (pool, volume, map) = (Arc::clone(&pool), volume.clone(), map.clone());
-                blocking(move || pool.mount(&volume, map.as_ref(), nesting).map_err(Error::from)).await
-            };
+            let root = shifting::mount(context, key, &pool, &expanded.config, map.as_ref()).await;
             if root.is_err() {
                 context.ranges.give_back(&volume);
             }

@@ -219,6 +219,11 @@ impl Manager {
         .await
     }
 
+    /// Files of it that are shifted, of how many; `None` when none are shifted now.
+    pub fn shift_progress(&self, key: &InstanceKey) -> Option<(u64, u64)> {
+        self.context.shifts.told(key)
+    }
+
     /// Removes a stopped instance.
     ///
     /// # Errors

@@ -45,6 +45,7 @@ mod rates;
 mod rename;
 mod render;
 mod request;
+mod shifting;
 mod start;
 mod state;
 mod stop;
@@ -83,6 +84,7 @@ pub use manager::{Manager, Target};
 pub use metadata::{MAX_TEMPLATE, TemplateName};
 pub use profile_change::ProfileChange;
 pub use ranges::Ranges;
+pub use shifting::Shifts;
 pub use state::{Snapshot, Status};
 pub use update::{Change, Definition, is_own};
 
@@ -132,6 +134,8 @@ pub struct Context {
     pub cpus: Balancer,
     /// Who has which ids.
     pub ranges: Ranges,
+    /// Whose files are shifted now.
+    pub shifts: Shifts,
     /// Containers that can ask about themselves.
     pub guests: Guests,
     /// What running instances wait for under `/dev`.

@@ -14,7 +14,7 @@ use super::limits;
 use super::render::{self, Plan};
 use super::stop;
 use super::undo::Undo;
-use super::{Context, Stages, blocking, confine, devices as plugs, guests, lxcfs, nics, proxies, ranges};
+use super::{Context, Stages, blocking, confine, devices as plugs, guests, lxcfs, nics, proxies, ranges, shifting};
 use crate::config;
 use crate::db::Instance;
 use crate::device::Set;
@@ -78,8 +78,7 @@ async fn steps(
     let root = match leases.root_with(map.as_ref(), nesting).await? {
         Some(root) => root,
         None => {
-            let (mounting, volume, map) = (Arc::clone(&pool), container.name.clone(), map.clone());
-            let root = blocking(move || mounting.mount(&volume, map.as_ref(), nesting).map_err(Error::from)).await?;
+            let root = shifting::mount(context, key, &pool, &expanded.config, map.as_ref()).await?;
             let volume = container.name.clone();
             undo.push(blocking(move || pool.unmount(&volume).map_err(Error::from)));
             root
@@ -134,7 +133,7 @@ async fn steps(
         architecture: &record.architecture,
     });
     write_config(&logs, &container.config, &text)?;
-    let mut volatile = ranges::volatile(context, &container.name, map.as_ref());
+    let mut volatile = ranges::volatile(context, &container.name, map.as_ref(), root.stored.as_ref());
     volatile.extend(nics::volatile(&planned, &devices));
     remember(context, &record, volatile).await?;
     {

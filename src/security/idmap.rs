@@ -249,7 +249,7 @@ impl Subordinate {
 
     /// Where isolated containers get theirs: what users and groups have in common, but for its first [`MINIMUM`] ids,
     /// as with LXD.
-    fn common(&self) -> IdRange {
+    pub fn for_isolated(&self) -> IdRange {
         let [uid, gid] = self.main;
         let base = u64::from(uid.base.max(gid.base)) + u64::from(MINIMUM);
         let size = uid.end().min(gid.end()).saturating_sub(base);
@@ -264,7 +264,7 @@ impl Subordinate {
     /// # Errors
     /// [`Error::Exhausted`], with the line that would make room.
     pub fn lowest_free(&self, size: u32, held: impl IntoIterator<Item = IdRange>) -> Result<IdRange, Error> {
-        lowest_free(self.common(), size, held).ok_or_else(|| {
+        lowest_free(self.for_isolated(), size, held).ok_or_else(|| {
             let small = self.main.iter().any(|range| range.size < 1_000_000_000);
             let count = if small { 1_000_000_000 } else { u32::MAX - 1 - 1_000_000 };
             Error::Exhausted { size, line: format!("root:1000000:{count}") }
@@ -363,6 +363,15 @@ impl IdMap {
         (find(&self.uid, uid), find(&self.gid, gid))
     }
 
+    /// What a user and a group of the host are inside; `None` where the map has no row for it.
+    pub fn inside(&self, uid: u32, gid: u32) -> (Option<u32>, Option<u32>) {
+        let find = |rows: &[Extent], id: u32| {
+            let row = rows.iter().find(|row| u64::from(id) < row.outer().end() && id >= row.outside)?;
+            Some(row.inside + (id - row.outside))
+        };
+        (find(&self.uid, uid), find(&self.gid, gid))
+    }
+
     /// Who its root is on the host: user and group. A map without a row for id 0 has none.
     pub fn root(&self) -> (u32, u32) {
         let root = |rows: &[Extent]| rows.first().map_or(u32::MAX - 1, |row| row.outside);
@@ -398,6 +407,27 @@ impl IdMap {
         let entry = |row: &Extent, uid: bool| serde_json::json!({"Isuid": uid, "Isgid": !uid, "Hostid": row.outside, "Nsid": row.inside, "Maprange": row.size});
         let users = self.uid.iter().map(|row| entry(row, true));
         serde_json::Value::Array(users.chain(self.gid.iter().map(|row| entry(row, false))).collect()).to_string()
+    }
+}
+
+impl IdMap {
+    /// Of the text of [`Self::to_json`]; `None` for any other, and for one without rows.
+    pub fn from_json(text: &str) -> Option<Self> {
+        let (mut uid, mut gid) = (Vec::new(), Vec::new());
+        for row in serde_json::from_str::<serde_json::Value>(text).ok()?.as_array()? {
+            let number = |name: &str| row[name].as_u64().and_then(|number| u32::try_from(number).ok());
+            let extent = Extent { inside: number("Nsid")?, outside: number("Hostid")?, size: number("Maprange")? };
+            if extent.inner().end().max(extent.outer().end()) > u64::from(u32::MAX) {
+                return None;
+            }
+            // LXD has rows for both.
+            uid.extend((row["Isuid"] == true).then_some(extent));
+            gid.extend((row["Isgid"] == true).then_some(extent));
+        }
+        for rows in [&mut uid, &mut gid] {
+            rows.sort_unstable_by_key(|row| row.inside);
+        }
+        (!uid.is_empty() && !gid.is_empty()).then_some(Self { uid, gid })
     }
 }
 
@@ -518,11 +548,11 @@ mod tests {
                 }
                 match host.lowest_free(size, held.values().copied()) {
                     Ok(range) => {
-                        prop_assert!(host.common().holds(range) && range.size == size);
+                        prop_assert!(host.for_isolated().holds(range) && range.size == size);
                         prop_assert!(held.values().all(|other| !other.overlaps(range)));
                         // The lowest: it begins where the room begins, or right after somebody, and every lower such place is no good.
                         let starts = held.values().map(|other| u32::try_from(other.end()).unwrap());
-                        for base in starts.chain([host.common().base]).filter(|base| *base < range.base) {
+                        for base in starts.chain([host.for_isolated().base]).filter(|base| *base < range.base) {
                             let lower = IdRange { base, size };
                             prop_assert!(held.values().any(|other| other.overlaps(lower)));
                         }
@@ -530,9 +560,9 @@ mod tests {
                     }
                     Err(_) => {
                         let starts = held.values().map(|other| u32::try_from(other.end()).unwrap());
-                        for base in starts.chain([host.common().base]) {
+                        for base in starts.chain([host.for_isolated().base]) {
                             let place = IdRange { base, size };
-                            let fits = host.common().holds(place);
+                            let fits = host.for_isolated().holds(place);
                             prop_assert!(!fits || held.values().any(|other| other.overlaps(place)));
                         }
                     }

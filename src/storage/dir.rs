@@ -1,4 +1,5 @@
-//! `dir`: the image unpacked into the volume; the ids are mapped by an id-mapped mount over the root itself.
+//! `dir`: the image unpacked into the volume; the ids are mapped by an id-mapped mount over the root itself, or shifted
+//! on the disk.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,21 +36,20 @@ impl Driver for Dir {
     fn mount(&self, _pool: &Path, volume: &Path, map: Option<&IdMap>) -> Result<RootMount, Error> {
         let rootfs = volume.join("rootfs");
         if let Some(map) = map {
-            if let Some(reason) = self.probes.id_mapped_missing() {
-                return Err(Error::NoIdMappedMounts { reason });
-            }
             let (uids, gids) = map.mount_maps(false);
             (|| {
-                let namespace = userns::with_maps(&uids, &gids)?;
                 let clone = mount::clone_of(&rootfs)?;
-                mount::map_ids(&clone, &*namespace)?;
+                // Else the files have the ids of the host.
+                if self.probes.id_mapped_missing().is_none() {
+                    mount::map_ids(&clone, &*userns::with_maps(&uids, &gids)?)?;
+                }
                 // Not nosuid: sudo inside must work. Setuid files are the container's root's, who is nobody outside.
                 mount::set_nodev(&clone)?;
                 mount::attach(&clone, &rootfs)
             })()
             .map_err(io("make an id-mapped mount of", &rootfs))?;
         }
-        Ok(RootMount { path: rootfs, lxc_options: None })
+        Ok(RootMount { path: rootfs, lxc_options: None, stored: None })
     }
 
     fn lower(&self, _volume: &Path) -> Option<Fingerprint> {

@@ -17,6 +17,7 @@ pub enum Error {
     UnknownDriver { driver: String },
     DriverUnavailable { driver: &'static str, reason: String },
     NoIdMappedMounts { reason: String },
+    ShiftRefused,
     UnknownKey { driver: &'static str, key: String },
     Value { key: &'static str, value: String, expected: &'static str },
     NotEmpty { path: PathBuf },
@@ -44,8 +45,13 @@ impl fmt::Display for Error {
             }
             Self::NoIdMappedMounts { reason } => write!(
                 f,
-                "Unprivileged containers need id-mapped mounts, which do not work on this host: {reason}; \
-                 \"warrend doctor\" says more"
+                "Unprivileged containers of an overlay pool need id-mapped mounts, which do not work on this host: \
+                 {reason}; use a pool of driver dir; \"warrend doctor\" says more"
+            ),
+            Self::ShiftRefused => write!(
+                f,
+                "The ids of its files would have to be shifted, which \"security.protection.shift\" forbids: unset it, \
+                 or give the instance back the id map of \"volatile.last_state.idmap\""
             ),
             Self::UnknownKey { driver, key } => {
                 write!(f, "Unknown configuration key {key:?} of a {driver} storage pool; it takes source and user.*")

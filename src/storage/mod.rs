@@ -1,7 +1,8 @@
 //! Pools and volumes: a driver per backend behind one narrow trait.
 //!
 //! Files lie on disk with the container's own ids (0, 1, …) in every driver; a start mounts the root id-mapped at
-//! `<pool>/containers/<volume>/rootfs`, a stop unmounts it.
+//! `<pool>/containers/<volume>/rootfs`, a stop unmounts it. Where there are no id-mapped mounts, `dir` shifts the files
+//! ([`shift`]).
 //!
 //! ```text
 //!   storage-pools/<pool>/
@@ -23,9 +24,11 @@ mod overlay;
 mod pool;
 mod probe;
 mod registry;
+mod shift;
 
 pub use error::Error;
 pub use files::{link_instance, unlink_instance};
-pub use pool::{DriverKind, Pool, PoolSpec, Resources, RootMount};
+pub use pool::{DriverKind, Pool, PoolSpec, Resources, RootMount, Shifting};
 pub use probe::{Feature, Probes};
 pub use registry::Registry;
+pub use shift::Progress;

@@ -202,7 +202,7 @@ impl Driver for Overlay {
         // Empty, unless a mount could not be detached; then it waits for the same opening.
         let _ = std::fs::remove_dir(&scratch);
         mounted?;
-        Ok(RootMount { path: rootfs, lxc_options: None })
+        Ok(RootMount { path: rootfs, lxc_options: None, stored: None })
     }
 
     fn lower(&self, volume: &Path) -> Option<Fingerprint> {

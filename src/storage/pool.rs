@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
 use super::probe::Probes;
+use super::shift::{self, Progress};
 use super::{dir, nested, overlay};
 use crate::api::wire::Config;
 use crate::image::StoredImage;
@@ -74,6 +75,17 @@ pub struct RootMount {
     pub path: PathBuf,
     /// For `lxc.rootfs.options`.
     pub lxc_options: Option<String>,
+    /// The map that its files are stored with; `None`: unshifted.
+    pub stored: Option<IdMap>,
+}
+
+/// What a mount may do when files have to be shifted.
+#[derive(Debug, Clone, Default)]
+pub struct Shifting {
+    /// Fail rather than shift.
+    pub refuse: bool,
+    /// Tells how far it is.
+    pub progress: Arc<Progress>,
 }
 
 /// Room of a pool.
@@ -103,6 +115,8 @@ pub struct Pool {
     spec: PoolSpec,
     root: PathBuf,
     driver: Box<dyn Driver>,
+    /// Of the file system it lies on.
+    probes: Arc<Probes>,
     /// Each is held while the shared files of its image are made, mounted or removed; one image never waits for another.
     images: Mutex<BTreeMap<Fingerprint, Arc<Mutex<()>>>>,
 }
@@ -192,11 +206,17 @@ impl Pool {
         for (name, mode) in DIRECTORIES {
             make_dir(&root.join(name), *mode)?;
         }
+        let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev()).ok();
+        // What was tried on the daemon's own file system says nothing about another one.
+        let probes = match device(&root) == device(&spec.state_dir) {
+            true => Arc::clone(probes),
+            false => Arc::new(Probes::new(&root.join(".new"))),
+        };
         let driver: Box<dyn Driver> = match spec.driver {
-            DriverKind::Dir => Box::new(dir::Dir::new(Arc::clone(probes))),
+            DriverKind::Dir => Box::new(dir::Dir::new(Arc::clone(&probes))),
             DriverKind::Overlay => Box::new(overlay::Overlay),
         };
-        let pool = Self { spec, root, driver, images: Mutex::default() };
+        let pool = Self { spec, root, driver, probes, images: Mutex::default() };
         let left = pool.left_by_a_crash()?;
         pool.clear_unused_images()?;
         if !left.is_empty() {
@@ -387,22 +407,34 @@ impl Pool {
     }
 
     /// Makes a volume's root ready for a start; ids are mapped by `map`, none for a privileged container. With `nesting`
-    /// a container engine inside finds a place for its layers.
+    /// a container engine inside finds a place for its layers. Files that are not stored as this needs it are shifted
+    /// first.
     ///
     /// # Errors
     /// Then nothing is mounted.
-    pub fn mount(&self, volume: &str, map: Option<&IdMap>, nesting: bool) -> Result<RootMount, Error> {
+    pub fn mount(
+        &self,
+        volume: &str,
+        map: Option<&IdMap>,
+        nesting: bool,
+        shifting: &Shifting,
+    ) -> Result<RootMount, Error> {
         let path = self.path(volume);
         self.unmount(volume)?;
-        let (uid, gid) = map.map_or((0, 0), IdMap::root);
-        // Nobody but the container's root may walk in; he needs no more than that (and has it only here).
-        std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(io("set the owner of", &path))?;
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o100)).map_err(io("set the mode of", &path))?;
+        let stored = match (self.spec.driver, map.and_then(|_| self.probes.id_mapped_missing())) {
+            (_, None) => None,
+            (DriverKind::Dir, Some(_)) => map,
+            (DriverKind::Overlay, Some(reason)) => return Err(Error::NoIdMappedMounts { reason }),
+        };
         // Whatever made it: a link would be taken for what it leads to, on the host.
         let rootfs = path.join("rootfs");
         if !rootfs.symlink_metadata().is_ok_and(|found| found.is_dir()) {
             return Err(Error::Damaged { path: rootfs, reason: "it is no directory".to_owned() });
         }
+        if self.spec.driver == DriverKind::Dir {
+            shift::bring(&path, stored, shifting.refuse, &shifting.progress)?;
+        }
+        self.admit(&path, map)?;
         let mount = || self.driver.mount(&self.root, &path, map);
         let mounted = match self.driver.lower(&path) {
             Some(fingerprint) => self.with_image(&fingerprint, mount),
@@ -418,7 +450,14 @@ impl Pool {
             // The cause is what is told.
             let _ = self.unmount(volume);
         }
-        mounted
+        Ok(RootMount { stored: stored.cloned(), ..mounted? })
+    }
+
+    /// Nobody but the container's root may walk in; he needs no more than that (and has it only here).
+    fn admit(&self, volume: &Path, map: Option<&IdMap>) -> Result<(), Error> {
+        let (uid, gid) = map.map_or((0, 0), IdMap::root);
+        std::os::unix::fs::chown(volume, Some(uid), Some(gid)).map_err(io("set the owner of", volume))?;
+        std::fs::set_permissions(volume, PermissionsExt::from_mode(0o100)).map_err(io("set the mode of", volume))
     }
 
     /// Takes a volume's mounts away; none is fine.

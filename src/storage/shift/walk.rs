@@ -1,0 +1,211 @@
+//! A walk over a tree of files by several threads, each file once by each of its names.
+//!
+//! A directory that waits is a path below the root, opened by `openat2` beneath it, so that no more descriptors are open
+//! than threads need; files are mere places (`O_PATH`). No symbolic link is followed, no mount point crossed.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use super::super::error::{Error, io};
+
+/// Threads at a time, at most.
+const THREADS: usize = 8;
+/// Paths are opened in pieces of at most this many bytes; the kernel takes 4096 at once, a tree may be deeper.
+const PIECE: usize = 2048;
+
+/// A file of the tree.
+pub(super) struct Entry<'a> {
+    place: OwnedFd,
+    pub(super) stat: Stat,
+    top: &'a Path,
+    below: PathBuf,
+}
+
+impl Entry<'_> {
+    pub(super) fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.stat.st_mode)
+    }
+
+    /// The place as a path, for what takes no `O_PATH` descriptor.
+    fn link(&self) -> String {
+        format!("/proc/self/fd/{}", self.place.as_raw_fd())
+    }
+
+    pub(super) fn failed(&self, doing: &'static str) -> impl FnOnce(Errno) -> Error {
+        let path = self.top.join(&self.below);
+        move |errno| io(doing, path)(errno.into())
+    }
+
+    pub(super) fn set_owner(&self, uid: u32, gid: u32) -> Result<(), Error> {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::chownat(&self.place, "", Some(uid), Some(gid), flags).map_err(self.failed("set the owner of"))
+    }
+
+    pub(super) fn mode(&self) -> Result<u32, Error> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+        let stat = rustix::fs::statat(&self.place, "", flags).map_err(self.failed("look at"))?;
+        Ok(stat.st_mode & 0o7777)
+    }
+
+    pub(super) fn set_mode(&self, mode: u32) -> Result<(), Error> {
+        rustix::fs::chmod(self.link(), Mode::from_raw_mode(mode)).map_err(self.failed("set the mode of"))
+    }
+
+    /// Whether it has any extended attribute.
+    pub(super) fn has_attributes(&self) -> Result<bool, Error> {
+        match rustix::fs::listxattr_query(self.link()) {
+            Ok(size) => Ok(size > 0),
+            Err(Errno::NOTSUP) => Ok(false),
+            Err(error) => Err(self.failed("list the attributes of")(error)),
+        }
+    }
+
+    pub(super) fn attribute(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        let mut value = vec![0; 65536];
+        match rustix::fs::getxattr(self.link(), name, &mut value[..]) {
+            Ok(size) => {
+                value.truncate(size);
+                Ok(Some(value))
+            }
+            Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
+            Err(error) => Err(self.failed("read an attribute of")(error)),
+        }
+    }
+
+    pub(super) fn set_attribute(&self, name: &str, value: &[u8]) -> Result<(), Error> {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(self.link(), name, value, flags).map_err(self.failed("set an attribute of"))
+    }
+}
+
+const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
+
+fn open_below(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
+    let open = |from: std::os::fd::BorrowedFd<'_>, piece: &Path, flags| {
+        rustix::fs::openat2(from, piece, flags | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), RESOLVE)
+    };
+    let (mut at, mut piece) = (None::<OwnedFd>, PathBuf::new());
+    for name in path {
+        if piece.as_os_str().len() + name.len() > PIECE {
+            at = Some(open(at.as_ref().map_or(root.as_fd(), |fd| fd.as_fd()), &piece, OFlags::PATH)?);
+            piece = PathBuf::new();
+        }
+        piece.push(name);
+    }
+    if piece.as_os_str().is_empty() {
+        piece.push(".");
+    }
+    open(at.as_ref().map_or(root.as_fd(), |fd| fd.as_fd()), &piece, OFlags::RDONLY | OFlags::NOATIME)
+}
+
+struct Queue {
+    waiting: VecDeque<PathBuf>,
+    busy: usize,
+    failed: Option<Error>,
+}
+
+struct Walk<'a, V> {
+    root: &'a OwnedFd,
+    top: &'a Path,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    visit: &'a V,
+}
+
+/// Opens the root of a tree.
+pub(super) fn open(top: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(top, flags, Mode::empty()).map_err(|errno| io("open", top)(errno.into()))
+}
+
+/// Calls `visit` with `root`, which lies at `top`, and with everything below it, in no order. The first error ends it.
+pub(super) fn walk<V>(root: &OwnedFd, top: &Path, visit: &V) -> Result<(), Error>
+where
+    V: Fn(&Entry<'_>) -> Result<(), Error> + Sync,
+{
+    let queue = Queue { waiting: VecDeque::from([PathBuf::new()]), busy: 0, failed: None };
+    let walk = Walk { root, top, queue: Mutex::new(queue), changed: Condvar::new(), visit };
+    walk.enter(root, Path::new(""), OsStr::new("."))?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, THREADS);
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            // With fewer it takes longer.
+            let _ = std::thread::Builder::new().name("shift".to_owned()).spawn_scoped(scope, || walk.work());
+        }
+        walk.work();
+    });
+    walk.queue.into_inner().unwrap_or_else(PoisonError::into_inner).failed.map_or(Ok(()), Err)
+}
+
+impl<V> Walk<'_, V>
+where
+    V: Fn(&Entry<'_>) -> Result<(), Error> + Sync,
+{
+    fn work(&self) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if queue.failed.is_some() {
+                return;
+            }
+            // The newest first: that bounds how many wait.
+            let Some(path) = queue.waiting.pop_back() else {
+                if queue.busy == 0 {
+                    return;
+                }
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            queue.busy += 1;
+            drop(queue);
+            let done = self.directory(&path);
+            queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.busy -= 1;
+            if let Err(error) = done {
+                queue.failed.get_or_insert(error);
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    fn directory(&self, path: &Path) -> Result<(), Error> {
+        let failed = |errno: Errno| io("read", self.top.join(path))(errno.into());
+        let fd = open_below(self.root, path).map_err(failed)?;
+        for entry in Dir::read_from(&fd).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if matches!(name.as_bytes(), b"." | b"..") {
+                continue;
+            }
+            if self.enter(&fd, path, name)? {
+                let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                if queue.failed.is_some() {
+                    return Ok(());
+                }
+                queue.waiting.push_back(path.join(name));
+                drop(queue);
+                self.changed.notify_one();
+            }
+        }
+        Ok(())
+    }
+
+    /// Visits one file; whether it is a directory.
+    fn enter(&self, directory: &OwnedFd, path: &Path, name: &OsStr) -> Result<bool, Error> {
+        let below = if path.as_os_str().is_empty() { PathBuf::from(name) } else { path.join(name) };
+        let failed = |errno: Errno| io("open", self.top.join(&below))(errno.into());
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let place = rustix::fs::openat2(directory, name, flags, Mode::empty(), RESOLVE).map_err(failed)?;
+        let stat = rustix::fs::statat(&place, "", AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        let entry = Entry { place, stat, top: self.top, below };
+        (self.visit)(&entry)?;
+        Ok(entry.kind() == FileType::Directory)
+    }
+}
