@@ -102,7 +102,7 @@ fn activateifneeded_says_why_and_touches_the_socket_only_then() {
 #[test]
 fn sql_reads_always_and_changes_only_when_told() {
     let mut daemon = Daemon::bare();
-    let query = "select name, description, null as empty from profiles";
+    let query = "select name, description, null as empty from profiles where name = 'default'";
     let table = "\
 +---------+---------------------+-------+
 |  name   |     description     | empty |
@@ -112,7 +112,7 @@ fn sql_reads_always_and_changes_only_when_told() {
 ";
     assert_eq!(daemon.verb(&["sql", "global", query]).ok(), table);
     assert_eq!(daemon.verb_with_input(&["sql", "local", "-"], query).ok(), table);
-    let change = "update profiles set description = 'Mine'";
+    let change = "update profiles set description = 'Mine' where name = 'default'";
     daemon.verb(&["sql", "global", change]).refused("--unsafe");
     daemon.verb(&["sql", "global", "with x as (select 1) delete from profiles"]).refused("readonly");
     daemon.verb(&["sql", "global", "select * from nosuch"]).refused("no such table");

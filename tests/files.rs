@@ -298,7 +298,7 @@ fn an_sftp_session_works_on_both_lives_through_a_start_and_ends_with_the_instanc
     let daemon = Daemon::ready("overlay");
     daemon.lxc(&["init", "bb", "c1"]).ok();
     let mut sftp = Sftp::open(&daemon, "c1");
-    assert_eq!(sftp.names("/"), ["bin", "dev", "etc", "proc", "root", "run", "sbin", "sys", "tmp"]);
+    assert_eq!(sftp.names("/"), ["bin", "dev", "etc", "proc", "root", "run", "sbin", "sys", "tmp", "var"]);
     let (path, other, folder) = (Text(b"/root/s/f"), Text(b"/root/s/g"), Text(b"/root/s"));
     assert_eq!(sftp.status(14, &[folder, Number(4), Number(0o711)]), 0);
     // OPEN to write, create and truncate, with a mode.

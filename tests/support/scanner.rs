@@ -163,7 +163,11 @@ impl Scanner<'_> {
         for empty in ["backups", "devices", "snapshots", "run/spool"] {
             self.holds(&state.join(empty), [], &[]);
         }
-        self.holds(&state.join("run"), ["hook.socket", "lxc", "nics", "spool"].map(str::to_owned), &["probed"]);
+        self.holds(
+            &state.join("run"),
+            ["call.socket", "hook.socket", "lxc", "nics", "spool"].map(str::to_owned),
+            &["probed"],
+        );
         let with_nics =
             self.model.instances.iter().filter(|(_, instance)| instance.up && !instance.interfaces.is_empty());
         let journals: Vec<String> = with_nics.map(|(name, _)| format!("{name}.json")).collect();
