@@ -197,7 +197,7 @@ fn the_life_of_a_container() {
     warren(&["launch", "bb", "gone", "-p", "default", "-p", "web", "--ephemeral"]).ok();
     assert_eq!(warren(&["exec", "gone", "sh", "-c", "echo $ROLE"]).ok(), "web\n");
 
-    assert_eq!(warren(&["list", "-f", "csv", "-c", "nst,P", "c1", "g"]).ok(), {
+    assert_eq!(warren(&["list", "-f", "csv", "-c", "nst,P", "c1", "gon"]).ok(), {
         "c1,RUNNING,CONTAINER,default\ngone,RUNNING,CONTAINER,\"default\nweb\"\n"
     });
     let table = "\
