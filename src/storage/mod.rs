@@ -16,6 +16,7 @@
 //!     .new/<volume>, .trash/…    half made, half deleted: cleared from when the pool is opened
 //! ```
 
+mod copy;
 mod dir;
 mod error;
 mod files;
@@ -25,6 +26,7 @@ mod pool;
 mod probe;
 mod registry;
 mod shift;
+mod walk;
 
 pub use error::Error;
 pub use files::{link_instance, unlink_instance};

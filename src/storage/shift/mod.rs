@@ -16,7 +16,6 @@ mod ids;
 mod journal;
 #[cfg(test)]
 mod tests;
-mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
@@ -30,7 +29,7 @@ use super::error::{Error, io};
 use crate::security::idmap::IdMap;
 use ids::{Seen, Table};
 use journal::{Journal, Special};
-use walk::{Entry, walk};
+use super::walk::{self, Entry, walk};
 
 pub(super) use journal::stored;
 

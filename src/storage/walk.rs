@@ -13,7 +13,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::super::error::{Error, io};
+use super::error::{Error, io};
 
 /// Threads at a time, at most.
 const THREADS: usize = 8;
@@ -33,8 +33,23 @@ impl Entry<'_> {
         FileType::from_raw_mode(self.stat.st_mode)
     }
 
+    /// Where it lies below the root; `.` is the root itself.
+    pub(super) fn below(&self) -> &Path {
+        &self.below
+    }
+
+    /// Its name in its directory.
+    pub(super) fn name(&self) -> &OsStr {
+        self.below.file_name().unwrap_or(OsStr::new("."))
+    }
+
+    /// Where a symbolic link leads.
+    pub(super) fn target(&self) -> Result<std::ffi::CString, Errno> {
+        rustix::fs::readlinkat(&self.place, "", Vec::new())
+    }
+
     /// The place as a path, for what takes no `O_PATH` descriptor.
-    fn link(&self) -> String {
+    pub(super) fn link(&self) -> String {
         format!("/proc/self/fd/{}", self.place.as_raw_fd())
     }
 
@@ -88,7 +103,8 @@ impl Entry<'_> {
 
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
 
-fn open_below(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
+/// Opens a directory below `root`, for reading.
+pub(super) fn open_below(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
     let open = |from: std::os::fd::BorrowedFd<'_>, piece: &Path, flags| {
         rustix::fs::openat2(from, piece, flags | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), RESOLVE)
     };
@@ -112,6 +128,32 @@ struct Queue {
     failed: Option<Error>,
 }
 
+/// What is done with the files of a tree.
+pub(super) trait Visit: Sync {
+    /// What the visits of one directory's files share.
+    type Place;
+    /// Some may vanish meanwhile: others work on the tree.
+    const LIVE: bool = false;
+
+    /// The directory at `below` has been visited itself, and is about to be read.
+    fn enter(&self, below: &Path) -> Result<Self::Place, Error>;
+
+    /// Visits a file; the root itself lies in no place.
+    fn visit(&self, place: Option<&Self::Place>, entry: &Entry<'_>) -> Result<(), Error>;
+}
+
+impl<F: Fn(&Entry<'_>) -> Result<(), Error> + Sync> Visit for F {
+    type Place = ();
+
+    fn enter(&self, _below: &Path) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn visit(&self, _place: Option<&()>, entry: &Entry<'_>) -> Result<(), Error> {
+        self(entry)
+    }
+}
+
 struct Walk<'a, V> {
     root: &'a OwnedFd,
     top: &'a Path,
@@ -127,28 +169,22 @@ pub(super) fn open(top: &Path) -> Result<OwnedFd, Error> {
 }
 
 /// Calls `visit` with `root`, which lies at `top`, and with everything below it, in no order. The first error ends it.
-pub(super) fn walk<V>(root: &OwnedFd, top: &Path, visit: &V) -> Result<(), Error>
-where
-    V: Fn(&Entry<'_>) -> Result<(), Error> + Sync,
-{
+pub(super) fn walk<V: Visit>(root: &OwnedFd, top: &Path, visit: &V) -> Result<(), Error> {
     let queue = Queue { waiting: VecDeque::from([PathBuf::new()]), busy: 0, failed: None };
     let walk = Walk { root, top, queue: Mutex::new(queue), changed: Condvar::new(), visit };
-    walk.enter(root, Path::new(""), OsStr::new("."))?;
+    walk.enter(root, None, Path::new(""), OsStr::new("."))?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, THREADS);
     std::thread::scope(|scope| {
         for _ in 1..threads {
             // With fewer it takes longer.
-            let _ = std::thread::Builder::new().name("shift".to_owned()).spawn_scoped(scope, || walk.work());
+            let _ = std::thread::Builder::new().name("files".to_owned()).spawn_scoped(scope, || walk.work());
         }
         walk.work();
     });
     walk.queue.into_inner().unwrap_or_else(PoisonError::into_inner).failed.map_or(Ok(()), Err)
 }
 
-impl<V> Walk<'_, V>
-where
-    V: Fn(&Entry<'_>) -> Result<(), Error> + Sync,
-{
+impl<V: Visit> Walk<'_, V> {
     fn work(&self) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -177,14 +213,18 @@ where
 
     fn directory(&self, path: &Path) -> Result<(), Error> {
         let failed = |errno: Errno| io("read", self.top.join(path))(errno.into());
-        let fd = open_below(self.root, path).map_err(failed)?;
+        let fd = match open_below(self.root, path) {
+            Err(Errno::NOENT) if V::LIVE => return Ok(()),
+            result => result.map_err(failed)?,
+        };
+        let place = self.visit.enter(path)?;
         for entry in Dir::read_from(&fd).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if matches!(name.as_bytes(), b"." | b"..") {
                 continue;
             }
-            if self.enter(&fd, path, name)? {
+            if self.enter(&fd, Some(&place), path, name)? {
                 let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
                 if queue.failed.is_some() {
                     return Ok(());
@@ -198,14 +238,23 @@ where
     }
 
     /// Visits one file; whether it is a directory.
-    fn enter(&self, directory: &OwnedFd, path: &Path, name: &OsStr) -> Result<bool, Error> {
+    fn enter(
+        &self,
+        directory: &OwnedFd,
+        shared: Option<&V::Place>,
+        path: &Path,
+        name: &OsStr,
+    ) -> Result<bool, Error> {
         let below = if path.as_os_str().is_empty() { PathBuf::from(name) } else { path.join(name) };
         let failed = |errno: Errno| io("open", self.top.join(&below))(errno.into());
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let place = rustix::fs::openat2(directory, name, flags, Mode::empty(), RESOLVE).map_err(failed)?;
+        let place = match rustix::fs::openat2(directory, name, flags, Mode::empty(), RESOLVE) {
+            Err(Errno::NOENT) if V::LIVE => return Ok(false),
+            result => result.map_err(failed)?,
+        };
         let stat = rustix::fs::statat(&place, "", AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
         let entry = Entry { place, stat, top: self.top, below };
-        (self.visit)(&entry)?;
+        self.visit.visit(shared, &entry)?;
         Ok(entry.kind() == FileType::Directory)
     }
 }

@@ -1,0 +1,473 @@
+//! A copy of a tree with all that its files have: owners, modes, times, attributes, ACLs, capabilities, holes, hard links
+//! and special files. Content is shared where the file system can (`FICLONE`), and copied inside the kernel elsewhere.
+//!
+//! A tree that is in use is copied in two passes, so that its users are held only for the second one:
+//!
+//! ```text
+//!  pass 1, users go on       everything, and when it began
+//!  users are held
+//!  pass 2                    what changed since (ctime), what came and what went
+//!  users go on
+//! ```
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags,
+};
+use rustix::io::Errno;
+
+use super::error::{Error, io};
+use super::files::{make_dir, remove_dir};
+use super::walk::{self, Entry, Visit, walk};
+
+/// Holds what works on a tree.
+pub trait Pause: Send + Sync {
+    /// Nothing writes any more.
+    ///
+    /// # Errors
+    /// Then everything goes on.
+    fn pause(&self) -> Result<(), Error>;
+
+    /// Everything goes on.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    fn resume(&self) -> Result<(), Error>;
+}
+
+/// File systems count times in steps of at most so many nanoseconds: what changed a step before the beginning counts as
+/// changed after it.
+const STEP: i64 = 50_000_000;
+
+/// Copies the directory `from` with all below it to `to`, which must not be there, or be empty. Nobody may change it
+/// meanwhile.
+///
+/// # Errors
+/// With the file that could not be copied.
+pub(super) fn tree(from: &Path, to: &Path) -> Result<(), Error> {
+    pass::<false>(from, to, None).map(drop)
+}
+
+/// The same of a tree in use, which `pause` holds for the end of it.
+///
+/// # Errors
+/// As of [`tree`], or when it cannot be held.
+pub(super) fn live(trees: &[(PathBuf, PathBuf)], pause: &dyn Pause) -> Result<(), Error> {
+    let mut seen = Vec::new();
+    for (from, to) in trees {
+        seen.push(first(from, to)?);
+    }
+    pause.pause()?;
+    let second = trees.iter().zip(&seen).try_for_each(|((from, to), seen)| second(from, to, seen));
+    let resumed = pause.resume();
+    second.and(resumed)
+}
+
+fn first(from: &Path, to: &Path) -> Result<Seen, Error> {
+    // Pages that are written through a mapping take their time from the first write after they were written out.
+    walk::open(from).and_then(|root| rustix::fs::syncfs(&root).map_err(|e| io("write out", from)(e.into())))?;
+    pass::<true>(from, to, None)
+}
+
+fn second(from: &Path, to: &Path, seen: &Seen) -> Result<(), Error> {
+    pass::<false>(from, to, Some(seen)).map(drop)
+}
+
+/// What a pass saw, for the next one.
+struct Seen {
+    since: Timespec,
+    /// The number of the file that each directory was, by the hash of its path.
+    directories: BTreeMap<u64, u64>,
+}
+
+fn hash(path: &Path) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What a directory gets when all is in it that belongs there: its times change until then, and files would inherit its
+/// default ACL (acl(5)).
+struct Late {
+    below: PathBuf,
+    times: Timestamps,
+    default_acl: Option<Vec<u8>>,
+}
+
+const DEFAULT_ACL: &str = "system.posix_acl_default";
+
+struct Copy<'a, const LIVE: bool> {
+    root: OwnedFd,
+    top: &'a Path,
+    /// Of the first pass: then this is the second one.
+    seen: Option<&'a Seen>,
+    directories: Mutex<BTreeMap<u64, u64>>,
+    /// Where the first name of a file that has several lies.
+    links: Mutex<BTreeMap<(u64, u64), PathBuf>>,
+    late: Mutex<Vec<Late>>,
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn pass<const LIVE: bool>(from: &Path, to: &Path, seen: Option<&Seen>) -> Result<Seen, Error> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let nanoseconds = i64::from(now.tv_nsec) - STEP;
+    let since = match nanoseconds < 0 {
+        true => Timespec { tv_sec: now.tv_sec - 1, tv_nsec: nanoseconds + 1_000_000_000 },
+        false => Timespec { tv_sec: now.tv_sec, tv_nsec: nanoseconds },
+    };
+    make_dir(to, 0o700)?;
+    let source = walk::open(from)?;
+    let copy = Copy::<LIVE> {
+        root: walk::open(to)?,
+        top: to,
+        seen,
+        directories: Mutex::default(),
+        links: Mutex::default(),
+        late: Mutex::default(),
+    };
+    walk(&source, from, &copy)?;
+    for Late { below, times, default_acl } in held(&copy.late).drain(..) {
+        let failed = |errno: Errno| io("finish", to.join(&below))(errno.into());
+        let directory = walk::open_below(&copy.root, &below).map_err(failed)?;
+        if let Some(acl) = default_acl {
+            rustix::fs::fsetxattr(&directory, DEFAULT_ACL, &acl, XattrFlags::empty()).map_err(failed)?;
+        }
+        rustix::fs::futimens(&directory, &times).map_err(failed)?;
+    }
+    let directories = std::mem::take(&mut *held(&copy.directories));
+    Ok(Seen { since, directories })
+}
+
+impl<const LIVE: bool> Visit for Copy<'_, LIVE> {
+    type Place = OwnedFd;
+    const LIVE: bool = LIVE;
+
+    fn enter(&self, below: &Path) -> Result<OwnedFd, Error> {
+        walk::open_below(&self.root, below).map_err(|e| io("open", self.top.join(below))(e.into()))
+    }
+
+    fn visit(&self, place: Option<&OwnedFd>, entry: &Entry<'_>) -> Result<(), Error> {
+        let done = match place {
+            None => self.directory(&self.root, OsStr::new("."), entry),
+            Some(place) if entry.kind() == FileType::Directory => self.directory(place, entry.name(), entry),
+            Some(place) => self.file(place, entry),
+        };
+        match done {
+            // Gone since it was seen: the second pass looks again.
+            Err(Stage { errno: Errno::NOENT | Errno::STALE, source: true, .. }) if LIVE => Ok(()),
+            Err(stage) => Err(io(stage.doing, self.top.join(entry.below()))(stage.errno.into())),
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+/// What failed with a file.
+struct Stage {
+    doing: &'static str,
+    errno: Errno,
+    /// On the side that is read.
+    source: bool,
+}
+
+fn reading(doing: &'static str) -> impl FnOnce(Errno) -> Stage {
+    move |errno| Stage { doing, errno, source: true }
+}
+
+fn writing(doing: &'static str) -> impl FnOnce(Errno) -> Stage {
+    move |errno| Stage { doing, errno, source: false }
+}
+
+/// What is always the case for a name in a directory that one holds.
+const NAME: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
+
+impl<const LIVE: bool> Copy<'_, LIVE> {
+    /// Whether the first pass copied it as it is now.
+    fn is_done(&self, stat: &Stat) -> bool {
+        let Some(seen) = self.seen else { return false };
+        (stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or(i64::MAX)) < (seen.since.tv_sec, seen.since.tv_nsec)
+    }
+
+    fn directory(&self, place: &OwnedFd, name: &OsStr, entry: &Entry<'_>) -> Result<(), Stage> {
+        let below = entry.below();
+        held(&self.directories).insert(hash(below), entry.stat.st_ino);
+        if let Some(seen) = self.seen {
+            let same = seen.directories.get(&hash(below)) == Some(&entry.stat.st_ino);
+            if !same && name != OsStr::new(".") {
+                // Another directory by this name: nothing in it was copied from this one.
+                self.remove(place, name)?;
+            } else if !self.is_done(&entry.stat) {
+                self.forget_what_went(entry)?;
+            }
+        }
+        let mut new = true;
+        if name != OsStr::new(".") {
+            match rustix::fs::mkdirat(place, name, Mode::RWXU) {
+                Err(Errno::EXIST) if self.seen.is_some() => new = false,
+                result => result.map_err(writing("create"))?,
+            }
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(place, name, flags, Mode::empty()).map_err(writing("open"))?;
+        let mut late = Late { below: below.to_owned(), times: times(&entry.stat), default_acl: None };
+        if new || !self.is_done(&entry.stat) {
+            rustix::fs::fchown(&made, owner(&entry.stat).0, owner(&entry.stat).1).map_err(writing("set the owner of"))?;
+            late.default_acl = attributes(entry, &made, self.seen.is_some())?;
+            rustix::fs::fchmod(&made, mode(&entry.stat)).map_err(writing("set the mode of"))?;
+        }
+        held(&self.late).push(late);
+        Ok(())
+    }
+
+    /// Removes what the first pass copied of a directory and is not there any more.
+    fn forget_what_went(&self, entry: &Entry<'_>) -> Result<(), Stage> {
+        let copied = match walk::open_below(&self.root, entry.below()) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            result => result.map_err(writing("open"))?,
+        };
+        let here = File::open(entry.link()).map_err(|e| reading("open")(errno(&e)))?;
+        for name in Dir::read_from(&copied).map_err(writing("read"))? {
+            let name = name.map_err(writing("read"))?;
+            let name = OsStr::from_bytes(name.file_name().to_bytes());
+            if matches!(name.as_bytes(), b"." | b"..") {
+                continue;
+            }
+            match rustix::fs::statat(&here, name, NAME) {
+                Err(Errno::NOENT) => self.remove(&copied, name)?,
+                result => drop(result.map_err(reading("look at"))?),
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, place: &OwnedFd, name: &OsStr) -> Result<(), Stage> {
+        match rustix::fs::unlinkat(place, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR) => {
+                let path = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(place))).join(name);
+                remove_dir(&path).map_err(|_| writing("remove")(Errno::IO))
+            }
+            Err(error) => Err(writing("remove")(error)),
+        }
+    }
+
+    fn file(&self, place: &OwnedFd, entry: &Entry<'_>) -> Result<(), Stage> {
+        let (name, stat) = (entry.name(), &entry.stat);
+        if self.is_done(stat) && rustix::fs::statat(place, name, NAME).is_ok_and(|copied| same_kind(&copied, stat)) {
+            return Ok(());
+        }
+        if self.seen.is_some() {
+            self.remove(place, name)?;
+        }
+        if stat.st_nlink > 1 {
+            let mut links = held(&self.links);
+            let number = (stat.st_dev, stat.st_ino);
+            if let Some(first) = links.get(&number) {
+                let (parent, file) = (first.parent().unwrap_or(Path::new("")), first.file_name().unwrap_or_default());
+                let parent = walk::open_below(&self.root, parent).map_err(writing("open"))?;
+                return rustix::fs::linkat(&parent, file, place, name, AtFlags::empty()).map_err(writing("link"));
+            }
+            // It is there, if not whole, before another thread links to it.
+            let made = make(place, name, entry)?;
+            links.insert(number, entry.below().to_owned());
+            drop(links);
+            return fill(made, place, name, entry, self.seen.is_some());
+        }
+        fill(make(place, name, entry)?, place, name, entry, self.seen.is_some())
+    }
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+fn owner(stat: &Stat) -> (Option<Uid>, Option<Gid>) {
+    (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))
+}
+
+fn mode(stat: &Stat) -> Mode {
+    Mode::from_raw_mode(stat.st_mode & 0o7777)
+}
+
+fn times(stat: &Stat) -> Timestamps {
+    let at = |seconds, nanoseconds: u64| Timespec {
+        tv_sec: seconds,
+        tv_nsec: i64::try_from(nanoseconds).unwrap_or_default(),
+    };
+    Timestamps {
+        last_access: at(stat.st_atime, stat.st_atime_nsec),
+        last_modification: at(stat.st_mtime, stat.st_mtime_nsec),
+    }
+}
+
+fn same_kind(a: &Stat, b: &Stat) -> bool {
+    FileType::from_raw_mode(a.st_mode) == FileType::from_raw_mode(b.st_mode)
+}
+
+/// Makes a file without its content; the descriptor is that of a regular one.
+fn make(place: &OwnedFd, name: &OsStr, entry: &Entry<'_>) -> Result<Option<File>, Stage> {
+    let stat = &entry.stat;
+    match entry.kind() {
+        FileType::RegularFile => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mode = Mode::RUSR | Mode::WUSR;
+            Ok(Some(rustix::fs::openat(place, name, flags, mode).map_err(writing("create"))?.into()))
+        }
+        FileType::Symlink => {
+            let target = entry.target().map_err(reading("read"))?;
+            rustix::fs::symlinkat(&target, place, name).map_err(writing("create"))?;
+            Ok(None)
+        }
+        kind => {
+            let (mode, device) = (Mode::from_raw_mode(0o600), stat.st_rdev);
+            rustix::fs::mknodat(place, name, kind, mode, device).map_err(writing("create"))?;
+            Ok(None)
+        }
+    }
+}
+
+/// Gives a file that was made its content and all that belongs to it. `inherits`: it may have attributes of its directory.
+fn fill(
+    made: Option<File>,
+    place: &OwnedFd,
+    name: &OsStr,
+    entry: &Entry<'_>,
+    inherits: bool,
+) -> Result<(), Stage> {
+    let (stat, (uid, gid)) = (&entry.stat, owner(&entry.stat));
+    let Some(made) = made else {
+        rustix::fs::chownat(place, name, uid, gid, NAME).map_err(writing("set the owner of"))?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let there = rustix::fs::openat(place, name, flags, Mode::empty()).map_err(writing("open"))?;
+        attributes(entry, &there, inherits)?;
+        if entry.kind() != FileType::Symlink {
+            let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&there));
+            rustix::fs::chmod(link, mode(stat)).map_err(writing("set the mode of"))?;
+        }
+        return rustix::fs::utimensat(place, name, &times(stat), NAME).map_err(writing("set the times of"));
+    };
+    if stat.st_size > 0 {
+        let source = File::options().read(true).open(entry.link()).map_err(|e| reading("open")(errno(&e)))?;
+        if rustix::fs::ioctl_ficlone(&made, &source).is_err() {
+            content(&source, &made, u64::try_from(stat.st_size).unwrap_or_default())?;
+        }
+    }
+    // A change of the owner takes set-id bits and capabilities away: it comes first.
+    rustix::fs::fchown(&made, uid, gid).map_err(writing("set the owner of"))?;
+    attributes(entry, &made, inherits)?;
+    rustix::fs::fchmod(&made, mode(stat)).map_err(writing("set the mode of"))?;
+    rustix::fs::futimens(&made, &times(stat)).map_err(writing("set the times of"))
+}
+
+/// Copies what there is between the holes.
+fn content(from: &File, to: &File, size: u64) -> Result<(), Stage> {
+    rustix::fs::ftruncate(to, size).map_err(writing("write"))?;
+    let mut at = 0;
+    while at < size {
+        let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            // Only a hole is left.
+            Err(Errno::NXIO) => return Ok(()),
+            result => result.map_err(reading("read"))?,
+        };
+        let end = rustix::fs::seek(from, SeekFrom::Hole(data)).map_err(reading("read"))?.min(size);
+        at = data;
+        while at < end {
+            let (mut source, mut target) = (at, at);
+            let length = usize::try_from(end - at).unwrap_or(usize::MAX).min(1 << 30);
+            let copied = match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), length) {
+                Ok(copied) => copied as u64,
+                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => piece(from, to, at, length)?,
+                Err(error) => return Err(writing("write")(error)),
+            };
+            if copied == 0 {
+                // It became shorter.
+                return Ok(());
+            }
+            at += copied;
+        }
+    }
+    Ok(())
+}
+
+/// Copies a piece by reading and writing it; how much of it.
+fn piece(from: &File, to: &File, at: u64, length: usize) -> Result<u64, Stage> {
+    let mut buffer = vec![0; length.min(1 << 18)];
+    let read = from.read_at(&mut buffer, at).map_err(|e| reading("read")(errno(&e)))?;
+    let read = buffer.get(..read).unwrap_or_default();
+    to.write_all_at(read, at).map_err(|e| writing("write")(errno(&e)))?;
+    Ok(read.len() as u64)
+}
+
+/// Copies the extended attributes: ACLs, capabilities, what overlayfs writes down, users' own. With `replace` others go.
+/// The default ACL of a directory is only returned.
+fn attributes(entry: &Entry<'_>, made: impl AsFd, replace: bool) -> Result<Option<Vec<u8>>, Stage> {
+    let from = entry.link();
+    let to = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&made.as_fd()));
+    let names = list(&from).map_err(reading("list the attributes of"))?;
+    if replace {
+        for name in list(&to).map_err(writing("list the attributes of"))? {
+            if !names.contains(&name) {
+                rustix::fs::removexattr(&to, OsStr::from_bytes(&name)).map_err(writing("set an attribute of"))?;
+            }
+        }
+    }
+    let (mut value, mut default_acl) = (Vec::new(), None);
+    for name in names {
+        let name = OsStr::from_bytes(&name);
+        value.resize(65536, 0);
+        let length = match rustix::fs::getxattr(&from, name, &mut value[..]) {
+            Err(Errno::NODATA) => continue,
+            result => result.map_err(reading("read an attribute of"))?,
+        };
+        let value = value.get(..length).unwrap_or_default();
+        if name == OsStr::new(DEFAULT_ACL) {
+            default_acl = Some(value.to_vec());
+            continue;
+        }
+        rustix::fs::setxattr(&to, name, value, XattrFlags::empty()).map_err(writing("set an attribute of"))?;
+    }
+    Ok(default_acl)
+}
+
+fn list(path: &str) -> Result<Vec<Vec<u8>>, Errno> {
+    let size = match rustix::fs::listxattr_query(path) {
+        Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        result => result?,
+    };
+    let mut names = vec![0; size + 256];
+    let length = rustix::fs::listxattr(path, &mut names[..])?;
+    let names = names.get(..length).unwrap_or_default();
+    Ok(names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
+/// Copies what of `names` there is in the directory `from` into `to`, file or tree.
+///
+/// # Errors
+/// As of [`tree`].
+pub(super) fn parts(from: &Path, to: &Path, names: &[&str]) -> Result<(), Error> {
+    for name in names {
+        let (source, target) = (from.join(name), to.join(name));
+        match source.symlink_metadata() {
+            Ok(found) if found.is_dir() => tree(&source, &target)?,
+            Ok(found) if found.is_file() => {
+                std::fs::copy(&source, &target).map_err(io("copy", &source))?;
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
