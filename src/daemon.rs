@@ -358,6 +358,8 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     tokio::spawn(async move { following.instances.follow_sources().await });
     let starting = Arc::clone(&app);
     tokio::spawn(async move { starting.instances.autostart(&ran).await });
+    let following = Arc::clone(&app);
+    tokio::spawn(async move { following.instances.follow_schedules().await });
     let ended = {
         let [first, second, third] = &mut terminate;
         let (Ok(first), Ok(second), Ok(third)) = (first, second, third) else {

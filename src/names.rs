@@ -188,6 +188,19 @@ fn alias(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+fn snapshot(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() || text.len() > 255 {
+        return Err("a name has 1 to 255 characters");
+    }
+    if text == "." || text == ".." {
+        return Err("a name is not \".\" or \"..\"");
+    }
+    if text.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()) {
+        return Err("slashes, white space and control characters are not allowed");
+    }
+    Ok(())
+}
+
 fn fingerprint(text: &str) -> Result<(), &'static str> {
     if text.len() != 64 || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
         return Err("a fingerprint is a SHA-256 in 64 lower-case hexadecimal digits");
@@ -210,6 +223,10 @@ name_type!(
 name_type!(
     /// A storage pool.
     PoolName, "storage pool name", path_segment
+);
+name_type!(
+    /// A snapshot of an instance or a volume; unique there.
+    SnapshotName, "snapshot name", snapshot
 );
 name_type!(
     /// A device of an instance or profile.
@@ -268,6 +285,28 @@ impl InstanceKey {
 impl fmt::Display for InstanceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.container())
+    }
+}
+
+/// A snapshot's full key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotKey {
+    /// The instance that it is of.
+    pub instance: InstanceKey,
+    /// Its name, unique within the instance.
+    pub name: SnapshotName,
+}
+
+impl SnapshotKey {
+    /// Not after any snapshot of `instance`: names have no characters before this one.
+    pub fn first_of(instance: &InstanceKey) -> Self {
+        Self { instance: instance.clone(), name: SnapshotName("!".to_owned()) }
+    }
+}
+
+impl fmt::Display for SnapshotKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.instance, self.name)
     }
 }
 

@@ -127,7 +127,8 @@ fn docker_has_its_layers_beside_an_overlay() {
     let daemon = &machine.daemon;
     let volume = daemon.state().join("storage-pools/p/containers/c1");
     assert!(volume.join("nested/docker/overlay2").is_dir());
-    assert_eq!(std::fs::read_dir(volume.join("upper/fs/var/lib/docker")).unwrap().count(), 0);
+    let upper = daemon.upper("p", "c1");
+    assert_eq!(std::fs::read_dir(upper.join("var/lib/docker")).unwrap().count(), 0);
     // They are the container's files for everybody, also when it is down and may not nest any more.
     daemon.lxc(&["stop", "c1"]).ok();
     assert!(machine.lists("/var/lib/docker").contains("overlay2"));

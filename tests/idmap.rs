@@ -132,7 +132,7 @@ fn files_of_one_that_is_down_are_used_with_its_range_and_by_its_start() {
         // On disk nothing is shifted.
         let stored = match driver {
             "dir" => daemon.state().join("storage-pools/p/containers/a/rootfs/root/f"),
-            _ => daemon.state().join("storage-pools/p/containers/a/upper/fs/root/f"),
+            _ => daemon.upper("p", "a").join("root/f"),
         };
         daemon.lxc(&["stop", "--force", "a", "b"]).ok();
         if let Ok(found) = stored.metadata() {

@@ -203,6 +203,8 @@ fn storage(error: &storage::Error) -> StatusCode {
         | storage::Error::Value { .. }
         | storage::Error::NotEmpty { .. }
         | storage::Error::InUse { .. }
+        | storage::Error::NoSuchVolume { .. }
+        | storage::Error::Hold { .. }
         | storage::Error::NoSpace { .. }
         | storage::Error::Damaged { .. }
         | storage::Error::Io { .. } => StatusCode::BAD_REQUEST,
@@ -217,8 +219,9 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::NoLog
         | instance::Error::NoTemplate { .. }
         | instance::Error::NoConsoleLog
+        | instance::Error::NoSnapshot { .. }
         | instance::Error::Profile(_) => StatusCode::NOT_FOUND,
-        instance::Error::Exists { .. } => StatusCode::CONFLICT,
+        instance::Error::Exists { .. } | instance::Error::SnapshotExists { .. } => StatusCode::CONFLICT,
         instance::Error::Changed { .. } => StatusCode::PRECONDITION_FAILED,
         instance::Error::Storage(error) => storage(error),
         instance::Error::Undo { cause, .. } | instance::Error::OfUser { cause, .. } => instance(cause),
@@ -251,6 +254,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::UnprivilegedOnly
         | instance::Error::Protected
         | instance::Error::Module { .. }
+        | instance::Error::Pattern { .. }
         | instance::Error::Intercept { .. }
         | instance::Error::EmptyCommand
         | instance::Error::NotUp { .. }

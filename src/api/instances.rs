@@ -11,11 +11,11 @@ use super::error::Error;
 use super::images::by_fingerprint;
 use super::response::{self, Response};
 use super::wire;
-use super::{instance_state, rendered};
+use super::{instance_snapshots, instance_state, rendered};
 use crate::config;
 use crate::db::{self, Image, Model, Phase, rfc3339};
-use crate::instance::{self, Definition, NewInstance, RootSource, Snapshot, Target};
-use crate::names::{AliasName, InstanceKey, InstanceName, ProfileName, ProjectName};
+use crate::instance::{self, Definition, NewInstance, RootSource, Snapshot, SnapshotVerb, Target};
+use crate::names::{AliasName, InstanceKey, InstanceName, ProfileName, ProjectName, SnapshotName};
 use crate::ops::Spec;
 use crate::profile;
 
@@ -138,7 +138,7 @@ fn profile_names(names: Vec<String>) -> Result<Vec<ProfileName>> {
     Ok(profiles)
 }
 
-/// `GET /1.0/instances/<name>/snapshots` and `…/backups`: this version makes none.
+/// `GET /1.0/instances/<name>/backups`: this version makes none.
 pub async fn none_of(call: Call) -> Result<Response> {
     find(&call)?;
     Ok(response::sync(Vec::<String>::new()))
@@ -257,7 +257,7 @@ pub async fn put(mut call: Call) -> Result<Response> {
     let body: wire::InstancePut = call.json().await?;
     let (model, record) = find(&call)?;
     if !body.restore.is_empty() {
-        return Err(Error::Unsupported { what: "restoring snapshots".to_owned() });
+        return restore(&call, &model, &record, &body);
     }
     let new = Definition {
         config: body.config,
@@ -283,6 +283,21 @@ pub async fn put(mut call: Call) -> Result<Response> {
     let operation =
         app.clone().ops.task(spec, async move |_| app.instances.update(&key, change, Some(requestor)).await);
     Ok(response::accepted(&operation))
+}
+
+/// `PUT` with `restore`: back to a snapshot.
+fn restore(call: &Call, model: &Model, record: &db::Instance, body: &wire::InstancePut) -> Result<Response> {
+    // The stock client names it with its instance.
+    let name = body.restore.strip_prefix(&format!("{}/", record.key.name)).unwrap_or(&body.restore);
+    let name = SnapshotName::new(name)?;
+    instance::find_snapshot(model, &record.key, &name)?;
+    if body.stateful {
+        return Err(Error::Unsupported { what: "the field \"stateful\": no snapshot has a running state".to_owned() });
+    }
+    if call.is_dry_run() {
+        return Err(Error::Unsupported { what: "a dry run of a restore".to_owned() });
+    }
+    instance_snapshots::act(call, &record.key, "Restoring snapshot", SnapshotVerb::Restore(name))
 }
 
 /// `PATCH /1.0/instances/<name>`: only what the body names. Answered when it is done.

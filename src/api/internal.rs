@@ -55,6 +55,19 @@ pub async fn sql(mut call: Call) -> Result<Response, Error> {
     Ok(response::sync(answers))
 }
 
+/// `PUT /internal/schedule`, ours: `{"at": "2030-01-02T03:04:00Z"}` does what the schedules of snapshots want at that
+/// time, and answers when it is done.
+pub async fn schedule(mut call: Call) -> Result<Response, Error> {
+    let body: BTreeMap<String, String> = call.json().await?;
+    let text = body.get("at").map_or("", String::as_str);
+    let at = crate::db::seconds(text).ok_or_else(|| Error::Field {
+        name: "at",
+        reason: format!("{:?} is no time; write one as 2030-12-31T23:59:00Z", crate::names::shortened(text)),
+    })?;
+    call.app.instances.snapshot_round(at).await;
+    Ok(response::empty())
+}
+
 /// `GET /1.0/cluster`: not one.
 pub async fn cluster(_: Call) -> Result<Response, Error> {
     Ok(response::sync(json!({"server_name": "", "enabled": false, "member_config": []})))

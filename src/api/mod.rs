@@ -18,6 +18,7 @@ mod image_aliases;
 mod image_upload;
 pub(crate) mod images;
 mod instance_metadata;
+mod instance_snapshots;
 mod instance_state;
 mod instances;
 mod internal;

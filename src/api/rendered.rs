@@ -14,11 +14,12 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::call::blocking;
 use super::error::Error;
+use super::instance_snapshots;
 use super::instances::{modifiable, to_wire};
 use super::response;
-use crate::db::{self, Model, Profile};
+use crate::db::{self, InstanceSnapshot, Model, Profile};
 use crate::instance::{self, Snapshot};
-use crate::names::{InstanceKey, ProfileName, ProjectName};
+use crate::names::{InstanceKey, ProfileName, ProjectName, SnapshotKey};
 use crate::state_dir::StateDir;
 
 /// How long a reading of the live state is good for.
@@ -30,7 +31,10 @@ const READERS: usize = 2;
 pub(super) struct Piece {
     record: Arc<db::Instance>,
     profiles: Arc<BTreeMap<(ProjectName, ProfileName), Arc<Profile>>>,
+    snapshots: Arc<BTreeMap<SnapshotKey, Arc<InstanceSnapshot>>>,
     snapshot: Snapshot,
+    /// Its snapshots, or `null`.
+    snapshots_json: Bytes,
     /// The object of recursion 1.
     pub(super) json: Bytes,
     /// Of its modifiable part.
@@ -71,16 +75,21 @@ fn json_of(value: &impl serde::Serialize) -> Bytes {
 
 impl Piece {
     fn is_current(&self, model: &Model, record: &Arc<db::Instance>, snapshot: Snapshot) -> bool {
-        Arc::ptr_eq(&self.record, record) && Arc::ptr_eq(&self.profiles, &model.profiles) && self.snapshot == snapshot
+        Arc::ptr_eq(&self.record, record)
+            && Arc::ptr_eq(&self.profiles, &model.profiles)
+            && Arc::ptr_eq(&self.snapshots, &model.snapshots)
+            && self.snapshot == snapshot
     }
 
     /// The object of recursion 2, around a state.
     pub(super) fn full(&self, state: &[u8]) -> Bytes {
-        let mut full = BytesMut::with_capacity(self.json.len() + state.len() + 48);
+        let mut full = BytesMut::with_capacity(self.json.len() + state.len() + self.snapshots_json.len() + 48);
         full.put_slice(self.json.strip_suffix(b"}").unwrap_or(&self.json));
         full.put_slice(b",\"backups\":null,\"state\":");
         full.put_slice(state);
-        full.put_slice(b",\"snapshots\":null}");
+        full.put_slice(b",\"snapshots\":");
+        full.put_slice(&self.snapshots_json);
+        full.put_slice(b"}");
         full.freeze()
     }
 }
@@ -94,7 +103,9 @@ impl Rendered {
         let piece = Arc::new(Piece {
             record: Arc::clone(record),
             profiles: Arc::clone(&model.profiles),
+            snapshots: Arc::clone(&model.snapshots),
             snapshot,
+            snapshots_json: json_of(&Some(instance_snapshots::all(model, &record.key)).filter(|all| !all.is_empty())),
             json: json_of(&to_wire(model, record, snapshot)),
             etag: response::etag(modifiable(record)),
         });

@@ -17,9 +17,9 @@ use super::entry::{Handler, Peer, Request};
 use super::error::Error;
 use super::response::{self, Response};
 use super::{
-    certificates, console, events, exec, files, image_aliases, image_upload, images, instance_metadata, instance_state,
-    instances, internal, logs, networks, operations, profiles, projects, resources, server_config, storage_pools,
-    storage_volumes,
+    certificates, console, events, exec, files, image_aliases, image_upload, images, instance_metadata,
+    instance_snapshots, instance_state, instances, internal, logs, networks, operations, profiles, projects, resources,
+    server_config, storage_pools, storage_volumes,
 };
 use crate::auth::is_trusted;
 
@@ -140,6 +140,7 @@ fn table() -> Vec<(String, Resource)> {
         ("/internal/ready", resource!(GET Local internal::ready)),
         ("/internal/gc", resource!(GET Local internal::gc)),
         ("/internal/log-level", resource!(GET Local internal::log_level, PUT Local internal::set_log_level)),
+        ("/internal/schedule", resource!(PUT Local internal::schedule)),
         ("/internal/sql", resource!(POST Local internal::sql)),
         ("/internal/shutdown", resource!(PUT Local internal::shutdown)),
     ]
@@ -191,7 +192,18 @@ fn table() -> Vec<(String, Resource)> {
                     POST Trusted console::attach, GET Trusted console::log, DELETE Trusted console::clear_log,
                 ),
             ),
-            ("/{name}/snapshots", resource!(GET Trusted instances::none_of)),
+            (
+                "/{name}/snapshots",
+                resource!(GET Trusted instance_snapshots::list, POST Trusted instance_snapshots::create),
+            ),
+            (
+                "/{name}/snapshots/{snapshot}",
+                resource!(
+                    GET Trusted instance_snapshots::get, PUT Trusted instance_snapshots::put,
+                    PATCH Trusted instance_snapshots::patch, POST Trusted instance_snapshots::rename,
+                    DELETE Trusted instance_snapshots::delete,
+                ),
+            ),
             ("/{name}/backups", resource!(GET Trusted instances::none_of)),
             ("/{name}/logs", resource!(GET Trusted logs::list)),
             ("/{name}/logs/{file}", resource!(GET Trusted logs::get, DELETE Trusted logs::delete)),

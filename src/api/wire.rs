@@ -266,6 +266,9 @@ pub struct InstancePut {
     /// Snapshot to restore.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub restore: String,
+    /// With its running state.
+    #[serde(deserialize_with = "null_default", skip_serializing)]
+    pub stateful: bool,
     /// Free text.
     #[serde(deserialize_with = "null_default")]
     pub description: String,

@@ -44,6 +44,43 @@ pub struct Schedule {
 /// How long snapshots are kept: how many of each unit, in the order minutes, hours, days, weeks, months, years.
 pub type Expiry = [u32; 6];
 
+impl Times {
+    fn fits(&self, at: time::OffsetDateTime) -> bool {
+        let [minutes, hours, days, months, weekdays] = self.fields;
+        let set = |field: u64, bit: u8| field & (1u64 << bit) != 0;
+        let (day, weekday) = (set(days, at.day()), set(weekdays, at.weekday().number_days_from_sunday()));
+        let days = if self.either_day { day || weekday } else { day && weekday };
+        set(minutes, at.minute()) && set(hours, at.hour()) && set(months, u8::from(at.month())) && days
+    }
+}
+
+impl Schedule {
+    /// Whether one is made in this minute, UTC.
+    pub fn fits(&self, at: time::OffsetDateTime) -> bool {
+        self.times.iter().any(|times| times.fits(at))
+    }
+}
+
+/// When what is made at `now`, seconds since 1970, expires; 0: never. Months and years are those of the calendar.
+pub fn expires(expiry: &Expiry, now: i64) -> i64 {
+    let [minutes, hours, days, weeks, months, years] = expiry.map(i64::from);
+    if expiry.iter().all(|count| *count == 0) {
+        return 0;
+    }
+    let seconds = 60 * (minutes + 60 * (hours + 24 * (days + 7 * weeks)));
+    let at = time::OffsetDateTime::from_unix_timestamp(now).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    let month = i64::from(at.year()) * 12 + i64::from(u8::from(at.month())) - 1 + months + 12 * years;
+    let (year, month) = (month.div_euclid(12), month.rem_euclid(12));
+    let last = i64::from(9999);
+    let date = i32::try_from(year.min(last)).ok().zip(u8::try_from(month + 1).ok()).and_then(|(year, month)| {
+        let month = time::Month::try_from(month).ok()?;
+        // The 31st of a month without one is its last day.
+        time::Date::from_calendar_date(year, month, at.day().min(month.length(year))).ok()
+    });
+    let date = date.map_or(now, |date| at.replace_date(date).unix_timestamp());
+    date.saturating_add(seconds)
+}
+
 fn number(text: &str, (name, least, most, names): (&str, u8, u8, &[&str])) -> Result<u8, String> {
     let named = names.iter().position(|known| known.eq_ignore_ascii_case(text));
     let value = match named.and_then(|index| u8::try_from(index).ok()) {
@@ -222,6 +259,31 @@ mod tests {
         assert!(parse_schedule("0 0 1 * 1").unwrap().times[0].either_day);
         let schedule = parse_schedule("@startup, @daily, @hourly").unwrap();
         assert!(schedule.startup && schedule.times.len() == 2);
+    }
+
+    #[test]
+    fn an_expiry_is_a_time() {
+        // 31 January 2031, 12:00.
+        let now = 1_927_713_600;
+        let after = |text: &str| expires(&parse_expiry(text).unwrap(), now);
+        assert_eq!(after("0d"), 0);
+        assert_eq!(after("1M 2H 3d 4w") - now, 60 + 7200 + 31 * 86400);
+        assert_eq!(after("1m") - now, 28 * 86400, "the last of February");
+        assert_eq!(after("1y") - now, 365 * 86400);
+        assert!(after("4000000000y") > now);
+    }
+
+    #[test]
+    fn a_schedule_says_when() {
+        let fits = |schedule: &str, seconds: i64| {
+            let at = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap();
+            parse_schedule(schedule).unwrap().fits(at)
+        };
+        // Sunday, 9 February 2031, 13:07:05.
+        let at = 1_928_408_825;
+        assert!(fits("7 13 * * *", at) && fits("@hourly, 7 * * * *", at) && fits("* * * * sun", at));
+        assert!(!fits("@hourly", at) && !fits("@startup", at) && !fits("@never", at) && !fits("* * * * mon", at));
+        assert!(fits("* * 9 * mon", at) && !fits("* * 9 3 mon", at), "one of two days is enough");
     }
 
     #[test]

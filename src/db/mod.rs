@@ -19,7 +19,7 @@ mod tx;
 mod writer;
 
 pub use error::Error;
-pub use model::{Alias, Certificate, Image, Instance, Model, Network, Phase, Pool, Profile, Project};
+pub use model::{Alias, Certificate, Image, Instance, InstanceSnapshot, Model, Network, Phase, Pool, Profile, Project};
 pub use peek::{Peek, peek};
 pub use tx::Tx;
 pub use writer::Database;

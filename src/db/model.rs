@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::api::wire::{Config, Devices};
 use crate::db::Seconds;
-use crate::names::{AliasName, Fingerprint, InstanceKey, NetworkName, PoolName, ProfileName, ProjectName};
+use crate::names::{AliasName, Fingerprint, InstanceKey, NetworkName, PoolName, ProfileName, ProjectName, SnapshotKey};
 
 /// Where an object stands in its life. `Creating` and `Deleting` are the journal of multi-step work: what a crash
 /// leaves in `Creating` is undone at the next start, what it leaves in `Deleting` is finished.
@@ -91,6 +91,35 @@ pub struct Instance {
     pub last_used_at: Seconds,
     /// Pool of its root volume.
     pub pool: PoolName,
+}
+
+/// A snapshot of an instance: its definition as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceSnapshot {
+    /// Instance and name.
+    pub key: SnapshotKey,
+    /// Grows with each snapshot of the instance: the order in which they were made.
+    pub number: i64,
+    /// Where it stands.
+    pub phase: Phase,
+    /// The instance's.
+    pub description: String,
+    /// Kernel architecture.
+    pub architecture: String,
+    /// Whether the instance was to be deleted when it stops.
+    pub ephemeral: bool,
+    /// In order of application.
+    pub profiles: Vec<ProfileName>,
+    /// Own configuration, volatile keys included.
+    pub config: Config,
+    /// Own devices.
+    pub devices: Devices,
+    /// When it was made.
+    pub created_at: Seconds,
+    /// When it is to be deleted; 0 is never.
+    pub expires_at: Seconds,
+    /// Last start of the instance before it, 0 for none.
+    pub last_used_at: Seconds,
 }
 
 /// An image of a project. Its files are named by the fingerprint.
@@ -201,6 +230,7 @@ pub struct Model {
     pub projects: Arc<BTreeMap<ProjectName, Arc<Project>>>,
     pub profiles: Arc<BTreeMap<(ProjectName, ProfileName), Arc<Profile>>>,
     pub instances: Arc<BTreeMap<InstanceKey, Arc<Instance>>>,
+    pub snapshots: Arc<BTreeMap<SnapshotKey, Arc<InstanceSnapshot>>>,
     pub images: Arc<BTreeMap<(ProjectName, Fingerprint), Arc<Image>>>,
     pub aliases: Arc<BTreeMap<(ProjectName, AliasName), Arc<Alias>>>,
     pub pools: Arc<BTreeMap<PoolName, Arc<Pool>>>,
@@ -209,6 +239,15 @@ pub struct Model {
 }
 
 impl Model {
+    /// The snapshots of an instance, the oldest first.
+    pub fn snapshots_of(&self, instance: &InstanceKey) -> Vec<&Arc<InstanceSnapshot>> {
+        let from = self.snapshots.range(SnapshotKey::first_of(instance)..);
+        let mut found: Vec<_> =
+            from.map(|(_, record)| record).take_while(|record| record.key.instance == *instance).collect();
+        found.sort_by_key(|record| record.number);
+        found
+    }
+
     /// A profile by name.
     pub fn profile(&self, project: &ProjectName, name: &ProfileName) -> Option<&Arc<Profile>> {
         self.profiles.get(&(project.clone(), name.clone()))

@@ -11,6 +11,11 @@ diesel::table! { instances (project, name) {
     project -> Text, name -> Text, phase -> Text, description -> Text, architecture -> Text, ephemeral -> Bool,
     profiles -> Text, config -> Text, devices -> Text, created_at -> BigInt, last_used_at -> BigInt, pool -> Text,
 } }
+diesel::table! { snapshots (project, instance, name) {
+    project -> Text, instance -> Text, name -> Text, number -> BigInt, phase -> Text, description -> Text,
+    architecture -> Text, ephemeral -> Bool, profiles -> Text, config -> Text, devices -> Text, created_at -> BigInt,
+    expires_at -> BigInt, last_used_at -> BigInt,
+} }
 diesel::table! { images (project, fingerprint) {
     project -> Text, fingerprint -> Text, phase -> Text, filename -> Text, size -> BigInt, public -> Bool,
     auto_update -> Bool, cached -> Bool, architecture -> Text, properties -> Text, profiles -> Text,
@@ -57,5 +62,12 @@ INSERT INTO profiles VALUES ('default', 'docker', 'Docker inside containers', '{
     r#"
 UPDATE projects SET config = '{"features.images":"true","features.networks":"true","features.profiles":"true",
 "features.storage.volumes":"true"}' WHERE name = 'default';
+"#,
+    r#"
+CREATE TABLE snapshots (project TEXT NOT NULL, instance TEXT NOT NULL, name TEXT NOT NULL, number INTEGER NOT NULL,
+  phase TEXT NOT NULL, description TEXT NOT NULL, architecture TEXT NOT NULL, ephemeral INTEGER NOT NULL,
+  profiles TEXT NOT NULL, config TEXT NOT NULL, devices TEXT NOT NULL, created_at INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL, last_used_at INTEGER NOT NULL, PRIMARY KEY (project, instance, name),
+  FOREIGN KEY (project, instance) REFERENCES instances (project, name) ON DELETE CASCADE) WITHOUT ROWID;
 "#,
 ];

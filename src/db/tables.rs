@@ -5,9 +5,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::Error;
-use super::model::{Alias, Certificate, Image, Instance, Model, Network, Phase, Pool, Profile, Project};
+use super::model::{
+    Alias, Certificate, Image, Instance, InstanceSnapshot, Model, Network, Phase, Pool, Profile, Project,
+};
 use super::schema;
-use crate::names::{InstanceKey, NameError};
+use crate::names::{InstanceKey, NameError, SnapshotKey};
 
 fn json<T: Serialize>(value: &T) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|e| Error::Statement { reason: e.to_string() })
@@ -41,6 +43,11 @@ row!(ProfileRow, schema::profiles, (project, name), {
 row!(InstanceRow, schema::instances, (project, name), {
     project: String, name: String, phase: String, description: String, architecture: String, ephemeral: bool,
     profiles: String, config: String, devices: String, created_at: i64, last_used_at: i64, pool: String,
+});
+row!(SnapshotRow, schema::snapshots, (project, instance, name), {
+    project: String, instance: String, name: String, number: i64, phase: String, description: String,
+    architecture: String, ephemeral: bool, profiles: String, config: String, devices: String, created_at: i64,
+    expires_at: i64, last_used_at: i64,
 });
 row!(ImageRow, schema::images, (project, fingerprint), {
     project: String, fingerprint: String, phase: String, filename: String, size: i64, public: bool,
@@ -132,6 +139,47 @@ impl InstanceRow {
             created_at: self.created_at,
             last_used_at: self.last_used_at,
             pool: named(&what, self.pool.parse())?,
+        })
+    }
+}
+
+impl SnapshotRow {
+    pub(super) fn of(record: &InstanceSnapshot) -> Result<Self, Error> {
+        Ok(Self {
+            project: record.key.instance.project.to_string(),
+            instance: record.key.instance.name.to_string(),
+            name: record.key.name.to_string(),
+            number: record.number,
+            phase: record.phase.as_str().to_owned(),
+            description: record.description.clone(),
+            architecture: record.architecture.clone(),
+            ephemeral: record.ephemeral,
+            profiles: json(&record.profiles)?,
+            config: json(&record.config)?,
+            devices: json(&record.devices)?,
+            created_at: record.created_at,
+            expires_at: record.expires_at,
+            last_used_at: record.last_used_at,
+        })
+    }
+
+    fn record(self) -> Result<InstanceSnapshot, Error> {
+        let what = format!("snapshots/{}/{}/{}", self.project, self.instance, self.name);
+        let instance =
+            InstanceKey { project: named(&what, self.project.parse())?, name: named(&what, self.instance.parse())? };
+        Ok(InstanceSnapshot {
+            key: SnapshotKey { instance, name: named(&what, self.name.parse())? },
+            number: self.number,
+            phase: phase(&what, &self.phase)?,
+            description: self.description,
+            architecture: self.architecture,
+            ephemeral: self.ephemeral,
+            profiles: parse(&what, &self.profiles)?,
+            config: parse(&what, &self.config)?,
+            devices: parse(&what, &self.devices)?,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            last_used_at: self.last_used_at,
         })
     }
 }
@@ -297,6 +345,7 @@ pub(super) fn load(connection: &mut SqliteConnection) -> Result<(Model, Vec<Erro
     read!(profiles, ProfileRow, profiles, |r: &Profile| (r.project.clone(), r.name.clone()));
     read!(pools, PoolRow, pools, |r: &Pool| r.name.clone());
     read!(instances, InstanceRow, instances, |r: &Instance| r.key.clone());
+    read!(snapshots, SnapshotRow, snapshots, |r: &InstanceSnapshot| r.key.clone());
     read!(images, ImageRow, images, |r: &Image| (r.project.clone(), r.fingerprint.clone()));
     read!(aliases, AliasRow, aliases, |r: &Alias| (r.project.clone(), r.name.clone()));
     read!(networks, NetworkRow, networks, |r: &Network| (r.project.clone(), r.name.clone()));

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use diesel::prelude::*;
 
 use super::error::Error;
-use super::model::{Alias, Certificate, Image, Instance, Model, Network, Pool, Profile, Project};
+use super::model::{Alias, Certificate, Image, Instance, InstanceSnapshot, Model, Network, Pool, Profile, Project};
 use super::schema;
 use super::tables::{
     AliasRow, CertificateRow, ConfigRow, ImageRow, InstanceRow, NetworkRow, PoolRow, ProfileRow, ProjectRow,
+    SnapshotRow,
 };
 use crate::api::wire::Config;
-use crate::names::{AliasName, Fingerprint, InstanceKey, NetworkName, PoolName, ProfileName, ProjectName};
+use crate::names::{AliasName, Fingerprint, InstanceKey, NetworkName, PoolName, ProfileName, ProjectName, SnapshotKey};
 
 /// What a closure given to [`crate::db::Database::write`] works on.
 pub struct Tx<'a> {
@@ -21,7 +22,7 @@ pub struct Tx<'a> {
 
 macro_rules! put {
     (@pk $dsl:ident, [$one:ident]) => { $dsl::$one };
-    (@pk $dsl:ident, [$one:ident, $two:ident]) => { ($dsl::$one, $dsl::$two) };
+    (@pk $dsl:ident, [$($field:ident),+]) => { ($($dsl::$field),+) };
     ($(#[$doc:meta])* $name:ident, $record:ty, $table:ident, $pk:tt, $row:expr, $map:ident, $key:expr) => {
         $(#[$doc])*
         ///
@@ -54,6 +55,13 @@ fn tidy(config: &mut Config) {
 }
 
 impl Tidy for Instance {
+    fn tidy(&mut self) {
+        tidy(&mut self.config);
+        self.devices.values_mut().for_each(tidy);
+    }
+}
+
+impl Tidy for InstanceSnapshot {
     fn tidy(&mut self) {
         tidy(&mut self.config);
         self.devices.values_mut().for_each(tidy);
@@ -113,6 +121,11 @@ impl Tx<'_> {
         put_instance, Instance, instances, [project, name], InstanceRow::of, instances, |r: &Instance| r.key.clone()
     );
     put!(
+        /// Adds or replaces a snapshot of an instance.
+        put_snapshot, InstanceSnapshot, snapshots, [project, instance, name], SnapshotRow::of, snapshots,
+        |r: &InstanceSnapshot| r.key.clone()
+    );
+    put!(
         /// Adds or replaces an alias.
         put_alias, Alias, aliases, [project, name], |r: &Alias| Ok::<_, Error>(AliasRow::of(r)), aliases,
         |r: &Alias| (r.project.clone(), r.name.clone())
@@ -159,7 +172,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Removes an instance.
+    /// Removes an instance and its snapshots.
     ///
     /// # Errors
     /// When the statement fails.
@@ -167,6 +180,21 @@ impl Tx<'_> {
         diesel::delete(schema::instances::table.find((key.project.as_str(), key.name.as_str())))
             .execute(self.connection)?;
         Arc::make_mut(&mut self.model.instances).remove(key);
+        // The file's snapshots went by `ON DELETE CASCADE`.
+        if !self.model.snapshots_of(key).is_empty() {
+            Arc::make_mut(&mut self.model.snapshots).retain(|snapshot, _| snapshot.instance != *key);
+        }
+        Ok(())
+    }
+
+    /// Removes a snapshot of an instance.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub fn delete_snapshot(&mut self, key: &SnapshotKey) -> Result<(), Error> {
+        let row = (key.instance.project.as_str(), key.instance.name.as_str(), key.name.as_str());
+        diesel::delete(schema::snapshots::table.find(row)).execute(self.connection)?;
+        Arc::make_mut(&mut self.model.snapshots).remove(key);
         Ok(())
     }
 

@@ -66,15 +66,15 @@ struct Going {
 const SETTLE: Duration = Duration::from_secs(3);
 
 pub(super) struct Actor {
-    context: Arc<Context>,
-    key: InstanceKey,
+    pub(super) context: Arc<Context>,
+    pub(super) key: InstanceKey,
     requests: mpsc::UnboundedReceiver<Request>,
     published: watch::Sender<Snapshot>,
-    state: State,
+    pub(super) state: State,
     /// When its last start was done.
     up_since: Option<Instant>,
     going: Going,
-    leases: Leases,
+    pub(super) leases: Leases,
 }
 
 impl Actor {
@@ -96,7 +96,7 @@ impl Actor {
         }
     }
 
-    fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         match &self.state {
             State::Stopped => Status::Stopped,
             State::Error => Status::Error,
@@ -106,7 +106,7 @@ impl Actor {
         }
     }
 
-    fn live(&self) -> Option<&Live> {
+    pub(super) fn live(&self) -> Option<&Live> {
         match &self.state {
             State::Stopped | State::Error => None,
             State::Running(live) | State::Frozen(live) | State::Stopping(live) => Some(live),
@@ -239,6 +239,10 @@ impl Actor {
                 answer_to(reply, answer.map(|()| Stages::default()));
                 return gone;
             }
+            Request::Snapshot { verb, requestor, reply } => {
+                let answer = self.snapshot(verb, requestor.as_ref()).await;
+                answer_to(reply, answer);
+            }
             Request::Lease { reply } => {
                 let lease = match self.live() {
                     Some(live) => self.leases.running(live),
@@ -278,8 +282,9 @@ impl Actor {
         self.enter(if status == Status::Frozen { State::Frozen(live) } else { State::Running(live) });
     }
 
-    async fn start(&mut self, action: &'static str, requestor: Option<&Requestor>) -> Answer {
+    pub(super) async fn start(&mut self, action: &'static str, requestor: Option<&Requestor>) -> Answer {
         self.published.send_replace(Snapshot { status: Status::Starting, pid: 0 });
+        self.snapshot_at_start().await;
         let mut stages = Stages::default();
         match start::start(&self.context, &self.key, &mut self.leases, &mut stages).await {
             Ok(live) => {
@@ -409,12 +414,22 @@ impl Actor {
                 }
             }
         }
+        self.goes_down();
+    }
+
+    fn goes_down(&mut self) {
         let state = std::mem::replace(&mut self.state, State::Stopped);
         self.state = match state {
             State::Running(live) | State::Frozen(live) | State::Stopping(live) => State::Stopping(live),
             down @ (State::Stopped | State::Error) => down,
         };
         self.publish();
+    }
+
+    /// It was killed to be brought up again by whoever did it.
+    pub(super) fn is_killed(&mut self) {
+        self.going = Going { asked: true, killed: true, keep_power: true, ..std::mem::take(&mut self.going) };
+        self.goes_down();
     }
 
     async fn freeze(&mut self, verb: Verb, requestor: Option<&Requestor>) -> Answer {
@@ -494,7 +509,7 @@ impl Actor {
     }
 
     /// The monitor is gone: clean up, then stay down, come up again, or (ephemeral) vanish.
-    async fn exited(&mut self) {
+    pub(super) async fn exited(&mut self) {
         // First: what its namespaces were called may be the names of another's from here on.
         self.context.guests.down(&self.key);
         let going = std::mem::take(&mut self.going);

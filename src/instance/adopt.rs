@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use super::actor::Live;
 use super::error::Error;
 use super::state::{Status, adopted};
-use super::{Context, create, delete, devices, guests, limits, nics, proxies, rename, start, stop};
+use super::{Context, create, delete, devices, guests, limits, nics, proxies, rename, snapshots, start, stop};
 use crate::api::wire::Config;
 use crate::config;
 use crate::db::{self, Phase};
@@ -19,6 +19,7 @@ use crate::helper::{self, QUERY, hook};
 use crate::lxc;
 use crate::names::InstanceKey;
 use crate::profile;
+use crate::storage::VolumeId;
 use crate::sys::process;
 use crate::sys::watch::watch;
 
@@ -65,6 +66,9 @@ pub(super) async fn adopt(
         }
         Phase::Ready => rename::finish(context, record).await?,
     }
+    snapshots::settle(context, &record.key).await?;
+    // What it says may be another state by now.
+    let record = &context.db.model().instances.get(&record.key).cloned().ok_or(Error::NotFound)?;
     let power = record.config.get(stop::POWER).map(String::as_str);
     if power != Some("RUNNING") {
         unmount_leftover(context, record, points).await?;
@@ -125,7 +129,7 @@ async fn unmount_leftover(
     record: &db::Instance,
     points: &BTreeSet<PathBuf>,
 ) -> Result<(), Error> {
-    let (Ok(pool), volume) = (context.pools.get(&record.pool), record.key.container()) else { return Ok(()) };
+    let (Ok(pool), volume) = (context.pools.get(&record.pool), VolumeId::of(&record.key)) else { return Ok(()) };
     let path = pool.path(&volume);
     if points.range(path.clone()..).next().is_some_and(|point| point.starts_with(&path)) {
         tracing::info!(instance = %record.key, "unmounting a root that the last daemon left");

@@ -13,7 +13,7 @@ use crate::events::lifecycle::Requestor;
 use crate::names::{DeviceName, Fingerprint, InstanceKey, ProfileName, ProjectName};
 use crate::network::{self, BridgeSpec};
 use crate::profile;
-use crate::storage;
+use crate::storage::{self, VolumeId};
 
 /// Where the root file system comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -225,18 +225,18 @@ async fn volume(
     stages: &mut Stages,
 ) -> Result<(), Error> {
     let pool = context.pools.get(&record.pool)?;
-    let name = record.key.container();
+    let volume = VolumeId::of(&record.key);
     match source {
-        RootSource::Empty => blocking(move || pool.create_empty(&name).map_err(Error::from)).await?,
+        RootSource::Empty => blocking(move || pool.create_empty(&volume).map_err(Error::from)).await?,
         RootSource::Image(fingerprint) => {
             let image =
                 context.images.get(fingerprint).map_err(|_| Error::ImageMissing { what: fingerprint.to_string() })?;
-            blocking(move || pool.create_from_image(&name, &image).map_err(Error::from)).await?;
+            blocking(move || pool.create_from_image(&volume, &image).map_err(Error::from)).await?;
         }
     }
     stages.mark("volume");
     let (root, container) = (context.dir.root().to_owned(), record.key.container());
-    let path = context.pools.get(&record.pool)?.path(&container);
+    let path = context.pools.get(&record.pool)?.path(&VolumeId::of(&record.key));
     blocking(move || storage::link_instance(&root, &container, &path).map_err(Error::from)).await?;
     let (key, source) = (record.key.clone(), source.clone());
     context

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::Error;
+use super::snapshots::purge_behind;
 use super::{Context, blocking, confine, devices};
 use crate::db::{self, Phase};
 use crate::events::lifecycle::Requestor;
 use crate::helper::hook;
 use crate::names::InstanceKey;
 use crate::security;
-use crate::storage;
+use crate::storage::{self, VolumeId};
 
 /// Removes a stopped instance with all it has.
 pub(super) async fn delete(
@@ -48,23 +49,26 @@ pub(super) async fn remove_files(context: &Arc<Context>, record: &db::Instance) 
     let (root, logs) = (context.dir.root().to_owned(), context.dir.logs(&container));
     let (spool, lxc_path) = (context.dir.spool(), context.dir.lxc_path());
     let policy = context.dir.seccomp(&container);
-    let volume = container.clone();
+    let model = context.db.model();
+    let snapshots: Vec<_> = model.snapshots_of(&record.key).iter().map(|record| record.key.name.clone()).collect();
+    let volume = VolumeId::container(&container);
     blocking(move || {
         pool.unmount(&volume)?;
         if let Some(trash) = pool.delete_volume(&volume)? {
-            // Its files go behind the answer; what a crash leaves of them, the pool's next opening removes.
-            tokio::task::spawn_blocking(move || {
-                if let Err(error) = storage::Pool::purge(&trash) {
-                    tracing::warn!(%error, "removing a deleted volume");
-                }
-            });
+            purge_behind(&pool, trash);
         }
-        storage::unlink_instance(&root, &volume)?;
+        for name in snapshots {
+            if let Some(trash) = pool.delete_volume(&volume.at(&name))? {
+                purge_behind(&pool, trash);
+            }
+        }
+        storage::unlink_instance(&root, &container)?;
+        storage::unlink_snapshots(&root, &container)?;
         confine::remove_policy(&policy)?;
         // Another container of this name must not find the last word of this one.
-        hook::take_word(&spool, &volume).map_err(|error| Error::Io { doing: "remove", path: spool, error })?;
-        security::forget_profile(&volume, &lxc_path);
-        remove_dir(lxc_path.join(&volume))?;
+        hook::take_word(&spool, &container).map_err(|error| Error::Io { doing: "remove", path: spool, error })?;
+        security::forget_profile(&container, &lxc_path);
+        remove_dir(lxc_path.join(&container))?;
         remove_dir(logs)
     })
     .await

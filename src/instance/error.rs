@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::state::Status;
-use crate::names::{InstanceKey, NameError, PoolName};
+use crate::names::{InstanceKey, NameError, PoolName, SnapshotKey, SnapshotName};
 use crate::{config, db, device, helper, network, profile, storage};
 
 /// The errors of this room.
@@ -25,6 +25,16 @@ pub enum Error {
     },
     Exists {
         key: InstanceKey,
+    },
+    SnapshotExists {
+        name: SnapshotName,
+    },
+    NoSnapshot {
+        key: SnapshotKey,
+    },
+    Pattern {
+        pattern: String,
+        reason: String,
     },
     Name(NameError),
     Running,
@@ -139,6 +149,13 @@ impl fmt::Display for Error {
                 write!(f, "The instance was changed meanwhile (its ETag is {etag}): read it again and repeat the change")
             }
             Self::Exists { key } => write!(f, "Instance {:?} already exists", key.name.as_str()),
+            Self::SnapshotExists { name } => write!(f, "Snapshot {:?} already exists", name.as_str()),
+            Self::NoSnapshot { key } => {
+                write!(f, "Snapshot {:?} of instance {:?} not found", key.name.as_str(), key.instance.name.as_str())
+            }
+            Self::Pattern { pattern, reason } => {
+                write!(f, "Configuration key \"snapshots.pattern\": {pattern:?} makes no name: {reason}")
+            }
             Self::Name(error) => error.fmt(f),
             Self::Running => f.write_str("Instance is running"),
             Self::RenameRunning => f.write_str("The instance is running: stop it to give it another name"),

@@ -27,7 +27,7 @@ use crate::config;
 use crate::names::InstanceKey;
 use crate::profile;
 use crate::security::idmap::IdMap;
-use crate::storage::{Pool, RootMount};
+use crate::storage::{Pool, RootMount, VolumeId};
 use crate::sys::{process, userns};
 
 /// A root that nobody uses stays mounted this long: who pushes a tree file by file finds it ready.
@@ -103,7 +103,7 @@ impl Group {
 /// A root that is mounted for leases.
 struct Mounted {
     pool: Arc<Pool>,
-    volume: String,
+    volume: VolumeId,
     root: RootMount,
     map: Option<IdMap>,
     nesting: bool,
@@ -153,10 +153,10 @@ impl Leases {
         let map = ranges::id_map(context, &key.container(), &expanded.config)?;
         let nesting = config::bool_of(&expanded.config, "security.nesting");
         if self.root_with(map.as_ref(), nesting).await?.is_none() {
-            let (pool, volume) = (context.pools.get(&record.pool)?, key.container());
+            let (pool, volume) = (context.pools.get(&record.pool)?, VolumeId::of(key));
             let root = shifting::mount(context, key, &pool, &expanded.config, map.as_ref()).await;
             if root.is_err() {
-                context.ranges.give_back(&volume);
+                context.ranges.give_back(&key.container());
             }
             self.mounted = Some(Mounted { pool, volume, root: root?, map: map.clone(), nesting });
         }
@@ -199,6 +199,11 @@ impl Leases {
             self.mounted = None;
         }
         self.mounted.is_some()
+    }
+
+    /// Whether somebody works on the files of the container that is down.
+    pub(super) fn in_use(&self) -> bool {
+        self.stopped.in_use()
     }
 
     /// Whether a root is mounted for leases.

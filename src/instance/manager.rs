@@ -20,6 +20,7 @@ use super::logs::{self, LogName};
 use super::metadata;
 use super::petname;
 use super::request::{Answer, Request, StopKind};
+use super::snapshots::{self, Verb};
 use super::state::{Snapshot, Status};
 use super::stop;
 use super::update::Change;
@@ -30,8 +31,9 @@ use crate::db;
 use crate::events::lifecycle::Requestor;
 use crate::helper::files::{FilesRequest, Session};
 use crate::helper::hook::{Record, Target as HookTarget};
-use crate::names::{InstanceKey, InstanceName, ProjectName};
+use crate::names::{InstanceKey, InstanceName, ProjectName, SnapshotName};
 use crate::profile;
+use crate::storage::VolumeId;
 use crate::sys;
 
 /// What `PUT …/state` asks for.
@@ -298,8 +300,36 @@ impl Manager {
     ) -> Result<T, E> {
         let record = self.context.db.model().instances.get(key).cloned().ok_or(Error::NotFound)?;
         let pool = self.context.pools.get(&record.pool).map_err(Error::from)?;
-        let place = metadata::Place::new(pool.path(&key.container()), pool.scratch());
+        let place = metadata::Place::new(pool.path(&VolumeId::of(key)), pool.scratch());
         blocking(move || work(&place)).await
+    }
+
+    /// Does something with the snapshots of an instance.
+    ///
+    /// # Errors
+    /// [`Error::NoSnapshot`], [`Error::SnapshotExists`], or what stands in the way: then all is as it was.
+    pub async fn on_snapshots(
+        &self,
+        key: &InstanceKey,
+        verb: Verb,
+        requestor: Option<Requestor>,
+    ) -> Result<Stages, Error> {
+        self.ask(key, |reply| Request::Snapshot { verb, requestor, reply }).await
+    }
+
+    /// Changes when a snapshot expires, if it `fits`.
+    ///
+    /// # Errors
+    /// [`Error::NoSnapshot`], or of `fits`.
+    pub async fn expire_snapshot(
+        &self,
+        key: &InstanceKey,
+        name: &SnapshotName,
+        expires_at: db::Seconds,
+        fits: impl Fn(&db::InstanceSnapshot) -> Result<(), Error> + Send + 'static,
+        requestor: Option<Requestor>,
+    ) -> Result<(), Error> {
+        snapshots::expire(&self.context, key, name, expires_at, fits, requestor.as_ref()).await
     }
 
     /// Changes the definition.

@@ -46,6 +46,7 @@ mod rename;
 mod render;
 mod request;
 mod shifting;
+mod snapshots;
 mod start;
 mod state;
 mod stop;
@@ -64,7 +65,7 @@ use crate::db::Database;
 use crate::events::Bus;
 use crate::events::lifecycle::{Lifecycle, Requestor};
 use crate::helper::{ContainerRef, Launcher};
-use crate::names::InstanceKey;
+use crate::names::{InstanceKey, SnapshotKey};
 use crate::security::DeviceRules;
 use crate::state_dir::StateDir;
 use crate::{image, network, storage};
@@ -85,6 +86,7 @@ pub use metadata::{MAX_TEMPLATE, TemplateName};
 pub use profile_change::ProfileChange;
 pub use ranges::Ranges;
 pub use shifting::Shifts;
+pub use snapshots::{NewSnapshot, Verb as SnapshotVerb, find as find_snapshot};
 pub use state::{Snapshot, Status};
 pub use update::{Change, Definition, is_own};
 
@@ -171,6 +173,22 @@ impl Context {
         });
     }
 
+    fn snapshot_lifecycle(
+        &self,
+        action: &'static str,
+        key: &SnapshotKey,
+        details: &[(String, Value)],
+        requestor: Option<&Requestor>,
+    ) {
+        self.bus.lifecycle(Lifecycle {
+            action,
+            source: format!("/1.0/instances/{}/snapshots/{}", key.instance.name, key.name.in_url()),
+            project: &key.instance.project,
+            context: details.iter().cloned().collect(),
+            requestor,
+        });
+    }
+
     /// Checks a configuration, expanded or a profile's own, against what this daemon is allowed to run.
     ///
     /// # Errors
@@ -183,11 +201,21 @@ impl Context {
     }
 
     fn lifecycle(&self, action: &'static str, key: &InstanceKey, requestor: Option<&Requestor>) {
+        self.lifecycle_with(action, key, &[], requestor);
+    }
+
+    fn lifecycle_with(
+        &self,
+        action: &'static str,
+        key: &InstanceKey,
+        details: &[(String, Value)],
+        requestor: Option<&Requestor>,
+    ) {
         self.bus.lifecycle(Lifecycle {
             action,
             source: format!("/1.0/instances/{}", key.name),
             project: &key.project,
-            context: Map::new(),
+            context: details.iter().cloned().collect(),
             requestor,
         });
     }
@@ -211,6 +239,11 @@ impl Stages {
         let now = Instant::now();
         *self.times.entry(name).or_default() += now.duration_since(self.last).as_secs_f64() * 1000.0;
         self.last = now;
+    }
+
+    /// A time that was measured elsewhere, milliseconds.
+    pub fn add(&mut self, name: &'static str, milliseconds: f64) {
+        self.times.insert(name, milliseconds);
     }
 
     /// As metadata: stage to milliseconds with three digits.

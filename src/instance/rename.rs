@@ -13,7 +13,7 @@ use super::{Context, blocking, confine, guests};
 use crate::db::{Instance, Model};
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
-use crate::storage;
+use crate::storage::{self, VolumeId};
 
 /// Says, while a rename is under way, which container name the files still have.
 pub(super) const MARKER: &str = "volatile.renamed_from";
@@ -71,8 +71,14 @@ async fn swap_row(context: &Context, from: &InstanceKey, to: &InstanceKey) -> Re
             record.config.insert(MARKER.to_owned(), from.container());
             guests::renew_identity(&mut record.config);
             record.key = to;
+            let snapshots: Vec<_> = tx.model().snapshots_of(&from).into_iter().cloned().collect();
             tx.delete_instance(&from)?;
             tx.put_instance(record.clone())?;
+            for snapshot in snapshots {
+                let mut snapshot = (*snapshot).clone();
+                snapshot.key.instance = record.key.clone();
+                tx.put_snapshot(snapshot)?;
+            }
             Ok(record)
         })
         .await
@@ -98,10 +104,15 @@ async fn move_files(context: &Context, record: &Instance, old: &str) -> Result<(
     let policy = context.dir.seccomp(&old);
     let (old_logs, new_logs) = (context.dir.logs(&old), context.dir.logs(&new));
     blocking(move || {
-        pool.rename_volume(&old, &new)?;
+        let volume = VolumeId::container(&new);
+        pool.rename_volume(&VolumeId::container(&old), &volume)?;
         confine::remove_policy(&policy)?;
-        storage::link_instance(&root, &new, &pool.path(&new))?;
+        storage::link_instance(&root, &new, &pool.path(&volume))?;
         storage::unlink_instance(&root, &old)?;
+        if pool.snapshots_of(&volume).exists() {
+            storage::link_snapshots(&root, &new, &pool.snapshots_of(&volume))?;
+        }
+        storage::unlink_snapshots(&root, &old)?;
         move_logs(&old_logs, &new_logs)
     })
     .await

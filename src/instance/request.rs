@@ -11,6 +11,7 @@ use super::actor::Live;
 use super::error::Error;
 use super::guests::Guest;
 use super::lease::Lease;
+use super::snapshots::Verb;
 use super::state::Status;
 use super::update::Change;
 use crate::db::Model;
@@ -49,6 +50,8 @@ pub(super) enum Request {
     Unfreeze { requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// Remove it.
     Delete { requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
+    /// Do something with its snapshots.
+    Snapshot { verb: Verb, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// Let somebody use its root.
     Lease { reply: oneshot::Sender<Result<Lease, Error>> },
     /// Take every lease back and let go of what is only mounted for them: the daemon ends.

@@ -9,7 +9,7 @@ use crate::api::wire::Config;
 use crate::config;
 use crate::names::InstanceKey;
 use crate::security::idmap::IdMap;
-use crate::storage::{Pool, Progress, RootMount, Shifting};
+use crate::storage::{Pool, Progress, RootMount, Shifting, VolumeId};
 
 /// The roots that are just mounted, and how far their shift is.
 #[derive(Default)]
@@ -38,7 +38,7 @@ pub(super) async fn mount(
     let shifting = Shifting { refuse: config::bool_of(config, "security.protection.shift"), ..Shifting::default() };
     context.shifts.all().insert(key.clone(), Arc::clone(&shifting.progress));
     let nesting = config::bool_of(config, "security.nesting");
-    let (pool, volume, map) = (Arc::clone(pool), key.container(), map.cloned());
+    let (pool, volume, map) = (Arc::clone(pool), VolumeId::of(key), map.cloned());
     let mounted = blocking(move || pool.mount(&volume, map.as_ref(), nesting, &shifting).map_err(Error::from)).await;
     context.shifts.all().remove(key);
     let root = mounted?;

@@ -22,6 +22,7 @@ use crate::helper;
 use crate::names::InstanceKey;
 use crate::profile;
 use crate::security::Confinement;
+use crate::storage::VolumeId;
 use crate::sys::cgroup::Hierarchies;
 use crate::sys::mount as sys_mount;
 use crate::sys::process;
@@ -79,7 +80,7 @@ async fn steps(
         Some(root) => root,
         None => {
             let root = shifting::mount(context, key, &pool, &expanded.config, map.as_ref()).await?;
-            let volume = container.name.clone();
+            let volume = VolumeId::of(key);
             undo.push(blocking(move || pool.unmount(&volume).map_err(Error::from)));
             root
         }

@@ -11,6 +11,7 @@ use super::request::StopKind;
 use super::{Context, devices, guests, limits, nics, proxies, ranges};
 use crate::db::{self, Instance, Phase};
 use crate::names::InstanceKey;
+use crate::storage::VolumeId;
 use crate::sys::cgroup::Hierarchies;
 use crate::sys::process;
 
@@ -176,7 +177,7 @@ pub(super) async fn clean_up(
                 hierarchies.remove(&format!("{group}/lxc.{kind}.{volume}"));
             }
         }
-        if keep_root { Ok(()) } else { pool.unmount(&volume).map_err(Error::from) }
+        if keep_root { Ok(()) } else { pool.unmount(&VolumeId::container(&volume)).map_err(Error::from) }
     })
     .await?;
     if !keep_root {

@@ -51,9 +51,20 @@ pub fn expand(
 
 /// Expands an instance as far as its profiles exist (they do: a profile in use cannot be deleted).
 pub fn expand_instance(model: &Model, instance: &Instance) -> Expanded {
-    let mut known = instance.profiles.clone();
-    known.retain(|name| model.profile(&instance.key.project, name).is_some());
-    expand(model, &instance.key.project, &known, &instance.config, &instance.devices).unwrap_or_default()
+    expand_known(model, &instance.key.project, &instance.profiles, &instance.config, &instance.devices)
+}
+
+/// Expands with those of the profiles that there are.
+pub fn expand_known(
+    model: &Model,
+    project: &ProjectName,
+    profiles: &[ProfileName],
+    config: &Config,
+    devices: &Devices,
+) -> Expanded {
+    let mut known = profiles.to_vec();
+    known.retain(|name| model.profile(project, name).is_some());
+    expand(model, project, &known, config, devices).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -19,9 +19,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags,
-};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::error::{Error, io};
@@ -222,7 +220,8 @@ impl<const LIVE: bool> Copy<'_, LIVE> {
         let made = rustix::fs::openat(place, name, flags, Mode::empty()).map_err(writing("open"))?;
         let mut late = Late { below: below.to_owned(), times: times(&entry.stat), default_acl: None };
         if new || !self.is_done(&entry.stat) {
-            rustix::fs::fchown(&made, owner(&entry.stat).0, owner(&entry.stat).1).map_err(writing("set the owner of"))?;
+            rustix::fs::fchown(&made, owner(&entry.stat).0, owner(&entry.stat).1)
+                .map_err(writing("set the owner of"))?;
             late.default_acl = attributes(entry, &made, self.seen.is_some())?;
             rustix::fs::fchmod(&made, mode(&entry.stat)).map_err(writing("set the mode of"))?;
         }
@@ -255,7 +254,8 @@ impl<const LIVE: bool> Copy<'_, LIVE> {
         match rustix::fs::unlinkat(place, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(Errno::ISDIR) => {
-                let path = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(place))).join(name);
+                let path =
+                    PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(place))).join(name);
                 remove_dir(&path).map_err(|_| writing("remove")(Errno::IO))
             }
             Err(error) => Err(writing("remove")(error)),
@@ -338,13 +338,7 @@ fn make(place: &OwnedFd, name: &OsStr, entry: &Entry<'_>) -> Result<Option<File>
 }
 
 /// Gives a file that was made its content and all that belongs to it. `inherits`: it may have attributes of its directory.
-fn fill(
-    made: Option<File>,
-    place: &OwnedFd,
-    name: &OsStr,
-    entry: &Entry<'_>,
-    inherits: bool,
-) -> Result<(), Stage> {
+fn fill(made: Option<File>, place: &OwnedFd, name: &OsStr, entry: &Entry<'_>, inherits: bool) -> Result<(), Stage> {
     let (stat, (uid, gid)) = (&entry.stat, owner(&entry.stat));
     let Some(made) = made else {
         rustix::fs::chownat(place, name, uid, gid, NAME).map_err(writing("set the owner of"))?;
@@ -451,6 +445,116 @@ fn list(path: &str) -> Result<Vec<Vec<u8>>, Errno> {
     Ok(names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
 }
 
+/// Copies files one by one, to wherever below `to`.
+pub(super) struct Single {
+    to: PathBuf,
+    links: Mutex<BTreeMap<(u64, u64), PathBuf>>,
+}
+
+/// What overlayfs writes down about a file, but for what a nested one does (`trusted.overlay.overlay.`).
+fn is_overlays(name: &[u8]) -> bool {
+    name.strip_prefix(b"trusted.overlay.").is_some_and(|rest| !rest.starts_with(b"overlay."))
+}
+
+impl Single {
+    /// Copies into the directory `to`.
+    pub(super) fn new(to: &Path) -> Self {
+        Self { to: to.to_owned(), links: Mutex::default() }
+    }
+
+    /// Where a copy lies.
+    pub(super) fn path(&self, below: &Path) -> PathBuf {
+        if below.as_os_str().is_empty() { self.to.clone() } else { self.to.join(below) }
+    }
+
+    fn failed(&self, below: &Path) -> impl FnOnce(Stage) -> Error {
+        let path = self.path(below);
+        move |stage| io(stage.doing, path)(stage.errno.into())
+    }
+
+    /// Makes a directory like `from`, without what overlayfs wrote down about that; to be finished when all is in it.
+    pub(super) fn directory(&self, from: &Path, below: &Path) -> Result<(), Error> {
+        let made = self.path(below);
+        make_dir(&made, 0o700)?;
+        (|| {
+            let entry = Entry::of(from).map_err(reading("open"))?;
+            let made = walk::open(&made).map_err(|_| writing("open")(Errno::NOTDIR))?;
+            rustix::fs::fchown(&made, owner(&entry.stat).0, owner(&entry.stat).1)
+                .map_err(writing("set the owner of"))?;
+            attributes(&entry, &made, true)?;
+            let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&made));
+            for name in list(&link).map_err(writing("list the attributes of"))?.iter().filter(|name| is_overlays(name))
+            {
+                rustix::fs::removexattr(&link, OsStr::from_bytes(name)).map_err(writing("set an attribute of"))?;
+            }
+            rustix::fs::fchmod(&made, mode(&entry.stat)).map_err(writing("set the mode of"))
+        })()
+        .map_err(self.failed(below))
+    }
+
+    /// Copies what is no directory.
+    pub(super) fn file(&self, from: &Path, below: &Path) -> Result<(), Error> {
+        let to = self.path(below);
+        (|| {
+            let entry = Entry::of(from).map_err(reading("open"))?;
+            let number = (entry.stat.st_dev, entry.stat.st_ino);
+            let mut links = held(&self.links);
+            if entry.stat.st_nlink > 1 {
+                if let Some(first) = links.get(&number) {
+                    return rustix::fs::link(self.path(first), &to).map_err(writing("link"));
+                }
+                links.insert(number, below.to_owned());
+            }
+            let (parent, name) = (to.parent().unwrap_or(&self.to), to.file_name().unwrap_or_default());
+            let parent = walk::open(parent).map_err(|_| writing("open")(Errno::NOTDIR))?;
+            fill(make(&parent, name, &entry)?, &parent, name, &entry, false)
+        })()
+        .map_err(self.failed(below))
+    }
+
+    /// Makes overlayfs's mark of a file that is not there.
+    pub(super) fn whiteout(&self, below: &Path) -> Result<(), Error> {
+        let (kind, mode) = (FileType::CharacterDevice, Mode::empty());
+        let made = rustix::fs::mknodat(rustix::fs::CWD, self.path(below), kind, mode, 0);
+        made.map_err(writing("create")).map_err(self.failed(below))
+    }
+
+    /// Gives a directory what it can only have when all is in it.
+    pub(super) fn finish(&self, from: &Path, below: &Path) -> Result<(), Error> {
+        let entry = Entry::of(from).map_err(reading("open")).map_err(self.failed(below))?;
+        let acl = entry.attribute(DEFAULT_ACL)?;
+        (|| {
+            let made = walk::open(&self.path(below)).map_err(|_| writing("open")(Errno::NOTDIR))?;
+            if let Some(acl) = acl {
+                let flags = XattrFlags::empty();
+                rustix::fs::fsetxattr(&made, DEFAULT_ACL, &acl, flags).map_err(writing("set an attribute of"))?;
+            }
+            rustix::fs::futimens(&made, &times(&entry.stat)).map_err(writing("set the times of"))
+        })()
+        .map_err(self.failed(below))
+    }
+}
+
+/// Whether two directories are alike themselves, whatever is in them and whatever overlayfs wrote down about them.
+///
+/// # Errors
+/// When one of them cannot be looked at.
+pub(super) fn alike(one: &Path, other: &Path) -> Result<bool, Error> {
+    let look = |path: &Path| {
+        let failed = |errno: Errno| io("look at", path)(errno.into());
+        let entry = Entry::of(path).map_err(failed)?;
+        let mut attributes = BTreeMap::new();
+        for name in list(&entry.link()).map_err(failed)?.into_iter().filter(|name| !is_overlays(name)) {
+            let value = entry.attribute(&String::from_utf8_lossy(&name))?;
+            attributes.insert(name, value);
+        }
+        let stat = entry.stat;
+        let time = (stat.st_mtime, stat.st_mtime_nsec);
+        Ok::<_, Error>(((stat.st_mode, stat.st_uid, stat.st_gid, time), attributes))
+    };
+    Ok(look(one)? == look(other)?)
+}
+
 /// Copies what of `names` there is in the directory `from` into `to`, file or tree.
 ///
 /// # Errors
@@ -470,4 +574,4 @@ pub(super) fn parts(from: &Path, to: &Path, names: &[&str]) -> Result<(), Error>
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::storage) mod tests;

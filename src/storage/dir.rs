@@ -1,14 +1,16 @@
-//! `dir`: the image unpacked into the volume; the ids are mapped by an id-mapped mount over the root itself, or shifted
-//! on the disk.
+//! `dir`: the files in the volume; the ids are mapped by an id-mapped mount over the root itself, or shifted on the disk.
+//! Snapshots and copies are copies, which share content where the file system can.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use super::copy;
+use super::driver::{Driver, Make, RootMount};
 use super::error::{Error, io};
-use super::files::make_dir;
-use super::pool::{Driver, RootMount};
+use super::files::{make_dir, remove_dir};
 use super::probe::Probes;
-use crate::image::{Limits, StoredImage};
+use super::shift;
+use crate::image::Limits;
 use crate::names::Fingerprint;
 use crate::security::idmap::IdMap;
 use crate::sys::{mount, userns};
@@ -23,14 +25,25 @@ impl Dir {
     }
 }
 
-impl Driver for Dir {
-    fn fill(&self, _pool: &Path, volume: &Path, image: &StoredImage) -> Result<(), Error> {
-        image.unpack(volume, &Limits::default())?;
-        Ok(())
-    }
+/// What belongs to a volume beside its root.
+const BESIDE: &[&str] = &["metadata.yaml", "templates", shift::STORED];
 
-    fn fill_empty(&self, volume: &Path) -> Result<(), Error> {
-        make_dir(&volume.join("rootfs"), 0o755)
+impl Driver for Dir {
+    fn make(&self, _pool: &Path, new: &Path, what: Make<'_>) -> Result<(), Error> {
+        make_dir(new, 0o700)?;
+        match what {
+            Make::Image(image) => image.unpack(new, &Limits::default()).map(drop).map_err(Error::from),
+            Make::Empty => make_dir(&new.join("rootfs"), 0o755),
+            Make::Snapshot { of, live } | Make::Copy { of, live } => {
+                shift::settle(of)?;
+                let (from, to) = (of.join("rootfs"), new.join("rootfs"));
+                match live {
+                    None => copy::tree(&from, &to)?,
+                    Some(pause) => copy::live(&[(from, to)], pause)?,
+                }
+                copy::parts(of, new, BESIDE)
+            }
+        }
     }
 
     fn mount(&self, _pool: &Path, volume: &Path, map: Option<&IdMap>) -> Result<RootMount, Error> {
@@ -54,5 +67,9 @@ impl Driver for Dir {
 
     fn lower(&self, _volume: &Path) -> Option<Fingerprint> {
         None
+    }
+
+    fn discard(&self, _pool: &Path, trash: &Path) -> Result<(), Error> {
+        remove_dir(trash)
     }
 }

@@ -23,6 +23,8 @@ pub enum Error {
     NotEmpty { path: PathBuf },
     InUse { pool: PoolName, by: String },
     VolumeExists { volume: String },
+    NoSuchVolume { volume: String },
+    Hold { error: io::Error },
     NoSpace { path: PathBuf },
     Image(image::Error),
     Damaged { path: PathBuf, reason: String },
@@ -66,6 +68,8 @@ impl fmt::Display for Error {
                 write!(f, "Storage pool {:?} is in use by {by}: delete that first", pool.as_str())
             }
             Self::VolumeExists { volume } => write!(f, "The storage volume {volume:?} already exists"),
+            Self::NoSuchVolume { volume } => write!(f, "The storage volume {volume:?} is not there"),
+            Self::Hold { error } => write!(f, "The processes of the instance cannot be held for its snapshot: {error}"),
             Self::NoSpace { path } => {
                 write!(f, "No space left on the disk of {}: free some and try again", path.display())
             }

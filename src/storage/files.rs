@@ -3,7 +3,7 @@
 use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::error::{Error, io};
 
@@ -11,6 +11,16 @@ use super::error::{Error, io};
 pub(super) fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
     DirBuilder::new().recursive(true).mode(mode).create(path).map_err(io("create", path))?;
     std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(io("set the mode of", path))
+}
+
+/// A new name for what is to be renamed into a pool when it is whole; after a crash the next opening removes it.
+pub(super) fn scratch(pool: &Path) -> PathBuf {
+    pool.join(".new").join(uuid::Uuid::new_v4().to_string())
+}
+
+/// A place in a pool for something to wait for its removal.
+pub(super) fn trash(pool: &Path) -> PathBuf {
+    pool.join(".trash").join(uuid::Uuid::new_v4().to_string())
 }
 
 /// Removes a directory with all it has; none is fine. Never crosses into what a symlink names.
@@ -26,22 +36,44 @@ pub(super) fn remove_dir(path: &Path) -> Result<(), Error> {
 /// # Errors
 /// When it cannot be made.
 pub fn link_instance(state: &Path, container: &str, volume: &Path) -> Result<(), Error> {
-    let link = state.join("containers").join(container);
-    match std::os::unix::fs::symlink(volume, &link) {
+    link(&state.join("containers").join(container), volume)
+}
+
+fn link(link: &Path, to: &Path) -> Result<(), Error> {
+    match std::os::unix::fs::symlink(to, link) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            std::fs::remove_file(&link).map_err(io("remove", &link))?;
-            std::os::unix::fs::symlink(volume, &link).map_err(io("create", &link))
+            std::fs::remove_file(link).map_err(io("remove", link))?;
+            std::os::unix::fs::symlink(to, link).map_err(io("create", link))
         }
-        result => result.map_err(io("create", &link)),
+        result => result.map_err(io("create", link)),
     }
+}
+
+/// `<state>/snapshots/<container>`: a link to where its snapshots lie, for tools that look there.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn link_snapshots(state: &Path, container: &str, snapshots: &Path) -> Result<(), Error> {
+    link(&state.join("snapshots").join(container), snapshots)
 }
 
 /// Removes that link; none is fine.
 ///
 /// # Errors
 /// When it cannot be removed.
+pub fn unlink_snapshots(state: &Path, container: &str) -> Result<(), Error> {
+    unlink(state.join("snapshots").join(container))
+}
+
+/// Removes the link of [`link_instance`]; none is fine.
+///
+/// # Errors
+/// When it cannot be removed.
 pub fn unlink_instance(state: &Path, container: &str) -> Result<(), Error> {
-    let link = state.join("containers").join(container);
+    unlink(state.join("containers").join(container))
+}
+
+fn unlink(link: PathBuf) -> Result<(), Error> {
     match std::fs::remove_file(&link) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io("remove", link)(error)),
         Ok(()) | Err(_) => Ok(()),

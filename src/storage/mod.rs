@@ -8,16 +8,18 @@
 //!   storage-pools/<pool>/
 //!     containers/<volume>/       0100, owner the container's root
 //!       rootfs/                  dir: the files; overlay: mount point
-//!       upper/{fs,work}          overlay: what the container changed
 //!       nested/docker/           overlay: mounted at /var/lib/docker
-//!       volume.json              which lower it belongs to, format version
+//!       volume.json              overlay: what it is made of, format version
 //!       metadata.yaml, templates/
+//!     containers-snapshots/<volume>/<snapshot>/   the same, of a snapshot
+//!     layers/<layer>/{fs,work,users}   overlay: what containers changed, shared with snapshots ([`overlay`])
 //!     images/<fingerprint>/      overlay: rootfs/ mounted from image.squashfs, or unpacked
 //!     .new/<volume>, .trash/…    half made, half deleted: cleared from when the pool is opened
 //! ```
 
 mod copy;
 mod dir;
+mod driver;
 mod error;
 mod files;
 mod nested;
@@ -26,11 +28,15 @@ mod pool;
 mod probe;
 mod registry;
 mod shift;
+mod volume;
 mod walk;
 
+pub use copy::Pause;
+pub use driver::RootMount;
 pub use error::Error;
-pub use files::{link_instance, unlink_instance};
-pub use pool::{DriverKind, Pool, PoolSpec, Resources, RootMount, Shifting};
+pub use files::{link_instance, link_snapshots, unlink_instance, unlink_snapshots};
+pub use pool::{DriverKind, Pool, PoolSpec, Resources, Shifting};
 pub use probe::{Feature, Probes};
 pub use registry::Registry;
 pub use shift::Progress;
+pub use volume::{VolumeId, VolumeKind};

@@ -1,21 +1,22 @@
 //! A pool: its directory, its driver, and the order of steps that no crash may break.
 
+mod images;
+mod volumes;
+
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use super::driver::Driver;
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
 use super::probe::Probes;
-use super::shift::{self, Progress};
-use super::{dir, nested, overlay};
+use super::shift::Progress;
+use super::{dir, overlay};
 use crate::api::wire::Config;
-use crate::image::StoredImage;
 use crate::names::{Fingerprint, PoolName};
-use crate::security::idmap::IdMap;
 use crate::sys::mount;
 
 /// The backends.
@@ -68,17 +69,6 @@ pub struct PoolSpec {
     pub state_dir: PathBuf,
 }
 
-/// A root, mounted and ready for liblxc.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RootMount {
-    /// For `lxc.rootfs.path`.
-    pub path: PathBuf,
-    /// For `lxc.rootfs.options`.
-    pub lxc_options: Option<String>,
-    /// The map that its files are stored with; `None`: unshifted.
-    pub stored: Option<IdMap>,
-}
-
 /// What a mount may do when files have to be shifted.
 #[derive(Debug, Clone, Default)]
 pub struct Shifting {
@@ -96,18 +86,6 @@ pub struct Resources {
     pub space_total: u64,
     pub inodes_used: u64,
     pub inodes_total: u64,
-}
-
-/// What a backend does; everything else is the pool's.
-pub(super) trait Driver: Send + Sync {
-    /// Fills `volume`, a new directory, from an image.
-    fn fill(&self, pool: &Path, volume: &Path, image: &StoredImage) -> Result<(), Error>;
-    /// Fills `volume`, a new directory, with an empty root.
-    fn fill_empty(&self, volume: &Path) -> Result<(), Error>;
-    /// Makes `volume`'s root ready at `rootfs` below it, with ids mapped by `map`.
-    fn mount(&self, pool: &Path, volume: &Path, map: Option<&IdMap>) -> Result<RootMount, Error>;
-    /// The image that `volume` needs for its life, if any.
-    fn lower(&self, volume: &Path) -> Option<Fingerprint>;
 }
 
 /// A storage pool that is open.
@@ -130,6 +108,12 @@ const DIRECTORIES: &[(&str, u32)] = &[
     (".new", 0o700),
     (".trash", 0o700),
 ];
+
+/// What lies in a pool of this driver.
+fn directories(driver: DriverKind) -> impl Iterator<Item = &'static (&'static str, u32)> {
+    let layers: &[(&str, u32)] = if driver == DriverKind::Overlay { &[(overlay::LAYERS, 0o711)] } else { &[] };
+    DIRECTORIES.iter().chain(layers)
+}
 
 impl Pool {
     /// Checks a pool's configuration.
@@ -166,7 +150,7 @@ impl Pool {
     ///
     /// # Errors
     /// When the driver does not work here, or the source is not an empty directory.
-    pub fn create(spec: PoolSpec, probes: &Arc<Probes>) -> Result<Self, Error> {
+    pub fn create(spec: PoolSpec, probes: &Arc<Probes>) -> Result<Arc<Self>, Error> {
         Self::validate(spec.driver, &spec.config)?;
         if spec.driver == DriverKind::Overlay
             && let Some(reason) = probes.overlay_missing()
@@ -200,10 +184,10 @@ impl Pool {
     ///
     /// # Errors
     /// When its place is missing or cannot be written.
-    pub fn open(spec: PoolSpec, probes: &Arc<Probes>) -> Result<Self, Error> {
+    pub fn open(spec: PoolSpec, probes: &Arc<Probes>) -> Result<Arc<Self>, Error> {
         let place = Self::place(&spec);
         let root = place.canonicalize().map_err(io("open", &place))?;
-        for (name, mode) in DIRECTORIES {
+        for (name, mode) in directories(spec.driver) {
             make_dir(&root.join(name), *mode)?;
         }
         let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev()).ok();
@@ -214,16 +198,17 @@ impl Pool {
         };
         let driver: Box<dyn Driver> = match spec.driver {
             DriverKind::Dir => Box::new(dir::Dir::new(Arc::clone(&probes))),
-            DriverKind::Overlay => Box::new(overlay::Overlay),
+            DriverKind::Overlay => Box::new(overlay::Overlay::default()),
         };
-        let pool = Self { spec, root, driver, probes, images: Mutex::default() };
+        let pool = Arc::new(Self { spec, root, driver, probes, images: Mutex::default() });
         let left = pool.left_by_a_crash()?;
         pool.clear_unused_images()?;
         if !left.is_empty() {
             // Thousands of files perhaps: nobody waits for them.
+            let cleared = Arc::clone(&pool);
             let purging = std::thread::Builder::new().name("purge".to_owned()).spawn(move || {
                 for path in left {
-                    if let Err(error) = Self::purge(&path) {
+                    if let Err(error) = cleared.purge(&path) {
                         tracing::warn!(%error, "removing what a crash left");
                     }
                 }
@@ -240,7 +225,7 @@ impl Pool {
         let (new, trash) = (self.root.join(".new"), self.root.join(".trash"));
         for entry in std::fs::read_dir(&new).map_err(io("read", &new))? {
             let path = entry.map_err(io("read", &new))?.path();
-            std::fs::rename(&path, self.trash()).map_err(io("remove", &path))?;
+            std::fs::rename(&path, super::files::trash(&self.root)).map_err(io("remove", &path))?;
         }
         let entries = std::fs::read_dir(&trash).map_err(io("read", &trash))?;
         entries.map(|entry| Ok(entry.map_err(io("read", &trash))?.path())).collect()
@@ -257,16 +242,6 @@ impl Pool {
             }
         }
         Ok(())
-    }
-
-    /// A new name for what is to be renamed into this pool when it is whole; after a crash the next opening removes it.
-    pub fn scratch(&self) -> PathBuf {
-        scratch(&self.root)
-    }
-
-    /// A place for something to wait for its removal.
-    fn trash(&self) -> PathBuf {
-        self.root.join(".trash").join(uuid::Uuid::new_v4().to_string())
     }
 
     /// Its name.
@@ -291,7 +266,7 @@ impl Pool {
                 return Err(Error::InUse { pool: self.spec.name.clone(), by });
             }
         }
-        for (name, _) in DIRECTORIES {
+        for (name, _) in directories(self.spec.driver) {
             // Only what is below our own directories: the source itself may be a mount of the administrator's.
             let directory = self.root.join(name);
             for point in mount::below(&directory).map_err(io("list the mounts below", &directory))? {
@@ -300,215 +275,6 @@ impl Pool {
             remove_dir(&directory)?;
         }
         remove_place(&Self::place(&self.spec))
-    }
-
-    /// Where a volume lies.
-    pub fn path(&self, volume: &str) -> PathBuf {
-        self.root.join("containers").join(volume)
-    }
-
-    fn make(&self, volume: &str, fill: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
-        let path = self.path(volume);
-        if path.exists() {
-            return Err(Error::VolumeExists { volume: volume.to_owned() });
-        }
-        let new = self.root.join(".new").join(volume);
-        remove_dir(&new)?;
-        make_dir(&new, 0o700)?;
-        let made = fill(&new).and_then(|()| std::fs::rename(&new, &path).map_err(io("create", &path)));
-        if made.is_err() {
-            // The cause is what is told; what stays here is cleared at the next opening.
-            let _ = remove_dir(&new);
-        }
-        made
-    }
-
-    /// Makes a root volume from an image.
-    ///
-    /// # Errors
-    /// Then nothing of it stays.
-    pub fn create_from_image(&self, volume: &str, image: &StoredImage) -> Result<(), Error> {
-        let fill = || self.make(volume, |new| self.driver.fill(&self.root, new, image));
-        match self.spec.driver {
-            DriverKind::Overlay => self.with_image(&image.fingerprint, fill),
-            DriverKind::Dir => fill(),
-        }
-    }
-
-    /// Makes an empty root volume.
-    ///
-    /// # Errors
-    /// Then nothing of it stays.
-    pub fn create_empty(&self, volume: &str) -> Result<(), Error> {
-        self.make(volume, |new| self.driver.fill_empty(new))
-    }
-
-    /// Does `work` while nobody else touches the shared files of that image.
-    fn with_image<T>(&self, fingerprint: &Fingerprint, work: impl FnOnce() -> T) -> T {
-        let all = || self.images.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine = Arc::clone(all().entry(fingerprint.clone()).or_default());
-        let result = {
-            let _guard = mine.lock().unwrap_or_else(PoisonError::into_inner);
-            work()
-        };
-        drop(mine);
-        // The last one puts the lock away; whoever waits for it counts.
-        all().retain(|name, lock| name != fingerprint || Arc::strong_count(lock) > 1);
-        result
-    }
-
-    /// Removes a volume that is not mounted; none is fine. It is out of the way at once; its files go after that, and
-    /// after a crash at the next opening. Returns where they wait for [`Pool::purge`].
-    ///
-    /// # Errors
-    /// When it cannot be moved away.
-    pub fn delete_volume(&self, volume: &str) -> Result<Option<PathBuf>, Error> {
-        let path = self.path(volume);
-        if !path.exists() {
-            return Ok(None);
-        }
-        let lower = self.driver.lower(&path);
-        let trash = self.trash();
-        std::fs::rename(&path, &trash).map_err(io("remove", &path))?;
-        if let Some(fingerprint) = lower
-            && self.image_dir(&fingerprint).join(GONE).exists()
-        {
-            self.delete_image(&fingerprint)?;
-        }
-        Ok(Some(trash))
-    }
-
-    /// Gives a volume that is not mounted another name; one that has it already is fine.
-    ///
-    /// # Errors
-    /// [`Error::VolumeExists`] when the name is taken by another one.
-    pub fn rename_volume(&self, from: &str, to: &str) -> Result<(), Error> {
-        let (old, new) = (self.path(from), self.path(to));
-        if !old.exists() {
-            return Ok(());
-        }
-        if new.exists() {
-            return Err(Error::VolumeExists { volume: to.to_owned() });
-        }
-        self.unmount(from)?;
-        std::fs::rename(&old, &new).map_err(io("rename", &old))
-    }
-
-    /// Removes the files of a deleted volume.
-    ///
-    /// # Errors
-    /// What stays is removed at the next opening.
-    pub fn purge(trash: &Path) -> Result<(), Error> {
-        if trash.symlink_metadata().is_ok_and(|found| !found.is_dir()) {
-            return std::fs::remove_file(trash).map_err(io("remove", trash));
-        }
-        unmount_below(trash)?;
-        remove_dir(trash)
-    }
-
-    /// Makes a volume's root ready for a start; ids are mapped by `map`, none for a privileged container. With `nesting`
-    /// a container engine inside finds a place for its layers. Files that are not stored as this needs it are shifted
-    /// first.
-    ///
-    /// # Errors
-    /// Then nothing is mounted.
-    pub fn mount(
-        &self,
-        volume: &str,
-        map: Option<&IdMap>,
-        nesting: bool,
-        shifting: &Shifting,
-    ) -> Result<RootMount, Error> {
-        let path = self.path(volume);
-        self.unmount(volume)?;
-        let stored = match (self.spec.driver, map.and_then(|_| self.probes.id_mapped_missing())) {
-            (_, None) => None,
-            (DriverKind::Dir, Some(_)) => map,
-            (DriverKind::Overlay, Some(reason)) => return Err(Error::NoIdMappedMounts { reason }),
-        };
-        // Whatever made it: a link would be taken for what it leads to, on the host.
-        let rootfs = path.join("rootfs");
-        if !rootfs.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-            return Err(Error::Damaged { path: rootfs, reason: "it is no directory".to_owned() });
-        }
-        if self.spec.driver == DriverKind::Dir {
-            shift::bring(&path, stored, shifting.refuse, &shifting.progress)?;
-        }
-        self.admit(&path, map)?;
-        let mount = || self.driver.mount(&self.root, &path, map);
-        let mounted = match self.driver.lower(&path) {
-            Some(fingerprint) => self.with_image(&fingerprint, mount),
-            None => mount(),
-        };
-        let mounted = mounted.and_then(|root| {
-            if self.spec.driver == DriverKind::Overlay {
-                nested::attach(&path, &root.path, map, nesting)?;
-            }
-            Ok(root)
-        });
-        if mounted.is_err() {
-            // The cause is what is told.
-            let _ = self.unmount(volume);
-        }
-        Ok(RootMount { stored: stored.cloned(), ..mounted? })
-    }
-
-    /// Nobody but the container's root may walk in; he needs no more than that (and has it only here).
-    fn admit(&self, volume: &Path, map: Option<&IdMap>) -> Result<(), Error> {
-        let (uid, gid) = map.map_or((0, 0), IdMap::root);
-        std::os::unix::fs::chown(volume, Some(uid), Some(gid)).map_err(io("set the owner of", volume))?;
-        std::fs::set_permissions(volume, PermissionsExt::from_mode(0o100)).map_err(io("set the mode of", volume))
-    }
-
-    /// Takes a volume's mounts away; none is fine.
-    ///
-    /// # Errors
-    /// Of umount2(2).
-    pub fn unmount(&self, volume: &str) -> Result<(), Error> {
-        unmount_below(&self.path(volume))
-    }
-
-    fn image_dir(&self, fingerprint: &Fingerprint) -> PathBuf {
-        self.root.join("images").join(fingerprint.as_str())
-    }
-
-    /// Forgets an image: its shared files go now, or with the last volume that needs them.
-    ///
-    /// # Errors
-    /// When they cannot be removed.
-    pub fn delete_image(&self, fingerprint: &Fingerprint) -> Result<(), Error> {
-        self.with_image(fingerprint, || self.delete_image_files(fingerprint))
-    }
-
-    fn delete_image_files(&self, fingerprint: &Fingerprint) -> Result<(), Error> {
-        let image = self.image_dir(fingerprint);
-        if !image.exists() {
-            return Ok(());
-        }
-        let containers = self.root.join("containers");
-        for entry in std::fs::read_dir(&containers).map_err(io("read", &containers))? {
-            let volume = entry.map_err(io("read", &containers))?.path();
-            if self.driver.lower(&volume).as_ref() == Some(fingerprint) {
-                let marker = image.join(GONE);
-                return std::fs::write(&marker, "").map_err(io("write", marker));
-            }
-        }
-        for point in mount::below(&image).map_err(io("list the mounts below", &image))? {
-            mount::unmount(&point).map_err(io("unmount", point))?;
-        }
-        remove_dir(&image)
-    }
-
-    /// Takes the mounts of images away that nothing uses.
-    pub(super) fn rest(&self) {
-        let images = self.root.join("images");
-        for point in mount::below(&images).unwrap_or_default() {
-            let name = point.strip_prefix(&images).ok().and_then(|below| below.iter().next()).and_then(OsStr::to_str);
-            let Some(fingerprint) = name.and_then(|name| Fingerprint::new(name).ok()) else { continue };
-            // Busy ones stay, on purpose.
-            let unmount = || rustix::mount::unmount(&point, rustix::mount::UnmountFlags::NOFOLLOW);
-            let _ = self.with_image(&fingerprint, unmount);
-        }
     }
 
     /// Room of the file system it lies on.
@@ -524,20 +290,6 @@ impl Pool {
             inodes_total: stat.f_files,
         })
     }
-}
-
-/// Takes away every mount of a volume: its root, and layers that a crash in the middle of mounting left.
-fn unmount_below(directory: &Path) -> Result<(), Error> {
-    for point in mount::below(directory).map_err(io("list the mounts below", directory))? {
-        if mount::unmount(&point).map_err(io("unmount", &point))? {
-            tracing::warn!(path = %point.display(), "a busy mount was detached; it goes when its last user does");
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn scratch(pool: &Path) -> PathBuf {
-    pool.join(".new").join(uuid::Uuid::new_v4().to_string())
 }
 
 /// Marks the shared files of an image that is deleted but still needed.

@@ -165,7 +165,7 @@ fn try_overlay(scratch: &Path) -> Result<(), Error> {
     make_dir(&lower, 0o755)?;
     overlay::prepare_upper(&upper)?;
     make_dir(&target, 0o755)?;
-    overlay::mount_layers(scratch, &lower, &upper, &target, Some(&sample_map()))?;
+    overlay::mount_layers(scratch, &[lower], Some(&upper), &target, Some(&sample_map()))?;
     let file = target.join("file");
     std::fs::write(&file, "x").map_err(super::error::io("write on an id-mapped overlay", &file))
 }

@@ -58,7 +58,7 @@ impl Registry {
         if let Err(error) = &opened {
             tracing::error!(pool = %record.name, %error, "the storage pool is not available");
         }
-        self.pools().insert(record.name.clone(), opened.map(Arc::new).map_err(|error| error.to_string()));
+        self.pools().insert(record.name.clone(), opened.map_err(|error| error.to_string()));
     }
 
     /// Makes a pool. Blocking.
@@ -67,7 +67,7 @@ impl Registry {
     /// Then nothing of it stays.
     pub fn create(&self, name: &PoolName, driver: DriverKind, config: &Config) -> Result<(), Error> {
         let pool = Pool::create(self.spec(name, driver, config), &self.probes)?;
-        self.pools().insert(name.clone(), Ok(Arc::new(pool)));
+        self.pools().insert(name.clone(), Ok(pool));
         Ok(())
     }
 

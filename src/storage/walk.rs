@@ -28,7 +28,14 @@ pub(super) struct Entry<'a> {
     below: PathBuf,
 }
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
+    /// The file at `path`, outside of a walk.
+    pub(super) fn of(path: &'a Path) -> Result<Self, Errno> {
+        let place = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let stat = rustix::fs::statat(&place, "", AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Self { place, stat, top: path, below: PathBuf::new() })
+    }
+
     pub(super) fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.stat.st_mode)
     }
@@ -238,13 +245,7 @@ impl<V: Visit> Walk<'_, V> {
     }
 
     /// Visits one file; whether it is a directory.
-    fn enter(
-        &self,
-        directory: &OwnedFd,
-        shared: Option<&V::Place>,
-        path: &Path,
-        name: &OsStr,
-    ) -> Result<bool, Error> {
+    fn enter(&self, directory: &OwnedFd, shared: Option<&V::Place>, path: &Path, name: &OsStr) -> Result<bool, Error> {
         let below = if path.as_os_str().is_empty() { PathBuf::from(name) } else { path.join(name) };
         let failed = |errno: Errno| io("open", self.top.join(&below))(errno.into());
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

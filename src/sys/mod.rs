@@ -4,6 +4,7 @@ pub mod activation;
 pub mod cgroup;
 pub mod cgroup_write;
 pub mod features;
+pub mod freezer;
 pub mod hardware;
 pub mod inotify;
 pub mod lxcfs;

@@ -252,6 +252,18 @@ pub fn allow_devices(path: &Path) -> io::Result<()> {
     set_attributes(mount, &attributes, false)
 }
 
+/// Nothing can be written through this detached mount.
+///
+/// # Errors
+/// Of mount_setattr(2).
+pub fn set_read_only(mount: impl AsFd) -> io::Result<()> {
+    set_attributes(
+        mount,
+        &libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 },
+        false,
+    )
+}
+
 /// Attaches a detached mount at `path`.
 ///
 /// # Errors
@@ -260,14 +272,21 @@ pub fn attach(mount: impl AsFd, path: &Path) -> io::Result<()> {
     Ok(rustix::mount::move_mount(mount, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
-/// Mounts an overlay at `target`. Devices in it cannot be opened when `nodev`.
+/// Mounts an overlay of `lowers`, the topmost first, at `target`; with an upper and a work directory it can be written.
+/// Devices in it cannot be opened when `nodev`.
 ///
 /// # Errors
 /// Of mount(2).
-pub fn overlay(target: &Path, lower: &Path, upper: &Path, work: &Path, options: &str, nodev: bool) -> io::Result<()> {
-    let mut data = Vec::new();
-    for (key, path) in [("lowerdir", lower), ("upperdir", upper), ("workdir", work)] {
-        data.extend_from_slice(format!("{key}=").as_bytes());
+pub fn overlay(
+    target: &Path,
+    lowers: &[PathBuf],
+    upper: Option<&(PathBuf, PathBuf)>,
+    options: &str,
+    nodev: bool,
+) -> io::Result<()> {
+    let mut data = b"lowerdir=".to_vec();
+    let mut append = |before: &[u8], path: &Path| {
+        data.extend_from_slice(before);
         for byte in path.as_os_str().as_bytes() {
             // Commas and colons separate options and layers (overlayfs documentation).
             if matches!(byte, b',' | b':' | b'\\') {
@@ -275,8 +294,15 @@ pub fn overlay(target: &Path, lower: &Path, upper: &Path, work: &Path, options: 
             }
             data.push(*byte);
         }
-        data.push(b',');
+    };
+    for (number, lower) in lowers.iter().enumerate() {
+        append(if number == 0 { b"" } else { b":" }, lower);
     }
+    if let Some((upper, work)) = upper {
+        append(b",upperdir=", upper);
+        append(b",workdir=", work);
+    }
+    data.push(b',');
     data.extend_from_slice(options.as_bytes());
     let data = CString::new(data).map_err(|_| io::ErrorKind::InvalidInput)?;
     let flags = if nodev { MountFlags::NODEV } else { MountFlags::empty() };

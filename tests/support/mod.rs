@@ -113,6 +113,14 @@ impl Daemon {
         self.state().join("unix.socket")
     }
 
+    /// What a container of an overlay pool changed.
+    pub fn upper(&self, pool: &str, container: &str) -> PathBuf {
+        let pool = self.state().join("storage-pools").join(pool);
+        let record = std::fs::read(pool.join("containers").join(container).join("volume.json")).unwrap();
+        let record: Value = serde_json::from_slice(&record).unwrap();
+        pool.join("layers").join(record["upper"].as_str().unwrap()).join("fs")
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }

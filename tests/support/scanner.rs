@@ -30,6 +30,8 @@ struct Instance {
 #[derive(Debug)]
 struct Model {
     instances: BTreeMap<String, Instance>,
+    /// By instance.
+    snapshots: BTreeMap<String, BTreeSet<String>>,
     /// Fingerprints of images.
     images: BTreeSet<String>,
     pools: BTreeSet<String>,
@@ -75,7 +77,7 @@ fn names(daemon: &Daemon, query: &str) -> BTreeSet<String> {
 }
 
 fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
-    for table in ["instances", "images", "pools", "networks"] {
+    for table in ["instances", "snapshots", "images", "pools", "networks"] {
         for row in rows(daemon, &format!("SELECT * FROM {table} WHERE phase <> 'ready'")) {
             findings.push(format!("a row of {table} between two states: {row:?}"));
         }
@@ -91,8 +93,10 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
         if up != (config.get("volatile.last_state.power").map(String::as_str) == Some("RUNNING")) {
             findings.push(format!("the instance {} is {status}, its row says something else", row[0]));
         }
-        if let Some(from) = config.get("volatile.renamed_from") {
-            findings.push(format!("the instance {} is still being renamed from {from}", row[0]));
+        for half in ["volatile.renamed_from", "volatile.restoring"] {
+            if let Some(value) = config.get(half) {
+                findings.push(format!("the instance {} still has {half}={value}", row[0]));
+            }
         }
         let interfaces = config.iter().filter(|(key, _)| key.ends_with(".host_name") && key.starts_with("volatile."));
         let interfaces: BTreeSet<String> = interfaces.map(|(_, name)| name.clone()).collect();
@@ -120,8 +124,13 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
             findings.push(format!("{url} shows {shown:?}, the rows say {recorded:?}"));
         }
     }
+    let mut snapshots: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for row in rows(daemon, "SELECT instance, name FROM snapshots") {
+        snapshots.entry(row[0].clone()).or_default().insert(row[1].clone());
+    }
     Model {
         instances,
+        snapshots,
         images: names(daemon, "SELECT fingerprint FROM images"),
         pools: names(daemon, "SELECT name FROM pools"),
         networks: names(daemon, "SELECT name FROM networks"),
@@ -191,6 +200,14 @@ impl Scanner<'_> {
             }
         }
         self.holds(&state.join("containers"), instances, &[]);
+        let with: Vec<String> = self.model.snapshots.keys().cloned().collect();
+        for name in &with {
+            let link = state.join("snapshots").join(name);
+            if std::fs::canonicalize(&link).ok().is_none_or(|to| !to.is_dir()) {
+                self.finding(format!("the link {} leads nowhere", link.display()));
+            }
+        }
+        self.holds(&state.join("snapshots"), with, &[]);
         let images = state.join("images");
         let roots: Vec<String> = self.model.images.iter().map(|name| format!("{name}.rootfs")).collect();
         let roots: Vec<&str> = roots.iter().map(String::as_str).collect();
@@ -203,16 +220,27 @@ impl Scanner<'_> {
         for name in self.model.pools.clone() {
             let place = pools.join(&name);
             let directories = "containers containers-snapshots custom custom-snapshots images .new .trash";
-            self.holds(&place, directories.split_whitespace().map(str::to_owned), &["lost+found"]);
-            for empty in ["containers-snapshots", "custom", "custom-snapshots", ".new", ".trash"] {
+            self.holds(&place, directories.split_whitespace().map(str::to_owned), &["lost+found", "layers"]);
+            for empty in ["custom", "custom-snapshots", ".new", ".trash"] {
                 self.holds(&place.join(empty), [], &[]);
             }
             let here = self.model.instances.iter().filter(|(_, instance)| instance.pool == name);
             let here: Vec<String> = here.map(|(name, _)| name.clone()).collect();
             self.holds(&place.join("containers"), here.clone(), &[]);
+            let mut volumes: Vec<_> = here.iter().map(|name| place.join("containers").join(name)).collect();
+            let snapshots = place.join("containers-snapshots");
+            let with = here.iter().filter(|name| self.model.snapshots.contains_key(*name)).cloned().collect::<Vec<_>>();
+            self.holds(&snapshots, with.clone(), &[]);
+            for name in with {
+                let of = snapshots.join(&name);
+                let wanted = self.model.snapshots.get(&name).cloned().unwrap_or_default();
+                self.holds(&of, wanted.clone(), &[]);
+                volumes.extend(wanted.iter().map(|snapshot| of.join(snapshot)));
+            }
+            let mut layers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
             let mut lowers = BTreeSet::new();
-            for volume in here.iter().map(|name| place.join("containers").join(name)) {
-                let may = ["upper", "lower", "volume.json", "metadata.yaml", "templates", "nested"];
+            for volume in volumes {
+                let may = ["lower", "volume.json", "metadata.yaml", "templates", "nested", "restored"];
                 self.holds(&volume, ["rootfs".to_owned()], &may);
                 for template in entries(&volume.join("templates")).iter().filter(|name| name.starts_with('.')) {
                     self.finding(format!("half written: {}", volume.join("templates").join(template).display()));
@@ -220,6 +248,20 @@ impl Scanner<'_> {
                 let record = std::fs::read(volume.join("volume.json")).unwrap_or_default();
                 let record: serde_json::Value = serde_json::from_slice(&record).unwrap_or_default();
                 lowers.extend(record["lower"].as_str().map(str::to_owned));
+                let id = record["id"].as_str().unwrap_or_default();
+                for layer in record["layers"].as_array().into_iter().flatten().chain([&record["upper"]]) {
+                    if let Some(layer) = layer.as_str() {
+                        layers.entry(layer.to_owned()).or_default().insert(id.to_owned());
+                    }
+                }
+            }
+            if place.join("layers").exists() {
+                self.holds(&place.join("layers"), layers.keys().cloned().collect::<Vec<_>>(), &[]);
+            }
+            for (layer, users) in layers {
+                let layer = place.join("layers").join(layer);
+                self.holds(&layer, ["fs".to_owned(), "users".to_owned()], &["work"]);
+                self.holds(&layer.join("users"), users, &[]);
             }
             let images = place.join("images");
             for image in entries(&images) {

@@ -8,18 +8,18 @@ use super::*;
 
 /// Everything of a file that a copy must have. Hard links: the first path of the same file.
 #[derive(Debug, PartialEq, Eq)]
-struct Facts {
+pub(in crate::storage) struct Facts {
     mode: u32,
     owner: (u32, u32),
     modified: (i64, i64),
     device: u64,
-    links: u64,
-    first: PathBuf,
+    pub(in crate::storage) links: u64,
+    pub(in crate::storage) first: PathBuf,
     attributes: BTreeMap<Vec<u8>, Vec<u8>>,
     content: Vec<u8>,
 }
 
-fn facts(root: &Path) -> BTreeMap<PathBuf, Facts> {
+pub(in crate::storage) fn facts(root: &Path) -> BTreeMap<PathBuf, Facts> {
     let (mut found, mut firsts, mut left) = (BTreeMap::new(), BTreeMap::new(), vec![PathBuf::new()]);
     while let Some(below) = left.pop() {
         let path = root.join(&below);
@@ -208,7 +208,7 @@ fn what_changes_while_it_is_copied_is_copied_at_its_end() {
 }
 
 /// A change of a small tree: what, to which of the names.
-fn apply(root: &Path, (what, one, other): (u8, u8, u8)) {
+pub(in crate::storage) fn apply(root: &Path, (what, one, other): (u8, u8, u8)) {
     let name = |n: u8| root.join(["a", "b", "a/x", "b/y", "a/x/z"][usize::from(n) % 5]);
     let (one, other) = (name(one), name(other));
     // Most make no sense at a time; those that do are enough.

@@ -11,7 +11,7 @@ use super::super::error::{Error, io};
 use super::ids::{Table, capability_shifted};
 use crate::security::idmap::IdMap;
 
-const STORED: &str = "idmap.json";
+pub(in super::super) const STORED: &str = "idmap.json";
 const JOURNAL: &str = "shift.json";
 
 /// What a change of the owner would take from a file.

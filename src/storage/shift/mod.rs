@@ -26,12 +26,12 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::FileType;
 
 use super::error::{Error, io};
+use super::walk::{self, Entry, walk};
 use crate::security::idmap::IdMap;
 use ids::{Seen, Table};
 use journal::{Journal, Special};
-use super::walk::{self, Entry, walk};
 
-pub(super) use journal::stored;
+pub(super) use journal::{STORED, stored};
 
 /// How far a shift is, for whoever watches.
 #[derive(Debug, Default)]
@@ -92,6 +92,17 @@ pub(super) fn bring(volume: &Path, wanted: Option<&IdMap>, refuse: bool, progres
     progress.step()?;
     journal.write(volume)?;
     finish(volume, journal, progress)
+}
+
+/// Finishes what was begun; nothing is fine. Nobody may use the volume meanwhile. Blocking.
+///
+/// # Errors
+/// What is left is done by the next call.
+pub(super) fn settle(volume: &Path) -> Result<(), Error> {
+    match Journal::read(volume)? {
+        Some(journal) => finish(volume, journal, &Progress::default()),
+        None => Ok(()),
+    }
 }
 
 /// What was found by a look.

@@ -1,0 +1,114 @@
+//! What the task of an instance does with its snapshots.
+
+use super::super::actor::{Actor, State};
+use super::super::error::Error;
+use super::super::request::Answer;
+use super::super::state::Status;
+use super::super::waits::gone;
+use super::super::{Stages, stop};
+use super::{NewSnapshot, Use, Verb, create, delete, rename, restore, schedule};
+use crate::events::lifecycle::Requestor;
+use crate::names::SnapshotName;
+use crate::profile;
+
+impl Actor {
+    pub(in super::super) async fn snapshot(&mut self, verb: Verb, requestor: Option<&Requestor>) -> Answer {
+        let status = self.status();
+        if matches!(status, Status::Starting | Status::Stopping) {
+            return Err(Error::Busy { status });
+        }
+        let mut stages = Stages::default();
+        match verb {
+            Verb::Create(new) => {
+                let used = match &self.state {
+                    State::Running(_) => Use::Running { frozen: false },
+                    State::Frozen(_) => Use::Running { frozen: true },
+                    State::Stopped | State::Error | State::Stopping(_) if self.leases.in_use() => Use::Files,
+                    State::Stopped | State::Error | State::Stopping(_) => {
+                        self.let_go_of_root().await?;
+                        Use::None
+                    }
+                };
+                let (_, held) = create(&self.context, &self.key, new, used, requestor).await?;
+                stages.mark("snapshot");
+                if let Some(milliseconds) = held {
+                    stages.add("held", milliseconds);
+                }
+            }
+            Verb::Delete(name) => delete(&self.context, &self.key, &name, requestor).await?,
+            Verb::Rename { from, to } => rename(&self.context, &self.key, &from, &to, requestor).await?,
+            Verb::Restore(name) => self.restore(&name, requestor, &mut stages).await?,
+        }
+        Ok(stages)
+    }
+
+    /// Makes the snapshot that `snapshots.schedule` wants at each start; without it the start goes on.
+    pub(in super::super) async fn snapshot_at_start(&mut self) {
+        let model = self.context.db.model();
+        let Some(record) = model.instances.get(&self.key) else { return };
+        if !schedule::at_start(&profile::expand_instance(&model, record).config) {
+            return;
+        }
+        let used = if self.leases.is_mounted() { Use::Files } else { Use::None };
+        if let Err(error) = create(&self.context, &self.key, NewSnapshot::default(), used, None).await {
+            tracing::error!(instance = %self.key, %error, "making the snapshot of its start");
+        }
+    }
+
+    /// Takes away what is mounted only for its files.
+    async fn let_go_of_root(&mut self) -> Result<(), Error> {
+        self.leases.release().await?;
+        self.context.ranges.give_back(&self.key.container());
+        Ok(())
+    }
+
+    async fn restore(
+        &mut self,
+        name: &SnapshotName,
+        requestor: Option<&Requestor>,
+        stages: &mut Stages,
+    ) -> Result<(), Error> {
+        let token = restore::begin(&self.context, &self.key, name).await?;
+        let up = matches!(self.state, State::Running(_) | State::Frozen(_));
+        if up && let Err(error) = self.down_for_restore().await {
+            restore::forget(&self.context, &self.key).await?;
+            return Err(error);
+        }
+        stages.mark("stop");
+        let put = match self.let_go_of_root().await {
+            Ok(()) => restore::put(&self.context, &self.key, name, &token).await,
+            Err(error) => {
+                restore::forget(&self.context, &self.key).await?;
+                Err(error)
+            }
+        };
+        stages.mark("restore");
+        let started = if up { self.start("instance-restarted", requestor).await.map(drop) } else { Ok(()) };
+        stages.mark("start");
+        put?;
+        let name = [("snapshot".to_owned(), name.as_str().into())];
+        self.context.lifecycle_with("instance-restored", &self.key, &name, requestor);
+        started
+    }
+
+    /// Kills the running container, which is to come up again.
+    async fn down_for_restore(&mut self) -> Result<(), Error> {
+        let frozen = matches!(self.state, State::Frozen(_));
+        // A daemon that dies before it is up again leaves that to the next one.
+        stop::mark_restart(&self.context, &self.key, Some("kill")).await?;
+        let Some(live) = self.live() else { return Ok(()) };
+        if let Err(error) = stop::kill(&self.context, &self.key, live, frozen).await {
+            stop::mark_restart(&self.context, &self.key, None).await?;
+            return Err(error);
+        }
+        self.is_killed();
+        gone(&self.state).await;
+        self.exited().await;
+        match &self.state {
+            State::Stopped => Ok(()),
+            State::Error | State::Running(_) | State::Frozen(_) | State::Stopping(_) => {
+                Err(Error::Busy { status: self.status() })
+            }
+        }
+    }
+}

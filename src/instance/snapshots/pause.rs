@@ -1,0 +1,49 @@
+//! Holding the processes of a container for the end of a snapshot.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::storage::{Error, Pause};
+use crate::sys::cgroup::Hierarchies;
+use crate::sys::freezer::Freezer;
+
+/// Holds a control group, or nobody, and tells for how long.
+pub(super) struct Held {
+    freezer: Option<Freezer>,
+    since: Mutex<(Option<Instant>, Option<Duration>)>,
+}
+
+impl Held {
+    /// There is nobody to hold.
+    pub(super) fn nobody() -> Self {
+        Self { freezer: None, since: Mutex::default() }
+    }
+
+    /// The processes of the group that is called so in every hierarchy.
+    pub(super) fn group(group: &str) -> Self {
+        let freezer = Hierarchies::of_host().and_then(|hierarchies| Freezer::of(hierarchies, group));
+        Self { freezer, since: Mutex::default() }
+    }
+
+    /// How long they were held; `None`: they were not.
+    pub(super) fn milliseconds(&self) -> Option<f64> {
+        let (_, length) = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        length.map(|length| length.as_secs_f64() * 1000.0)
+    }
+}
+
+impl Pause for Held {
+    fn pause(&self) -> Result<(), Error> {
+        let Some(freezer) = &self.freezer else { return Ok(()) };
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(Instant::now());
+        freezer.freeze().map_err(|error| Error::Hold { error })
+    }
+
+    fn resume(&self) -> Result<(), Error> {
+        let Some(freezer) = &self.freezer else { return Ok(()) };
+        freezer.thaw().map_err(|error| Error::Hold { error })?;
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.1 = since.0.map(|since| since.elapsed());
+        Ok(())
+    }
+}

@@ -1,0 +1,55 @@
+//! What a backend does; everything else is the pool's. A driver per file system or way to share: `dir`, `overlay`, and
+//! whatever can make a volume as a snapshot of another one (btrfs; zfs and thin lvm would fit the same way).
+
+use std::path::{Path, PathBuf};
+
+use super::copy::Pause;
+use super::error::Error;
+use crate::image::StoredImage;
+use crate::names::Fingerprint;
+use crate::security::idmap::IdMap;
+
+/// A root, mounted and ready for liblxc.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootMount {
+    /// For `lxc.rootfs.path`.
+    pub path: PathBuf,
+    /// For `lxc.rootfs.options`.
+    pub lxc_options: Option<String>,
+    /// The map that its files are stored with; `None`: unshifted.
+    pub stored: Option<IdMap>,
+}
+
+/// What a new volume holds.
+pub(super) enum Make<'a> {
+    /// The root of an image.
+    Image(&'a StoredImage),
+    /// An empty root.
+    Empty,
+    /// What the volume `of` has now, never to be changed.
+    Snapshot {
+        /// Where it lies. It is not mounted, unless it is `live`.
+        of: &'a Path,
+        /// Holds those who use it.
+        live: Option<&'a dyn Pause>,
+    },
+    /// The same, to be changed. `of` may be a snapshot.
+    Copy {
+        /// Where it lies.
+        of: &'a Path,
+        /// Holds those who use it.
+        live: Option<&'a dyn Pause>,
+    },
+}
+
+/// A backend.
+pub(super) trait Driver: Send + Sync {
+    /// Makes the volume `new`, which is not there.
+    fn make(&self, pool: &Path, new: &Path, what: Make<'_>) -> Result<(), Error>;
+    /// Makes `volume`'s root ready at `rootfs` below it, with ids mapped by `map`; read-only when it is a snapshot.
+    fn mount(&self, pool: &Path, volume: &Path, map: Option<&IdMap>) -> Result<RootMount, Error>;
+    /// The image that `volume` needs for its life, if any.
+    fn lower(&self, volume: &Path) -> Option<Fingerprint>;
+    /// Removes a volume that was moved out of the way, with what only it needed.
+    fn discard(&self, pool: &Path, trash: &Path) -> Result<(), Error>;
+}

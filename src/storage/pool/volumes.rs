@@ -1,0 +1,308 @@
+//! The volumes of a pool: made, mounted, renamed, deleted, in an order of steps that no crash may break.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags};
+
+use super::{DriverKind, GONE, Pool, Shifting};
+use crate::image::StoredImage;
+use crate::names::{Fingerprint, SnapshotName};
+use crate::security::idmap::IdMap;
+use crate::storage::copy::Pause;
+use crate::storage::driver::{Make, RootMount};
+use crate::storage::error::{Error, io};
+use crate::storage::files::{make_dir, scratch, trash};
+use crate::storage::volume::VolumeId;
+use crate::storage::{nested, shift};
+use crate::sys::mount;
+
+/// In a volume that a restore has put in the place of another one: which restore.
+const RESTORED: &str = "restored";
+
+impl Pool {
+    /// Where a volume lies.
+    pub fn path(&self, volume: &VolumeId) -> PathBuf {
+        self.root.join(volume.below())
+    }
+
+    /// Where the snapshots of a volume lie.
+    pub fn snapshots_of(&self, volume: &VolumeId) -> PathBuf {
+        self.root.join(volume.snapshots())
+    }
+
+    /// A new name for what is to be renamed into this pool when it is whole; after a crash the next opening removes it.
+    pub fn scratch(&self) -> PathBuf {
+        scratch(&self.root)
+    }
+
+    /// Makes `volume` by `what`, then `finish`es it where it is still nobody's.
+    fn make(
+        &self,
+        volume: &VolumeId,
+        lower: Option<&Fingerprint>,
+        what: Make<'_>,
+        finish: impl FnOnce(&Path) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let path = self.path(volume);
+        if path.exists() {
+            return Err(Error::VolumeExists { volume: volume.to_string() });
+        }
+        let new = self.scratch();
+        let make = || {
+            self.driver.make(&self.root, &new, what)?;
+            finish(&new)?;
+            if volume.is_snapshot() {
+                make_dir(&self.snapshots_of(volume), 0o700)?;
+            }
+            std::fs::rename(&new, &path).map_err(io("create", &path))
+        };
+        // The image stays until the volume is where it is looked for.
+        let made = match lower {
+            Some(fingerprint) => self.with_image(fingerprint, make),
+            None => make(),
+        };
+        if made.is_err() {
+            // The cause is what is told; what stays here is cleared at the next opening.
+            let _ = self.discard(&new);
+            if volume.is_snapshot() {
+                let _ = std::fs::remove_dir(self.snapshots_of(volume));
+            }
+        }
+        made
+    }
+
+    /// Makes a root volume from an image.
+    ///
+    /// # Errors
+    /// Then nothing of it stays.
+    pub fn create_from_image(&self, volume: &VolumeId, image: &StoredImage) -> Result<(), Error> {
+        let lower = (self.spec.driver != DriverKind::Dir).then_some(&image.fingerprint);
+        self.make(volume, lower, Make::Image(image), |_| Ok(()))
+    }
+
+    /// Makes an empty volume.
+    ///
+    /// # Errors
+    /// Then nothing of it stays.
+    pub fn create_empty(&self, volume: &VolumeId) -> Result<(), Error> {
+        self.make(volume, None, Make::Empty, |_| Ok(()))
+    }
+
+    /// Makes a snapshot of a volume: what it has now. It is mounted only when it is `live`.
+    ///
+    /// # Errors
+    /// Then nothing of it stays.
+    pub fn snapshot(&self, volume: &VolumeId, name: &SnapshotName, live: Option<&dyn Pause>) -> Result<(), Error> {
+        self.clone(volume, &volume.at(name), live, |_| Ok(()))
+    }
+
+    /// Makes `to` with what `from`, a volume of this pool or a snapshot of one, has now.
+    ///
+    /// # Errors
+    /// Then nothing of it stays.
+    pub fn copy(&self, from: &VolumeId, to: &VolumeId, live: Option<&dyn Pause>) -> Result<(), Error> {
+        self.clone(from, to, live, |_| Ok(()))
+    }
+
+    fn clone(
+        &self,
+        from: &VolumeId,
+        to: &VolumeId,
+        live: Option<&dyn Pause>,
+        finish: impl FnOnce(&Path) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let of = self.path(from);
+        if !of.is_dir() {
+            return Err(Error::NoSuchVolume { volume: from.to_string() });
+        }
+        if live.is_none() {
+            self.unmount(from)?;
+        }
+        let lower = self.driver.lower(&of);
+        let of = of.as_path();
+        let what = if to.is_snapshot() { Make::Snapshot { of, live } } else { Make::Copy { of, live } };
+        self.make(to, lower.as_ref(), what, finish)
+    }
+
+    /// Puts what a snapshot has in the place of its volume, which is not mounted: one or the other is there at any time.
+    /// `token` tells this restore from others, for [`Self::was_restored`]. Returns what is to be purged.
+    ///
+    /// # Errors
+    /// Then the volume is what it was.
+    pub fn restore(&self, volume: &VolumeId, name: &SnapshotName, token: &str) -> Result<PathBuf, Error> {
+        let path = self.path(volume);
+        let mark = |made: &Path| {
+            let file = made.join(RESTORED);
+            std::fs::write(&file, token).map_err(io("write", file))
+        };
+        self.unmount(volume)?;
+        let lower = self.driver.lower(&self.path(&volume.at(name)));
+        let (of, scratch) = (self.path(&volume.at(name)), self.scratch());
+        if !of.is_dir() {
+            return Err(Error::NoSuchVolume { volume: volume.at(name).to_string() });
+        }
+        let swap = || {
+            self.driver.make(&self.root, &scratch, Make::Copy { of: &of, live: None })?;
+            mark(&scratch)?;
+            rustix::fs::renameat_with(CWD, &scratch, CWD, &path, RenameFlags::EXCHANGE)
+                .map_err(|errno| io("restore", &path)(errno.into()))
+        };
+        let swapped = match &lower {
+            Some(fingerprint) => self.with_image(fingerprint, swap),
+            None => swap(),
+        };
+        if swapped.is_err() {
+            // The cause is what is told; what stays here is cleared at the next opening.
+            let _ = self.discard(&scratch);
+        }
+        swapped?;
+        // From here on it is the old one that lies there.
+        let old = trash(&self.root);
+        std::fs::rename(&scratch, &old).map_err(io("remove", &scratch))?;
+        Ok(old)
+    }
+
+    /// Whether the restore of this token has taken place.
+    pub fn was_restored(&self, volume: &VolumeId, token: &str) -> bool {
+        std::fs::read_to_string(self.path(volume).join(RESTORED)).is_ok_and(|text| text == token)
+    }
+
+    /// Removes a volume that is not mounted; none is fine. It is out of the way at once; its files go after that, and
+    /// after a crash at the next opening. Returns where they wait for [`Pool::purge`].
+    ///
+    /// # Errors
+    /// When it cannot be moved away.
+    pub fn delete_volume(&self, volume: &VolumeId) -> Result<Option<PathBuf>, Error> {
+        let path = self.path(volume);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let lower = self.driver.lower(&path);
+        let trash = trash(&self.root);
+        std::fs::rename(&path, &trash).map_err(io("remove", &path))?;
+        if volume.is_snapshot() {
+            // Others are there still.
+            let _ = std::fs::remove_dir(self.snapshots_of(volume));
+        }
+        if let Some(fingerprint) = lower
+            && self.image_dir(&fingerprint).join(GONE).exists()
+        {
+            self.delete_image(&fingerprint)?;
+        }
+        Ok(Some(trash))
+    }
+
+    /// Gives a volume that is not mounted another name, with its snapshots; one that has it already is fine.
+    ///
+    /// # Errors
+    /// [`Error::VolumeExists`] when the name is taken by another one.
+    pub fn rename_volume(&self, from: &VolumeId, to: &VolumeId) -> Result<(), Error> {
+        let mut pairs = vec![(self.path(from), self.path(to))];
+        if !from.is_snapshot() {
+            pairs.push((self.snapshots_of(from), self.snapshots_of(to)));
+        }
+        for (old, new) in &pairs {
+            if old.exists() && new.exists() {
+                return Err(Error::VolumeExists { volume: to.to_string() });
+            }
+        }
+        self.unmount(from)?;
+        for (old, new) in &pairs {
+            if old.exists() {
+                std::fs::rename(old, new).map_err(io("rename", old))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the files of a deleted volume, or what else waits for it.
+    ///
+    /// # Errors
+    /// What stays is removed at the next opening.
+    pub fn purge(&self, trash: &Path) -> Result<(), Error> {
+        self.discard(trash)
+    }
+
+    pub(super) fn discard(&self, path: &Path) -> Result<(), Error> {
+        match path.symlink_metadata() {
+            Ok(found) if !found.is_dir() => return std::fs::remove_file(path).map_err(io("remove", path)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Ok(_) | Err(_) => {}
+        }
+        unmount_below(path)?;
+        self.driver.discard(&self.root, path)
+    }
+
+    /// Makes a volume's root ready for a start; ids are mapped by `map`, none for a privileged container. With `nesting`
+    /// a container engine inside finds a place for its layers. Files that are not stored as this needs it are shifted
+    /// first.
+    ///
+    /// # Errors
+    /// Then nothing is mounted.
+    pub fn mount(
+        &self,
+        volume: &VolumeId,
+        map: Option<&IdMap>,
+        nesting: bool,
+        shifting: &Shifting,
+    ) -> Result<RootMount, Error> {
+        let path = self.path(volume);
+        self.unmount(volume)?;
+        let stored = match (self.spec.driver, map.and_then(|_| self.probes.id_mapped_missing())) {
+            (_, None) => None,
+            (DriverKind::Dir, Some(_)) => map,
+            (DriverKind::Overlay, Some(reason)) => return Err(Error::NoIdMappedMounts { reason }),
+        };
+        // Whatever made it: a link would be taken for what it leads to, on the host.
+        let rootfs = path.join("rootfs");
+        if !rootfs.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            return Err(Error::Damaged { path: rootfs, reason: "it is no directory".to_owned() });
+        }
+        if self.spec.driver == DriverKind::Dir {
+            shift::bring(&path, stored, shifting.refuse, &shifting.progress)?;
+        }
+        self.admit(&path, map)?;
+        let mount = || self.driver.mount(&self.root, &path, map);
+        let mounted = match self.driver.lower(&path) {
+            Some(fingerprint) => self.with_image(&fingerprint, mount),
+            None => mount(),
+        };
+        let mounted = mounted.and_then(|root| {
+            if self.spec.driver == DriverKind::Overlay {
+                nested::attach(&path, &root.path, map, nesting)?;
+            }
+            Ok(root)
+        });
+        if mounted.is_err() {
+            // The cause is what is told.
+            let _ = self.unmount(volume);
+        }
+        Ok(RootMount { stored: stored.cloned(), ..mounted? })
+    }
+
+    /// Nobody but the container's root may walk in; he needs no more than that (and has it only here).
+    fn admit(&self, volume: &Path, map: Option<&IdMap>) -> Result<(), Error> {
+        let (uid, gid) = map.map_or((0, 0), IdMap::root);
+        std::os::unix::fs::chown(volume, Some(uid), Some(gid)).map_err(io("set the owner of", volume))?;
+        std::fs::set_permissions(volume, PermissionsExt::from_mode(0o100)).map_err(io("set the mode of", volume))
+    }
+
+    /// Takes a volume's mounts away; none is fine.
+    ///
+    /// # Errors
+    /// Of umount2(2).
+    pub fn unmount(&self, volume: &VolumeId) -> Result<(), Error> {
+        unmount_below(&self.path(volume))
+    }
+}
+
+/// Takes away every mount of a volume: its root, and layers that a crash in the middle of mounting left.
+fn unmount_below(directory: &Path) -> Result<(), Error> {
+    for point in mount::below(directory).map_err(io("list the mounts below", directory))? {
+        if mount::unmount(&point).map_err(io("unmount", &point))? {
+            tracing::warn!(path = %point.display(), "a busy mount was detached; it goes when its last user does");
+        }
+    }
+    Ok(())
+}
