@@ -15,6 +15,7 @@ mod netlink_wire;
 pub mod notify;
 pub mod peercred;
 pub mod process;
+pub mod program;
 pub mod pty;
 pub mod socket;
 pub mod space;

@@ -81,6 +81,20 @@ static long abstract(const char *name, int listening) {
     return bind(s, (void *)&a, size) || listen(s, 9) ? -1 : 0;
 }
 
+// An open file, to somebody who listens elsewhere.
+static long give(const char *path, int file) {
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    strncpy(a.sun_path, path, sizeof a.sun_path - 1);
+    char control[CMSG_SPACE(sizeof file)] = {0}, byte = 0;
+    struct iovec part = {&byte, 1};
+    struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+    c->cmsg_level = SOL_SOCKET, c->cmsg_type = SCM_RIGHTS, c->cmsg_len = CMSG_LEN(sizeof file);
+    memcpy(CMSG_DATA(c), &file, sizeof file);
+    int s = socket(AF_UNIX, SOCK_STREAM, 0);
+    return connect(s, (void *)&a, sizeof a) || sendmsg(s, &m, 0) != 1 ? -1 : 0;
+}
+
 static long load_program(void) {
     // r0 = 0; exit
     unsigned long long code[] = {0xb7, 0x95};
@@ -155,6 +169,7 @@ static long attempt(const char *n) {
     IS("memory") return process_vm_readv(pid, &to, 1, &from, 1, 0) < 0 && errno != EFAULT ? -1 : 0;
     IS("abstract") return abstract(w[1], 0);
     IS("listen") { if (abstract(w[1], 1)) return -1; puts("listening"), fflush(stdout); pause(); }
+    IS("give") return give(w[1], atoi(w[2]));
     IS("console_level") return syscall(SYS_syslog, 8, 0, 99);
     IS("read_log") return syscall(SYS_syslog, 3, buffer, 8);
     IS("bpf") return load_program();
