@@ -54,7 +54,8 @@ fn handed_out(env: &[(&str, &str)]) -> (Daemon, PathBuf, OwnedFd) {
     fs::write(&script, "#!/proc/self/exe\n").unwrap();
     let loader = build(&daemon, "loader", &["-nostdlib", "-DHAND=\"give /disk/socket 3\""]);
     let attempts = build(&daemon, "attempts", &[]);
-    for (program, to) in [(&loader, "c1/lib64/ld-linux-x86-64.so.2"), (&attempts, "c1/attempts"), (&script, "c1/script")]
+    for (program, to) in
+        [(&loader, "c1/lib64/ld-linux-x86-64.so.2"), (&attempts, "c1/attempts"), (&script, "c1/script")]
     {
         daemon.lxc(&["file", "push", "-p", "--mode", "0755", program.to_str().unwrap(), to]).ok();
     }
@@ -102,7 +103,8 @@ fn the_file_that_a_privileged_container_gets_hold_of_stays_read_only() {
         assert_eq!(rustix::mount::mount_bind(&link, &target).unwrap_err(), Errno::INVAL);
         let flags = rustix::mount::MountFlags::BIND;
         assert_eq!(rustix::mount::mount_remount(&link, flags, "").unwrap_err(), Errno::INVAL);
-        let linked = rustix::fs::linkat(file, "", rustix::fs::CWD, daemon.root.join("link"), rustix::fs::AtFlags::EMPTY_PATH);
+        let linked =
+            rustix::fs::linkat(file, "", rustix::fs::CWD, daemon.root.join("link"), rustix::fs::AtFlags::EMPTY_PATH);
         assert_eq!(linked, Err(Errno::XDEV));
     }
     // All of that works on the plain file.

@@ -1,6 +1,7 @@
 //! Safe kernel interfaces: file descriptors, pidfds, ptys, mounts, user namespaces, netlink, cgroups, hardware.
 
 pub mod activation;
+pub mod bpf;
 pub mod cgroup;
 pub mod cgroup_write;
 pub mod features;
@@ -17,6 +18,7 @@ pub mod peercred;
 pub mod process;
 pub mod program;
 pub mod pty;
+pub mod seccomp;
 pub mod socket;
 pub mod space;
 pub mod userns;

@@ -74,8 +74,8 @@ fn read_only() -> io::Result<OwnedFd> {
 fn sealed() -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Linux before 6.3 does not know the flag; all its files in memory can be executed.
-    let copy = rustix::fs::memfd_create(NAME, flags | MemfdFlags::EXEC)
-        .or_else(|_| rustix::fs::memfd_create(NAME, flags))?;
+    let copy =
+        rustix::fs::memfd_create(NAME, flags | MemfdFlags::EXEC).or_else(|_| rustix::fs::memfd_create(NAME, flags))?;
     let mut copy = std::fs::File::from(copy);
     io::copy(&mut std::fs::File::open(SELF)?, &mut copy)?;
     rustix::fs::fcntl_add_seals(&copy, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
@@ -98,7 +98,8 @@ mod tests {
             let opened = rustix::fs::open(link(file), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
             rustix::io::write(opened, b"x")
         };
-        for (file, refusals) in [(read_only(), [Errno::ROFS, Errno::TXTBSY]), (sealed(), [Errno::PERM, Errno::TXTBSY])] {
+        for (file, refusals) in [(read_only(), [Errno::ROFS, Errno::TXTBSY]), (sealed(), [Errno::PERM, Errno::TXTBSY])]
+        {
             let file = file.unwrap();
             let refused = write(&file).unwrap_err();
             assert!(refusals.contains(&refused), "{refused}");
