@@ -133,6 +133,28 @@ static long reboot_own(const char *host) {
     return syscall(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_RESTART, 0);
 }
 
+// A mount namespace of its own: nothing of what follows is seen elsewhere.
+static long apart(void) { return unshare(CLONE_NEWNS) || mount("", "/", 0, MS_REC | MS_PRIVATE, 0) ? -1 : 0; }
+
+// The mount at a place made writable, and a file in it opened.
+static long remount(const char *place, const char *file) {
+    if (apart()) return -1;
+    mount(place, place, 0, MS_BIND, 0);
+    if (mount("", place, 0, MS_BIND | MS_REMOUNT, 0)) return -1;
+    return open(file, O_WRONLY);
+}
+
+// A file system mounted anew, and a file in it opened.
+static long anew(const char *kind, const char *options, const char *place, const char *file) {
+    mkdir(place, 0755);
+    if (apart() || mount("x", place, kind, 0, strcmp(options, "-") ? options : 0)) return -1;
+    chdir(place);
+    int f = open(file, strcmp(file, ".") ? O_WRONLY : O_RDONLY), error = errno;
+    chdir("/"), umount2(place, MNT_DETACH);
+    errno = error;
+    return f;
+}
+
 static int tell_writable(const char *path, const struct stat *s, int kind, struct FTW *f) {
     (void)s, (void)f;
     int o = kind == FTW_F ? open(path, O_WRONLY | O_NONBLOCK) : -1;
@@ -178,6 +200,8 @@ static long attempt(const char *n) {
     IS("map") return map(w[1]);
     IS("reboot") return reboot_own(w[1]);
     IS("writable") return nftw(w[1], tell_writable, 64, FTW_PHYS | FTW_MOUNT);
+    IS("remount") return remount(w[1], w[2]);
+    IS("anew") return anew(w[1], w[2], w[3], w[4]);
     IS("swap") return syscall(SYS_swapoff, "/");
     IS("accounting") return syscall(SYS_acct, "/");
     fprintf(stderr, "no attempt %s\n", n);
