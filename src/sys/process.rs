@@ -33,6 +33,17 @@ pub fn file_of(thread: i32, leader: i32, number: i32) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_getfd(&pidfd, number, rustix::process::PidfdGetfdFlags::empty())?)
 }
 
+/// Gives this process a session keyring of its own, and with that no key of who started it (keyctl(2)).
+///
+/// # Errors
+/// Of keyctl(2), but where the kernel has no keys.
+pub fn leave_keyring() -> io::Result<()> {
+    // SAFETY: plain system call; a null name is a keyring without one.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<u8>()) };
+    let error = io::Error::last_os_error();
+    if result >= 0 || error.raw_os_error() == Some(libc::ENOSYS) { Ok(()) } else { Err(error) }
+}
+
 /// Takes over the limits of another process: soft and hard ones of all resources (prlimit(2)).
 ///
 /// # Errors

@@ -190,6 +190,7 @@ impl Inherited {
         rustix::thread::set_thread_groups(groups)?;
         rustix::thread::set_thread_res_gid(*gid, *gid, *gid)?;
         rustix::thread::set_thread_res_uid(*uid, *uid, *uid)?;
+        process::leave_keyring().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))?;
         // Forgotten with the ids (prctl(2)).
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         if self.no_new_privs {
