@@ -213,14 +213,25 @@ pub fn set_file_ids(uid: u32, gid: u32) -> io::Result<()> {
 /// # Errors
 /// Of fork(2).
 pub fn in_child(work: impl FnOnce()) -> io::Result<i32> {
+    in_child_with_status(|| {
+        work();
+        0
+    })
+}
+
+/// The same for work that tells the child's exit status.
+///
+/// # Errors
+/// Of fork(2).
+pub fn in_child_with_status(work: impl FnOnce() -> i32) -> io::Result<i32> {
     // SAFETY: there is one thread, so that the child may go on like its parent; it never returns from here.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-            work();
+            let status = work();
             // SAFETY: it ends this process and nothing else.
-            unsafe { libc::_exit(0) }
+            unsafe { libc::_exit(status) }
         }
         pid => Ok(pid),
     }

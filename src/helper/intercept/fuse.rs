@@ -30,6 +30,8 @@ use crate::sys::seccomp::{self, Filter};
 const PROGRAMS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// As a shell tells that a program is not there.
 const ABSENT: i32 = 127;
+/// As a shell tells that a program cannot be run.
+const REFUSED: i32 = 126;
 /// A mount of the kernel's is for all users, with the permissions of its files.
 const USUAL: &str = "allow_other,default_permissions";
 /// Flags of mount(2), in the words of mount.fuse(8).
@@ -217,13 +219,15 @@ pub(super) fn serve(
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let child = notify::in_child(|| {
         let ended = inherited.enter(caller, notice.thread).and_then(|()| {
-            let program = notify::in_child(|| execute(&inherited, caller, mount)).map_err(|_| Errno::AGAIN)?;
+            let program =
+                notify::in_child_with_status(|| execute(&inherited, caller, mount)).map_err(|_| Errno::AGAIN)?;
             process::wait(program).map_err(|_| Errno::CHILD)
         });
         let result = match ended {
             Ok(Exit::Code(0)) => 0,
             // As if the kernel did not know the file system.
             Ok(Exit::Code(ABSENT)) => Errno::NODEV.raw_os_error(),
+            Ok(Exit::Code(REFUSED)) => Errno::PERM.raw_os_error(),
             // It has found something wrong with what it was to mount.
             Ok(Exit::Code(_)) => Errno::INVAL.raw_os_error(),
             Ok(Exit::Signal(_)) => Errno::IO.raw_os_error(),
@@ -243,17 +247,16 @@ pub(super) fn serve(
     }
 }
 
-/// Becomes the program. It ends this process where it cannot.
-fn execute(inherited: &Inherited, caller: &Caller<'_>, mount: &Mount<'_>) {
-    let code = match inherited.become_caller(caller) {
-        // Every file but /dev/null closes with it.
-        Ok(()) => match mount.command().exec().kind() {
-            std::io::ErrorKind::NotFound => ABSENT,
-            _ => 126,
-        },
-        Err(_) => 126,
-    };
-    std::process::exit(code)
+/// Becomes the program. Where it cannot, it tells the status to end with.
+fn execute(inherited: &Inherited, caller: &Caller<'_>, mount: &Mount<'_>) -> i32 {
+    if inherited.become_caller(caller).is_err() {
+        return REFUSED;
+    }
+    // Every file but /dev/null closes with it.
+    match mount.command().exec().kind() {
+        std::io::ErrorKind::NotFound => ABSENT,
+        _ => REFUSED,
+    }
 }
 
 #[cfg(test)]
