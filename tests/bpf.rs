@@ -20,7 +20,10 @@ fn ready(config: &[&str]) -> Daemon {
     let words: Vec<&str> = config.iter().flat_map(|pair| ["-c", pair]).collect();
     daemon.lxc(&[&["launch", "bb", "c1"], words.as_slice()].concat()).ok();
     daemon.lxc(&["file", "push", "--mode", "755", program.to_str().unwrap(), "c1/bpf"]).ok();
-    inside(&daemon, "mkdir /cg && busybox mount -t cgroup2 x /cg && mkdir -p /cg/a /cg/a/b /tmp/no");
+    inside(
+        &daemon,
+        "mkdir -p /cg /tmp/no; [ -e /cg/cgroup.procs ] || busybox mount -t cgroup2 x /cg; mkdir -p /cg/a/b",
+    );
     daemon
 }
 
@@ -35,7 +38,9 @@ fn inside(daemon: &Daemon, command: &str) -> String {
 }
 
 fn bpf(daemon: &Daemon, words: &str) -> Vec<i64> {
-    inside(daemon, &format!("/bpf {words}")).split_whitespace().map(|word| word.parse().unwrap()).collect()
+    // Programs go with their groups.
+    let fresh = "busybox rmdir /cg/a/b /cg/a; mkdir -p /cg/a/b";
+    inside(daemon, &format!("{fresh}; /bpf {words}")).split_whitespace().map(|word| word.parse().unwrap()).collect()
 }
 
 /// The container's own group in the unified hierarchy, seen from the host.
