@@ -297,6 +297,7 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     crate::helper::remember_program();
     let bus = Bus::default();
     let log = start_log(arguments, &bus)?;
+    crate::sys::program::path();
     if !dir.socket_fits() {
         let path = dir.socket();
         return Err(format!("the path {} is longer than the {MAX_SOCKET_PATH} bytes of a socket's", path.display()));

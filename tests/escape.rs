@@ -103,6 +103,14 @@ const ROWS: &[Row] = &[
     both("open w /proc/sysrq-trigger", "EACCES|EROFS"),
     both("open w /sys/kernel/mm/transparent_hugepage/enabled", "EACCES|EROFS"),
     both("open w /sys/kernel/rcu_normal", "EACCES|EROFS"),
+    // The same by mounts made writable or anew.
+    unprivileged("remount /proc/sys /proc/sys/kernel/core_pattern", "EACCES|EPERM"),
+    unprivileged("remount /sys /sys/kernel/rcu_normal", "EACCES|EPERM"),
+    unprivileged("anew proc hidepid=0 {dir}/p sys/kernel/core_pattern", "EACCES|EPERM"),
+    unprivileged("anew proc hidepid=0 {dir}/p sysrq-trigger", "EACCES|EPERM"),
+    unprivileged("anew sysfs - {dir}/p kernel/rcu_normal", "EACCES|EPERM"),
+    // A hierarchy of control groups of version 1 that is nobody's, with a root of its own.
+    both("anew cgroup none,name=warren-escape {dir}/p release_agent", "EPERM"),
     unprivileged("console_level", "EPERM"),
     unprivileged("read_log", "EPERM"),
     unprivileged("bpf", "EPERM"),
@@ -212,6 +220,43 @@ fn control_groups_and_id_maps_lead_no_further() {
     assert!(!groups.contains("warren"), "{groups}");
 }
 
+#[test]
+fn without_the_usual_filter_the_user_namespace_refuses() {
+    let daemon = Daemon::ready("overlay");
+    build(&daemon, "attempts", &[]);
+    launch(&daemon, "c1", &["security.syscalls.deny_default=false"]);
+    let name = &outside(&daemon, &["name_handle /"])[0];
+    let handle = format!("handle / {}", name.split(' ').next().unwrap());
+    assert_eq!(outside(&daemon, &[&handle]), ["done"]);
+    let attempts = [&handle, "init_module", "finit_module", "delete_module", "kexec_load"];
+    let said = inside(&daemon, "c1", &attempts);
+    assert!(said.iter().all(|one| ["EPERM", "ENOSYS"].contains(&one.as_str())), "{said:?}");
+    assert_eq!(said[0], "EPERM");
+}
+
+#[test]
+fn control_groups_of_a_privileged_one_lead_to_no_other() {
+    let daemon = Daemon::ready("overlay");
+    build(&daemon, "attempts", &[]);
+    launch(&daemon, "other", &[]);
+    launch(&daemon, "c1", &["security.privileged=true"]);
+    let file = daemon.cgroup_file("c1", "memory", "memory.limit_in_bytes", "memory.max");
+    let is_one = file.ends_with("memory.limit_in_bytes");
+    let kind = if is_one { "cgroup -o memory" } else { "cgroup2" };
+    daemon.lxc(&["exec", "c1", "--", "sh", "-c", &format!("mkdir /m && busybox mount -t {kind} x /m")]).ok();
+    // It sees its own group as the root: none of the others, and no program to be run by the host.
+    let groups = "busybox find /m -type d";
+    let said = daemon.lxc(&["exec", "c1", "--", "sh", "-c", groups]).ok();
+    assert!(said.starts_with("/m\n") && !said.contains("lxc.payload"), "{said}");
+    let above = inside(&daemon, "c1", &["open w /m/release_agent", "open r /m/../sys/fs/cgroup/memory/release_agent"]);
+    assert_eq!(above, ["ENOENT", "ENOENT"]);
+    if is_one {
+        // All of that is there.
+        assert!(file.parent().unwrap().with_file_name("lxc.payload.other").exists());
+        assert_eq!(outside(&daemon, &["open w /sys/fs/cgroup/memory/release_agent"]), ["done"]);
+    }
+}
+
 /// Switches of a container's own namespaces, below /proc/sys.
 const OWN: &[&str] = &[
     "net/",
@@ -286,4 +331,68 @@ fn who_enters_a_container_shows_it_nothing() {
         said.split_whitespace().filter(|fd| fd.parse::<u32>().unwrap() > 3).count()
     };
     assert_eq!((open("self"), open("1")), (0, 0));
+}
+
+/// What `watch` tells about a container while commands are run in it; see tests/escape/watch.c.
+fn watched(daemon: &Daemon, name: &str) -> Vec<String> {
+    push(daemon, &daemon.root.join("watch"), &format!("{name}/watch"));
+    let mut command = daemon.client();
+    command.args(["exec", name, "--", "/watch"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut watch = Running(command.spawn().unwrap());
+    let mut lines = BufReader::new(watch.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), "looking");
+    for _ in 0..30 {
+        // One that is stopped by the watch for a moment goes on.
+        daemon.lxc(&["exec", name, "--", "true"]).ok();
+    }
+    drop(watch.0.stdin.take());
+    lines.collect()
+}
+
+#[test]
+fn who_enters_a_container_brings_nothing_of_the_hosts_along() {
+    let daemon = Daemon::with_env(&[("WARREN_ESCAPE_SECRET", "x")]);
+    daemon.set_up("overlay");
+    let watch = build(&daemon, "watch", &[]);
+    build(&daemon, "attempts", &[]);
+    launch(&daemon, "default", &[]);
+    launch(&daemon, "privileged", &["security.privileged=true"]);
+    // The daemon itself has what must not be seen.
+    let mut command = Command::new(&watch);
+    let mut host =
+        Running(command.arg(daemon.pid().to_string()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(host.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut seen = Vec::new();
+    while !["env WARREN_ESCAPE_SECRET", "fd /"]
+        .iter()
+        .all(|text| seen.iter().any(|line: &String| line.starts_with(text)))
+    {
+        seen.push(lines.next().unwrap());
+    }
+    drop(host.0.stdin.take());
+    for name in ["default", "privileged"] {
+        let said = watched(&daemon, name);
+        let strange: Vec<&String> = said
+            .iter()
+            .filter(|line| {
+                let (kind, what) = line.split_once(' ').unwrap();
+                match kind {
+                    "root" => what != "/",
+                    "cwd" => !["/", "/root"].contains(&what),
+                    // Its own terminals and pipes, the helper's socket, what the others of the container have open.
+                    "fd" => {
+                        !["socket:", "pipe:", "anon_inode:", "/dev/null"].contains(&what)
+                            && !what.starts_with("/dev/pts/")
+                            && !what.starts_with("/proc/")
+                    }
+                    "env" => what.contains("WARREN") || what.starts_with("LXC_") || what.starts_with("CARGO"),
+                    "traced" => name == "default" && what != "0",
+                    _ => false,
+                }
+            })
+            .collect();
+        assert!(strange.is_empty(), "{name}: {strange:?} of {said:?}");
+        let refused = said.iter().find_map(|line| line.strip_prefix("refused ")).unwrap();
+        assert!(name == "privileged" || refused != "0", "the watch meets who enters");
+    }
 }

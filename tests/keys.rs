@@ -34,6 +34,9 @@ fn misfits(kind: Kind) -> Vec<Value> {
         Kind::Modules => &["-r", "../x", "a b", "a;b", "a\nb"],
         Kind::Schedule => &["@sometimes", "* * *", "61 * * * *"],
         Kind::Expiry => &["1x", "1d 1d", "-1d", "1.5d"],
+        Kind::FusePrograms => {
+            &["x", "=x", "ext4=", "a/b=x", "ext4=-x", "ext4=a/b", "ext4=a b", "ext4=a=b", "a=b\n", "ext4=a,b"]
+        }
         Kind::Word(_) => &["no such word", "\n"],
         // One line of anything.
         Kind::Sysctl => &["a\nb"],

@@ -46,6 +46,8 @@ pub enum Kind {
     Expiry,
     /// Names of file systems, with commas.
     FileSystems,
+    /// Pairs of a file system and a program, with commas: `ext4=fuse2fs`.
+    FusePrograms,
 }
 
 /// Reads a boolean in any of the words that LXD takes, in any case.
@@ -73,6 +75,18 @@ fn is_sysctl(key: &str) -> bool {
 /// Nothing that modprobe(8) would take for an option or a path.
 fn is_module(name: &str) -> bool {
     !name.starts_with('-') && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+}
+
+/// A file system, and a program by its name or its whole path.
+fn is_fuse_pair(pair: &str) -> bool {
+    let is_program = |program: &str| {
+        let plain = !program.is_empty() && !program.contains(char::is_whitespace) && !program.contains(['=', '\0']);
+        plain && !program.starts_with('-') && (program.starts_with('/') || !program.contains('/'))
+    };
+    pair.split_once('=').is_some_and(|(name, program)| {
+        let name = name.trim();
+        !name.is_empty() && is_module(name) && is_program(program.trim())
+    })
 }
 
 impl Kind {
@@ -150,6 +164,12 @@ impl Kind {
                 Some(name) => refuse(format!("{name:?} is no name of a file system; names are separated by commas")),
                 None => Ok(()),
             },
+            Self::FusePrograms => match names_of(value).find(|pair| !is_fuse_pair(pair)) {
+                Some(pair) => refuse(format!(
+                    "{pair:?} is no file system with its program, such as ext4=fuse2fs; pairs are separated by commas"
+                )),
+                None => Ok(()),
+            },
         }
     }
 
@@ -160,7 +180,7 @@ impl Kind {
             Self::Idmap | Self::RawLxc | Self::Syscalls => "lines",
             Self::Schedule => "schedule",
             Self::Expiry => "lengths of time",
-            Self::Modules | Self::FileSystems => "list",
+            Self::Modules | Self::FileSystems | Self::FusePrograms => "list",
             Self::Size => "size",
             Self::Part => "size or per cent",
             Self::Cpus => "number or set of processors",

@@ -142,6 +142,13 @@ fn attach(socket: &OwnedFd, mut inbox: Inbox, container: &ContainerRef, what: &A
             return fail(socket, &format!("limits.kernel.{resource}: {error}"));
         }
     }
+    // Between its entering the container and its becoming one of its users, what is to become the program is the host's
+    // root among the container's processes, and the container's root could trace it (ptrace(2), access mode checking).
+    // A process that is not dumpable only the host's root can; the program itself is, as execve(2) makes it so again.
+    let hidden = rustix::process::DumpableBehavior::NotDumpable;
+    if let Err(error) = rustix::process::set_dumpable_behavior(hidden) {
+        return fail(socket, &error);
+    }
     let attached = (|| {
         let argv = c_strings(what.argv.iter().map(String::as_str))?;
         let env: Vec<String> = what.env.iter().map(|(name, value)| format!("{name}={value}")).collect();

@@ -13,6 +13,8 @@
 //! may do what the caller may, and are an open directory from then on. Where the kernel's own checks will do, the call
 //! just continues.
 
+mod bpf;
+mod fuse;
 mod mount;
 
 use std::io;
@@ -49,6 +51,8 @@ pub enum Call {
     Scheduler,
     /// sysinfo(2) with the container's limits.
     Sysinfo,
+    /// bpf(2) about programs that decide about devices.
+    Bpf,
 }
 
 /// One call. The fds that come along are the caller's directory in /proc, its memory, and the listener.
@@ -208,11 +212,12 @@ fn judge(request: &InterceptRequest, proc: &OwnedFd, memory: &OwnedFd, listener:
     match request.call {
         Call::Mknod => mknod(&caller, CWD, arguments[0], arguments[1], arguments[2], waits),
         Call::Mknodat => mknod(&caller, int(arguments[0]), arguments[1], arguments[2], arguments[3], waits),
-        Call::Mount => mount::filesystem(&caller, &request.mounts, &arguments, waits),
+        Call::Mount => mount::filesystem(&caller, &request.mounts, notice, waits),
         Call::Setxattr => opaque(&caller, &arguments, true, waits),
         Call::Lsetxattr => opaque(&caller, &arguments, false, waits),
         Call::Scheduler => scheduler(&caller, notice, waits),
         Call::Sysinfo => sysinfo(&caller, notice, waits),
+        Call::Bpf => bpf::devices(&caller, notice, listener, waits),
     }
 }
 
@@ -338,13 +343,20 @@ fn in_group(
     let namespace = rustix::fs::openat(caller.proc, "ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     // All that counts of the caller has been read.
     waits()?;
+    opened_by(|| {
+        group.map_or(Ok(1), |group| rustix::io::write(group, b"0"))?;
+        as_caller(caller, &root, base, namespace.as_fd())?;
+        open()
+    })
+}
+
+/// What a child opens.
+fn opened_by(open: impl FnOnce() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let child = notify::in_child(|| {
-        let joined = group.map_or(Ok(1), |group| rustix::io::write(group, b"0"));
-        let found = joined.and_then(|_| as_caller(caller, &root, base, namespace.as_fd())).and_then(|()| open());
         // Should nobody listen any more, nobody waits.
-        let _ = match found {
+        let _ = match open() {
             Ok(found) => socket::send(&theirs, &0i32.to_ne_bytes(), &[found.as_fd()]),
             Err(error) => socket::send(&theirs, &error.raw_os_error().to_ne_bytes(), &[]),
         };

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,7 +23,7 @@ use super::{ContainerRef, Error};
 use crate::lxc::{self, Container, State};
 use crate::sys::notify::Verdict;
 use crate::sys::process::{self, Exit};
-use crate::sys::socket;
+use crate::sys::{program, socket};
 
 /// A start takes tens of milliseconds; a hook or a mount that hangs must not hold the instance for ever.
 const START: Duration = Duration::from_secs(120);
@@ -46,7 +46,6 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Spawns helpers.
 #[derive(Debug, Clone)]
 pub struct Launcher {
-    exe: PathBuf,
     ready: Arc<Mutex<Ready>>,
     asked: Asked,
 }
@@ -135,7 +134,7 @@ pub(super) struct Line {
 impl Launcher {
     /// Helpers of this very program, also after its file was replaced.
     pub fn new() -> Self {
-        Self { exe: PathBuf::from("/proc/self/exe"), ready: Arc::default(), asked: Asked::default() }
+        Self { ready: Arc::default(), asked: Asked::default() }
     }
 
     fn ready(&self) -> MutexGuard<'_, Ready> {
@@ -146,7 +145,8 @@ impl Launcher {
         let (ours, theirs) = StdStream::pair().map_err(Error::Spawn)?;
         ours.set_nonblocking(true).map_err(Error::Spawn)?;
         // Without pre_exec the standard library can use posix_spawn: no fork of this threaded process.
-        let child = Command::new(&self.exe)
+        let child = Command::new(program::path())
+            .arg0(program::NAME)
             .arg("helper")
             .args(process::first_open_files().map(|limit| limit.to_string()))
             .env_clear()

@@ -2,7 +2,7 @@
 //! instance's files ([`files`]).
 //!
 //! ```text
-//!  daemon                                helper (/proc/self/exe helper, stdin = socketpair)
+//!  daemon                                helper (warrend helper, stdin = socketpair)
 //!    │ ── Request (+ fds) ───────────────> one liblxc call
 //!    │ <── Reply (+ fds) ─────────────────┤
 //!    │ ── Signal(n) (attach only) ───────>│ waits for its child

@@ -72,6 +72,7 @@ fn call_of(number: i32) -> Option<(Call, &'static str)> {
         libc::SYS_lsetxattr => Some((Call::Lsetxattr, "lsetxattr")),
         libc::SYS_sched_setscheduler => Some((Call::Scheduler, "sched_setscheduler")),
         libc::SYS_sysinfo => Some((Call::Sysinfo, "sysinfo")),
+        libc::SYS_bpf => Some((Call::Bpf, "bpf")),
         _ => None,
     }
 }
@@ -160,6 +161,9 @@ async fn judge(context: &Arc<Context>, slots: &Semaphore, notice: Notice, fds: &
     let mounts = MountPolicy {
         allowed: config::names_of(config.get(intercept::ALLOWED).map_or("", String::as_str))
             .map(str::to_owned)
+            .collect(),
+        fuse: intercept::fuse_of(config.get(intercept::FUSE).map_or("", String::as_str))
+            .map(|(name, program)| (name.to_owned(), program.to_owned()))
             .collect(),
         shift: config::bool_of(&config, intercept::SHIFT),
     };

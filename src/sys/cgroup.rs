@@ -4,6 +4,8 @@
 //! version 1 hierarchy if there is one (legacy and hybrid hosts), else in the unified one.
 //! Source of the file names: `Documentation/admin-guide/cgroup-v1` and `cgroup-v2.rst`.
 
+mod dirs;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;

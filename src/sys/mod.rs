@@ -1,6 +1,7 @@
 //! Safe kernel interfaces: file descriptors, pidfds, ptys, mounts, user namespaces, netlink, cgroups, hardware.
 
 pub mod activation;
+pub mod bpf;
 pub mod cgroup;
 pub mod cgroup_write;
 pub mod features;
@@ -16,7 +17,9 @@ mod netlink_wire;
 pub mod notify;
 pub mod peercred;
 pub mod process;
+pub mod program;
 pub mod pty;
+pub mod seccomp;
 pub mod socket;
 pub mod space;
 pub mod userns;

@@ -26,6 +26,8 @@ pub const MAX_MESSAGE: usize = 4096;
 const CONTINUE: u32 = 1;
 /// `SECCOMP_IOCTL_NOTIF_ID_VALID` (linux/seccomp.h).
 const ID_VALID: libc::c_ulong = 0x4008_2102;
+/// `SECCOMP_IOCTL_NOTIF_ADDFD` (linux/seccomp.h).
+const ADD_FD: libc::c_ulong = 0x4018_2103;
 
 /// The architecture of this program's own calls (`AUDIT_ARCH_*`, linux/audit.h); other callers' numbers mean others.
 #[cfg(target_arch = "x86_64")]
@@ -63,6 +65,8 @@ pub enum Verdict {
     Continue,
     /// It was done for the caller and returns 0.
     Done,
+    /// It was done and returns this file descriptor, which the caller has by now.
+    Opened(i32),
     /// It fails with this number.
     Errno(i32),
 }
@@ -114,14 +118,16 @@ impl Notice {
 pub fn answer(message: &[u8], verdict: Verdict) -> Option<Vec<u8>> {
     let (first, second, _) = ends(message)?;
     let mut bytes = message.get(..second)?.to_vec();
-    let (error, flags) = match verdict {
-        Verdict::Continue => (0, CONTINUE),
-        Verdict::Done => (0, 0),
-        Verdict::Errno(number) => (number.saturating_neg(), 0),
+    let (value, error, flags) = match verdict {
+        Verdict::Continue => (0, 0, CONTINUE),
+        Verdict::Done => (0, 0, 0),
+        Verdict::Opened(number) => (i64::from(number), 0, 0),
+        Verdict::Errno(number) => (0, number.saturating_neg(), 0),
     };
     let answer = bytes.get_mut(first..)?;
     answer.fill(0);
     answer.get_mut(..8)?.copy_from_slice(message.get(HEAD..HEAD + 8)?);
+    answer.get_mut(8..16)?.copy_from_slice(&value.to_ne_bytes());
     answer.get_mut(16..20)?.copy_from_slice(&error.to_ne_bytes());
     answer.get_mut(20..24)?.copy_from_slice(&flags.to_ne_bytes());
     Some(bytes)
@@ -135,6 +141,28 @@ pub fn still_waits(listener: impl AsFd, id: u64) -> io::Result<()> {
     // SAFETY: the fd is open for the call; the kernel reads eight bytes that live as long.
     let result = unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), ID_VALID as _, &raw const id) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives the caller a file of this process, which closes when the caller executes a program, and returns its number there
+/// (Linux 5.9).
+///
+/// # Errors
+/// ENOENT when it does not wait any more.
+pub fn give_file(listener: impl AsFd, id: u64, file: impl AsFd) -> io::Result<i32> {
+    /// `struct seccomp_notif_addfd` (linux/seccomp.h).
+    #[repr(C)]
+    struct Given {
+        id: u64,
+        flags: u32,
+        source: u32,
+        number: u32,
+        number_flags: u32,
+    }
+    let source = u32::try_from(file.as_fd().as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let given = Given { id, flags: 0, source, number: 0, number_flags: libc::O_CLOEXEC.cast_unsigned() };
+    // SAFETY: the fds are open for the call; the kernel reads a structure of the size that the number tells.
+    let result = unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), ADD_FD as _, &raw const given) };
+    if result >= 0 { Ok(result) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Listens at `path` for monitors, for root only. A stale socket is replaced.
@@ -185,14 +213,25 @@ pub fn set_file_ids(uid: u32, gid: u32) -> io::Result<()> {
 /// # Errors
 /// Of fork(2).
 pub fn in_child(work: impl FnOnce()) -> io::Result<i32> {
+    in_child_with_status(|| {
+        work();
+        0
+    })
+}
+
+/// The same for work that tells the child's exit status.
+///
+/// # Errors
+/// Of fork(2).
+pub fn in_child_with_status(work: impl FnOnce() -> i32) -> io::Result<i32> {
     // SAFETY: there is one thread, so that the child may go on like its parent; it never returns from here.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-            work();
+            let status = work();
             // SAFETY: it ends this process and nothing else.
-            unsafe { libc::_exit(0) }
+            unsafe { libc::_exit(status) }
         }
         pid => Ok(pid),
     }
@@ -245,6 +284,7 @@ mod tests {
         assert_eq!(bytes[112..120], SEEN[32..40]);
         assert_eq!(bytes[128..132], (-1i32).to_ne_bytes());
         assert_eq!(answer(SEEN, Verdict::Continue).unwrap()[132..136], 1u32.to_ne_bytes());
+        assert_eq!(answer(SEEN, Verdict::Opened(9)).unwrap()[120..128], 9u64.to_ne_bytes());
     }
 
     #[test]

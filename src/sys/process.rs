@@ -17,6 +17,55 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
+/// A copy of another thread's open file (pidfd_getfd(2)). Before Linux 6.9, which knows pidfds of threads, it is the one of
+/// the process that `leader` stands for: threads share their files but where they asked not to.
+///
+/// # Errors
+/// EBADF when it has none of this number.
+pub fn file_of(thread: i32, leader: i32, number: i32) -> io::Result<OwnedFd> {
+    let thread = Pid::from_raw(thread).ok_or(io::ErrorKind::InvalidInput)?;
+    // `PIDFD_THREAD` (linux/pidfd.h).
+    let flag = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());
+    let pidfd = match rustix::process::pidfd_open(thread, flag) {
+        Ok(pidfd) => pidfd,
+        Err(_) => pidfd_open(leader)?,
+    };
+    Ok(rustix::process::pidfd_getfd(&pidfd, number, rustix::process::PidfdGetfdFlags::empty())?)
+}
+
+/// Gives this process a session keyring of its own, and with that no key of who started it (keyctl(2)).
+///
+/// # Errors
+/// Of keyctl(2), but where the kernel has no keys.
+pub fn leave_keyring() -> io::Result<()> {
+    // SAFETY: plain system call; a null name is a keyring without one.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<u8>()) };
+    let error = io::Error::last_os_error();
+    if result >= 0 || error.raw_os_error() == Some(libc::ENOSYS) { Ok(()) } else { Err(error) }
+}
+
+/// Takes over the limits of another process: soft and hard ones of all resources (prlimit(2)).
+///
+/// # Errors
+/// Of prlimit(2).
+pub fn limits_as(pid: i32) -> io::Result<()> {
+    for resource in 0..16u32 {
+        let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: plain system calls; the kernel writes, then reads a structure that lives as long. It has no more resources
+        // than these (`RLIM_NLIMITS`).
+        let result = unsafe {
+            match libc::prlimit(pid, resource as _, std::ptr::null(), &raw mut limits) {
+                0 => libc::prlimit(0, resource as _, &raw const limits, std::ptr::null_mut()),
+                failed => failed,
+            }
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Sends a signal (pidfd_send_signal(2)), real-time ones too.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,11 +35,12 @@ pub fn with_maps(uid_map: &str, gid_map: &str) -> io::Result<Arc<OwnedFd>> {
 
 fn program() -> PathBuf {
     // Tests run in a program of their own; there the daemon stands beside it.
-    std::env::var_os("WARREN_TEST_WARREND").map_or_else(|| PathBuf::from("/proc/self/exe"), PathBuf::from)
+    std::env::var_os("WARREN_TEST_WARREND").map_or_else(|| super::program::path().to_owned(), PathBuf::from)
 }
 
 fn make(uid_map: &str, gid_map: &str) -> io::Result<OwnedFd> {
     let mut child = Command::new(program())
+        .arg0(super::program::NAME)
         .arg("userns")
         .env_clear()
         .stdin(Stdio::piped())

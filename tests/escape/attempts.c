@@ -81,6 +81,20 @@ static long abstract(const char *name, int listening) {
     return bind(s, (void *)&a, size) || listen(s, 9) ? -1 : 0;
 }
 
+// An open file, to somebody who listens elsewhere.
+static long give(const char *path, int file) {
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    strncpy(a.sun_path, path, sizeof a.sun_path - 1);
+    char control[CMSG_SPACE(sizeof file)] = {0}, byte = 0;
+    struct iovec part = {&byte, 1};
+    struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+    c->cmsg_level = SOL_SOCKET, c->cmsg_type = SCM_RIGHTS, c->cmsg_len = CMSG_LEN(sizeof file);
+    memcpy(CMSG_DATA(c), &file, sizeof file);
+    int s = socket(AF_UNIX, SOCK_STREAM, 0);
+    return connect(s, (void *)&a, sizeof a) || sendmsg(s, &m, 0) != 1 ? -1 : 0;
+}
+
 static long load_program(void) {
     // r0 = 0; exit
     unsigned long long code[] = {0xb7, 0x95};
@@ -119,6 +133,28 @@ static long reboot_own(const char *host) {
     return syscall(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_RESTART, 0);
 }
 
+// A mount namespace of its own: nothing of what follows is seen elsewhere.
+static long apart(void) { return unshare(CLONE_NEWNS) || mount("", "/", 0, MS_REC | MS_PRIVATE, 0) ? -1 : 0; }
+
+// The mount at a place made writable, and a file in it opened.
+static long remount(const char *place, const char *file) {
+    if (apart()) return -1;
+    mount(place, place, 0, MS_BIND, 0);
+    if (mount("", place, 0, MS_BIND | MS_REMOUNT, 0)) return -1;
+    return open(file, O_WRONLY);
+}
+
+// A file system mounted anew, and a file in it opened.
+static long anew(const char *kind, const char *options, const char *place, const char *file) {
+    mkdir(place, 0755);
+    if (apart() || mount("x", place, kind, 0, strcmp(options, "-") ? options : 0)) return -1;
+    chdir(place);
+    int f = open(file, strcmp(file, ".") ? O_WRONLY : O_RDONLY), error = errno;
+    chdir("/"), umount2(place, MNT_DETACH);
+    errno = error;
+    return f;
+}
+
 static int tell_writable(const char *path, const struct stat *s, int kind, struct FTW *f) {
     (void)s, (void)f;
     int o = kind == FTW_F ? open(path, O_WRONLY | O_NONBLOCK) : -1;
@@ -155,6 +191,7 @@ static long attempt(const char *n) {
     IS("memory") return process_vm_readv(pid, &to, 1, &from, 1, 0) < 0 && errno != EFAULT ? -1 : 0;
     IS("abstract") return abstract(w[1], 0);
     IS("listen") { if (abstract(w[1], 1)) return -1; puts("listening"), fflush(stdout); pause(); }
+    IS("give") return give(w[1], atoi(w[2]));
     IS("console_level") return syscall(SYS_syslog, 8, 0, 99);
     IS("read_log") return syscall(SYS_syslog, 3, buffer, 8);
     IS("bpf") return load_program();
@@ -163,6 +200,8 @@ static long attempt(const char *n) {
     IS("map") return map(w[1]);
     IS("reboot") return reboot_own(w[1]);
     IS("writable") return nftw(w[1], tell_writable, 64, FTW_PHYS | FTW_MOUNT);
+    IS("remount") return remount(w[1], w[2]);
+    IS("anew") return anew(w[1], w[2], w[3], w[4]);
     IS("swap") return syscall(SYS_swapoff, "/");
     IS("accounting") return syscall(SYS_acct, "/");
     fprintf(stderr, "no attempt %s\n", n);

@@ -210,7 +210,7 @@ impl Daemon {
         with_input(command, input.as_bytes())
     }
 
-    fn client(&self) -> Command {
+    pub fn client(&self) -> Command {
         let mut command = Command::new("lxc");
         command
             .env("LXD_DIR", self.state())

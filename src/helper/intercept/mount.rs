@@ -10,16 +10,18 @@ use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
-use super::{Caller, Outcome, PATH, as_child, read_file};
+use super::{Caller, Outcome, PATH, as_child, fuse, read_file};
 use crate::sys::cgroup::{Groups, Hierarchies};
 use crate::sys::mount::{self, Attributes};
-use crate::sys::notify::Verdict;
+use crate::sys::notify::{Notice, Verdict};
 
 /// What the container may mount.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountPolicy {
     /// File systems by the kernel's names.
     pub allowed: Vec<String>,
+    /// File systems, each with the program of the container that serves it instead of the kernel.
+    pub fuse: Vec<(String, String)>,
     /// Their ids are the container's.
     pub shift: bool,
 }
@@ -139,21 +141,25 @@ fn name_of(source: &[u8]) -> &str {
 pub(super) fn filesystem(
     caller: &Caller<'_>,
     policy: &MountPolicy,
-    arguments: &[u64; 6],
+    notice: &Notice,
     waits: impl Fn() -> Result<(), Errno>,
 ) -> Outcome {
-    let [source, target, fstype, flags, data, _] = *arguments;
+    let [source, target, fstype, flags, data, _] = notice.arguments;
     if flags & OTHERS != 0 || source == 0 || fstype == 0 || !caller.capabilities.contains(CapabilitySet::SYS_ADMIN) {
         return Ok(Verdict::Continue);
     }
     let fstype = String::from_utf8(caller.text(fstype, PATH, Errno::INVAL)?).map_err(|_| Errno::NODEV)?;
-    if !policy.allowed.contains(&fstype) || is_of_no_device(&fstype) {
+    let program = policy.fuse.iter().find(|(name, _)| *name == fstype).map(|(_, program)| program);
+    if program.is_none() && (!policy.allowed.contains(&fstype) || is_of_no_device(&fstype)) {
         return Ok(Verdict::Continue);
     }
     let source = caller.text(source, PATH, Errno::NAMETOOLONG)?;
     let target = caller.text(target, PATH, Errno::NAMETOOLONG)?;
     let data = if data == 0 { Vec::new() } else { caller.text(data, PATH, Errno::INVAL)? };
     let data = String::from_utf8(data).map_err(|_| Errno::INVAL)?;
+    if let Some(program) = program {
+        return fuse::serve(caller, notice, &fuse::Mount { program, source, target, flags, data }, waits);
+    }
     let mut options = options(&fstype, &data).ok_or(Errno::PERM)?;
     for (_, name) in OF_SUPERBLOCK.iter().filter(|(flag, _)| flags & flag != 0) {
         options.push(((*name).to_owned(), None));

@@ -31,7 +31,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, move_into
 use serde::{Deserialize, Serialize};
 
 use super::protocol::{Inbox, encode};
-use crate::sys::{process, socket};
+use crate::sys::{process, program, socket};
 
 /// The daemon waits so long for a proxy to listen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -158,7 +158,8 @@ fn ask(log: &Path, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<(Uni
     ours.set_read_timeout(Some(PATIENCE))?;
     ours.set_write_timeout(Some(PATIENCE))?;
     let output = File::options().create(true).append(true).open(log)?;
-    let mut child = tokio::process::Command::new("/proc/self/exe")
+    let mut child = tokio::process::Command::new(program::path())
+        .arg0(program::NAME)
         .arg("proxy")
         .arg(log)
         .env_clear()
