@@ -252,6 +252,8 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::Protected
         | instance::Error::Module { .. }
         | instance::Error::Intercept { .. }
+        | instance::Error::RawAppArmor { .. }
+        | instance::Error::AppArmor { .. }
         | instance::Error::EmptyCommand
         | instance::Error::NotUp { .. }
         | instance::Error::NoConnection

@@ -4,12 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, blocking, confine, devices};
+use super::{Context, apparmor, blocking, confine, devices};
 use crate::db::{self, Phase};
 use crate::events::lifecycle::Requestor;
 use crate::helper::hook;
 use crate::names::InstanceKey;
-use crate::security;
 use crate::storage;
 
 /// Removes a stopped instance with all it has.
@@ -48,6 +47,7 @@ pub(super) async fn remove_files(context: &Arc<Context>, record: &db::Instance) 
     let (root, logs) = (context.dir.root().to_owned(), context.dir.logs(&container));
     let (spool, lxc_path) = (context.dir.spool(), context.dir.lxc_path());
     let policy = context.dir.seccomp(&container);
+    let dir = context.dir.clone();
     let volume = container.clone();
     blocking(move || {
         pool.unmount(&volume)?;
@@ -61,9 +61,9 @@ pub(super) async fn remove_files(context: &Arc<Context>, record: &db::Instance) 
         }
         storage::unlink_instance(&root, &volume)?;
         confine::remove_policy(&policy)?;
+        apparmor::remove(&dir, &volume)?;
         // Another container of this name must not find the last word of this one.
         hook::take_word(&spool, &volume).map_err(|error| Error::Io { doing: "remove", path: spool, error })?;
-        security::forget_profile(&volume, &lxc_path);
         remove_dir(lxc_path.join(&volume))?;
         remove_dir(logs)
     })

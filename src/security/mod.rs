@@ -2,6 +2,7 @@
 //!
 //! Every instance runs in a user namespace unless `security.privileged` says otherwise; there is no fallback.
 
+pub mod apparmor;
 pub mod idmap;
 pub mod seccomp;
 
@@ -60,22 +61,22 @@ impl Confinement {
         }
     }
 
-    /// The lines of lxc.conf that confine the container. `seccomp` is the path of a file with a [`seccomp::Policy`].
-    pub fn lxc_lines(self, seccomp: &Path, rules: DeviceRules, apparmor: bool) -> Vec<(String, String)> {
+    /// The lines of lxc.conf that confine the container. `seccomp` is the path of a file with a [`seccomp::Policy`],
+    /// `label` what AppArmor confines init by; none where the kernel has no AppArmor.
+    pub fn lxc_lines(self, seccomp: &Path, rules: DeviceRules, label: Option<&str>) -> Vec<(String, String)> {
         let mut lines = vec![
             ("lxc.cap.drop".to_owned(), self.dropped_capabilities().join(" ")),
             ("lxc.seccomp.profile".to_owned(), seccomp.display().to_string()),
             // A container gets a cgroup namespace of its own where the kernel has them.
             ("lxc.mount.auto".to_owned(), self.automatic_mounts().to_owned()),
         ];
-        if apparmor {
-            // liblxc writes and loads a profile per container.
-            lines.push(("lxc.apparmor.profile".to_owned(), "generated".to_owned()));
-            lines.push(("lxc.apparmor.allow_nesting".to_owned(), u8::from(self.nesting).to_string()));
-            if !self.privileged {
-                // The generated profile refuses mounts that systemd makes for its services' credentials since version
-                // 256. What a container may mount, its user namespace decides already.
-                lines.push(("lxc.apparmor.raw".to_owned(), "mount,".to_owned()));
+        if let Some(label) = label {
+            lines.push(("lxc.apparmor.profile".to_owned(), label.to_owned()));
+            if label.contains("//&:") {
+                // By its files, profiles are loaded into the container's own namespace. What else lies there, the kernel
+                // shows to whom it may.
+                let entry = "/sys/kernel/security sys/kernel/security none bind,optional 0 0";
+                lines.push(("lxc.mount.entry".to_owned(), entry.to_owned()));
             }
         }
         let family = match rules {
@@ -101,25 +102,6 @@ impl Confinement {
     }
 }
 
-/// liblxc's cache of compiled AppArmor profiles: a directory for each version of the kernel's features.
-const PROFILES: &str = "/var/cache/lxc/apparmor";
-
-/// Removes what liblxc cached of a container's AppArmor profile; nothing is fine. Its file is named after the container
-/// and liblxc's path, slashes as hyphens (seen with liblxc 6.0.4).
-pub fn forget_profile(container: &str, lxc_path: &Path) {
-    let place = lxc_path.to_string_lossy().replace('/', "-");
-    for directory in std::fs::read_dir(PROFILES).into_iter().flatten().flatten() {
-        // Most hosts have none.
-        let _ = std::fs::remove_file(directory.path().join(format!("lxc-{container}_<{place}>")));
-    }
-}
-
-/// Whether the kernel confines by AppArmor.
-pub fn apparmor_enabled() -> bool {
-    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y")
-        && Path::new("/sys/kernel/security/apparmor").exists()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,16 +117,14 @@ mod tests {
     }
 
     #[test]
-    fn the_user_namespace_decides_about_mounts_where_there_is_one() {
-        for privileged in [false, true] {
-            let lines = Confinement { privileged, nesting: false, mount_cgroups: false }.lxc_lines(
-                Path::new("/s"),
-                DeviceRules::Cgroup2,
-                true,
-            );
-            assert!(lines.contains(&("lxc.apparmor.profile".to_owned(), "generated".to_owned())));
-            assert_eq!(lines.iter().any(|(key, _)| key == "lxc.apparmor.raw"), !privileged);
-        }
+    fn the_label_is_told_where_there_is_one() {
+        let lines = |label| {
+            let plain = Confinement { privileged: false, nesting: false, mount_cgroups: false };
+            let lines = plain.lxc_lines(Path::new("/s"), DeviceRules::Cgroup2, label);
+            lines.into_iter().filter(|(key, _)| key.contains("apparmor")).map(|(_, value)| value).collect::<Vec<_>>()
+        };
+        assert_eq!(lines(Some("lxd-c1_</v>")), ["lxd-c1_</v>"]);
+        assert!(lines(None).is_empty());
     }
 
     #[test]
@@ -159,7 +139,7 @@ mod tests {
             Confinement { privileged, nesting: false, mount_cgroups: false }.lxc_lines(
                 Path::new("/s"),
                 DeviceRules::Cgroup1,
-                false,
+                None,
             )
         };
         assert!(lines(true).contains(&("lxc.mount.auto".to_owned(), "proc:mixed sys:mixed cgroup:mixed".to_owned())));
