@@ -108,7 +108,7 @@ fn a_profile_is_loaded_for_a_start_and_goes_with_its_container() {
         let daemon = confining(&[]);
         daemon.lxc(&["launch", "bb", "c1"]).ok();
         let loaded = name(&daemon, "c1");
-        assert_eq!(labels(&daemon, "c1"), [loaded.clone()]);
+        assert_eq!(labels(&daemon, "c1"), std::slice::from_ref(&loaded));
         assert_eq!(kernel("profiles"), format!("{loaded} (enforce)\n"));
         assert_eq!(calls(), ["load lxd-c1"]);
         assert!(text(&daemon, "c1").contains("\n  mount,\n"));

@@ -17,7 +17,7 @@ use super::{Context, blocking};
 use crate::api::wire::Config;
 use crate::names::InstanceKey;
 use crate::security::Confinement;
-use crate::security::apparmor::{Names, PLACE, Parts, Profile};
+use crate::security::apparmor::{Label, Names, PLACE, Parts, Profile};
 use crate::state_dir::StateDir;
 use crate::sys::apparmor::{Kernel, Missing, Parser};
 
@@ -32,13 +32,13 @@ pub struct AppArmor {
     switched_off: bool,
 }
 
-/// How init of a container is to be confined.
-enum Label<'a> {
+/// How containers are confined on this host.
+enum Means<'a> {
     /// The kernel has no AppArmor.
     None,
-    /// liblxc is told this word instead of a profile.
-    Word(&'static str),
-    /// By a profile of ours.
+    /// All alike, by no profile of ours.
+    Alike(Label),
+    /// Each by its own profile.
     Own(&'a Kernel, &'a Parser),
 }
 
@@ -67,14 +67,14 @@ impl AppArmor {
         Self { kernel, parser, parts, switched_off }
     }
 
-    fn label(&self) -> Label<'_> {
+    fn means(&self) -> Means<'_> {
         match (&self.kernel, &self.parser) {
-            (Err(Missing::Kernel), _) => Label::None,
+            (Err(Missing::Kernel), _) => Means::None,
             // As the daemon itself.
-            (Err(Missing::Confined(_)), _) => Label::Word("unchanged"),
-            _ if self.switched_off => Label::Word("unconfined"),
-            (Ok(_), None) => Label::Word("unconfined"),
-            (Ok(kernel), Some(parser)) => Label::Own(kernel, parser),
+            (Err(Missing::Confined(_)), _) => Means::Alike(Label::unchanged()),
+            _ if self.switched_off => Means::Alike(Label::unconfined()),
+            (Ok(_), None) => Means::Alike(Label::unconfined()),
+            (Ok(kernel), Some(parser)) => Means::Own(kernel, parser),
         }
     }
 
@@ -189,13 +189,13 @@ pub(super) async fn prepare(
     container: &str,
     confinement: Confinement,
     config: &Config,
-) -> Result<Option<String>, Error> {
+) -> Result<Option<Label>, Error> {
     let (context, container, raw) = (Arc::clone(context), container.to_owned(), raw(config).to_owned());
     blocking(move || {
-        let (kernel, parser) = match context.apparmor.label() {
-            Label::None => return Ok(None),
-            Label::Word(word) => return Ok(Some(word.to_owned())),
-            Label::Own(kernel, parser) => (kernel, parser),
+        let (kernel, parser) = match context.apparmor.means() {
+            Means::None => return Ok(None),
+            Means::Alike(label) => return Ok(Some(label)),
+            Means::Own(kernel, parser) => (kernel, parser),
         };
         let names = Names::of(&container, context.dir.root());
         let namespace = confinement.nesting && kernel.stacks();
@@ -292,7 +292,7 @@ pub(super) async fn change(
     }
     let (context, container) = (Arc::clone(context), container.to_owned());
     blocking(move || {
-        let Label::Own(kernel, parser) = context.apparmor.label() else { return Ok(None) };
+        let Means::Own(kernel, parser) = context.apparmor.means() else { return Ok(None) };
         let names = Names::of(&container, context.dir.root());
         let loaded = kernel.profiles().is_ok_and(|loaded| loaded.contains(&names.profile));
         let text = std::fs::read_to_string(context.dir.apparmor(&container)).unwrap_or_default();
@@ -316,7 +316,7 @@ impl Changed {
     pub(super) async fn undo(self) {
         let name = self.container.clone();
         let undone = blocking(move || {
-            let Label::Own(_, parser) = self.context.apparmor.label() else { return Ok(()) };
+            let Means::Own(_, parser) = self.context.apparmor.means() else { return Ok(()) };
             load(parser, &self.context.dir, &self.container, &self.profile, &self.before)
         });
         if let Err(error) = undone.await {

@@ -119,7 +119,7 @@ async fn steps(
         });
     }
     let label = apparmor::prepare(context, &container.name, confinement, &expanded.config).await?;
-    let mut lines = confinement.lxc_lines(&policy, context.host.device_rules, label.as_deref());
+    let mut lines = confinement.lxc_lines(&policy, context.host.device_rules, label.as_ref());
     lines.extend(nvidia);
     lines.extend(notify);
     let guest_dir = context.dir.guest();

@@ -227,9 +227,39 @@ impl Names {
         name.starts_with("lxd-") && name.ends_with(&ends(root).1)
     }
 
-    /// What liblxc is to confine init by; with a namespace, by what is loaded there, too.
-    pub fn label(&self, namespace: bool) -> String {
-        if namespace { format!("{}//&:{}:", self.profile, self.namespace) } else { self.profile.clone() }
+    /// By which init is confined; with a namespace, by what is loaded there, too.
+    pub fn label(&self, namespace: bool) -> Label {
+        let text = if namespace { format!("{}//&:{}:", self.profile, self.namespace) } else { self.profile.clone() };
+        Label { text, namespace }
+    }
+}
+
+/// By what liblxc is to confine a container's init.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    text: String,
+    namespace: bool,
+}
+
+impl Label {
+    /// By nothing.
+    pub fn unconfined() -> Self {
+        Self { text: "unconfined".to_owned(), namespace: false }
+    }
+
+    /// By what confines the daemon.
+    pub fn unchanged() -> Self {
+        Self { text: "unchanged".to_owned(), namespace: false }
+    }
+
+    /// As `lxc.apparmor.profile` says it (lxc.container.conf(5)).
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the container has a namespace of profiles of its own.
+    pub fn has_namespace(&self) -> bool {
+        self.namespace
     }
 }
 

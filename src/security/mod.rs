@@ -8,6 +8,8 @@ pub mod seccomp;
 
 use std::path::Path;
 
+use apparmor::Label;
+
 /// How one instance is confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confinement {
@@ -53,26 +55,30 @@ pub enum DeviceRules {
 impl Confinement {
     /// The capabilities that init and everything below it never has. In a user namespace they would not reach the host
     /// anyway; dropping them makes programs that ask (`ConditionCapability=`) see the truth.
-    pub fn dropped_capabilities(self) -> &'static [&'static str] {
+    ///
+    /// `mac_admin` of a container without a user namespace reaches the host's security policy, unless it has a namespace
+    /// of that of its own (`own_policy`).
+    pub fn dropped_capabilities(self, own_policy: bool) -> &'static [&'static str] {
         match (self.privileged, self.nesting) {
-            (_, false) => &["mac_admin", "mac_override", "sys_module", "sys_rawio", "sys_time"],
-            (true, true) => &["sys_module", "sys_rawio", "sys_time"],
+            (true, true) if own_policy => &["sys_module", "sys_rawio", "sys_time"],
+            (_, false) | (true, true) => &["mac_admin", "mac_override", "sys_module", "sys_rawio", "sys_time"],
             (false, true) => &["sys_module", "sys_time"],
         }
     }
 
     /// The lines of lxc.conf that confine the container. `seccomp` is the path of a file with a [`seccomp::Policy`],
     /// `label` what AppArmor confines init by; none where the kernel has no AppArmor.
-    pub fn lxc_lines(self, seccomp: &Path, rules: DeviceRules, label: Option<&str>) -> Vec<(String, String)> {
+    pub fn lxc_lines(self, seccomp: &Path, rules: DeviceRules, label: Option<&Label>) -> Vec<(String, String)> {
+        let own_policy = label.is_some_and(Label::has_namespace);
         let mut lines = vec![
-            ("lxc.cap.drop".to_owned(), self.dropped_capabilities().join(" ")),
+            ("lxc.cap.drop".to_owned(), self.dropped_capabilities(own_policy).join(" ")),
             ("lxc.seccomp.profile".to_owned(), seccomp.display().to_string()),
             // A container gets a cgroup namespace of its own where the kernel has them.
             ("lxc.mount.auto".to_owned(), self.automatic_mounts().to_owned()),
         ];
         if let Some(label) = label {
-            lines.push(("lxc.apparmor.profile".to_owned(), label.to_owned()));
-            if label.contains("//&:") {
+            lines.push(("lxc.apparmor.profile".to_owned(), label.as_str().to_owned()));
+            if own_policy {
                 // By its files, profiles are loaded into the container's own namespace. What else lies there, the kernel
                 // shows to whom it may.
                 let entry = "/sys/kernel/security sys/kernel/security none bind,optional 0 0";
@@ -110,20 +116,27 @@ mod tests {
     fn everybody_loses_the_capabilities_of_the_machine() {
         for privileged in [false, true] {
             for nesting in [false, true] {
-                let dropped = Confinement { privileged, nesting, mount_cgroups: false }.dropped_capabilities();
-                assert!(dropped.contains(&"sys_module") && dropped.contains(&"sys_time"));
+                for own_policy in [false, true] {
+                    let confinement = Confinement { privileged, nesting, mount_cgroups: false };
+                    let dropped = confinement.dropped_capabilities(own_policy);
+                    assert!(dropped.contains(&"sys_module") && dropped.contains(&"sys_time"));
+                    // Of the host's policy, or of nobody's.
+                    let reaches = privileged && !(nesting && own_policy);
+                    assert!(!reaches || dropped.contains(&"mac_admin"));
+                }
             }
         }
     }
 
     #[test]
     fn the_label_is_told_where_there_is_one() {
-        let lines = |label| {
+        let lines = |label: Option<&Label>| {
             let plain = Confinement { privileged: false, nesting: false, mount_cgroups: false };
             let lines = plain.lxc_lines(Path::new("/s"), DeviceRules::Cgroup2, label);
             lines.into_iter().filter(|(key, _)| key.contains("apparmor")).map(|(_, value)| value).collect::<Vec<_>>()
         };
-        assert_eq!(lines(Some("lxd-c1_</v>")), ["lxd-c1_</v>"]);
+        let names = apparmor::Names::of("c1", Path::new("/v"));
+        assert_eq!(lines(Some(&names.label(false))), ["lxd-c1_</v>"]);
         assert!(lines(None).is_empty());
     }
 

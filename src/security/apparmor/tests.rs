@@ -19,8 +19,8 @@ fn names_are_those_of_lxd() {
     let names = names();
     assert_eq!(names.profile, "lxd-c1_</var/lib/warren>");
     assert_eq!(names.namespace, "lxd-c1_<var-lib-warren>");
-    assert_eq!(names.label(false), "lxd-c1_</var/lib/warren>");
-    assert_eq!(names.label(true), "lxd-c1_</var/lib/warren>//&:lxd-c1_<var-lib-warren>:");
+    assert_eq!(names.label(false).as_str(), "lxd-c1_</var/lib/warren>");
+    assert_eq!(names.label(true).as_str(), "lxd-c1_</var/lib/warren>//&:lxd-c1_<var-lib-warren>:");
     let root = Path::new("/var/lib/warren");
     assert!(Names::is_profile(&names.profile, root) && Names::is_namespace(&names.namespace, root));
     for other in ["lxd-c1_</var/lib/lxd>", "lxd-c1_</var/lib/warren>//x", "man", "/x_</var/lib/warren>"] {
