@@ -18,6 +18,9 @@ use super::process;
 /// Where the kernel shows it.
 const PLACE: &str = "/sys/kernel/security/apparmor";
 
+/// What a kernel of AppArmor 3.0 has, as the parser's package tells it.
+const FEATURES: &str = "/etc/apparmor.d/abi/3.0";
+
 /// A profile takes the parser some milliseconds; one that includes what never ends must not hold anybody up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -193,7 +196,12 @@ impl Parser {
     /// # Errors
     /// With what the parser says against the text.
     pub fn check(&self, text: &str) -> io::Result<()> {
-        self.done(&["--quiet", "--skip-kernel-load", "--skip-cache"], None, text).map(drop)
+        let mut arguments = vec!["--quiet", "--skip-kernel-load", "--skip-cache"];
+        if !Path::new(PLACE).join("features").exists() && Path::new(FEATURES).exists() {
+            // For a kernel without features it would leave all rules out, and look at none.
+            arguments.extend(["--kernel-features", FEATURES]);
+        }
+        self.done(&arguments, None, text).map(drop)
     }
 
     /// Loads the profile of a file, in the place of the one of its name that may be there. `cache` holds what was compiled.
@@ -249,5 +257,8 @@ mod tests {
         parser.check("profile a {\n  file,\n}\n").unwrap();
         let error = parser.check("profile a {\n  bogus,\n}\n").unwrap_err().to_string();
         assert!(error.contains("line 2") && !error.contains("Cache"), "{error}");
+        // Only who compiles sees it: one program, two ways to run it.
+        let error = parser.check("profile a {\n  /x ix,\n  /x ux,\n}\n").unwrap_err().to_string();
+        assert!(error.contains("conflicting"), "{error}");
     }
 }

@@ -84,7 +84,7 @@ fn raw_text_stays_in_its_profile() {
 fn compiled(text: &str) -> Vec<u8> {
     use std::io::Write;
     let mut child = std::process::Command::new("apparmor_parser")
-        .args(["--quiet", "--skip-cache", "--stdout"])
+        .args(["--quiet", "--skip-cache", "--stdout", "--kernel-features", "/etc/apparmor.d/abi/3.0"])
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::null())

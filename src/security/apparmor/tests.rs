@@ -192,6 +192,16 @@ fn each_file_of_this_kernels_switches_is_denied_or_known() {
 }
 
 #[test]
+fn no_rule_about_mounts_is_read_as_leave_to_mount_all() {
+    for line in text(true, false, false).lines().filter(|line| line.trim_start().starts_with("mount ")) {
+        let options =
+            line.split_once("options=(").and_then(|(_, rest)| rest.split_once(')')).map(|(options, _)| options);
+        assert!(line.contains("fstype=(") || options.is_some_and(|options| !options.contains(',')), "{line}");
+        assert!(!line.contains("proc") && !line.contains("sysfs"), "{line}");
+    }
+}
+
+#[test]
 fn proc_and_sys_are_not_elsewhere() {
     let head = Parts::built_in().head;
     let elsewhere = head.lines().find_map(|line| line.strip_prefix("@{ELSEWHERE}=")).unwrap().to_owned();
