@@ -25,11 +25,11 @@ use crate::auth::{ServerCertificate, server_config};
 use crate::db::{Database, Phase};
 use crate::events::{Bus, Log, LogLevel};
 use crate::helper::{Launcher, hook};
-use crate::instance::{Balancer, Calls, Context, Guests, Host, Manager, Ranges, Shifts, Sources};
+use crate::instance::{AppArmor, Balancer, Calls, Context, Guests, Host, Manager, Ranges, Shifts, Sources};
 use crate::network::{self, BridgeSpec};
 use crate::ops::Operations;
 use crate::ops::socket::Sockets;
-use crate::security::{self, DeviceRules};
+use crate::security::DeviceRules;
 use crate::state_dir::{self, MAX_SOCKET_PATH, StateDir};
 use crate::sys::cgroup::{Hierarchies, Version};
 use crate::sys::{activation, peercred, process};
@@ -133,10 +133,10 @@ fn start_log(arguments: &Arguments, bus: &Bus) -> Result<Log, String> {
     Log::start(level, file, bus.clone()).map_err(|e| e.to_string())
 }
 
-/// Whether one of these environment variables says yes.
-fn switched_on(names: &[&str]) -> bool {
-    let yes = |name| std::env::var(name).ok().and_then(|text| crate::config::parse_bool(&text)) == Some(true);
-    names.iter().any(yes)
+/// Whether one of these environment variables says this.
+fn says(names: &[&str], word: bool) -> bool {
+    let said = |name| std::env::var(name).ok().and_then(|text| crate::config::parse_bool(&text)) == Some(word);
+    names.iter().any(said)
 }
 
 fn host() -> Host {
@@ -149,8 +149,7 @@ fn host() -> Host {
     Host {
         architectures: image::runs(&machine),
         device_rules: rules,
-        apparmor: security::apparmor_enabled(),
-        unprivileged_only: switched_on(&["WARREN_UNPRIVILEGED_ONLY", "LXD_UNPRIVILEGED_ONLY"]),
+        unprivileged_only: says(&["WARREN_UNPRIVILEGED_ONLY", "LXD_UNPRIVILEGED_ONLY"], true),
     }
 }
 
@@ -178,6 +177,7 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         shifts: Shifts::default(),
         guests: Guests::default(),
         sources: Sources::default(),
+        apparmor: AppArmor::find(says(&["WARREN_SECURITY_APPARMOR", "LXD_SECURITY_APPARMOR"], false)),
         host: host(),
     });
     Ok(Arc::new(App {

@@ -77,8 +77,8 @@ impl StateDir {
         self.root.join("logs")
     }
 
-    /// liblxc's own path: part of the name of its command sockets. Where AppArmor confines, liblxc keeps a directory
-    /// for each container there; else it holds nothing.
+    /// liblxc's own path: part of the name of its command sockets. It holds nothing, unless `raw.lxc` has liblxc generate
+    /// an AppArmor profile of its own.
     pub fn lxc_path(&self) -> PathBuf {
         self.root.join("run/lxc")
     }
@@ -124,6 +124,16 @@ impl StateDir {
         self.root.join("security/seccomp").join(container)
     }
 
+    /// The AppArmor profile of a container; its name is that of the file with what was compiled of it, too.
+    pub fn apparmor(&self, container: &str) -> PathBuf {
+        self.root.join("security/apparmor/profiles").join(format!("lxd-{container}"))
+    }
+
+    /// What apparmor_parser compiled: a directory for each set of features that kernels have.
+    pub fn apparmor_cache(&self) -> PathBuf {
+        self.root.join("security/apparmor/cache")
+    }
+
     /// Creates what is missing, with the permissions that it needs: containers traverse the top and their pool, nothing
     /// else is anybody's business.
     ///
@@ -151,6 +161,9 @@ impl StateDir {
             ("run/nics", 0o700),
             ("run/spool", 0o700),
             ("security", 0o700),
+            ("security/apparmor", 0o700),
+            ("security/apparmor/cache", 0o700),
+            ("security/apparmor/profiles", 0o700),
             ("security/seccomp", 0o700),
             ("snapshots", 0o711),
             ("storage-pools", 0o711),

@@ -256,6 +256,8 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::Module { .. }
         | instance::Error::Pattern { .. }
         | instance::Error::Intercept { .. }
+        | instance::Error::RawAppArmor { .. }
+        | instance::Error::AppArmor { .. }
         | instance::Error::EmptyCommand
         | instance::Error::NotUp { .. }
         | instance::Error::NoConnection

@@ -364,6 +364,15 @@ pub const INSTANCE_KEYS: &[InstanceRow] = &[
         doc: "Whether libraries and tools of the host's NVIDIA driver are mounted into it, by liblxc's hook `nvidia` and nvidia-container-cli, without which it does not start.",
     },
     InstanceRow {
+        pattern: Pattern::Exact("raw.apparmor"),
+        kind: Kind::Text,
+        default: "",
+        scope: Scope::Profile,
+        live: true,
+        effect: Effect::Confinement,
+        doc: "Lines that are added to its AppArmor profile, at the end, in the language of apparmor.d(5). They are checked by apparmor_parser when they are set, and must not leave the profile.",
+    },
+    InstanceRow {
         pattern: Pattern::Exact("raw.idmap"),
         kind: Kind::Idmap,
         default: "",

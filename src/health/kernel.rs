@@ -5,11 +5,10 @@ use std::process::{Command, Stdio};
 
 use super::{About, tools};
 use crate::api::wire::health::{Check, CheckState};
-use crate::security::{
-    self,
-    idmap::{IdMap, IdRange, MINIMUM},
-};
+use crate::security::apparmor::{PLACE, Parts};
+use crate::security::idmap::{IdMap, IdRange, MINIMUM};
 use crate::storage::Probes;
+use crate::sys::apparmor::{Kernel, Missing, Parser};
 use crate::sys::cgroup::{Hierarchies, Mode};
 use crate::sys::netlink::Socket;
 use crate::sys::{process, userns};
@@ -89,7 +88,22 @@ fn seccomp() -> Result<String, String> {
 }
 
 fn apparmor() -> Result<String, String> {
-    if security::apparmor_enabled() { Ok("confines".to_owned()) } else { Err("not enabled in this kernel".to_owned()) }
+    match Kernel::find() {
+        Ok(_) if Parser::find().is_none() => Err("apparmor_parser is not installed".to_owned()),
+        Ok(kernel) => {
+            let own = match Parts::of(Path::new(PLACE)) {
+                Ok(None) => "the rules built in".to_owned(),
+                Ok(Some(parts)) => format!("the rules of {PLACE}, edition {}", parts.edition()),
+                Err(error) => {
+                    return Err(format!("confines by the rules built in, as those put there do not do: {error}"));
+                }
+            };
+            let stacks = if kernel.stacks() { "" } else { "; no namespaces of profiles for nesting" };
+            Ok(format!("confines by {own}{stacks}"))
+        }
+        Err(Missing::Kernel) => Err("not enabled in this kernel".to_owned()),
+        Err(Missing::Confined(label)) => Err(format!("this process is confined itself, by {label}")),
+    }
 }
 
 fn nftables() -> Result<String, String> {

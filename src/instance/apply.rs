@@ -1,14 +1,14 @@
 //! A changed configuration on a running container: everything of it, or nothing.
 //!
 //! ```text
-//!   before, after ── limits ── devices ── nics ── proxies ── guest interface ──> Applied ── kept when the change is
-//!                                                        └────── undo() when it is not     written down
+//!   before, after ── limits ── AppArmor ── devices ── nics ── proxies ── guest interface ──> Applied ── kept when the change is
+//!                                                                    └────── undo() when it is not     written down
 //! ```
 
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, confine, devices, guests, limits, nics, proxies};
+use super::{Context, apparmor, confine, devices, guests, limits, nics, proxies};
 use crate::api::wire::Config;
 use crate::names::InstanceKey;
 use crate::profile::Expanded;
@@ -16,6 +16,7 @@ use crate::profile::Expanded;
 /// What was changed, to be taken back when the change does not come about.
 pub(super) struct Applied {
     limits: Option<limits::Changed>,
+    apparmor: Option<apparmor::Changed>,
     devices: Option<devices::Changed>,
     /// Whether the guest interface was there before.
     guest: Option<guests::Switch>,
@@ -37,8 +38,9 @@ pub(super) async fn apply(
 ) -> Result<Applied, Error> {
     confine::load_modules(Some(&before.config), &after.config).await?;
     let limits = limits::change(context, &key.container(), pid, &before.config, &after.config).await?;
-    let mut applied = Applied { limits, devices: None, nics: None, proxies: None, guest: None };
+    let mut applied = Applied { limits, apparmor: None, devices: None, nics: None, proxies: None, guest: None };
     let rest = async {
+        applied.apparmor = apparmor::change(context, &key.container(), &before.config, &after.config).await?;
         applied.devices = devices::change(context, key, pid, before, after).await?;
         applied.nics = nics::change(context, key, pid, before, after).await?;
         applied.proxies = proxies::change(context, key, pid, before, after).await?;
@@ -82,6 +84,9 @@ impl Applied {
         }
         if let Some(devices) = self.devices {
             devices.undo().await;
+        }
+        if let Some(apparmor) = self.apparmor {
+            apparmor.undo().await;
         }
         if let Some(limits) = self.limits {
             limits.undo().await;

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::snapshots::purge_behind;
-use super::{Context, blocking, confine, devices};
+use super::{Context, apparmor, blocking, confine, devices};
 use crate::db::{self, Phase};
 use crate::events::lifecycle::Requestor;
 use crate::helper::hook;
 use crate::names::InstanceKey;
-use crate::security;
 use crate::storage::{self, VolumeId};
 
 /// Removes a stopped instance with all it has.
@@ -52,6 +51,7 @@ pub(super) async fn remove_files(context: &Arc<Context>, record: &db::Instance) 
     let model = context.db.model();
     let snapshots: Vec<_> = model.snapshots_of(&record.key).iter().map(|record| record.key.name.clone()).collect();
     let volume = VolumeId::container(&container);
+    let dir = context.dir.clone();
     blocking(move || {
         pool.unmount(&volume)?;
         if let Some(trash) = pool.delete_volume(&volume)? {
@@ -65,9 +65,9 @@ pub(super) async fn remove_files(context: &Arc<Context>, record: &db::Instance) 
         storage::unlink_instance(&root, &container)?;
         storage::unlink_snapshots(&root, &container)?;
         confine::remove_policy(&policy)?;
+        apparmor::remove(&dir, &container)?;
         // Another container of this name must not find the last word of this one.
         hook::take_word(&spool, &container).map_err(|error| Error::Io { doing: "remove", path: spool, error })?;
-        security::forget_profile(&container, &lxc_path);
         remove_dir(lxc_path.join(&container))?;
         remove_dir(logs)
     })

@@ -110,6 +110,13 @@ pub enum Error {
         key: &'static str,
         reason: &'static str,
     },
+    RawAppArmor {
+        reason: String,
+    },
+    AppArmor {
+        doing: &'static str,
+        error: std::io::Error,
+    },
     EmptyCommand,
     NotUp {
         status: Status,
@@ -231,6 +238,10 @@ impl fmt::Display for Error {
             Self::Intercept { key, reason } => {
                 write!(f, "Configuration key {key:?}: {reason}; unset it")
             }
+            Self::RawAppArmor { reason } => {
+                write!(f, "Configuration key \"raw.apparmor\": {reason}; see apparmor.d(5) for what a line may be")
+            }
+            Self::AppArmor { doing, error } => write!(f, "Cannot {doing}: {error}"),
             Self::EmptyCommand => f.write_str("The field \"command\" is empty: name the program to run"),
             Self::NotUp { status: Status::Frozen } => f.write_str("Instance is frozen"),
             Self::NotUp { status: Status::Stopped } => f.write_str("Instance is not running"),

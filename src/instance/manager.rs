@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::actor::Actor;
 use super::adopt::{self, Found};
+use super::apparmor;
 use super::console::{Console, Consoles};
 use super::create::{self, NewInstance, RootSource};
 use super::error::Error;
@@ -463,7 +464,7 @@ impl Manager {
     /// At the daemon's start: adopts what runs and clears what a crash left. Returns the instances that ran when the
     /// daemon last knew and do not run now.
     pub async fn adopt_all(&self) -> BTreeSet<InstanceKey> {
-        let mut ran = BTreeSet::new();
+        let (mut ran, mut down) = (BTreeSet::new(), BTreeSet::new());
         let model = self.context.db.model();
         // Read once: of a thousand instances, each would have to look through the table of them all.
         let points = blocking(|| Ok::<_, Error>(sys::mount::below(Path::new("/")).unwrap_or_default()))
@@ -478,8 +479,9 @@ impl Manager {
         let mut adopting = futures_util::stream::iter(adopting).buffer_unordered(ADOPTED_AT_A_TIME);
         while let Some((key, found)) = adopting.next().await {
             match found {
-                Ok(Found::Gone) => {}
+                Ok(Found::Gone) => drop(down.insert(key)),
                 Ok(Found::Down { was_running }) => {
+                    down.insert(key);
                     self.spawn(key, Snapshot::STOPPED);
                     if was_running {
                         ran.insert(key.clone());
@@ -510,6 +512,9 @@ impl Manager {
                 }
             }
         }
+        drop(adopting);
+        let up = model.instances.keys().filter(|key| !down.contains(key)).cloned().collect();
+        apparmor::sweep(&self.context, up).await;
         ran
     }
 

@@ -13,6 +13,7 @@
 
 mod actor;
 mod adopt;
+mod apparmor;
 mod apply;
 mod confine;
 mod console;
@@ -71,6 +72,7 @@ use crate::state_dir::StateDir;
 use crate::{image, network, storage};
 
 pub use adopt::wants_start;
+pub use apparmor::AppArmor;
 pub use console::{Console, Leave};
 pub use create::{NewInstance, RootSource};
 pub use error::Error;
@@ -96,8 +98,6 @@ pub struct Host {
     pub architectures: &'static [&'static str],
     /// Which hierarchy has the devices controller.
     pub device_rules: DeviceRules,
-    /// Whether the kernel confines by AppArmor.
-    pub apparmor: bool,
     /// Whether containers without a user namespace are refused, whatever anybody asks for.
     pub unprivileged_only: bool,
 }
@@ -142,6 +142,8 @@ pub struct Context {
     pub guests: Guests,
     /// What running instances wait for under `/dev`.
     pub sources: Sources,
+    /// AppArmor on this host.
+    pub apparmor: AppArmor,
     /// This host.
     pub host: Host,
 }

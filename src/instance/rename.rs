@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, blocking, confine, guests};
+use super::{Context, apparmor, blocking, confine, guests};
 use crate::db::{Instance, Model};
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
@@ -101,12 +101,13 @@ async fn move_files(context: &Context, record: &Instance, old: &str) -> Result<(
     let pool = context.pools.get(&record.pool)?;
     let (old, new) = (old.to_owned(), record.key.container());
     let root = context.dir.root().to_owned();
-    let policy = context.dir.seccomp(&old);
+    let dir = context.dir.clone();
     let (old_logs, new_logs) = (context.dir.logs(&old), context.dir.logs(&new));
     blocking(move || {
         let volume = VolumeId::container(&new);
         pool.rename_volume(&VolumeId::container(&old), &volume)?;
-        confine::remove_policy(&policy)?;
+        confine::remove_policy(&dir.seccomp(&old))?;
+        apparmor::remove(&dir, &old)?;
         storage::link_instance(&root, &new, &pool.path(&volume))?;
         storage::unlink_instance(&root, &old)?;
         if pool.snapshots_of(&volume).exists() {

@@ -14,7 +14,9 @@ use super::limits;
 use super::render::{self, Plan};
 use super::stop;
 use super::undo::Undo;
-use super::{Context, Stages, blocking, confine, devices as plugs, guests, lxcfs, nics, proxies, ranges, shifting};
+use super::{
+    Context, Stages, apparmor, blocking, confine, devices as plugs, guests, lxcfs, nics, proxies, ranges, shifting,
+};
 use crate::config;
 use crate::db::Instance;
 use crate::device::Set;
@@ -110,7 +112,15 @@ async fn steps(
     let policy = context.dir.seccomp(&container.name);
     let notify = intercept::lines(&expanded.config, confinement, &context.dir.calls_socket(), &container.name)?;
     confine::write_policy(&policy, &expanded.config, !notify.is_empty())?;
-    let mut lines = confinement.lxc_lines(&policy, context.host.device_rules, context.host.apparmor);
+    {
+        let (context, name) = (Arc::clone(context), container.name.clone());
+        undo.push(async move {
+            apparmor::forget(&context, &name).await;
+            Ok(())
+        });
+    }
+    let label = apparmor::prepare(context, &container.name, confinement, &expanded.config).await?;
+    let mut lines = confinement.lxc_lines(&policy, context.host.device_rules, label.as_ref());
     lines.extend(nvidia);
     lines.extend(notify);
     let guest_dir = context.dir.guest();

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use super::actor::Live;
 use super::error::Error;
 use super::request::StopKind;
-use super::{Context, devices, guests, limits, nics, proxies, ranges};
+use super::{Context, apparmor, devices, guests, limits, nics, proxies, ranges};
 use crate::db::{self, Instance, Phase};
 use crate::names::InstanceKey;
 use crate::storage::VolumeId;
@@ -183,6 +183,7 @@ pub(super) async fn clean_up(
     if !keep_root {
         context.ranges.give_back(&container);
     }
+    apparmor::forget(context, &container).await;
     limits::forget(context, &container).await?;
     proxies::forget(context, &container).await?;
     devices::forget(context, &container).await?;

@@ -2,10 +2,13 @@
 //!
 //! Every instance runs in a user namespace unless `security.privileged` says otherwise; there is no fallback.
 
+pub mod apparmor;
 pub mod idmap;
 pub mod seccomp;
 
 use std::path::Path;
+
+use apparmor::Label;
 
 /// How one instance is confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,30 +55,34 @@ pub enum DeviceRules {
 impl Confinement {
     /// The capabilities that init and everything below it never has. In a user namespace they would not reach the host
     /// anyway; dropping them makes programs that ask (`ConditionCapability=`) see the truth.
-    pub fn dropped_capabilities(self) -> &'static [&'static str] {
+    ///
+    /// `mac_admin` of a container without a user namespace reaches the host's security policy, unless it has a namespace
+    /// of that of its own (`own_policy`).
+    pub fn dropped_capabilities(self, own_policy: bool) -> &'static [&'static str] {
         match (self.privileged, self.nesting) {
-            (_, false) => &["mac_admin", "mac_override", "sys_module", "sys_rawio", "sys_time"],
-            (true, true) => &["sys_module", "sys_rawio", "sys_time"],
+            (true, true) if own_policy => &["sys_module", "sys_rawio", "sys_time"],
+            (_, false) | (true, true) => &["mac_admin", "mac_override", "sys_module", "sys_rawio", "sys_time"],
             (false, true) => &["sys_module", "sys_time"],
         }
     }
 
-    /// The lines of lxc.conf that confine the container. `seccomp` is the path of a file with a [`seccomp::Policy`].
-    pub fn lxc_lines(self, seccomp: &Path, rules: DeviceRules, apparmor: bool) -> Vec<(String, String)> {
+    /// The lines of lxc.conf that confine the container. `seccomp` is the path of a file with a [`seccomp::Policy`],
+    /// `label` what AppArmor confines init by; none where the kernel has no AppArmor.
+    pub fn lxc_lines(self, seccomp: &Path, rules: DeviceRules, label: Option<&Label>) -> Vec<(String, String)> {
+        let own_policy = label.is_some_and(Label::has_namespace);
         let mut lines = vec![
-            ("lxc.cap.drop".to_owned(), self.dropped_capabilities().join(" ")),
+            ("lxc.cap.drop".to_owned(), self.dropped_capabilities(own_policy).join(" ")),
             ("lxc.seccomp.profile".to_owned(), seccomp.display().to_string()),
             // A container gets a cgroup namespace of its own where the kernel has them.
             ("lxc.mount.auto".to_owned(), self.automatic_mounts().to_owned()),
         ];
-        if apparmor {
-            // liblxc writes and loads a profile per container.
-            lines.push(("lxc.apparmor.profile".to_owned(), "generated".to_owned()));
-            lines.push(("lxc.apparmor.allow_nesting".to_owned(), u8::from(self.nesting).to_string()));
-            if !self.privileged {
-                // The generated profile refuses mounts that systemd makes for its services' credentials since version
-                // 256. What a container may mount, its user namespace decides already.
-                lines.push(("lxc.apparmor.raw".to_owned(), "mount,".to_owned()));
+        if let Some(label) = label {
+            lines.push(("lxc.apparmor.profile".to_owned(), label.as_str().to_owned()));
+            if own_policy {
+                // By its files, profiles are loaded into the container's own namespace. What else lies there, the kernel
+                // shows to whom it may.
+                let entry = "/sys/kernel/security sys/kernel/security none bind,optional 0 0";
+                lines.push(("lxc.mount.entry".to_owned(), entry.to_owned()));
             }
         }
         let family = match rules {
@@ -101,25 +108,6 @@ impl Confinement {
     }
 }
 
-/// liblxc's cache of compiled AppArmor profiles: a directory for each version of the kernel's features.
-const PROFILES: &str = "/var/cache/lxc/apparmor";
-
-/// Removes what liblxc cached of a container's AppArmor profile; nothing is fine. Its file is named after the container
-/// and liblxc's path, slashes as hyphens (seen with liblxc 6.0.4).
-pub fn forget_profile(container: &str, lxc_path: &Path) {
-    let place = lxc_path.to_string_lossy().replace('/', "-");
-    for directory in std::fs::read_dir(PROFILES).into_iter().flatten().flatten() {
-        // Most hosts have none.
-        let _ = std::fs::remove_file(directory.path().join(format!("lxc-{container}_<{place}>")));
-    }
-}
-
-/// Whether the kernel confines by AppArmor.
-pub fn apparmor_enabled() -> bool {
-    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y")
-        && Path::new("/sys/kernel/security/apparmor").exists()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,23 +116,28 @@ mod tests {
     fn everybody_loses_the_capabilities_of_the_machine() {
         for privileged in [false, true] {
             for nesting in [false, true] {
-                let dropped = Confinement { privileged, nesting, mount_cgroups: false }.dropped_capabilities();
-                assert!(dropped.contains(&"sys_module") && dropped.contains(&"sys_time"));
+                for own_policy in [false, true] {
+                    let confinement = Confinement { privileged, nesting, mount_cgroups: false };
+                    let dropped = confinement.dropped_capabilities(own_policy);
+                    assert!(dropped.contains(&"sys_module") && dropped.contains(&"sys_time"));
+                    // Of the host's policy, or of nobody's.
+                    let reaches = privileged && !(nesting && own_policy);
+                    assert!(!reaches || dropped.contains(&"mac_admin"));
+                }
             }
         }
     }
 
     #[test]
-    fn the_user_namespace_decides_about_mounts_where_there_is_one() {
-        for privileged in [false, true] {
-            let lines = Confinement { privileged, nesting: false, mount_cgroups: false }.lxc_lines(
-                Path::new("/s"),
-                DeviceRules::Cgroup2,
-                true,
-            );
-            assert!(lines.contains(&("lxc.apparmor.profile".to_owned(), "generated".to_owned())));
-            assert_eq!(lines.iter().any(|(key, _)| key == "lxc.apparmor.raw"), !privileged);
-        }
+    fn the_label_is_told_where_there_is_one() {
+        let lines = |label: Option<&Label>| {
+            let plain = Confinement { privileged: false, nesting: false, mount_cgroups: false };
+            let lines = plain.lxc_lines(Path::new("/s"), DeviceRules::Cgroup2, label);
+            lines.into_iter().filter(|(key, _)| key.contains("apparmor")).map(|(_, value)| value).collect::<Vec<_>>()
+        };
+        let names = apparmor::Names::of("c1", Path::new("/v"));
+        assert_eq!(lines(Some(&names.label(false))), ["lxd-c1_</v>"]);
+        assert!(lines(None).is_empty());
     }
 
     #[test]
@@ -159,7 +152,7 @@ mod tests {
             Confinement { privileged, nesting: false, mount_cgroups: false }.lxc_lines(
                 Path::new("/s"),
                 DeviceRules::Cgroup1,
-                false,
+                None,
             )
         };
         assert!(lines(true).contains(&("lxc.mount.auto".to_owned(), "proc:mixed sys:mixed cgroup:mixed".to_owned())));

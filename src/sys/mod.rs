@@ -1,6 +1,7 @@
 //! Safe kernel interfaces: file descriptors, pidfds, ptys, mounts, user namespaces, netlink, cgroups, hardware.
 
 pub mod activation;
+pub mod apparmor;
 pub mod bpf;
 pub mod cgroup;
 pub mod cgroup_write;

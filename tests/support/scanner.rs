@@ -190,6 +190,17 @@ impl Scanner<'_> {
         let known: Vec<&str> = instances.iter().map(String::as_str).collect();
         self.holds(&state.join("run/lxc"), [], &known);
         self.holds(&state.join("logs"), [], &known);
+        let security = state.join("security");
+        self.holds(&security, ["apparmor", "seccomp"].map(str::to_owned), &[]);
+        self.holds(&security.join("seccomp"), [], &known);
+        // A stopped one keeps its profile, and what was compiled of it for each kernel that there was.
+        let profiles: Vec<String> = instances.iter().map(|name| format!("lxd-{name}")).collect();
+        let profiles: Vec<&str> = profiles.iter().map(String::as_str).chain([".features"]).collect();
+        self.holds(&security.join("apparmor"), ["cache", "profiles"].map(str::to_owned), &[]);
+        self.holds(&security.join("apparmor/profiles"), [], &profiles);
+        for compiled in entries(&security.join("apparmor/cache")) {
+            self.holds(&security.join("apparmor/cache").join(compiled), [], &profiles);
+        }
         for name in &instances {
             let logs = state.join("logs").join(name);
             let recordings = entries(&logs).into_iter().filter(|name| name.starts_with("exec_"));
