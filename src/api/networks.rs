@@ -9,7 +9,7 @@ use super::response::{self, Response};
 use super::wire;
 use crate::db::{Model, Network, Phase};
 use crate::device::Device;
-use crate::instance::{Context, network_config, network_spec};
+use crate::instance::{Context, check_network_config, network_config, network_spec};
 use crate::names::{DeviceName, NetworkName, ProjectName};
 use crate::network::{self, BridgeSpec, HostInterface, NetworkKind, Overlap, Spec, UplinkSpec};
 use crate::profile::expand_instance;
@@ -132,6 +132,10 @@ async fn check_host(model: &Model, spec: &Spec, old: Option<&Spec>) -> Result<()
             })
             .await
         }
+        // While a nic is the parent, the host does not have it.
+        Spec::Uplink(spec) if old.is_some_and(|old| matches!(old, Spec::Uplink(old) if old.parent == spec.parent)) => {
+            Ok(())
+        }
         Spec::Uplink(spec) => {
             let parent = spec.parent.clone();
             if !blocking(move || network::interface_exists(&parent)).await? {
@@ -175,6 +179,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
     let body: wire::Network = call.json().await?;
     let name = NetworkName::new(body.name)?;
     let kind = NetworkKind::parse(&body.kind)?;
+    check_network_config(&name, &body.config)?;
     let context = Arc::clone(call.app.instances.context());
     let _turn = context.networks.turn().await;
     let model = call.app.db.model();
@@ -248,6 +253,7 @@ async fn update(call: Call, change: impl FnOnce(&Network) -> Network) -> Result<
     let (model, old) = find(&call)?;
     call.if_match().check(modifiable(&old))?;
     let mut new = change(&old);
+    check_network_config(&old.name, &new.config)?;
     let others = model.networks.values().filter(|network| network.name != old.name).map(|network| &network.config);
     let kind = NetworkKind::parse(&old.kind)?;
     match kind {
@@ -257,13 +263,13 @@ async fn update(call: Call, change: impl FnOnce(&Network) -> Network) -> Result<
     // What it was may no longer fit: then there is nothing to go back to.
     let was = network_spec(&model, &old);
     let wanted = network_spec(&model, &new)?;
-    check_host(&model, &wanted, was.as_ref().ok()).await?;
     if let (Ok(Spec::Uplink(was)), Spec::Uplink(wanted)) = (&was, &wanted)
         && (&was.parent, was.vlan) != (&wanted.parent, wanted.vlan)
         && let Some(by) = used_by(&model, old.name.as_str()).into_iter().next()
     {
         return Err(Error::InUse { what: "Network", name: old.name.to_string(), by });
     }
+    check_host(&model, &wanted, was.as_ref().ok()).await?;
     let changed = async {
         context.network_up(&wanted).await?;
         call.app

@@ -56,6 +56,17 @@ pub fn network_spec(model: &Model, record: &Network) -> Result<Spec, Error> {
     Ok(spec)
 }
 
+/// Refuses what clients may not put into a configuration.
+///
+/// # Errors
+/// [`Error::Network`].
+pub fn check_network_config(name: &NetworkName, config: &Config) -> Result<(), Error> {
+    if config.contains_key(RENAMED_FROM) {
+        return Err(network::Error::UnknownKey { network: name.clone(), key: RENAMED_FROM.to_owned() }.into());
+    }
+    Ok(())
+}
+
 fn url(name: &NetworkName) -> String {
     format!("/1.0/networks/{name}")
 }
