@@ -411,9 +411,12 @@ fn forwards_hand_on_to_instances() {
         lxc(&daemon, "network forward port add n1 192.0.2.9 tcp 80 10.66.1.10 8080").ok();
         let asks = || shell(&format!("{ASK} 192.0.2.9 80 </dev/null")).out;
         eventually("an answer to the host", || asks().contains("it"));
-        // From within, by the outer address.
-        let within = || sh(&daemon, "c1", &format!("{ASK} 192.0.2.9 80 </dev/null")).out;
-        eventually("an answer to itself", || within().contains("it"));
+        // From within the network, by the outer address.
+        lxc(&daemon, "launch bb c2 -n n1").ok();
+        address(&daemon, "c2");
+        sh(&daemon, "c2", "ip route add default via 10.66.1.1").ok();
+        let within = || sh(&daemon, "c2", &format!("{ASK} 192.0.2.9 80 </dev/null")).out;
+        eventually("an answer to a neighbour", || within().contains("it"));
         daemon.kill();
         run(Command::new("nft").args(["delete", "table", "inet", "warren"]));
         daemon.start();

@@ -68,6 +68,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "metadata_configuration",
     "network",
     "network_acl",
+    "network_acl_log",
     "network_bridge_acl",
     "network_counters_errors_dropped",
     "network_dhcp_expiry",

@@ -174,6 +174,11 @@ fn fill(kind: NetworkKind, config: &mut wire::Config, model: &Model) -> Result<(
     Ok(())
 }
 
+/// A network of this name is there: with LXD's status, 400.
+fn exists(name: &NetworkName) -> Error {
+    network::Error::Invalid { reason: format!("The network \"{name}\" already exists: choose another name") }.into()
+}
+
 /// `POST /1.0/networks`.
 pub async fn create(mut call: Call) -> Result<Response> {
     let body: wire::Network = call.json().await?;
@@ -184,7 +189,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
     let _turn = context.networks.turn().await;
     let model = call.app.db.model();
     if model.networks.contains_key(&(ProjectName::default(), name.clone())) {
-        return Err(Error::Exists { what: "Network", name: name.to_string() });
+        return Err(exists(&name));
     }
     let taken = name.clone();
     if kind == NetworkKind::Bridge && blocking(move || network::interface_exists(taken.as_str())).await? {
@@ -206,7 +211,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
     let db = &call.app.db;
     db.write(move |tx| {
         if tx.model().network(&row.project, &row.name).is_some() {
-            return Err(Error::Exists { what: "Network", name: row.name.to_string() });
+            return Err(exists(&row.name));
         }
         network_spec(tx.model(), &row)?;
         Ok(tx.put_network(row)?)
