@@ -173,36 +173,32 @@ fn acls(spec: &BridgeSpec) -> Vec<(&'static str, Vec<String>)> {
 fn filters(spec: &BridgeSpec) -> Vec<(&'static str, Vec<String>)> {
     let bridge = format!("\"{}\"", spec.name);
     let (mut forward, mut input, mut output) = (Vec::new(), Vec::new(), Vec::new());
-    if let Some(ipv4) = &spec.ipv4 {
-        if ipv4.firewall {
-            forward_rules(&mut forward, "ipv4", &bridge, ipv4.routing);
-            if ipv4.dhcp {
-                input.push(format!("iifname {bridge} udp dport 67 accept"));
-                output.push(format!("oifname {bridge} udp sport 67 accept"));
-            }
-            let errors = "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept";
-            input.push(format!("iifname {bridge} {errors}"));
-            output.push(format!("oifname {bridge} {errors}"));
+    if let Some(ipv4) = spec.ipv4.as_ref().filter(|ipv4| ipv4.firewall) {
+        forward_rules(&mut forward, "ipv4", &bridge, ipv4.routing);
+        if ipv4.dhcp {
+            input.push(format!("iifname {bridge} udp dport 67 accept"));
+            output.push(format!("oifname {bridge} udp sport 67 accept"));
         }
+        let errors = "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept";
+        input.push(format!("iifname {bridge} {errors}"));
+        output.push(format!("oifname {bridge} {errors}"));
     }
-    if let Some(ipv6) = &spec.ipv6 {
-        if ipv6.firewall {
-            forward_rules(&mut forward, "ipv6", &bridge, ipv6.routing);
-            if ipv6.dhcp {
-                input.push(format!("iifname {bridge} udp dport 547 accept"));
-                output.push(format!("oifname {bridge} udp sport 547 accept"));
-            }
-            // Neighbours and routers find each other by these; without them IPv6 does not work at all.
-            input.push(format!(
-                "iifname {bridge} icmpv6 type {{ destination-unreachable, packet-too-big, time-exceeded, \
-                 parameter-problem, nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld2-listener-report }} accept"
-            ));
-            output.push(format!(
-                "oifname {bridge} icmpv6 type {{ destination-unreachable, packet-too-big, time-exceeded, \
-                 parameter-problem, echo-request, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, \
-                 mld2-listener-report }} accept"
-            ));
+    if let Some(ipv6) = spec.ipv6.as_ref().filter(|ipv6| ipv6.firewall) {
+        forward_rules(&mut forward, "ipv6", &bridge, ipv6.routing);
+        if ipv6.dhcp {
+            input.push(format!("iifname {bridge} udp dport 547 accept"));
+            output.push(format!("oifname {bridge} udp sport 547 accept"));
         }
+        // Neighbours and routers find each other by these; without them IPv6 does not work at all.
+        input.push(format!(
+            "iifname {bridge} icmpv6 type {{ destination-unreachable, packet-too-big, time-exceeded, \
+             parameter-problem, nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld2-listener-report }} accept"
+        ));
+        output.push(format!(
+            "oifname {bridge} icmpv6 type {{ destination-unreachable, packet-too-big, time-exceeded, \
+             parameter-problem, echo-request, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, \
+             mld2-listener-report }} accept"
+        ));
     }
     if spec.has_dns() && !input.is_empty() {
         for protocol in ["tcp", "udp"] {
