@@ -330,6 +330,8 @@ fn warnings_are_listed_acknowledged_and_deleted() {
         let uuid = warning["uuid"].as_str().unwrap();
         let url = format!("/1.0/warnings/{uuid}");
         assert!(lxc(&daemon, "warning list").ok().contains(uuid));
+        let headers = [("If-Match", "\"0123\"")];
+        assert_eq!(daemon.api_raw("PUT", &url, &headers, br#"{"status":"acknowledged"}"#).0, 412);
         lxc(&daemon, &format!("warning acknowledge {uuid}")).ok();
         assert_eq!(metadata(&daemon, &url)["status"], "acknowledged");
         // Seen again, it stays so.
