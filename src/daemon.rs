@@ -26,7 +26,7 @@ use crate::db::{Database, Phase};
 use crate::events::{Bus, Log, LogLevel};
 use crate::helper::{Launcher, hook};
 use crate::instance::{AppArmor, Balancer, Calls, Context, Guests, Host, Manager, Ranges, Shifts, Sources};
-use crate::network::{self, BridgeSpec};
+use crate::network;
 use crate::ops::Operations;
 use crate::ops::socket::Sockets;
 use crate::security::DeviceRules;
@@ -222,27 +222,8 @@ async fn recover(app: &Arc<App>) {
 /// Brings the networks up; the slowest part of a start, for it runs other programs.
 async fn networks_up(app: Arc<App>) {
     let model = app.db.model();
-    let up = model.networks.values().map(|record| async {
-        if let Err(error) = network_up(&app, record).await {
-            tracing::error!(network = %record.name, %error, "the network is not up");
-        }
-    });
-    futures_util::future::join_all(up).await;
-}
-
-async fn network_up(app: &Arc<App>, record: &crate::db::Network) -> Result<(), network::Error> {
-    let networks = &app.instances.context().networks;
-    match record.phase {
-        Phase::Ready => networks.up(&BridgeSpec::parse(&record.name, &record.config)?).await,
-        Phase::Creating | Phase::Deleting => {
-            networks.remove(&record.name).await?;
-            let (project, name) = (record.project.clone(), record.name.clone());
-            let removed = app.db.write(move |tx| tx.delete_network(&project, &name)).await;
-            if let Err(error) = removed {
-                tracing::error!(network = %record.name, %error, "forgetting a half-made network");
-            }
-            Ok(())
-        }
+    for record in model.networks.values() {
+        app.instances.context().network_adopted(record).await;
     }
 }
 
@@ -357,6 +338,8 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     tokio::spawn(async move { following.instances.follow_lxcfs().await });
     let following = Arc::clone(&app);
     tokio::spawn(async move { following.instances.follow_sources().await });
+    let following = Arc::clone(app.instances.context());
+    tokio::spawn(async move { following.follow_networks().await });
     let starting = Arc::clone(&app);
     tokio::spawn(async move { starting.instances.autostart(&ran).await });
     let following = Arc::clone(&app);

@@ -178,6 +178,22 @@ fn interface(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+fn acl(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() || text.len() > 63 {
+        return Err("the name of an ACL has 1 to 63 characters");
+    }
+    if text.starts_with('@') {
+        return Err("the name of an ACL cannot start with the reserved character '@'");
+    }
+    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Err("the name of an ACL can only contain alphanumeric and hyphen characters");
+    }
+    if text.starts_with(|c: char| c.is_ascii_digit() || c == '-') || text.ends_with('-') {
+        return Err("the name of an ACL starts with a letter and does not end with a hyphen");
+    }
+    Ok(())
+}
+
 fn alias(text: &str) -> Result<(), &'static str> {
     if text.is_empty() || text.len() > 255 {
         return Err("an alias has 1 to 255 characters");
@@ -235,6 +251,10 @@ name_type!(
 name_type!(
     /// A managed network: the name of its interface, at most 15 characters (`IFNAMSIZ`).
     NetworkName, "network name", interface
+);
+name_type!(
+    /// An access control list of networks.
+    AclName, "network ACL name", acl
 );
 name_type!(
     /// An image alias; may contain slashes.

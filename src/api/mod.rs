@@ -24,6 +24,8 @@ mod instances;
 mod internal;
 mod linger;
 mod logs;
+mod network_acls;
+mod network_forwards;
 mod networks;
 mod operations;
 mod profiles;
@@ -36,6 +38,7 @@ pub mod server;
 mod server_config;
 mod storage_pools;
 mod storage_volumes;
+mod warnings;
 pub(crate) mod websocket;
 pub mod wire;
 

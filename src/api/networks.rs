@@ -1,4 +1,4 @@
-//! `/1.0/networks`: managed bridges, and the host's own interfaces read-only.
+//! `/1.0/networks`: managed bridges, macvlan and physical networks, and the host's own interfaces read-only.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,8 +9,9 @@ use super::response::{self, Response};
 use super::wire;
 use crate::db::{Model, Network, Phase};
 use crate::device::Device;
+use crate::instance::{Context, check_network_config, network_config, network_spec};
 use crate::names::{DeviceName, NetworkName, ProjectName};
-use crate::network::{self, BridgeSpec, HostInterface};
+use crate::network::{self, BridgeSpec, HostInterface, NetworkKind, Overlap, Spec, UplinkSpec};
 use crate::profile::expand_instance;
 
 type Result<T> = std::result::Result<T, Error>;
@@ -46,7 +47,7 @@ fn used_by(model: &Model, name: &str) -> Vec<String> {
 
 fn managed(model: &Model, network: &Network) -> wire::Network {
     wire::Network {
-        config: network.config.clone(),
+        config: network_config(network),
         description: network.description.clone(),
         name: network.name.to_string(),
         kind: network.kind.clone(),
@@ -87,8 +88,8 @@ fn find(call: &Call) -> Result<(Arc<Model>, Arc<Network>)> {
 }
 
 /// The modifiable part, for the ETag.
-fn modifiable(network: &Network) -> (&NetworkName, &String, &String, &wire::Config) {
-    (&network.name, &network.kind, &network.description, &network.config)
+fn modifiable(network: &Network) -> (&NetworkName, &String, &String, wire::Config) {
+    (&network.name, &network.kind, &network.description, network_config(network))
 }
 
 /// `GET /1.0/networks/<name>`.
@@ -109,43 +110,119 @@ pub async fn get(call: Call) -> Result<Response> {
     }
 }
 
+/// Refuses what of a network's configuration does not fit this host or the other networks. Blocking parts run aside.
+async fn check_host(model: &Model, spec: &Spec, old: Option<&Spec>) -> Result<()> {
+    match spec {
+        Spec::Bridge(spec) => {
+            let old = old.and_then(Spec::bridge);
+            let address = |spec: &BridgeSpec| {
+                (spec.ipv4.as_ref().map(|own| own.address), spec.ipv6.as_ref().map(|own| own.address))
+            };
+            let moved = old.is_none_or(|old| address(old) != address(spec));
+            let asked = (**spec).clone();
+            blocking(move || {
+                network::check_external(&asked)?;
+                let overlaps = if moved { network::overlaps(&asked)? } else { Vec::new() };
+                match overlaps.into_iter().find(|overlap| overlap.is_certain) {
+                    None => Ok(()),
+                    Some(Overlap { key, what, .. }) => Err(network::Error::Invalid {
+                        reason: format!("Invalid value for network \"{}\" option \"{key}\": {what}", asked.name),
+                    }),
+                }
+            })
+            .await
+        }
+        // While a nic is the parent, the host does not have it.
+        Spec::Uplink(spec) if old.is_some_and(|old| matches!(old, Spec::Uplink(old) if old.parent == spec.parent)) => {
+            Ok(())
+        }
+        Spec::Uplink(spec) => {
+            let parent = spec.parent.clone();
+            if !blocking(move || network::interface_exists(&parent)).await? {
+                let reason = format!("Parent interface {:?} not found on this host", spec.parent);
+                return Err(network::Error::Invalid { reason }.into());
+            }
+            let same = |other: &UplinkSpec| {
+                other.physical && spec.physical && (&other.parent, other.vlan) == (&spec.parent, spec.vlan)
+            };
+            for other in model.networks.values().filter(|other| other.name != spec.name) {
+                if let Ok(Spec::Uplink(other)) = network_spec(model, other)
+                    && same(&other)
+                {
+                    let reason =
+                        format!("Parent interface {:?} in use by another network: {}", spec.parent, other.name);
+                    return Err(network::Error::Invalid { reason }.into());
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Puts into a new configuration what is chosen by the daemon.
+fn fill(kind: NetworkKind, config: &mut wire::Config, model: &Model) -> Result<()> {
+    match kind {
+        NetworkKind::Bridge => {
+            network::fill_new(config, model.networks.values().map(|network| &network.config))?;
+        }
+        NetworkKind::Physical => {
+            // Nothing is made for it before a nic is: as LXD says it of an interface that was there.
+            config.entry("volatile.last_state.created".to_owned()).or_insert_with(|| "false".to_owned());
+        }
+        NetworkKind::Macvlan => {}
+    }
+    Ok(())
+}
+
+/// A network of this name is there: with LXD's status, 400.
+fn exists(name: &NetworkName) -> Error {
+    network::Error::Invalid { reason: format!("The network \"{name}\" already exists: choose another name") }.into()
+}
+
 /// `POST /1.0/networks`.
 pub async fn create(mut call: Call) -> Result<Response> {
     let body: wire::Network = call.json().await?;
     let name = NetworkName::new(body.name)?;
-    if !matches!(body.kind.as_str(), "" | "bridge") {
-        let reason = format!("{:?} is not supported by this version; use \"bridge\"", body.kind);
-        return Err(Error::Field { name: "type", reason });
-    }
-    let mut config = body.config;
+    let kind = NetworkKind::parse(&body.kind)?;
+    check_network_config(&name, &body.config)?;
+    let context = Arc::clone(call.app.instances.context());
+    let _turn = context.networks.turn().await;
     let model = call.app.db.model();
     if model.networks.contains_key(&(ProjectName::default(), name.clone())) {
-        return Err(Error::Exists { what: "Network", name: name.to_string() });
+        return Err(exists(&name));
     }
     let taken = name.clone();
-    if blocking(move || network::interface_exists(taken.as_str())).await? {
+    if kind == NetworkKind::Bridge && blocking(move || network::interface_exists(taken.as_str())).await? {
         return Err(Error::Exists { what: "Network interface", name: name.to_string() });
     }
-    network::fill_new(&mut config, model.networks.values().map(|network| &network.config))?;
-    let spec = BridgeSpec::parse(&name, &config)?;
     let mut record = Network {
         project: ProjectName::default(),
         name: name.clone(),
         phase: Phase::Creating,
-        kind: "bridge".to_owned(),
+        kind: kind.as_str().to_owned(),
         description: body.description,
-        config,
+        config: body.config,
     };
+    fill(kind, &mut record.config, &model)?;
+    // Its forwards come later.
+    let spec = network_spec(&model, &record)?;
+    check_host(&model, &spec, None).await?;
     let row = record.clone();
     let db = &call.app.db;
     db.write(move |tx| {
         if tx.model().network(&row.project, &row.name).is_some() {
-            return Err(Error::Exists { what: "Network", name: row.name.to_string() });
+            return Err(exists(&row.name));
         }
+        network_spec(tx.model(), &row)?;
         Ok(tx.put_network(row)?)
     })
     .await?;
-    if let Err(error) = call.app.instances.context().networks.up(&spec).await {
+    if let Err(error) = context.network_up(&spec).await {
+        if let Err(undo) = context.networks.remove(&name).await {
+            // The row stays as it is: the next start of the daemon tries again.
+            tracing::error!(network = %name, error = %undo, "taking away a half-made network");
+            return Err(error.into());
+        }
         db.write(move |tx| Ok::<_, Error>(tx.delete_network(&record.project, &record.name)?)).await?;
         return Err(error.into());
     }
@@ -153,41 +230,118 @@ pub async fn create(mut call: Call) -> Result<Response> {
     db.write(move |tx| Ok::<_, Error>(tx.put_network(record)?)).await?;
     let url = format!("/1.0/networks/{name}");
     call.lifecycle("network-created", &url);
+    watch(&context, spec);
     Ok(response::created(&url))
+}
+
+/// What obstructs a network is looked for when it was changed; nobody waits for that.
+fn watch(context: &Arc<Context>, spec: Spec) {
+    let context = Arc::clone(context);
+    if let Spec::Bridge(spec) = spec {
+        tokio::spawn(async move {
+            let _turn = context.networks.turn().await;
+            let model = context.db.model();
+            // Deleted meanwhile, there is nothing to say of it.
+            if model.networks.values().any(|network| network.name == spec.name) {
+                context.watch_network(&spec).await;
+            }
+        });
+    }
 }
 
 /// Changes a network on the host and then in the database. When it cannot be brought up as wanted it goes back to what it
 /// was; so it does at the next start, should the daemon end in between.
 async fn update(call: Call, change: impl FnOnce(&Network) -> Network) -> Result<Response> {
+    let context = Arc::clone(call.app.instances.context());
     // One change at a time: going back must not bring a network back that was deleted meanwhile.
-    let _guard = call.app.config_lock.lock().await;
+    let _turn = context.networks.turn().await;
     let (model, old) = find(&call)?;
     call.if_match().check(modifiable(&old))?;
     let mut new = change(&old);
+    check_network_config(&old.name, &new.config)?;
     let others = model.networks.values().filter(|network| network.name != old.name).map(|network| &network.config);
-    network::fill_auto(&mut new.config, others)?;
-    let (was, wanted) = (BridgeSpec::parse(&old.name, &old.config)?, BridgeSpec::parse(&new.name, &new.config)?);
-    let networks = &call.app.instances.context().networks;
+    let kind = NetworkKind::parse(&old.kind)?;
+    match kind {
+        NetworkKind::Bridge => network::fill_auto(&mut new.config, others)?,
+        NetworkKind::Macvlan | NetworkKind::Physical => fill(kind, &mut new.config, &model)?,
+    }
+    // What it was may no longer fit: then there is nothing to go back to.
+    let was = network_spec(&model, &old);
+    let wanted = network_spec(&model, &new)?;
+    if let (Ok(Spec::Uplink(was)), Spec::Uplink(wanted)) = (&was, &wanted)
+        && (&was.parent, was.vlan) != (&wanted.parent, wanted.vlan)
+        && let Some(by) = used_by(&model, old.name.as_str()).into_iter().next()
+    {
+        return Err(Error::InUse { what: "Network", name: old.name.to_string(), by });
+    }
+    check_host(&model, &wanted, was.as_ref().ok()).await?;
     let changed = async {
-        networks.up(&wanted).await?;
+        context.network_up(&wanted).await?;
         call.app
             .db
             .write(move |tx| {
                 if tx.model().network(&new.project, &new.name).is_none() {
                     return Err(Error::NotFound("Network"));
                 }
+                network_spec(tx.model(), &new)?;
                 Ok(tx.put_network(new)?)
             })
             .await
     };
     if let Err(error) = changed.await {
-        if let Err(error) = networks.up(&was).await {
+        if let Ok(was) = was
+            && let Err(error) = context.network_up(&was).await
+        {
             tracing::error!(network = %old.name, %error, "going back to the old configuration");
         }
         return Err(error);
     }
     call.lifecycle("network-updated", &format!("/1.0/networks/{}", old.name));
+    watch(&context, wanted);
     Ok(response::empty())
+}
+
+/// What `POST /1.0/networks/<name>` takes.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Rename {
+    #[serde(deserialize_with = "wire::null_default")]
+    name: String,
+}
+
+/// `POST /1.0/networks/<name>`: another name.
+pub async fn rename(mut call: Call) -> Result<Response> {
+    let body: Rename = call.json().await?;
+    let context = Arc::clone(call.app.instances.context());
+    let _turn = context.networks.turn().await;
+    let (_, network) = find(&call)?;
+    if body.name.is_empty() {
+        return Err(Error::Field { name: "name", reason: "New network name not provided".to_owned() });
+    }
+    let name = NetworkName::new(body.name)?;
+    let taken = name.clone();
+    let free = |model: &Model| match model.network(&ProjectName::default(), &taken) {
+        Some(_) => Err(Error::Exists { what: "Network", name: taken.to_string() }),
+        None => Ok(()),
+    };
+    free(&call.app.db.model())?;
+    let interface = name.clone();
+    let bridge = network.kind == NetworkKind::Bridge.as_str();
+    if bridge && blocking(move || network::interface_exists(interface.as_str())).await? {
+        return Err(Error::Exists { what: "Network interface", name: name.to_string() });
+    }
+    let old = network.name.clone();
+    context
+        .rename_network(&network, &name, move |model| {
+            if let Some(by) = used_by(model, old.as_str()).into_iter().next() {
+                return Err(Error::InUse { what: "Network", name: old.to_string(), by });
+            }
+            Ok::<_, Error>(())
+        })
+        .await?;
+    let url = format!("/1.0/networks/{name}");
+    call.lifecycle_with("network-renamed", &url, &[("old_name", network.name.as_str().into())]);
+    Ok(response::created(&url))
 }
 
 /// `PUT /1.0/networks/<name>`: replaces configuration and description.
@@ -212,7 +366,8 @@ pub async fn patch(mut call: Call) -> Result<Response> {
 
 /// `DELETE /1.0/networks/<name>`.
 pub async fn delete(call: Call) -> Result<Response> {
-    let _guard = call.app.config_lock.lock().await;
+    let context = Arc::clone(call.app.instances.context());
+    let _turn = context.networks.turn().await;
     let (_, network) = find(&call)?;
     let mut record = (*network).clone();
     record.phase = Phase::Deleting;
@@ -224,17 +379,24 @@ pub async fn delete(call: Call) -> Result<Response> {
         Ok(tx.put_network(record)?)
     })
     .await?;
-    call.app.instances.context().networks.remove(&network.name).await?;
+    context.networks.remove(&network.name).await?;
     let (project, name) = (network.project.clone(), network.name.clone());
     db.write(move |tx| Ok::<_, Error>(tx.delete_network(&project, &name)?)).await?;
-    call.lifecycle("network-deleted", &format!("/1.0/networks/{}", network.name));
+    let url = format!("/1.0/networks/{}", network.name);
+    db.forget_warnings(Some(&url)).await;
+    call.lifecycle("network-deleted", &url);
     Ok(response::empty())
 }
 
 /// `GET /1.0/networks/<name>/leases`.
 pub async fn leases(call: Call) -> Result<Response> {
     let (_, network) = find(&call)?;
-    let spec = BridgeSpec::parse(&network.name, &network.config)?;
+    if network.kind != NetworkKind::Bridge.as_str() {
+        let what =
+            format!("leases of a network of the type {}: who gives its addresses is not known here", network.kind);
+        return Err(Error::Unsupported { what });
+    }
+    let spec = BridgeSpec::parse(&network.name, &network_config(&network))?;
     Ok(response::sync(call.app.instances.context().networks.leases(&spec).await?))
 }
 

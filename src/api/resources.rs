@@ -15,7 +15,11 @@ pub async fn get(call: Call) -> Result<Response, Error> {
 
 /// `GET /1.0/metadata/configuration`: every key of the configuration, with what it does. Of later versions of LXD.
 pub async fn configuration(_: Call) -> Result<Response, Error> {
-    Ok(response::sync(crate::config::reference::json()))
+    let mut all = crate::config::reference::json();
+    if let Some(configs) = all.get_mut("configs").and_then(serde_json::Value::as_object_mut) {
+        configs.extend(crate::network::keys_json().into_iter().map(|(kind, keys)| (kind.to_owned(), keys)));
+    }
+    Ok(response::sync(all))
 }
 
 /// `GET /1.0/health`.

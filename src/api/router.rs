@@ -18,8 +18,8 @@ use super::error::Error;
 use super::response::{self, Response};
 use super::{
     certificates, console, events, exec, files, image_aliases, image_upload, images, instance_metadata,
-    instance_snapshots, instance_state, instances, internal, logs, networks, operations, profiles, projects, resources,
-    server_config, storage_pools, storage_volumes,
+    instance_snapshots, instance_state, instances, internal, logs, network_acls, network_forwards, networks,
+    operations, profiles, projects, resources, server_config, storage_pools, storage_volumes, warnings,
 };
 use crate::auth::is_trusted;
 
@@ -98,9 +98,29 @@ fn table() -> Vec<(String, Resource)> {
             "/1.0/networks/{name}",
             resource!(
                 GET Trusted networks::get, PUT Trusted networks::put, PATCH Trusted networks::patch,
-                DELETE Trusted networks::delete,
+                POST Trusted networks::rename, DELETE Trusted networks::delete,
             ),
         ),
+        (
+            "/1.0/networks/{name}/forwards",
+            resource!(GET Trusted network_forwards::list, POST Trusted network_forwards::create),
+        ),
+        (
+            "/1.0/networks/{name}/forwards/{address}",
+            resource!(
+                GET Trusted network_forwards::get, PUT Trusted network_forwards::put,
+                PATCH Trusted network_forwards::patch, DELETE Trusted network_forwards::delete,
+            ),
+        ),
+        ("/1.0/network-acls", resource!(GET Trusted network_acls::list, POST Trusted network_acls::create)),
+        (
+            "/1.0/network-acls/{name}",
+            resource!(
+                GET Trusted network_acls::get, PUT Trusted network_acls::put, PATCH Trusted network_acls::patch,
+                POST Trusted network_acls::rename, DELETE Trusted network_acls::delete,
+            ),
+        ),
+        ("/1.0/network-acls/{name}/log", resource!(GET Trusted network_acls::log)),
         ("/1.0/networks/{name}/leases", resource!(GET Trusted networks::leases)),
         ("/1.0/networks/{name}/state", resource!(GET Trusted networks::state)),
         ("/1.0/operations", resource!(GET Trusted operations::list)),
@@ -136,6 +156,14 @@ fn table() -> Vec<(String, Resource)> {
             resource!(GET Trusted storage_volumes::list_type, POST Trusted storage_volumes::create),
         ),
         ("/1.0/storage-pools/{name}/volumes/{type}/{volume}", resource!(GET Trusted storage_volumes::get)),
+        ("/1.0/warnings", resource!(GET Trusted warnings::list)),
+        (
+            "/1.0/warnings/{uuid}",
+            resource!(
+                GET Trusted warnings::get, PUT Trusted warnings::put, PATCH Trusted warnings::put,
+                DELETE Trusted warnings::delete,
+            ),
+        ),
         ("/1.0/cluster", resource!(GET Trusted internal::cluster)),
         ("/internal/ready", resource!(GET Local internal::ready)),
         ("/internal/gc", resource!(GET Local internal::gc)),

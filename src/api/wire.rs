@@ -5,6 +5,7 @@
 
 pub mod health;
 mod metadata;
+mod networks;
 mod preview;
 pub mod resources;
 mod state;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 pub use metadata::{ImageMetadata, ImageTemplate};
+pub use networks::{AclRule, ForwardPort, NetworkAcl, NetworkForward, Warning};
 pub use preview::{ChangedDevice, ChangedKey, Preview, PreviewedInstance};
 pub use state::{Address, CpuState, DiskState, InstanceState, MemoryState, NetworkCounters, NetworkState};
 pub use storage_volume::StorageVolume;

@@ -16,12 +16,17 @@ mod schema;
 pub mod sql;
 mod tables;
 mod tx;
+mod warnings;
 mod writer;
 
 pub use error::Error;
-pub use model::{Alias, Certificate, Image, Instance, InstanceSnapshot, Model, Network, Phase, Pool, Profile, Project};
+pub use model::{
+    Acl, Alias, Certificate, Forward, ForwardKey, Image, Instance, InstanceSnapshot, Model, Network, Phase, Pool,
+    Profile, Project,
+};
 pub use peek::{Peek, peek};
 pub use tx::Tx;
+pub use warnings::{Severity, Warning, WarningKind, WarningStatus};
 pub use writer::Database;
 
 /// Name of the file in the database's directory.

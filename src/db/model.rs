@@ -1,11 +1,14 @@
 //! The model: what the database holds, as typed immutable records.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::api::wire::{Config, Devices};
-use crate::db::Seconds;
-use crate::names::{AliasName, Fingerprint, InstanceKey, NetworkName, PoolName, ProfileName, ProjectName, SnapshotKey};
+use crate::api::wire::{AclRule, Config, Devices, ForwardPort};
+use crate::db::{Seconds, Warning};
+use crate::names::{
+    AclName, AliasName, Fingerprint, InstanceKey, NetworkName, PoolName, ProfileName, ProjectName, SnapshotKey,
+};
 
 /// Where an object stands in its life. `Creating` and `Deleting` are the journal of multi-step work: what a crash
 /// leaves in `Creating` is undone at the next start, what it leaves in `Deleting` is finished.
@@ -194,12 +197,56 @@ pub struct Network {
     pub name: NetworkName,
     /// Where it stands.
     pub phase: Phase,
-    /// `bridge`.
+    /// `bridge`, `macvlan`, `physical`.
     pub kind: String,
     /// Free text.
     pub description: String,
     /// Configuration.
     pub config: Config,
+}
+
+/// What comes for an address is handed on into a managed network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forward {
+    /// The network's project.
+    pub project: ProjectName,
+    /// The network.
+    pub network: NetworkName,
+    /// The address.
+    pub listen: IpAddr,
+    /// Free text.
+    pub description: String,
+    /// Configuration.
+    pub config: Config,
+    /// Ports and where they lead.
+    pub ports: Vec<ForwardPort>,
+}
+
+impl Forward {
+    /// Its key.
+    pub fn key(&self) -> ForwardKey {
+        (self.project.clone(), self.network.clone(), self.listen)
+    }
+}
+
+/// Project and network of a forward, and its address.
+pub type ForwardKey = (ProjectName, NetworkName, IpAddr);
+
+/// An access control list of networks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acl {
+    /// Its project.
+    pub project: ProjectName,
+    /// Its name.
+    pub name: AclName,
+    /// Free text.
+    pub description: String,
+    /// Configuration.
+    pub config: Config,
+    /// Rules for what instances send.
+    pub egress: Vec<AclRule>,
+    /// Rules for what they are sent.
+    pub ingress: Vec<AclRule>,
 }
 
 /// A trusted certificate.
@@ -235,6 +282,9 @@ pub struct Model {
     pub aliases: Arc<BTreeMap<(ProjectName, AliasName), Arc<Alias>>>,
     pub pools: Arc<BTreeMap<PoolName, Arc<Pool>>>,
     pub networks: Arc<BTreeMap<(ProjectName, NetworkName), Arc<Network>>>,
+    pub forwards: Arc<BTreeMap<ForwardKey, Arc<Forward>>>,
+    pub acls: Arc<BTreeMap<(ProjectName, AclName), Arc<Acl>>>,
+    pub warnings: Arc<BTreeMap<uuid::Uuid, Arc<Warning>>>,
     pub certificates: Arc<BTreeMap<Fingerprint, Arc<Certificate>>>,
 }
 

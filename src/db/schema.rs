@@ -29,6 +29,16 @@ diesel::table! { networks (project, name) {
 diesel::table! { certificates (fingerprint) {
     fingerprint -> Text, kind -> Text, name -> Text, restricted -> Bool, projects -> Text, pem -> Text,
 } }
+diesel::table! { network_forwards (project, network, listen) {
+    project -> Text, network -> Text, listen -> Text, description -> Text, config -> Text, ports -> Text,
+} }
+diesel::table! { network_acls (project, name) {
+    project -> Text, name -> Text, description -> Text, config -> Text, egress -> Text, ingress -> Text,
+} }
+diesel::table! { warnings (uuid) {
+    uuid -> Text, kind -> Text, project -> Text, entity -> Text, status -> Text, message -> Text, count -> BigInt,
+    first_seen -> BigInt, last_seen -> BigInt,
+} }
 
 /// The schema's versions in order: entry `i` leads from version `i` to `i + 1` (`PRAGMA user_version`).
 pub(super) const MIGRATIONS: &[&str] = &[
@@ -69,5 +79,16 @@ CREATE TABLE snapshots (project TEXT NOT NULL, instance TEXT NOT NULL, name TEXT
   profiles TEXT NOT NULL, config TEXT NOT NULL, devices TEXT NOT NULL, created_at INTEGER NOT NULL,
   expires_at INTEGER NOT NULL, last_used_at INTEGER NOT NULL, PRIMARY KEY (project, instance, name),
   FOREIGN KEY (project, instance) REFERENCES instances (project, name) ON DELETE CASCADE) WITHOUT ROWID;
+"#,
+    r#"
+CREATE TABLE network_forwards (project TEXT NOT NULL REFERENCES projects (name), network TEXT NOT NULL,
+  listen TEXT NOT NULL, description TEXT NOT NULL, config TEXT NOT NULL, ports TEXT NOT NULL,
+  PRIMARY KEY (project, network, listen)) WITHOUT ROWID;
+CREATE TABLE network_acls (project TEXT NOT NULL REFERENCES projects (name), name TEXT NOT NULL,
+  description TEXT NOT NULL, config TEXT NOT NULL, egress TEXT NOT NULL, ingress TEXT NOT NULL,
+  PRIMARY KEY (project, name)) WITHOUT ROWID;
+CREATE TABLE warnings (uuid TEXT PRIMARY KEY NOT NULL, kind TEXT NOT NULL, project TEXT NOT NULL, entity TEXT NOT NULL,
+  status TEXT NOT NULL, message TEXT NOT NULL, count INTEGER NOT NULL, first_seen INTEGER NOT NULL,
+  last_seen INTEGER NOT NULL) WITHOUT ROWID;
 "#,
 ];

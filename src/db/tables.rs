@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::Error;
 use super::model::{
-    Alias, Certificate, Image, Instance, InstanceSnapshot, Model, Network, Phase, Pool, Profile, Project,
+    Acl, Alias, Certificate, Forward, Image, Instance, InstanceSnapshot, Model, Network, Phase, Pool, Profile, Project,
 };
 use super::schema;
 use crate::names::{InstanceKey, NameError, SnapshotKey};
@@ -63,6 +63,12 @@ row!(NetworkRow, schema::networks, (project, name), {
 });
 row!(CertificateRow, schema::certificates, (fingerprint), {
     fingerprint: String, kind: String, name: String, restricted: bool, projects: String, pem: String,
+});
+row!(ForwardRow, schema::network_forwards, (project, network, listen), {
+    project: String, network: String, listen: String, description: String, config: String, ports: String,
+});
+row!(AclRow, schema::network_acls, (project, name), {
+    project: String, name: String, description: String, config: String, egress: String, ingress: String,
 });
 
 impl ProjectRow {
@@ -296,6 +302,60 @@ impl NetworkRow {
     }
 }
 
+impl ForwardRow {
+    pub(super) fn of(record: &Forward) -> Result<Self, Error> {
+        Ok(Self {
+            project: record.project.to_string(),
+            network: record.network.to_string(),
+            listen: record.listen.to_string(),
+            description: record.description.clone(),
+            config: json(&record.config)?,
+            ports: json(&record.ports)?,
+        })
+    }
+
+    fn record(self) -> Result<Forward, Error> {
+        let what = format!("network_forwards/{}/{}/{}", self.project, self.network, self.listen);
+        let listen = self
+            .listen
+            .parse()
+            .map_err(|_| Error::Row { what: what.clone(), reason: format!("{:?} is no address", self.listen) })?;
+        Ok(Forward {
+            project: named(&what, self.project.parse())?,
+            network: named(&what, self.network.parse())?,
+            listen,
+            description: self.description,
+            config: parse(&what, &self.config)?,
+            ports: parse(&what, &self.ports)?,
+        })
+    }
+}
+
+impl AclRow {
+    pub(super) fn of(record: &Acl) -> Result<Self, Error> {
+        Ok(Self {
+            project: record.project.to_string(),
+            name: record.name.to_string(),
+            description: record.description.clone(),
+            config: json(&record.config)?,
+            egress: json(&record.egress)?,
+            ingress: json(&record.ingress)?,
+        })
+    }
+
+    fn record(self) -> Result<Acl, Error> {
+        let what = format!("network_acls/{}/{}", self.project, self.name);
+        Ok(Acl {
+            project: named(&what, self.project.parse())?,
+            name: named(&what, self.name.parse())?,
+            description: self.description,
+            config: parse(&what, &self.config)?,
+            egress: parse(&what, &self.egress)?,
+            ingress: parse(&what, &self.ingress)?,
+        })
+    }
+}
+
 impl CertificateRow {
     pub(super) fn of(record: &Certificate) -> Result<Self, Error> {
         Ok(Self {
@@ -349,6 +409,9 @@ pub(super) fn load(connection: &mut SqliteConnection) -> Result<(Model, Vec<Erro
     read!(images, ImageRow, images, |r: &Image| (r.project.clone(), r.fingerprint.clone()));
     read!(aliases, AliasRow, aliases, |r: &Alias| (r.project.clone(), r.name.clone()));
     read!(networks, NetworkRow, networks, |r: &Network| (r.project.clone(), r.name.clone()));
+    read!(network_forwards, ForwardRow, forwards, Forward::key);
+    read!(network_acls, AclRow, acls, |r: &Acl| (r.project.clone(), r.name.clone()));
+    model.warnings = std::sync::Arc::new(super::warnings::load(connection, &mut damaged)?);
     read!(certificates, CertificateRow, certificates, |r: &Certificate| r.fingerprint.clone());
     Ok((model, damaged))
 }

@@ -5,14 +5,19 @@ use std::sync::Arc;
 use diesel::prelude::*;
 
 use super::error::Error;
-use super::model::{Alias, Certificate, Image, Instance, InstanceSnapshot, Model, Network, Pool, Profile, Project};
+use super::model::{
+    Acl, Alias, Certificate, Forward, ForwardKey, Image, Instance, InstanceSnapshot, Model, Network, Pool, Profile,
+    Project,
+};
 use super::schema;
 use super::tables::{
-    AliasRow, CertificateRow, ConfigRow, ImageRow, InstanceRow, NetworkRow, PoolRow, ProfileRow, ProjectRow,
-    SnapshotRow,
+    AclRow, AliasRow, CertificateRow, ConfigRow, ForwardRow, ImageRow, InstanceRow, NetworkRow, PoolRow, ProfileRow,
+    ProjectRow, SnapshotRow,
 };
 use crate::api::wire::Config;
-use crate::names::{AliasName, Fingerprint, InstanceKey, NetworkName, PoolName, ProfileName, ProjectName, SnapshotKey};
+use crate::names::{
+    AclName, AliasName, Fingerprint, InstanceKey, NetworkName, PoolName, ProfileName, ProjectName, SnapshotKey,
+};
 
 /// What a closure given to [`crate::db::Database::write`] works on.
 pub struct Tx<'a> {
@@ -93,6 +98,18 @@ impl Tidy for Network {
     }
 }
 
+impl Tidy for Forward {
+    fn tidy(&mut self) {
+        tidy(&mut self.config);
+    }
+}
+
+impl Tidy for Acl {
+    fn tidy(&mut self) {
+        tidy(&mut self.config);
+    }
+}
+
 impl Tidy for Project {
     fn tidy(&mut self) {
         tidy(&mut self.config);
@@ -137,6 +154,14 @@ impl Tx<'_> {
     put!(
         /// Adds or replaces a network.
         put_network, Network, networks, [project, name], NetworkRow::of, networks, |r: &Network| (r.project.clone(), r.name.clone())
+    );
+    put!(
+        /// Adds or replaces a forward of a network.
+        put_forward, Forward, network_forwards, [project, network, listen], ForwardRow::of, forwards, Forward::key
+    );
+    put!(
+        /// Adds or replaces an access control list.
+        put_acl, Acl, network_acls, [project, name], AclRow::of, acls, |r: &Acl| (r.project.clone(), r.name.clone())
     );
     put!(
         /// Adds or replaces a trusted certificate.
@@ -231,11 +256,50 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Removes a network.
+    /// Removes a forward.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub fn delete_forward(&mut self, key: &ForwardKey) -> Result<(), Error> {
+        let row = (key.0.as_str(), key.1.as_str(), key.2.to_string());
+        diesel::delete(schema::network_forwards::table.find(row)).execute(self.connection)?;
+        Arc::make_mut(&mut self.model.forwards).remove(key);
+        Ok(())
+    }
+
+    /// Removes an access control list.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub fn delete_acl(&mut self, project: &ProjectName, name: &AclName) -> Result<(), Error> {
+        diesel::delete(schema::network_acls::table.find((project.as_str(), name.as_str()))).execute(self.connection)?;
+        Arc::make_mut(&mut self.model.acls).remove(&(project.clone(), name.clone()));
+        Ok(())
+    }
+
+    /// Gives a network another name, with its forwards. What else names it is the caller's.
+    ///
+    /// # Errors
+    /// When a statement fails.
+    pub fn rename_network(&mut self, old: &NetworkName, new: Network) -> Result<(), Error> {
+        let of_it: Vec<_> =
+            self.model.forwards.values().filter(|f| f.project == new.project && f.network == *old).cloned().collect();
+        let (project, name) = (new.project.clone(), new.name.clone());
+        self.put_network(new)?;
+        for forward in of_it {
+            self.delete_forward(&forward.key())?;
+            self.put_forward(Forward { network: name.clone(), ..(*forward).clone() })?;
+        }
+        self.delete_network(&project, old)
+    }
+
+    /// Removes a network, with its forwards.
     ///
     /// # Errors
     /// When the statement fails.
     pub fn delete_network(&mut self, project: &ProjectName, name: &NetworkName) -> Result<(), Error> {
+        let of_it: Vec<_> = self.model.forwards.keys().filter(|k| k.0 == *project && k.1 == *name).cloned().collect();
+        of_it.iter().try_for_each(|key| self.delete_forward(key))?;
         diesel::delete(schema::networks::table.find((project.as_str(), name.as_str()))).execute(self.connection)?;
         Arc::make_mut(&mut self.model.networks).remove(&(project.clone(), name.clone()));
         Ok(())

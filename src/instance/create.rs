@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::error::Error;
+use super::networks::check_uplink;
 use super::{Context, Stages, blocking, guests, rename};
 use crate::api::wire::{Config, Devices};
 use crate::config;
@@ -126,10 +127,10 @@ pub(super) fn check_networks(model: &Model, key: &InstanceKey, devices: &Set) ->
 fn check_present(model: &Model, devices: &Set) -> Result<(), Error> {
     for (device, nic) in &devices.nics {
         // Networks belong to the default project.
-        if let NicType::Network(network) = &nic.kind
-            && model.network(&ProjectName::default(), network).is_none()
-        {
-            return Err(Error::NoNetwork { device: device.to_string(), network: network.to_string() });
+        let NicType::Network(network) = &nic.kind else { continue };
+        match model.network(&ProjectName::default(), network) {
+            Some(record) => check_uplink(record, device, nic)?,
+            None => return Err(Error::NoNetwork { device: device.to_string(), network: network.to_string() }),
         }
     }
     Ok(())
@@ -151,7 +152,7 @@ fn check_addresses(model: &Model, key: &InstanceKey, device: &DeviceName, nic: &
         return Ok(());
     }
     let Some(record) = model.network(&ProjectName::default(), network) else { return Ok(()) };
-    let spec = BridgeSpec::parse(network, &record.config)?;
+    let spec = BridgeSpec::parse(network, &super::network_config(record))?;
     let refuse = |reason: String| Err(Error::Plug { device: device.to_string(), reason });
     if let Some(address) = nic.ipv4_address() {
         match spec.ipv4.as_ref().filter(|ipv4| ipv4.dhcp) {

@@ -24,13 +24,14 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use super::plug::refuse;
-use super::{Context, blocking};
+use super::{Context, blocking, networks};
 use crate::api::wire::Config;
 use crate::config;
 use crate::device::{Nic, NicPlan, NicType, Set, plan_nics};
 use crate::names::{DeviceName, InstanceKey, NetworkName};
 use crate::network;
 use crate::network::nic::{self, Interface, Kind, Origin, Traffic};
+use crate::state_dir::StateDir;
 use crate::sys::mount;
 pub(super) use running::{Changed, adopted, change};
 
@@ -114,12 +115,19 @@ fn remove(path: &Path) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::Plug`] with the nic whose parent is missing.
-pub(super) async fn plan(devices: &Set, config: &Config) -> Result<Vec<(DeviceName, Entry)>, Error> {
-    resolve(devices, config, Entries::new()).await
+pub(super) async fn plan(context: &Context, devices: &Set, config: &Config) -> Result<Vec<(DeviceName, Entry)>, Error> {
+    resolve(context, devices, config, Entries::new()).await
 }
 
 /// What each nic comes to be. Those in `present` keep what was drawn by lot.
-async fn resolve(devices: &Set, config: &Config, present: Entries) -> Result<Vec<(DeviceName, Entry)>, Error> {
+async fn resolve(
+    context: &Context,
+    devices: &Set,
+    config: &Config,
+    present: Entries,
+) -> Result<Vec<(DeviceName, Entry)>, Error> {
+    context.touch_networks(devices).await?;
+    let devices = networks::linked(&context.db.model(), devices)?;
     let mut random = Vec::with_capacity(devices.nics.len());
     for _ in 0..devices.nics.len() {
         random.push((network::random_mac()?.to_string(), network::random_veth()?, network::random_veth()?));
@@ -134,7 +142,6 @@ async fn resolve(devices: &Set, config: &Config, present: Entries) -> Result<Vec
     )?;
     let priority = config::int_of(config, "limits.network.priority");
     let priority = u32::try_from(priority).ok().filter(|priority| *priority > 0);
-    let devices = devices.clone();
     blocking(move || {
         let mut found = Vec::with_capacity(plans.len());
         for (plan, (_, _, guest)) in plans.into_iter().zip(random) {
@@ -338,6 +345,22 @@ pub(super) async fn prepare(
         Ok(())
     })
     .await
+}
+
+/// Connects running instances again to a bridge that was made anew. What fails is logged: the others are to be, too.
+pub(super) fn reconnect(dir: &StateDir, network: &NetworkName) {
+    let journals = dir.nics("x");
+    let places = journals.parent().and_then(|place| fs::read_dir(place).ok()).into_iter().flatten().flatten();
+    for place in places.filter(|place| place.path().extension().is_some_and(|extension| extension == "json")) {
+        let entries: Entries =
+            fs::read(place.path()).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        for (device, entry) in entries {
+            let here = entry.interface.parent.as_deref() == Some(network.as_str());
+            if here && let Err(error) = nic::reconnect(&entry.interface) {
+                tracing::error!(journal = %place.path().display(), %device, %error, "connecting a nic again");
+            }
+        }
+    }
 }
 
 async fn register(

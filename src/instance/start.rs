@@ -71,7 +71,7 @@ async fn steps(
         mount_cgroups: nesting && Hierarchies::of_host().is_some_and(Hierarchies::cpu_apart),
     };
     let map = ranges::id_map(context, &key.container(), &expanded.config)?;
-    let planned = nics::plan(&devices, &expanded.config).await?;
+    let planned = nics::plan(context, &devices, &expanded.config).await?;
     let interfaces: Vec<_> =
         planned.iter().enumerate().flat_map(|(index, (_, entry))| nics::lxc_lines(entry, index)).collect();
     stages.mark("plan");

@@ -28,6 +28,11 @@ pub enum Error {
         /// What is right.
         rule: &'static str,
     },
+    /// Something else about a network, a forward or an access control list is not as it has to be.
+    Invalid {
+        /// What, why, and the way out.
+        reason: String,
+    },
     /// Every private IPv4 network that was tried is in use.
     NoFreeSubnet,
     /// An interface of this name is not a bridge.
@@ -120,7 +125,7 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nic { reason } => f.write_str(reason),
+            Self::Nic { reason } | Self::Invalid { reason } => f.write_str(reason),
             // The beginnings of these two are LXD's own words.
             Self::UnknownKey { network, key } => {
                 write!(f, "Invalid option for network \"{network}\" option \"{key}\"")
@@ -152,7 +157,14 @@ impl fmt::Display for Error {
                 match status {
                     Some(status) => write!(f, "exit status {status} ({message:?})"),
                     None => write!(f, "ended by a signal ({message:?})"),
+                }?;
+                if message.contains("Address already in use") {
+                    f.write_str(
+                        ": another program answers there, or on all addresses of the host (named, unbound, dnsmasq); \
+                         `ss -lnup sport = :53` names it: bind that to its own addresses, or choose another address here",
+                    )?;
                 }
+                Ok(())
             }
             Self::DnsmasqStuck { network, pid } => write!(
                 f,
@@ -179,6 +191,7 @@ impl std::error::Error for Error {
             Self::Name(source) => Some(source),
             Self::UnknownKey { .. }
             | Self::Value { .. }
+            | Self::Invalid { .. }
             | Self::NoFreeSubnet
             | Self::NotABridge { .. }
             | Self::NoInterface { .. }

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::dnsmasq::{self, Files};
 use super::host::fail;
 use super::leases::{self, Entry, Lease};
-use super::{BridgeSpec, DnsMode, Error, nft, sysctl};
+use super::{BridgeSpec, DnsMode, Error, external, firewall, nft, sysctl};
 use crate::names::{DeviceName, NetworkName};
-use crate::sys::netlink::{MacAddr, Scope, Socket};
+use crate::sys::netlink::{Link, MacAddr, Scope, Socket};
 
 /// A device of an instance as DHCP and DNS are to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,18 @@ pub struct Host {
     pub ipv6: Option<Ipv6Addr>,
 }
 
+/// What came of bringing a network up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Up {
+    /// The bridge was made anew: whoever was connected to an earlier one has to be again.
+    pub is_fresh: bool,
+    /// Interfaces of `bridge.external_interfaces` that the host does not have.
+    pub missing: Vec<String>,
+}
+
+/// A file in a network's directory: there may be rules of its `firewall.assist` among others'.
+const ASSISTED: &str = "assisted";
+
 /// The networks of a state directory. Cheap to clone; what it does runs on the blocking pool, one at a time.
 #[derive(Debug, Clone)]
 pub struct Manager {
@@ -44,13 +56,23 @@ struct Inner {
     root: PathBuf,
     /// Where names come from in each network that was brought up; held during every change.
     modes: Mutex<BTreeMap<NetworkName, DnsMode>>,
+    /// See [`Manager::turn`].
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Manager {
     /// Manages `<state_dir>/networks`. Touches nothing.
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
         let root = state_dir.into().join("networks");
-        Self { inner: Arc::new(Inner { root, modes: Mutex::new(BTreeMap::new()) }) }
+        Self {
+            inner: Arc::new(Inner { root, modes: Mutex::new(BTreeMap::new()), turn: tokio::sync::Mutex::default() }),
+        }
+    }
+
+    /// Held by whoever changes networks from the moment when he reads what they are to be until that is on the host: no one
+    /// makes again what another has just deleted.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.inner.turn.lock().await
     }
 
     async fn blocking<T: Send + 'static>(
@@ -73,9 +95,41 @@ impl Manager {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn up(&self, spec: &BridgeSpec) -> Result<(), Error> {
+    pub async fn up(&self, spec: &BridgeSpec) -> Result<Up, Error> {
         let spec = spec.clone();
         self.blocking(move |inner| inner.up(&spec)).await
+    }
+
+    /// What of the network is not as [`Manager::up`] made it; nothing, when all is. Looks only.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn faults(&self, spec: &BridgeSpec) -> Result<Vec<&'static str>, Error> {
+        let spec = spec.clone();
+        self.blocking(move |inner| inner.faults(&spec)).await
+    }
+
+    /// Whether there is a bridge and, where it needs one, a dnsmasq: a quick look.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn is_up(&self, spec: &BridgeSpec) -> Result<bool, Error> {
+        let spec = spec.clone();
+        self.blocking(move |inner| {
+            let link = Socket::open().and_then(|mut socket| socket.link(spec.name.as_str()));
+            let bridge = link.map_err(fail(spec.name.as_str()))?.is_some_and(|link| link.kind == "bridge");
+            Ok(bridge && (!spec.has_service() || dnsmasq::running(&inner.files(&spec.name)).is_some()))
+        })
+        .await
+    }
+
+    /// What else on the host keeps the network's packets from passing, each with the commands that mend it.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub async fn obstacles(&self, spec: &BridgeSpec) -> Result<Vec<String>, Error> {
+        let spec = spec.clone();
+        self.blocking(move |_| Ok(firewall::obstacles(&spec))).await
     }
 
     /// Takes the network from the host: dnsmasq, rules, bridge. The files (leases, hosts) stay. No error when it is
@@ -96,13 +150,7 @@ impl Manager {
         let name = name.clone();
         self.blocking(move |inner| {
             inner.down(&name)?;
-            let path = inner.files(&name).dir;
-            match fs::remove_dir_all(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    Err(Error::File { operation: "remove", path, source })
-                }
-                _ => Ok(()),
-            }
+            clear(&inner.files(&name).dir)
         })
         .await
     }
@@ -116,6 +164,11 @@ impl Manager {
         self.blocking(move |inner| {
             inner.down(&old)?;
             let path = inner.files(&old).dir;
+            if path.exists() {
+                // Of the new name there is nothing but what an interrupted attempt left.
+                inner.down(&new)?;
+                clear(&inner.files(&new).dir)?;
+            }
             match fs::rename(&path, inner.files(&new).dir) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     Err(Error::File { operation: "rename", path, source })
@@ -170,6 +223,15 @@ impl Manager {
     }
 }
 
+fn clear(dir: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(dir) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::File { operation: "remove", path: dir.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `<instance>.<device>`, refused when it could be anything but a file in the directory.
 fn host_file(instance: &str, device: &DeviceName) -> Result<String, Error> {
     // An instance's key is held to the rules of a device's name: no slash, no dots alone.
@@ -200,13 +262,15 @@ impl Inner {
         Ok(files)
     }
 
-    fn up(&self, spec: &BridgeSpec) -> Result<(), Error> {
+    fn up(&self, spec: &BridgeSpec) -> Result<Up, Error> {
         let mut modes = self.lock();
         let files = self.prepare(&spec.name)?;
         let mut socket = Socket::open().map_err(fail(spec.name.as_str()))?;
         let fresh = bridge(&mut socket, spec, &self.root)?;
         let rest = || {
             addresses(&mut socket, spec)?;
+            let bridge = found(&mut socket, &spec.name)?.index;
+            let missing = external::apply(&mut socket, spec, bridge, &files.dir)?;
             if spec.ipv4.as_ref().is_some_and(|ipv4| ipv4.routing) {
                 sysctl::forward_ipv4()?;
             }
@@ -214,6 +278,7 @@ impl Inner {
                 sysctl::forward_ipv6(spec.name.as_str())?;
             }
             nft::apply(spec)?;
+            assist(spec, &files)?;
             for entry in leases::entries(&files.hosts()) {
                 let text = entry.render(spec.dns.mode != DnsMode::Dynamic);
                 let path = files.hosts().join(&entry.file);
@@ -221,16 +286,49 @@ impl Inner {
                     dnsmasq::write(&path, &text)?;
                 }
             }
-            dnsmasq::ensure(spec, &files, fresh)
+            dnsmasq::ensure(spec, &files, fresh)?;
+            Ok(missing)
         };
-        if let Err(error) = { rest }() {
-            if fresh && let Err(undo) = take_down(&spec.name, &files) {
-                tracing::error!(network = %spec.name, error = %undo, "failed to undo the start of a network");
+        match { rest }() {
+            Ok(missing) => {
+                modes.insert(spec.name.clone(), spec.dns.mode);
+                Ok(Up { is_fresh: fresh, missing })
             }
-            return Err(error);
+            Err(error) => {
+                if fresh && let Err(undo) = take_down(&spec.name, &files) {
+                    tracing::error!(network = %spec.name, error = %undo, "failed to undo the start of a network");
+                }
+                Err(error)
+            }
         }
-        modes.insert(spec.name.clone(), spec.dns.mode);
-        Ok(())
+    }
+
+    fn faults(&self, spec: &BridgeSpec) -> Result<Vec<&'static str>, Error> {
+        let _guard = self.lock();
+        let mut socket = Socket::open().map_err(fail(spec.name.as_str()))?;
+        let mut faults = Vec::new();
+        match socket.link(spec.name.as_str()).map_err(fail(spec.name.as_str()))? {
+            Some(link) if link.kind == "bridge" => {
+                let present = socket.addresses().map_err(fail(spec.name.as_str()))?;
+                let has = |wanted: IpAddr| present.iter().any(|a| a.index == link.index && a.address == wanted);
+                let ipv4 = spec.ipv4.as_ref().is_none_or(|own| has(own.address.address.into()));
+                let ipv6 = spec.ipv6.as_ref().is_none_or(|own| has(own.address.address.into()));
+                if !link.is_up() {
+                    faults.push("its bridge was down");
+                }
+                if !ipv4 || !ipv6 {
+                    faults.push("its bridge had lost its address");
+                }
+            }
+            _ => faults.push("its bridge was gone"),
+        }
+        if spec.has_service() && dnsmasq::running(&self.files(&spec.name)).is_none() {
+            faults.push("its dnsmasq had ended");
+        }
+        if !nft::is_applied(spec) {
+            faults.push("its firewall rules were gone");
+        }
+        Ok(faults)
     }
 
     fn down(&self, name: &NetworkName) -> Result<(), Error> {
@@ -259,15 +357,39 @@ impl Inner {
     }
 }
 
+/// Helps the network past others' firewalls, or takes back what did so.
+fn assist(spec: &BridgeSpec, files: &Files) -> Result<(), Error> {
+    if !spec.assist {
+        return withdraw(&spec.name, files);
+    }
+    // First: what a crash leaves is looked for.
+    dnsmasq::write(&files.dir.join(ASSISTED), "")?;
+    firewall::assist(spec)
+}
+
+fn withdraw(name: &NetworkName, files: &Files) -> Result<(), Error> {
+    let file = files.dir.join(ASSISTED);
+    if !file.exists() {
+        return Ok(());
+    }
+    firewall::withdraw(name)?;
+    dnsmasq::remove(&file)
+}
+
 fn take_down(name: &NetworkName, files: &Files) -> Result<(), Error> {
     let service = dnsmasq::stop(name, files);
-    let rules = nft::remove(name);
+    let rules = nft::remove(name).and(withdraw(name, files));
     let interface = Socket::open().and_then(|mut socket| match socket.link(name.as_str())? {
         Some(link) if link.kind == "bridge" => socket.delete(name.as_str()),
         // Something else has taken the name; it is not ours to delete.
         _ => Ok(()),
     });
     service.and(rules).and(interface.map_err(fail(name.as_str())))
+}
+
+fn found(socket: &mut Socket, name: &NetworkName) -> Result<Link, Error> {
+    let link = socket.link(name.as_str()).map_err(fail(name.as_str()))?;
+    link.ok_or_else(|| Error::NoInterface { name: name.to_string() })
 }
 
 fn directory(path: &Path, mode: u32) -> Result<(), Error> {

@@ -15,9 +15,17 @@ use crate::names::NetworkName;
 
 /// The table of all networks, of the family `inet`.
 pub(super) const TABLE: &str = "warren";
-/// Chain, and the hook it hangs on.
+/// Chain, and the hook it hangs on; without one others jump there. Priority 100 is where others do their NAT.
 const CHAINS: &[(&str, &str)] = &[
-    ("pstrt", "type nat hook postrouting priority 100; policy accept;"),
+    ("acl", ""),
+    ("aclin", "type filter hook input priority 0; policy accept;"),
+    ("aclout", "type filter hook output priority 0; policy accept;"),
+    ("aclfwd", "type filter hook forward priority 0; policy accept;"),
+    ("fwdprert", "type nat hook prerouting priority -100; policy accept;"),
+    ("fwdout", "type nat hook output priority -100; policy accept;"),
+    ("fwdpstrt", "type nat hook postrouting priority 99; policy accept;"),
+    ("pstrt", "type nat hook postrouting priority 99; policy accept;"),
+    ("pstrtafter", "type nat hook postrouting priority 101; policy accept;"),
     ("fwd", "type filter hook forward priority 0; policy accept;"),
     ("in", "type filter hook input priority 0; policy accept;"),
     ("out", "type filter hook output priority 0; policy accept;"),
@@ -30,7 +38,8 @@ pub(super) fn apply(spec: &BridgeSpec) -> Result<(), Error> {
     for (chain, hook) in CHAINS {
         let Some((_, lines)) = rules.iter().find(|(name, lines)| name == chain && !lines.is_empty()) else { continue };
         // A name is letters, digits and "-_."; with the prefix it is an identifier of nft's language.
-        let _ = writeln!(script, "add chain inet {TABLE} {chain}.{} {{ {hook} }}", spec.name);
+        let hook = if hook.is_empty() { String::new() } else { format!("{{ {hook} }}") };
+        let _ = writeln!(script, "add chain inet {TABLE} {chain}.{} {hook}", spec.name);
         for line in lines {
             let _ = writeln!(script, "add rule inet {TABLE} {chain}.{} {line}", spec.name);
         }
@@ -43,6 +52,21 @@ pub(super) fn apply(spec: &BridgeSpec) -> Result<(), Error> {
         Ok(()) if nothing => drop_empty_table(&spec.name),
         done => done,
     }
+}
+
+/// Whether the rules of `spec` that must be there are: the kernel's chains are asked, not their contents.
+pub(super) fn is_applied(spec: &BridgeSpec) -> bool {
+    let wanted: Vec<&str> =
+        rules(spec).into_iter().filter(|(_, lines)| !lines.is_empty()).map(|(chain, _)| chain).collect();
+    if wanted.is_empty() {
+        return true;
+    }
+    let mut command = Command::new("nft");
+    command.args(["-t", "list", "table", "inet", TABLE]).stdin(Stdio::null()).stderr(Stdio::null());
+    command.output().is_ok_and(|output| {
+        let text = String::from_utf8_lossy(&output.stdout);
+        wanted.iter().all(|chain| text.contains(&format!("chain {chain}.{} {{", spec.name)))
+    })
 }
 
 /// Takes away the rules of `network`, and the table with the last of them.
@@ -67,58 +91,114 @@ pub(super) fn lock() -> Option<File> {
 /// The beginning of every script: afterwards no chain of the network exists, whatever was there before.
 fn clear(network: &NetworkName) -> String {
     let mut script = format!("add table inet {TABLE}\n");
-    for (chain, hook) in CHAINS {
-        let _ = writeln!(script, "add chain inet {TABLE} {chain}.{network} {{ {hook} }}");
+    for (chain, _) in CHAINS {
+        let _ = writeln!(script, "add chain inet {TABLE} {chain}.{network}");
         let _ = writeln!(script, "flush chain inet {TABLE} {chain}.{network}");
+    }
+    // Then none jumps to another any more.
+    for (chain, _) in CHAINS {
         let _ = writeln!(script, "delete chain inet {TABLE} {chain}.{network}");
     }
     script
 }
 
 /// The rules of each chain. Pure.
-fn rules(spec: &BridgeSpec) -> [(&'static str, Vec<String>); 4] {
-    let bridge = format!("\"{}\"", spec.name);
-    let (mut nat, mut forward, mut input, mut output) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    if let Some(ipv4) = &spec.ipv4 {
-        if ipv4.nat {
-            let net = ipv4.address.network();
-            let target = ipv4.nat_address.map_or_else(|| "masquerade".to_owned(), |to| format!("snat ip to {to}"));
-            nat.push(format!("ip saddr {net} ip daddr != {net} {target}"));
-        }
-        if ipv4.firewall {
-            forward_rules(&mut forward, "ipv4", &bridge, ipv4.routing);
-            if ipv4.dhcp {
-                input.push(format!("iifname {bridge} udp dport 67 accept"));
-                output.push(format!("oifname {bridge} udp sport 67 accept"));
-            }
-            let errors = "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept";
-            input.push(format!("iifname {bridge} {errors}"));
-            output.push(format!("oifname {bridge} {errors}"));
-        }
+fn rules(spec: &BridgeSpec) -> Vec<(&'static str, Vec<String>)> {
+    let mut all = filters(spec);
+    all.extend(nat(spec));
+    all.extend(forwards(spec));
+    all.extend(acls(spec));
+    all
+}
+
+fn nat(spec: &BridgeSpec) -> [(&'static str, Vec<String>); 2] {
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    if let Some(ipv4) = spec.ipv4.as_ref().filter(|ipv4| ipv4.nat) {
+        let net = ipv4.address.network();
+        let target = ipv4.nat_address.map_or_else(|| "masquerade".to_owned(), |to| format!("snat ip to {to}"));
+        let rules = if ipv4.nat_after { &mut after } else { &mut before };
+        rules.push(format!("ip saddr {net} ip daddr != {net} {target}"));
     }
-    if let Some(ipv6) = &spec.ipv6 {
-        if ipv6.nat {
-            let net = ipv6.address.network();
-            let target = ipv6.nat_address.map_or_else(|| "masquerade".to_owned(), |to| format!("snat ip6 to {to}"));
-            nat.push(format!("ip6 saddr {net} ip6 daddr != {net} {target}"));
+    if let Some(ipv6) = spec.ipv6.as_ref().filter(|ipv6| ipv6.nat) {
+        let net = ipv6.address.network();
+        let target = ipv6.nat_address.map_or_else(|| "masquerade".to_owned(), |to| format!("snat ip6 to {to}"));
+        let rules = if ipv6.nat_after { &mut after } else { &mut before };
+        rules.push(format!("ip6 saddr {net} ip6 daddr != {net} {target}"));
+    }
+    [("pstrt", before), ("pstrtafter", after)]
+}
+
+fn forwards(spec: &BridgeSpec) -> [(&'static str, Vec<String>); 3] {
+    let dnat: Vec<String> = spec.forwards.iter().flat_map(super::forwards::PortForward::dnat).collect();
+    let mut hairpin: Vec<String> = spec.forwards.iter().filter_map(|forward| forward.hairpin(spec)).collect();
+    hairpin.sort();
+    hairpin.dedup();
+    [("fwdprert", dnat.clone()), ("fwdout", dnat), ("fwdpstrt", hairpin)]
+}
+
+/// What a network cannot do without: addresses, names, errors, neighbours.
+const VITAL_INPUT: &[&str] = &[
+    "tcp dport 53 accept",
+    "udp dport { 53, 67, 547 } accept",
+    "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept",
+    "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, nd-router-solicit, \
+     nd-neighbor-solicit, nd-neighbor-advert, mld2-listener-report } accept",
+];
+const VITAL_OUTPUT: &[&str] = &[
+    "udp sport { 67, 547 } accept",
+    "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept",
+    "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request, \
+     nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, mld2-listener-report } accept",
+];
+
+fn acls(spec: &BridgeSpec) -> Vec<(&'static str, Vec<String>)> {
+    let Some(acls) = &spec.acls else { return Vec::new() };
+    let (bridge, chain) = (format!("\"{}\"", spec.name), format!("acl.{}", spec.name));
+    let with = |side: &str, vital: &[&str]| {
+        let mut lines: Vec<String> = vital.iter().map(|rule| format!("{side} {bridge} {rule}")).collect();
+        lines.push(format!("{side} {bridge} jump {chain}"));
+        lines
+    };
+    // Where bridged packets pass the IP hooks (br_netfilter), what stays within the network is not the lists' concern.
+    let within = format!("iifname {bridge} oifname {bridge} accept");
+    let forward = vec![within, format!("iifname {bridge} jump {chain}"), format!("oifname {bridge} jump {chain}")];
+    vec![
+        ("acl", acls.lines(&bridge)),
+        ("aclin", with("iifname", VITAL_INPUT)),
+        ("aclout", with("oifname", VITAL_OUTPUT)),
+        ("aclfwd", forward),
+    ]
+}
+
+fn filters(spec: &BridgeSpec) -> Vec<(&'static str, Vec<String>)> {
+    let bridge = format!("\"{}\"", spec.name);
+    let (mut forward, mut input, mut output) = (Vec::new(), Vec::new(), Vec::new());
+    if let Some(ipv4) = spec.ipv4.as_ref().filter(|ipv4| ipv4.firewall) {
+        forward_rules(&mut forward, "ipv4", &bridge, ipv4.routing);
+        if ipv4.dhcp {
+            input.push(format!("iifname {bridge} udp dport 67 accept"));
+            output.push(format!("oifname {bridge} udp sport 67 accept"));
         }
-        if ipv6.firewall {
-            forward_rules(&mut forward, "ipv6", &bridge, ipv6.routing);
-            if ipv6.dhcp {
-                input.push(format!("iifname {bridge} udp dport 547 accept"));
-                output.push(format!("oifname {bridge} udp sport 547 accept"));
-            }
-            // Neighbours and routers find each other by these; without them IPv6 does not work at all.
-            input.push(format!(
-                "iifname {bridge} icmpv6 type {{ destination-unreachable, packet-too-big, time-exceeded, \
-                 parameter-problem, nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld2-listener-report }} accept"
-            ));
-            output.push(format!(
-                "oifname {bridge} icmpv6 type {{ destination-unreachable, packet-too-big, time-exceeded, \
-                 parameter-problem, echo-request, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, \
-                 mld2-listener-report }} accept"
-            ));
+        let errors = "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept";
+        input.push(format!("iifname {bridge} {errors}"));
+        output.push(format!("oifname {bridge} {errors}"));
+    }
+    if let Some(ipv6) = spec.ipv6.as_ref().filter(|ipv6| ipv6.firewall) {
+        forward_rules(&mut forward, "ipv6", &bridge, ipv6.routing);
+        if ipv6.dhcp {
+            input.push(format!("iifname {bridge} udp dport 547 accept"));
+            output.push(format!("oifname {bridge} udp sport 547 accept"));
         }
+        // Neighbours and routers find each other by these; without them IPv6 does not work at all.
+        input.push(format!(
+            "iifname {bridge} icmpv6 type {{ destination-unreachable, packet-too-big, time-exceeded, \
+             parameter-problem, nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld2-listener-report }} accept"
+        ));
+        output.push(format!(
+            "oifname {bridge} icmpv6 type {{ destination-unreachable, packet-too-big, time-exceeded, \
+             parameter-problem, echo-request, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, \
+             mld2-listener-report }} accept"
+        ));
     }
     if spec.has_dns() && !input.is_empty() {
         for protocol in ["tcp", "udp"] {
@@ -126,7 +206,7 @@ fn rules(spec: &BridgeSpec) -> [(&'static str, Vec<String>); 4] {
             output.push(format!("oifname {bridge} {protocol} sport 53 accept"));
         }
     }
-    [("pstrt", nat), ("fwd", forward), ("in", input), ("out", output)]
+    vec![("fwd", forward), ("in", input), ("out", output)]
 }
 
 fn forward_rules(rules: &mut Vec<String>, family: &str, bridge: &str, routing: bool) {
@@ -158,7 +238,7 @@ fn spawned<T>(network: &NetworkName, result: io::Result<T>) -> Result<T, Error> 
     })
 }
 
-fn run(network: &NetworkName, script: &str) -> Result<(), Error> {
+pub(super) fn run(network: &NetworkName, script: &str) -> Result<(), Error> {
     tool::run("nft", &["-f", "-"], script).or_else(|failure| match failure {
         Failure::Spawn(error) => spawned(network, Err(error)),
         Failure::Refused(message) => Err(Error::Nft { network: network.clone(), message }),
@@ -170,28 +250,31 @@ mod tests {
     use super::*;
     use crate::api::wire::Config;
 
-    fn rules_of(pairs: &[(&str, &str)]) -> [(&'static str, Vec<String>); 4] {
+    fn rules_of(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<&'static str, Vec<String>> {
         let config: Config = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        rules(&BridgeSpec::parse(&NetworkName::new("br-0.a").unwrap(), &config).unwrap())
+        rules(&BridgeSpec::parse(&NetworkName::new("br-0.a").unwrap(), &config).unwrap()).into_iter().collect()
     }
 
     #[test]
     fn nat_leaves_the_own_network_alone() {
-        let [(_, nat), (_, forward), ..] = rules_of(&[("ipv4.address", "10.1.2.1/24"), ("ipv4.nat", "true")]);
-        assert_eq!(nat, ["ip saddr 10.1.2.0/24 ip daddr != 10.1.2.0/24 masquerade"]);
-        assert_eq!(forward.last().unwrap(), "meta nfproto ipv4 iifname \"br-0.a\" accept");
+        let rules = rules_of(&[("ipv4.address", "10.1.2.1/24"), ("ipv4.nat", "true")]);
+        assert_eq!(rules["pstrt"], ["ip saddr 10.1.2.0/24 ip daddr != 10.1.2.0/24 masquerade"]);
+        assert_eq!(rules["fwd"].last().unwrap(), "meta nfproto ipv4 iifname \"br-0.a\" accept");
     }
 
     #[test]
     fn switches_are_obeyed() {
         let all = rules_of(&[("ipv4.address", "10.1.2.1/24"), ("ipv4.firewall", "false")]);
-        assert!(all.iter().all(|(_, lines)| lines.is_empty()));
-        let [_, (_, forward), (_, input), _] =
-            rules_of(&[("ipv4.address", "10.1.2.1/24"), ("ipv4.routing", "false"), ("dns.mode", "none")]);
-        assert!(forward[1].ends_with("reject") && forward[0].ends_with("accept"));
-        assert!(!input.iter().any(|line| line.contains("dport 53")));
-        let [(_, nat), ..] =
-            rules_of(&[("ipv4.address", "10.1.2.1/24"), ("ipv4.nat", "1"), ("ipv4.nat.address", "192.0.2.7")]);
-        assert!(nat[0].ends_with("snat ip to 192.0.2.7"));
+        assert!(all.values().all(Vec::is_empty));
+        let rules = rules_of(&[("ipv4.address", "10.1.2.1/24"), ("ipv4.routing", "false"), ("dns.mode", "none")]);
+        assert!(rules["fwd"][1].ends_with("reject") && rules["fwd"][0].ends_with("accept"));
+        assert!(!rules["in"].iter().any(|line| line.contains("dport 53")));
+        let rules = rules_of(&[
+            ("ipv4.address", "10.1.2.1/24"),
+            ("ipv4.nat", "1"),
+            ("ipv4.nat.address", "192.0.2.7"),
+            ("ipv4.nat.order", "after"),
+        ]);
+        assert!(rules["pstrtafter"][0].ends_with("snat ip to 192.0.2.7") && rules["pstrt"].is_empty());
     }
 }

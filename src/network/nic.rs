@@ -356,6 +356,31 @@ fn check_forwarding(interface: &Interface) -> Result<(), Error> {
     Ok(())
 }
 
+/// Puts the host's end of a pair that is there into its bridge again, after that was made anew, with the routes that went with
+/// it.
+///
+/// # Errors
+/// [`Error::Nic`].
+pub fn reconnect(interface: &Interface) -> Result<(), Error> {
+    let (Kind::Veth, Some(bridge)) = (&interface.kind, &interface.parent) else { return Ok(()) };
+    let mut socket = Socket::open().map_err(kernel)?;
+    let Some(end) = socket.link(&interface.host_name).map_err(kernel)? else { return Ok(()) };
+    let bridge = found(&mut socket, bridge)?;
+    if end.master != Some(bridge.index) {
+        socket.set_master(end.index, Some(bridge.index)).map_err(kernel)?;
+    }
+    if interface.traffic.isolated {
+        socket.set_isolated(end.index, true).map_err(kernel)?;
+    }
+    for path in interface.paths(&mut socket)? {
+        match socket.add_path(&path) {
+            Err(error) if error.errno() == Some(Errno::EXIST) => {}
+            other => other.map_err(kernel)?,
+        }
+    }
+    Ok(())
+}
+
 /// Moves what [`create`] made into the network namespace of a running instance and sets it up there. Returns its number
 /// inside. When it fails, [`leave`] is due.
 ///

@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::Error;
+use super::acl::{self, Acls};
+use super::forwards::PortForward;
 use super::net::{Net4, Net6};
 use crate::api::wire::Config;
 use crate::names::NetworkName;
@@ -19,12 +21,12 @@ pub struct Key {
     pub rule: &'static str,
     /// What it does.
     pub doc: &'static str,
-    check: fn(&str) -> bool,
+    pub(super) check: fn(&str) -> bool,
 }
 
-const BOOLEAN: &str = "a boolean: true or false";
+pub(super) const BOOLEAN: &str = "a boolean: true or false";
 
-const fn key(
+pub(super) const fn key(
     name: &'static str,
     default: &'static str,
     rule: &'static str,
@@ -38,12 +40,14 @@ const fn key(
 #[rustfmt::skip]
 pub const KEYS: &[Key] = &[
     key("bridge.driver", "native", "native, the only driver of bridges here", |v| v == "native", "Driver of the bridge"),
+    key("bridge.external_interfaces", "none", "a list of names of interfaces with commas between", |v| list(v).all(is_interface), "Interfaces of the host without addresses that become ports of the bridge"),
     key("bridge.hwaddr", "made from the name", "a unicast MAC address such as 00:16:3e:01:02:03", is_mac, "Hardware address of the bridge"),
     key("bridge.mode", "standard", "standard, the only mode here", |v| v == "standard", "Mode of the bridge"),
     key("bridge.mtu", "1500", "a number of bytes from 1280 to 16384", is_mtu, "Largest packet"),
     key("dns.domain", "lxd", "a domain name", is_domain, "Domain of the names that DHCP gives and DNS answers"),
     key("dns.mode", "managed", "managed, dynamic or none", |v| dns_mode(v).is_some(), "Names from instances (managed), from clients (dynamic), or no DNS"),
     key("dns.search", "the domain", "a list of domain names with commas between", |v| list(v).all(is_domain), "Domains that clients search"),
+    key("firewall.assist", "false", BOOLEAN, is_bool, "Ours: whether to let this network's packets pass what else filters on the host (Docker, ufw, firewalld, a FORWARD policy of drop), by marked rules that go with the network"),
     key("ipv4.address", "auto when created", "auto, none, or a host's address with its network's bits such as 10.0.0.1/24", is_ipv4_address, "Address of the bridge"),
     key("ipv4.dhcp", "true", BOOLEAN, is_bool, "Whether to give addresses by DHCP"),
     key("ipv4.dhcp.expiry", "1h", EXPIRY, is_expiry, "How long a lease holds"),
@@ -52,7 +56,7 @@ pub const KEYS: &[Key] = &[
     key("ipv4.firewall", "true", BOOLEAN, is_bool, "Whether to make firewall rules for this network"),
     key("ipv4.nat", "false; true when made with ipv4.address auto", BOOLEAN, is_bool, "Whether to hide the network behind the host's address"),
     key("ipv4.nat.address", "that of the outgoing interface", "an IPv4 address", |v| v.parse::<Ipv4Addr>().is_ok(), "Source address of what leaves the network"),
-    key("ipv4.nat.order", "before", "before or after", is_order, "Accepted; rules of ours are in a table of their own, so there is no order"),
+    key("ipv4.nat.order", "before", "before or after", is_order, "Whether the NAT rule counts before or after those of others"),
     key("ipv4.routes", "none", "a list of IPv4 networks such as 10.1.0.0/16 with commas between", |v| list(v).all(|n| Net4::parse(n).is_some()), "Further networks that are reached through the bridge"),
     key("ipv4.routing", "true", BOOLEAN, is_bool, "Whether to route into and out of the network"),
     key("ipv6.address", "auto when created", "auto, none, or a host's address with its network's bits such as fd42::1/64", is_ipv6_address, "Address of the bridge"),
@@ -63,10 +67,15 @@ pub const KEYS: &[Key] = &[
     key("ipv6.firewall", "true", BOOLEAN, is_bool, "Whether to make firewall rules for this network"),
     key("ipv6.nat", "false; true when made with ipv6.address auto", BOOLEAN, is_bool, "Whether to hide the network behind the host's address"),
     key("ipv6.nat.address", "that of the outgoing interface", "an IPv6 address", |v| v.parse::<Ipv6Addr>().is_ok(), "Source address of what leaves the network"),
-    key("ipv6.nat.order", "before", "before or after", is_order, "Accepted; rules of ours are in a table of their own, so there is no order"),
+    key("ipv6.nat.order", "before", "before or after", is_order, "Whether the NAT rule counts before or after those of others"),
     key("ipv6.routes", "none", "a list of IPv6 networks such as fd00::/48 with commas between", |v| list(v).all(|n| Net6::parse(n).is_some()), "Further networks that are reached through the bridge"),
     key("ipv6.routing", "true", BOOLEAN, is_bool, "Whether to route into and out of the network"),
     key("raw.dnsmasq", "", "text without NUL", |v| !v.contains('\0'), "Lines for dnsmasq's configuration"),
+    key("security.acls", "none", "a list of names of network ACLs with commas between", |v| list(v).all(|n| crate::names::AclName::new(n).is_ok()), "Network ACLs that hold for instances on this network"),
+    key("security.acls.default.egress.action", "reject", acl::ACTIONS, acl::is_action, "What becomes of packets from instances that no rule takes, where there are ACLs"),
+    key("security.acls.default.egress.logged", "false", BOOLEAN, is_bool, "Whether those are logged"),
+    key("security.acls.default.ingress.action", "reject", acl::ACTIONS, acl::is_action, "What becomes of packets to instances that no rule takes, where there are ACLs"),
+    key("security.acls.default.ingress.logged", "false", BOOLEAN, is_bool, "Whether those are logged"),
     key("volatile.bridge.hwaddr", "", "a unicast MAC address such as 00:16:3e:01:02:03", is_mac, "Hardware address that was made for the bridge"),
 ];
 
@@ -103,6 +112,8 @@ pub struct Ipv4 {
     pub nat: bool,
     /// That address, if it is a given one.
     pub nat_address: Option<Ipv4Addr>,
+    /// Whether others' rules come first.
+    pub nat_after: bool,
     /// Whether there is DHCP.
     pub dhcp: bool,
     /// Addresses for DHCP; empty: all.
@@ -128,6 +139,8 @@ pub struct Ipv6 {
     pub nat: bool,
     /// That address, if it is a given one.
     pub nat_address: Option<Ipv6Addr>,
+    /// Whether others' rules come first.
+    pub nat_after: bool,
     /// Whether there is DHCPv6.
     pub dhcp: bool,
     /// Whether DHCPv6 gives addresses (otherwise clients make their own from the advertised network).
@@ -161,38 +174,46 @@ pub struct BridgeSpec {
     pub dns: Dns,
     /// Lines for dnsmasq.
     pub raw_dnsmasq: String,
+    /// Interfaces of the host that are its ports.
+    pub external: Vec<String>,
+    /// Whether others' firewalls are told to let it pass.
+    pub assist: bool,
+    /// What filters between it and the rest; none where no access control list is named.
+    pub acls: Option<Acls>,
+    /// What is handed on into it.
+    pub forwards: Vec<PortForward>,
 }
 
 /// The values of a configuration; an empty one counts as not set.
-struct Values<'a> {
-    network: &'a NetworkName,
-    config: &'a Config,
+pub(super) struct Values<'a> {
+    pub(super) network: &'a NetworkName,
+    pub(super) config: &'a Config,
 }
 
 impl<'a> Values<'a> {
-    fn get(&self, key: &str) -> Option<&'a str> {
+    pub(super) fn get(&self, key: &str) -> Option<&'a str> {
         self.config.get(key).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    fn flag(&self, key: &str, default: bool) -> bool {
+    pub(super) fn flag(&self, key: &str, default: bool) -> bool {
         self.get(key).and_then(parse_bool).unwrap_or(default)
     }
 
-    fn parsed<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
+    pub(super) fn parsed<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
         self.get(key)?.parse().ok()
     }
 
-    fn refuse(&self, key: &'static str, rule: &'static str) -> Error {
+    pub(super) fn refuse(&self, key: &'static str, rule: &'static str) -> Error {
         let value = self.get(key).unwrap_or_default().to_owned();
         Error::Value { network: self.network.clone(), key, value, rule }
     }
 
-    fn check(&self) -> Result<(), Error> {
+    pub(super) fn check(&self, keys: &[Key]) -> Result<(), Error> {
         for (name, value) in self.config {
             if name.starts_with("user.") && name.len() > "user.".len() {
                 continue;
             }
-            let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+            let Some(key) = keys.iter().find(|key| key.name == name) else {
                 return Err(Error::UnknownKey { network: self.network.clone(), key: name.clone() });
             };
             if !value.is_empty() && !(key.check)(value) {
@@ -215,6 +236,7 @@ impl<'a> Values<'a> {
             address,
             nat: self.flag("ipv4.nat", false),
             nat_address: self.parsed("ipv4.nat.address"),
+            nat_after: self.get("ipv4.nat.order") == Some("after"),
             dhcp,
             ranges,
             expiry: self.get("ipv4.dhcp.expiry").unwrap_or("1h").to_owned(),
@@ -246,6 +268,7 @@ impl<'a> Values<'a> {
             address,
             nat: self.flag("ipv6.nat", false),
             nat_address: self.parsed("ipv6.nat.address"),
+            nat_after: self.get("ipv6.nat.order") == Some("after"),
             dhcp,
             stateful,
             ranges,
@@ -265,7 +288,7 @@ impl BridgeSpec {
     /// [`Error::UnknownKey`] and [`Error::Value`], for the first offending key in alphabetical order.
     pub fn parse(name: &NetworkName, config: &Config) -> Result<Self, Error> {
         let values = Values { network: name, config };
-        values.check()?;
+        values.check(KEYS)?;
         let hwaddr = values.parsed("bridge.hwaddr").or_else(|| values.parsed("volatile.bridge.hwaddr"));
         let mut raw_dnsmasq = values.get("raw.dnsmasq").unwrap_or_default().trim_end().to_owned();
         if !raw_dnsmasq.is_empty() {
@@ -283,6 +306,14 @@ impl BridgeSpec {
                 search: list(values.get("dns.search").unwrap_or_default()).map(str::to_owned).collect(),
             },
             raw_dnsmasq,
+            external: list(values.get("bridge.external_interfaces").unwrap_or_default()).map(str::to_owned).collect(),
+            assist: values.flag("firewall.assist", false),
+            acls: values.get("security.acls").map(|_| Acls {
+                egress: acl::Fallback::of(&values, "egress"),
+                ingress: acl::Fallback::of(&values, "ingress"),
+                rules: Vec::new(),
+            }),
+            forwards: Vec::new(),
         })
     }
 }
@@ -308,7 +339,18 @@ pub(super) fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-fn is_bool(text: &str) -> bool {
+/// The names in `security.acls` of a configuration that was parsed.
+pub fn acl_names(config: &Config) -> Vec<String> {
+    list(config.get("security.acls").map_or("", String::as_str)).map(str::to_owned).collect()
+}
+
+pub(super) fn is_interface(text: &str) -> bool {
+    (1..=15).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+pub(super) fn is_bool(text: &str) -> bool {
     parse_bool(text).is_some()
 }
 
@@ -324,7 +366,7 @@ fn is_mac(text: &str) -> bool {
     text.parse().is_ok_and(is_unicast)
 }
 
-fn is_mtu(text: &str) -> bool {
+pub(super) fn is_mtu(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_digit()) && text.parse().is_ok_and(|mtu: u32| (1280..=16384).contains(&mtu))
 }
 
@@ -382,7 +424,7 @@ fn is_ipv6_address(text: &str) -> bool {
 }
 
 /// The items of a list with commas between them, without the spaces around.
-fn list(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(move |item| !(item.is_empty() && text.trim().is_empty()))
 }
 

@@ -354,6 +354,108 @@ pub(super) const HOST: &[Verb] = &[
         tidy: |daemon, _| gone_network(daemon),
     },
     Verb {
+        name: "rename a network",
+        prepare: |daemon, _| {
+            make_network(&caller(daemon));
+            done(daemon, "POST", "/1.0/networks/wcnet0/forwards", r#"{"listen_address":"192.0.2.7"}"#);
+        },
+        act: |caller, _| drop(caller.call("POST", "/1.0/networks/wcnet0", r#"{"name":"wcnet1"}"#)),
+        holds: |daemon, _| {
+            one_of(daemon, ["wcnet0", "wcnet1"].map(|name| format!("/1.0/networks/{name}")));
+            let name = if shown(daemon, "/1.0/networks/wcnet1").is_null() { "wcnet0" } else { "wcnet1" };
+            let forwards = shown(daemon, &format!("/1.0/networks/{name}/forwards"));
+            assert_eq!(forwards.as_array().unwrap().len(), 1, "{forwards}");
+            assert_eq!(shown(daemon, &format!("/1.0/networks/{name}"))["config"].as_object().unwrap().len(), 3);
+        },
+        tidy: |daemon, _| {
+            gone_network(daemon);
+            gone(daemon, "/1.0/networks/wcnet1");
+        },
+    },
+    Verb {
+        name: "forward an address into a network, otherwise, no more",
+        prepare: |daemon, _| make_network(&caller(daemon)),
+        act: |caller, _| {
+            let url = "/1.0/networks/wcnet0/forwards";
+            let config = json!({"target_address": "10.77.1.9"});
+            caller.call("POST", url, &json!({"listen_address": "192.0.2.7", "config": config}).to_string());
+            let url = format!("{url}/192.0.2.7");
+            caller.call("PATCH", &url, &json!({"config": {"target_address": "10.77.1.8"}}).to_string());
+            caller.call("DELETE", &url, "");
+        },
+        holds: |daemon, name| {
+            network_is_whole(daemon, name);
+            // The host does what the database says.
+            let now = shown(daemon, "/1.0/networks/wcnet0/forwards/192.0.2.7");
+            let rules = rules();
+            match now["config"]["target_address"].as_str() {
+                Some(target) => assert!(rules.contains(&format!("daddr 192.0.2.7 dnat ip to {target}")), "{rules}"),
+                None => assert!(!rules.contains("192.0.2.7"), "{rules}"),
+            }
+        },
+        tidy: |daemon, _| gone_network(daemon),
+    },
+    Verb {
+        name: "change an ACL that a network has",
+        prepare: |daemon, _| {
+            make_network(&caller(daemon));
+            let drop = json!([{"action": "drop", "state": "enabled", "source": "192.0.2.1"}]);
+            done(daemon, "POST", "/1.0/network-acls", &json!({"name": "wcacl", "ingress": drop}).to_string());
+            done(daemon, "PATCH", "/1.0/networks/wcnet0", r#"{"config":{"security.acls":"wcacl"}}"#);
+        },
+        act: |caller, _| {
+            let drop = json!([{"action": "drop", "state": "enabled", "source": "192.0.2.2"}]);
+            caller.call("PATCH", "/1.0/network-acls/wcacl", &json!({"ingress": drop}).to_string());
+        },
+        holds: |daemon, _| {
+            let now = shown(daemon, "/1.0/network-acls/wcacl");
+            let source = now["ingress"][0]["source"].as_str().unwrap();
+            assert!(rules().contains(&format!("ip saddr {source} drop")), "{source}: {}", rules());
+        },
+        tidy: |daemon, _| {
+            gone_network(daemon);
+            gone(daemon, "/1.0/network-acls/wcacl");
+        },
+    },
+    Verb {
+        name: "a network helps itself past a firewall, and no more",
+        prepare: |daemon, _| {
+            nft("add table ip other; add chain ip other f { type filter hook forward priority 5; policy drop; }");
+            make_network(&caller(daemon));
+        },
+        act: |caller, _| {
+            let set = |value: &str| json!({"config": {"firewall.assist": value}}).to_string();
+            caller.call("PATCH", "/1.0/networks/wcnet0", &set("true"));
+            caller.call("PATCH", "/1.0/networks/wcnet0", &set(""));
+        },
+        holds: |daemon, name| {
+            network_is_whole(daemon, name);
+            let now = shown(daemon, "/1.0/networks/wcnet0");
+            let marked = rules().matches("warren:wcnet0").count();
+            assert_eq!(marked, if now["config"]["firewall.assist"] == "true" { 2 } else { 0 }, "{}", rules());
+            nft("delete table ip other");
+        },
+        tidy: |daemon, _| {
+            gone_network(daemon);
+            let _ = rules();
+        },
+    },
+    Verb {
+        name: "make and delete a network on an interface of the host",
+        prepare: nothing,
+        act: |caller, _| {
+            let body = json!({"name": "wcmac0", "type": "macvlan", "config": {"parent": "lo"}});
+            caller.call("POST", "/1.0/networks", &body.to_string());
+            caller.call("POST", "/1.0/networks/wcmac0", r#"{"name":"wcmac1"}"#);
+            caller.call("DELETE", "/1.0/networks/wcmac1", "");
+        },
+        holds: nothing,
+        tidy: |daemon, _| {
+            gone(daemon, "/1.0/networks/wcmac0");
+            gone(daemon, "/1.0/networks/wcmac1");
+        },
+    },
+    Verb {
         name: "add a certificate",
         prepare: nothing,
         act: |caller, name| drop(trust(caller, name)),
@@ -389,4 +491,14 @@ pub(super) const HOST: &[Verb] = &[
 
 fn gone_network(daemon: &Daemon) {
     gone(daemon, "/1.0/networks/wcnet0");
+}
+
+/// The packet filter of the host.
+fn rules() -> String {
+    let output = std::process::Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn nft(script: &str) {
+    assert!(std::process::Command::new("nft").arg(script).status().unwrap().success(), "{script}");
 }

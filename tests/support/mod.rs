@@ -456,7 +456,7 @@ impl Drop for Daemon {
             }
         }
         self.api("PUT", "/1.0/profiles/default", "{}");
-        for kind in ["images", "networks?recursion=1", "storage-pools"] {
+        for kind in ["images", "networks?recursion=1", "network-acls", "storage-pools"] {
             let (_, list) = self.api("GET", &format!("/1.0/{kind}"), "");
             for object in list["metadata"].as_array().into_iter().flatten() {
                 let url = match object {

@@ -108,6 +108,13 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
     for alias in rows(daemon, "SELECT name FROM aliases WHERE target NOT IN (SELECT fingerprint FROM images)") {
         findings.push(format!("the alias {alias:?} of no image"));
     }
+    for renamed in rows(daemon, "SELECT name FROM networks WHERE config LIKE '%renamed_from%' OR phase <> 'ready'") {
+        findings.push(format!("the network {renamed:?} is half made or half renamed"));
+    }
+    for forward in rows(daemon, "SELECT listen FROM network_forwards WHERE network NOT IN (SELECT name FROM networks)")
+    {
+        findings.push(format!("the forward {forward:?} of no network"));
+    }
     // What the API shows is what the rows say.
     for (url, query) in [
         ("/1.0/instances", "SELECT name FROM instances"),
@@ -116,6 +123,8 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
         ("/1.0/profiles", "SELECT name FROM profiles"),
         ("/1.0/storage-pools", "SELECT name FROM pools"),
         ("/1.0/certificates", "SELECT fingerprint FROM certificates"),
+        ("/1.0/network-acls", "SELECT name FROM network_acls"),
+        ("/1.0/warnings", "SELECT uuid FROM warnings"),
     ] {
         let (_, list) = daemon.api("GET", url, "");
         let urls = list["metadata"].as_array().unwrap().iter().filter_map(|url| url.as_str()?.rsplit('/').next());
@@ -133,7 +142,8 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
         snapshots,
         images: names(daemon, "SELECT fingerprint FROM images"),
         pools: names(daemon, "SELECT name FROM pools"),
-        networks: names(daemon, "SELECT name FROM networks"),
+        // Of others nothing is on the host.
+        networks: names(daemon, "SELECT name FROM networks WHERE kind = 'bridge'"),
     }
 }
 
@@ -296,7 +306,7 @@ impl Scanner<'_> {
         let up = self.up();
         for name in self.model.networks.clone() {
             let dir = networks.join(name);
-            let may = ["dnsmasq.leases", "dnsmasq.pid", "dnsmasq.raw"];
+            let may = ["dnsmasq.leases", "dnsmasq.pid", "dnsmasq.raw", "external", "assisted"];
             self.holds(&dir, ["dnsmasq.hosts".to_owned()], &may);
             for host in entries(&dir.join("dnsmasq.hosts")) {
                 if host.rsplit_once('.').is_none_or(|(instance, _)| !up.iter().any(|name| name == instance)) {

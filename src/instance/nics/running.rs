@@ -192,7 +192,7 @@ impl Running {
 
     async fn change(self, present: Entries, was: &Set, expanded: &Expanded) -> Result<Option<Changed>, Error> {
         let after = Set::parse(&expanded.devices)?;
-        let wanted = resolve(&after, &expanded.config, present.clone()).await?;
+        let wanted = resolve(&self.context, &after, &expanded.config, present.clone()).await?;
         let mut changed =
             Changed { running: self, before: present.clone(), now: Entries::new(), after, done: Vec::new() };
         match changed.steps(present, wanted, was).await {
