@@ -15,6 +15,8 @@ mod containers;
 mod objects;
 #[path = "crash/planted.rs"]
 mod planted;
+#[path = "crash/snapshots.rs"]
+mod snapshots;
 mod support;
 
 use std::time::{Duration, Instant};
@@ -209,6 +211,24 @@ fn what_goes_on_inside() {
         daemon.lxc(&["launch", "bb", "steady"]).ok();
         daemon.lxc(&["init", "bb", "idle"]).ok();
         crash(&mut daemon, containers::INSIDE, &["steady"]);
+    });
+}
+
+#[test]
+fn snapshots_on_overlay() {
+    isolated("snapshots_on_overlay", || {
+        let mut daemon = Daemon::ready("overlay");
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, snapshots::SNAPSHOTS, &["steady"]);
+    });
+}
+
+#[test]
+fn snapshots_on_dir() {
+    isolated("snapshots_on_dir", || {
+        let mut daemon = Daemon::ready("dir");
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, snapshots::SNAPSHOTS, &["steady"]);
     });
 }
 

@@ -120,7 +120,7 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn pass<const LIVE: bool>(from: &Path, to: &Path, seen: Option<&Seen>) -> Result<Seen, Error> {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let nanoseconds = i64::from(now.tv_nsec) - STEP;
+    let nanoseconds = now.tv_nsec - STEP;
     let since = match nanoseconds < 0 {
         true => Timespec { tv_sec: now.tv_sec - 1, tv_nsec: nanoseconds + 1_000_000_000 },
         false => Timespec { tv_sec: now.tv_sec, tv_nsec: nanoseconds },

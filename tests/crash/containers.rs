@@ -6,7 +6,7 @@ use super::support::caller::Caller;
 use super::support::{Daemon, eventually};
 use super::{Verb, done, gone, shown};
 
-fn url(name: &str) -> String {
+pub(super) fn url(name: &str) -> String {
     format!("/1.0/instances/{name}")
 }
 
@@ -14,23 +14,23 @@ fn body(name: &str) -> String {
     json!({"name": name, "source": {"type": "image", "alias": "bb"}, "description": "old"}).to_string()
 }
 
-fn stopped(daemon: &Daemon, name: &str) {
+pub(super) fn stopped(daemon: &Daemon, name: &str) {
     done(daemon, "POST", "/1.0/instances", &body(name));
 }
 
-fn running(daemon: &Daemon, name: &str) {
+pub(super) fn running(daemon: &Daemon, name: &str) {
     stopped(daemon, name);
     state(&Caller { socket: daemon.socket() }, name, "start");
 }
 
-fn state(caller: &Caller, name: &str, action: &str) {
+pub(super) fn state(caller: &Caller, name: &str, action: &str) {
     let body = json!({"action": action, "force": true}).to_string();
     caller.call("PUT", &format!("{}/state", url(name)), &body);
 }
 
 /// Its state is one of these, and it works in that state.
 #[track_caller]
-fn is_one_of(daemon: &Daemon, name: &str, states: &[&str]) {
+pub(super) fn is_one_of(daemon: &Daemon, name: &str, states: &[&str]) {
     let status = daemon.status(name);
     assert!(states.contains(&status.as_str()), "{name} is {status}, not one of {states:?}");
     if status != "none" {
@@ -54,7 +54,7 @@ fn is_one_of(daemon: &Daemon, name: &str, states: &[&str]) {
     }
 }
 
-fn remove(daemon: &Daemon, name: &str) {
+pub(super) fn remove(daemon: &Daemon, name: &str) {
     for name in [name.to_owned(), format!("{name}-new")] {
         if matches!(daemon.status(&name).as_str(), "Running" | "Frozen") {
             done(daemon, "PUT", &format!("{}/state", url(&name)), r#"{"action":"stop","force":true}"#);

@@ -179,7 +179,7 @@ impl Scanner<'_> {
         let must = "backups containers database devices devlxd images logs networks run security server.crt server.key \
                     snapshots storage-pools unix.socket";
         self.holds(&state, must.split_whitespace().map(str::to_owned), &[]);
-        for empty in ["backups", "devices", "snapshots", "run/spool"] {
+        for empty in ["backups", "devices", "run/spool"] {
             self.holds(&state.join(empty), [], &[]);
         }
         self.holds(

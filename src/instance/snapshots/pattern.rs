@@ -11,8 +11,11 @@ use crate::names::SnapshotName;
 /// How LXD writes a time that no layout is given for.
 const PLAIN: &str = "2006-01-02 15:04:05 +0000 UTC";
 
+/// How a part of a layout is written.
+type Part = (&'static str, fn(time::OffsetDateTime) -> String);
+
 /// The parts of a layout, the longer of two that begin alike first.
-const PARTS: &[(&str, fn(time::OffsetDateTime) -> String)] = &[
+const PARTS: &[Part] = &[
     ("January", |at| at.month().to_string()),
     ("Jan", |at| at.month().to_string().chars().take(3).collect()),
     ("Monday", |at| at.weekday().to_string()),

@@ -111,7 +111,7 @@ fn zoo(root: &Path) {
     for _ in 0..40 {
         deep.push("d".repeat(200));
         // Piece by piece: a whole path may be longer than the kernel takes.
-        let parent = walk::open_below(&walk::open(root).unwrap(), deep.parent().unwrap().strip_prefix(root).unwrap());
+        let parent = walk::open_below(walk::open(root).unwrap(), deep.parent().unwrap().strip_prefix(root).unwrap());
         let Ok(parent) = parent else {
             fs::create_dir_all(&deep).unwrap();
             continue;
@@ -203,7 +203,7 @@ fn what_changes_while_it_is_copied_is_copied_at_its_end() {
         fs::create_dir(from.join("b")).unwrap();
         fs::set_permissions(from.join("c"), PermissionsExt::from_mode(0o711)).unwrap();
     });
-    assert_eq!(differs, [PathBuf::new(); 0]);
+    assert!(differs.is_empty(), "{differs:?}");
     assert_eq!(fs::read_to_string(to.join("a/sub/file")).unwrap(), "b/sub");
 }
 

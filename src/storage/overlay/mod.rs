@@ -165,7 +165,8 @@ impl Overlay {
             new.dropped = std::mem::replace(&mut new.layers, vec![merged.clone()]);
         }
         write(volume, NEXT, &new)?;
-        let made = (|| {
+        // What a failure leaves of it is cleared with the next use of the volume.
+        (|| {
             if let Some(merged) = &merged {
                 self.layers.make(pool, merged, &old.id)?;
                 let all: Vec<PathBuf> = new.dropped.iter().map(|layer| layer.files(pool)).collect();
@@ -178,11 +179,7 @@ impl Overlay {
             root.directory(&files, top)?;
             root.finish(&files, top)?;
             self.replace(volume, &new)
-        })();
-        if let Err(error) = made {
-            // What was begun is cleared with the next use of the volume.
-            return Err(error);
-        }
+        })()?;
         // Overlayfs is done with it; it was never part of the files.
         remove_dir(&upper.path(pool).join("work"))?;
         self.settled(pool, volume)
