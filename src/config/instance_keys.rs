@@ -649,7 +649,7 @@ pub const INSTANCE_KEYS: &[InstanceRow] = &[
         scope: Scope::Profile,
         live: true,
         effect: Effect::Record,
-        doc: "How long new snapshots are kept, such as `2w 3d`: minutes `M`, hours `H`, days `d`, weeks `w`, months `m`, years `y`. Kept; snapshots are not there yet.",
+        doc: "How long new snapshots are kept, such as `2w 3d`: minutes `M`, hours `H`, days `d`, weeks `w`, months `m`, years `y`.",
     },
     InstanceRow {
         pattern: Pattern::Exact("snapshots.pattern"),
@@ -658,7 +658,7 @@ pub const INSTANCE_KEYS: &[InstanceRow] = &[
         scope: Scope::Profile,
         live: true,
         effect: Effect::Record,
-        doc: "How new snapshots are named; `%d` counts, `{{ creation_date }}` is the time. Kept; snapshots are not there yet.",
+        doc: "How new snapshots are named; `%d` counts, `{{ creation_date }}` is the time, and may have a layout: `{{ creation_date\|date:'2006-01-02_15-04-05' }}`.",
     },
     InstanceRow {
         pattern: Pattern::Exact("snapshots.schedule"),
@@ -667,7 +667,7 @@ pub const INSTANCE_KEYS: &[InstanceRow] = &[
         scope: Scope::Profile,
         live: true,
         effect: Effect::Record,
-        doc: "When snapshots are made: a line of cron(8), or of `@hourly`, `@daily`, `@midnight`, `@weekly`, `@monthly`, `@annually`, `@yearly`, `@startup` one or more with commas, or `@never`. Kept; snapshots are not there yet.",
+        doc: "When snapshots are made: a line of cron(8), or of `@hourly`, `@daily`, `@midnight`, `@weekly`, `@monthly`, `@annually`, `@yearly`, `@startup` one or more with commas, or `@never`.",
     },
     InstanceRow {
         pattern: Pattern::Exact("snapshots.schedule.stopped"),
@@ -676,7 +676,7 @@ pub const INSTANCE_KEYS: &[InstanceRow] = &[
         scope: Scope::Profile,
         live: true,
         effect: Effect::Record,
-        doc: "Whether the schedule counts for a stopped instance, too. Kept; snapshots are not there yet.",
+        doc: "Whether the schedule counts for a stopped instance, too.",
     },
     InstanceRow {
         pattern: Pattern::Prefix("user."),
