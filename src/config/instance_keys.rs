@@ -658,7 +658,7 @@ pub const INSTANCE_KEYS: &[InstanceRow] = &[
         scope: Scope::Profile,
         live: true,
         effect: Effect::Record,
-        doc: "How new snapshots are named; `%d` counts, `{{ creation_date }}` is the time, and may have a layout: `{{ creation_date\|date:'2006-01-02_15-04-05' }}`.",
+        doc: "How new snapshots are named; `%d` counts, `{{ creation_date }}` is the time, and takes the filter `date:'2006-01-02_15-04-05'`.",
     },
     InstanceRow {
         pattern: Pattern::Exact("snapshots.schedule"),

@@ -10,7 +10,7 @@
 //!  users go on
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -109,6 +109,8 @@ struct Copy<'a, const LIVE: bool> {
     /// Of the first pass: then this is the second one.
     seen: Option<&'a Seen>,
     directories: Mutex<BTreeMap<u64, u64>>,
+    /// Of the second pass: directories in which no name has come, gone or changed since the first one.
+    quiet: Mutex<BTreeSet<u64>>,
     /// Where the first name of a file that has several lies.
     links: Mutex<BTreeMap<(u64, u64), PathBuf>>,
     late: Mutex<Vec<Late>>,
@@ -132,6 +134,7 @@ fn pass<const LIVE: bool>(from: &Path, to: &Path, seen: Option<&Seen>) -> Result
         top: to,
         seen,
         directories: Mutex::default(),
+        quiet: Mutex::default(),
         links: Mutex::default(),
         late: Mutex::default(),
     };
@@ -148,15 +151,32 @@ fn pass<const LIVE: bool>(from: &Path, to: &Path, seen: Option<&Seen>) -> Result
     Ok(Seen { since, directories })
 }
 
+/// Where the files of a directory are copied to.
+struct Place {
+    copy: OwnedFd,
+    /// See [`Copy::quiet`].
+    quiet: bool,
+}
+
 impl<const LIVE: bool> Visit for Copy<'_, LIVE> {
-    type Place = OwnedFd;
+    type Place = Place;
     const LIVE: bool = LIVE;
 
-    fn enter(&self, below: &Path) -> Result<OwnedFd, Error> {
-        walk::open_below(&self.root, below).map_err(|e| io("open", self.top.join(below))(e.into()))
+    fn enter(&self, below: &Path) -> Result<Place, Error> {
+        let copy = walk::open_below(&self.root, below).map_err(|e| io("open", self.top.join(below))(e.into()))?;
+        Ok(Place { copy, quiet: held(&self.quiet).contains(&hash(below)) })
     }
 
-    fn visit(&self, place: Option<&OwnedFd>, entry: &Entry<'_>) -> Result<(), Error> {
+    fn knows_some(&self) -> bool {
+        self.seen.is_some()
+    }
+
+    fn is_known(&self, place: &Place, stat: &Stat) -> bool {
+        place.quiet && self.is_done(stat)
+    }
+
+    fn visit(&self, place: Option<&Place>, entry: &Entry<'_>) -> Result<(), Error> {
+        let place = place.map(|place| &place.copy);
         let done = match place {
             None => self.directory(&self.root, OsStr::new("."), entry),
             Some(place) if entry.kind() == FileType::Directory => self.directory(place, entry.name(), entry),
@@ -199,9 +219,10 @@ impl<const LIVE: bool> Copy<'_, LIVE> {
 
     fn directory(&self, place: &OwnedFd, name: &OsStr, entry: &Entry<'_>) -> Result<(), Stage> {
         let below = entry.below();
-        held(&self.directories).insert(hash(below), entry.stat.st_ino);
+        let number = hash(if below == Path::new(".") { Path::new("") } else { below });
+        held(&self.directories).insert(number, entry.stat.st_ino);
         if let Some(seen) = self.seen {
-            let same = seen.directories.get(&hash(below)) == Some(&entry.stat.st_ino);
+            let same = seen.directories.get(&number) == Some(&entry.stat.st_ino);
             if !same && name != OsStr::new(".") {
                 // Another directory by this name: nothing in it was copied from this one.
                 self.remove(place, name)?;
@@ -215,6 +236,9 @@ impl<const LIVE: bool> Copy<'_, LIVE> {
                 Err(Errno::EXIST) if self.seen.is_some() => new = false,
                 result => result.map_err(writing("create"))?,
             }
+        }
+        if self.is_done(&entry.stat) && (!new || name == OsStr::new(".")) {
+            held(&self.quiet).insert(number);
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = rustix::fs::openat(place, name, flags, Mode::empty()).map_err(writing("open"))?;

@@ -145,6 +145,16 @@ pub(super) trait Visit: Sync {
     /// The directory at `below` has been visited itself, and is about to be read.
     fn enter(&self, below: &Path) -> Result<Self::Place, Error>;
 
+    /// Whether [`Self::is_known`] may know any file.
+    fn knows_some(&self) -> bool {
+        false
+    }
+
+    /// Whether a file of `place`, no directory, needs no visit: then it is not even opened.
+    fn is_known(&self, _place: &Self::Place, _stat: &Stat) -> bool {
+        false
+    }
+
     /// Visits a file; the root itself lies in no place.
     fn visit(&self, place: Option<&Self::Place>, entry: &Entry<'_>) -> Result<(), Error>;
 }
@@ -248,12 +258,18 @@ impl<V: Visit> Walk<'_, V> {
     fn enter(&self, directory: &OwnedFd, shared: Option<&V::Place>, path: &Path, name: &OsStr) -> Result<bool, Error> {
         let below = if path.as_os_str().is_empty() { PathBuf::from(name) } else { path.join(name) };
         let failed = |errno: Errno| io("open", self.top.join(&below))(errno.into());
+        if let Some(shared) = shared.filter(|_| self.visit.knows_some()) {
+            let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory && self.visit.is_known(shared, &stat) {
+                return Ok(false);
+            }
+        }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = match rustix::fs::openat2(directory, name, flags, Mode::empty(), RESOLVE) {
             Err(Errno::NOENT) if V::LIVE => return Ok(false),
-            result => result.map_err(failed)?,
+            result => result.map_err(&failed)?,
         };
-        let stat = rustix::fs::statat(&place, "", AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        let stat = rustix::fs::statat(&place, "", AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
         let entry = Entry { place, stat, top: self.top, below };
         self.visit.visit(shared, &entry)?;
         Ok(entry.kind() == FileType::Directory)
