@@ -666,9 +666,10 @@ fn a_websocket_of_an_operation_needs_its_secret_and_nothing_else() {
     }
     // One whole message of binary data, from the server without a mask: RFC 6455, 5.2.
     assert_eq!(open[2].take(8).unwrap(), b"\x82\x06hello\n");
-    drop(open);
+    // Not before it has ended: it ends with its client.
     let (_, done) = daemon.api("GET", &format!("{operation}/wait"), "");
     assert_eq!(done["metadata"]["metadata"]["return"], 0, "{done}");
+    drop(open);
 }
 
 #[test]

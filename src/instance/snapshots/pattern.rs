@@ -32,6 +32,7 @@ const PARTS: &[Part] = &[
     ("06", |at| format!("{:02}", at.year() % 100)),
     ("15", |at| format!("{:02}", at.hour())),
     ("PM", |at| if at.hour() < 12 { "AM" } else { "PM" }.to_owned()),
+    ("_2006", |at| format!("_{:04}", at.year())),
     ("_2", |at| format!("{:2}", at.day())),
     ("1", |at| u8::from(at.month()).to_string()),
     ("2", |at| at.day().to_string()),
@@ -131,7 +132,7 @@ mod tests {
     #[test]
     fn times_are_written_as_the_layout_shows() {
         assert_eq!(made("{{ creation_date|date:'2006-01-02_15-04-05' }}", &[]), "2031-02-09_13-07-05");
-        assert_eq!(made("{{creation_date | date:\"Mon_Jan_2_3PM\"}}-%d", &[]), "Sun_Feb_9_1PM-0");
+        assert_eq!(made("{{creation_date | date:\"Mon_Jan-2_2006_3PM\"}}-%d", &[]), "Sun_Feb-9_2031_1PM-0");
         assert!(made("{{ creation_date }}", &[]).contains("white space"));
     }
 
