@@ -238,6 +238,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::StopTimeout { .. }
         | instance::Error::NoSuchPool(_)
         | instance::Error::PoolChange { .. }
+        | instance::Error::OtherPool { .. }
         | instance::Error::OfUsers { .. }
         | instance::Error::NoController { .. }
         | instance::Error::Limit { .. }

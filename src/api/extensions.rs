@@ -24,6 +24,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "container_nic_routed_host_table",
     "container_nic_routed_limits",
     "container_nic_routes",
+    "container_only_migration",
     "container_protection_delete",
     "container_protection_shift",
     "container_raw_mount",

@@ -14,7 +14,7 @@ use super::wire;
 use super::{instance_snapshots, instance_state, rendered};
 use crate::config;
 use crate::db::{self, Image, Model, Phase, rfc3339};
-use crate::instance::{self, Definition, NewInstance, RootSource, Snapshot, SnapshotVerb, Target};
+use crate::instance::{self, CopyOf, Definition, NewInstance, RootSource, Snapshot, SnapshotVerb, Target};
 use crate::names::{AliasName, InstanceKey, InstanceName, ProfileName, ProjectName, SnapshotName};
 use crate::ops::Spec;
 use crate::profile;
@@ -174,6 +174,56 @@ fn image_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource)
     newest.ok_or_else(|| Error::Field { name: "source", reason: "No matching image could be found".to_owned() })
 }
 
+/// What a source of type `copy` names: an instance, or a snapshot of one.
+fn copy_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource) -> Result<CopyOf> {
+    if source.refresh {
+        return Err(Error::Unsupported { what: "bringing copies up to date (\"refresh\")".to_owned() });
+    }
+    let project = match source.project.as_str() {
+        "" => project.clone(),
+        name => ProjectName::new(name)?,
+    };
+    let (name, snapshot) = match source.source.split_once('/') {
+        None => (source.source.as_str(), None),
+        Some((name, snapshot)) => (name, Some(snapshot)),
+    };
+    if name.is_empty() {
+        let reason = "its field \"source\" names no instance to copy".to_owned();
+        return Err(Error::Field { name: "source", reason });
+    }
+    let missing = || Error::NotFound("Instance");
+    let instance = InstanceKey { project, name: InstanceName::new(name).map_err(|_| missing())? };
+    if !model.instances.get(&instance).is_some_and(|record| record.phase == Phase::Ready) {
+        return Err(missing());
+    }
+    let snapshot = snapshot.map(SnapshotName::new).transpose()?;
+    Ok(CopyOf { instance, snapshot, snapshots: !source.instance_only })
+}
+
+/// What a copy takes over of the definition of what it is of; without what only that one is.
+fn copied_definition(model: &Model, copy: &CopyOf) -> Result<Definition> {
+    let (config, devices, architecture, profiles) = match &copy.snapshot {
+        Some(name) => {
+            let of = instance::find_snapshot(model, &copy.instance, name)?;
+            (&of.config, &of.devices, &of.architecture, &of.profiles)
+        }
+        None => {
+            let of = model.instances.get(&copy.instance).ok_or(Error::NotFound("Instance"))?;
+            (&of.config, &of.devices, &of.architecture, &of.profiles)
+        }
+    };
+    let mut config = config.clone();
+    config.retain(|key, _| !key.starts_with("volatile.") || key == "volatile.base_image");
+    Ok(Definition {
+        config,
+        devices: devices.clone(),
+        architecture: architecture.clone(),
+        profiles: profiles.clone(),
+        ephemeral: false,
+        description: String::new(),
+    })
+}
+
 /// `POST /1.0/instances`.
 pub async fn create(mut call: Call) -> Result<Response> {
     let body: wire::InstancesPost = call.json().await?;
@@ -198,14 +248,28 @@ pub async fn create(mut call: Call) -> Result<Response> {
     if body.stateful {
         return Err(Error::Unsupported { what: "the field \"stateful\"".to_owned() });
     }
+    let (mut profiles, mut devices) = (body.profiles, body.devices);
+    let mut architecture = body.architecture;
     let source = match body.source.kind.as_str() {
         "image" => RootSource::Image(image_of(&model, &project, &body.source)?.fingerprint.clone()),
         "none" => RootSource::Empty,
-        "copy" | "migration" | "backup" => {
+        "copy" => {
+            let copy = copy_of(&model, &project, &body.source)?;
+            let mut definition = copied_definition(&model, &copy)?;
+            definition.config.extend(config);
+            definition.devices.extend(devices);
+            (config, devices) = (definition.config, definition.devices);
+            profiles.get_or_insert_with(|| definition.profiles.iter().map(ToString::to_string).collect());
+            if architecture.is_empty() {
+                architecture = definition.architecture;
+            }
+            RootSource::Copy(copy)
+        }
+        "migration" | "backup" => {
             return Err(Error::Unsupported { what: format!("instances from a {}", body.source.kind) });
         }
         other => {
-            let reason = format!("the type {other:?} is not known: use \"image\" or \"none\"");
+            let reason = format!("the type {other:?} is not known: use \"image\", \"copy\" or \"none\"");
             return Err(Error::Field { name: "source", reason });
         }
     };
@@ -214,10 +278,10 @@ pub async fn create(mut call: Call) -> Result<Response> {
     let key = InstanceKey { project, name };
     let new = NewInstance {
         key: key.clone(),
-        architecture: body.architecture,
-        profiles: profile_names(body.profiles.unwrap_or_else(|| vec!["default".to_owned()]))?,
+        architecture,
+        profiles: profile_names(profiles.unwrap_or_else(|| vec!["default".to_owned()]))?,
         config,
-        devices: body.devices,
+        devices,
         ephemeral: body.ephemeral,
         description: body.description,
         source: source.clone(),

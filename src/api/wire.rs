@@ -242,6 +242,12 @@ pub struct InstanceSource {
     /// Instance to copy.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub source: String,
+    /// Without its snapshots; `container_only` is the older word.
+    #[serde(deserialize_with = "null_default", skip_serializing, alias = "container_only")]
+    pub instance_only: bool,
+    /// Bring a copy up to date.
+    #[serde(deserialize_with = "null_default", skip_serializing)]
+    pub refresh: bool,
     /// Project of the image or of the instance to copy.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub project: String,

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::networks::check_uplink;
-use super::{Context, Stages, blocking, guests, rename};
+use super::{Context, Stages, blocking, guests, rename, snapshots};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{self, Model, Phase};
 use crate::device::{Nic, NicType, Set};
 use crate::events::lifecycle::Requestor;
-use crate::names::{DeviceName, Fingerprint, InstanceKey, ProfileName, ProjectName};
+use crate::names::{DeviceName, Fingerprint, InstanceKey, ProfileName, ProjectName, SnapshotName};
 use crate::network::{self, BridgeSpec};
 use crate::profile;
 use crate::storage::{self, VolumeId};
@@ -23,6 +23,33 @@ pub enum RootSource {
     Image(Fingerprint),
     /// Nowhere: it is empty.
     Empty,
+    /// Another instance.
+    Copy(CopyOf),
+}
+
+/// What a copy is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyOf {
+    /// The instance.
+    pub instance: InstanceKey,
+    /// As it was then; `None`: as it is.
+    pub snapshot: Option<SnapshotName>,
+    /// Its snapshots are copied, too.
+    pub snapshots: bool,
+}
+
+/// The rows of the snapshots that come along with a copy.
+fn rows_of_snapshots(model: &Model, new: &InstanceKey, source: &RootSource) -> Vec<db::InstanceSnapshot> {
+    let RootSource::Copy(CopyOf { instance, snapshot: None, snapshots: true }) = source else { return Vec::new() };
+    let whole = model.snapshots_of(instance).into_iter().filter(|record| record.phase == Phase::Ready);
+    whole
+        .map(|record| {
+            let mut copy = (**record).clone();
+            copy.key.instance = new.clone();
+            copy.phase = Phase::Creating;
+            copy
+        })
+        .collect()
 }
 
 /// A new instance, parsed.
@@ -63,6 +90,16 @@ pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: Stri
     let pool = devices.root()?.pool.clone();
     if !model.pools.get(&pool).is_some_and(|record| record.phase == Phase::Ready) {
         return Err(Error::NoSuchPool(pool));
+    }
+    if let RootSource::Copy(copy) = &new.source {
+        let source = model.instances.get(&copy.instance).filter(|record| record.phase == Phase::Ready);
+        let from = source.ok_or(Error::NotFound)?.pool.clone();
+        if let Some(name) = &copy.snapshot {
+            snapshots::find(model, &copy.instance, name)?;
+        }
+        if from != pool {
+            return Err(Error::OtherPool { from, to: pool });
+        }
     }
     let mut architecture = new.architecture;
     let mut config = new.config;
@@ -106,8 +143,12 @@ pub(super) async fn reserve(context: &Arc<Context>, new: NewInstance) -> Result<
     context
         .db
         .write(move |tx| {
+            let (key, source) = (new.key.clone(), new.source.clone());
             let record = row(&checking, tx.model(), new, uuid)?;
             tx.put_instance(record.clone())?;
+            for snapshot in rows_of_snapshots(tx.model(), &key, &source) {
+                tx.put_snapshot(snapshot)?;
+            }
             Ok(record)
         })
         .await
@@ -200,15 +241,20 @@ pub(super) fn give_addresses(devices: &Set, config: &mut Config) -> Result<(), E
     Ok(())
 }
 
-/// Makes the root volume of a reserved instance and calls it ready; a failure takes everything back.
+/// Makes the root volume of a reserved instance and calls it ready; a failure takes everything back. That of a copy has
+/// been made by the task of its source: `copied`.
 pub(super) async fn build(
     context: &Arc<Context>,
     record: &db::Instance,
     source: &RootSource,
+    copied: Result<(), Error>,
     requestor: Option<&Requestor>,
     stages: &mut Stages,
 ) -> Result<(), Error> {
-    let result = volume(context, record, source, stages).await;
+    let result = match copied {
+        Ok(()) => volume(context, record, source, stages).await,
+        Err(error) => Err(error),
+    };
     if let Err(cause) = result {
         return Err(match take_back(context, record).await {
             Ok(()) => cause,
@@ -228,6 +274,7 @@ async fn volume(
     let pool = context.pools.get(&record.pool)?;
     let volume = VolumeId::of(&record.key);
     match source {
+        RootSource::Copy(_) => {}
         RootSource::Empty => blocking(move || pool.create_empty(&volume).map_err(Error::from)).await?,
         RootSource::Image(fingerprint) => {
             let image =
@@ -238,13 +285,25 @@ async fn volume(
     stages.mark("volume");
     let (root, container) = (context.dir.root().to_owned(), record.key.container());
     let path = context.pools.get(&record.pool)?.path(&VolumeId::of(&record.key));
-    blocking(move || storage::link_instance(&root, &container, &path).map_err(Error::from)).await?;
+    let snapshots = context.pools.get(&record.pool)?.snapshots_of(&VolumeId::of(&record.key));
+    blocking(move || {
+        storage::link_instance(&root, &container, &path)?;
+        if snapshots.exists() {
+            storage::link_snapshots(&root, &container, &snapshots)?;
+        }
+        Ok::<_, Error>(())
+    })
+    .await?;
     let (key, source) = (record.key.clone(), source.clone());
     context
         .db
         .write(move |tx| {
             let mut record = tx.model().instances.get(&key).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
             record.phase = Phase::Ready;
+            let snapshots: Vec<_> = tx.model().snapshots_of(&key).into_iter().cloned().collect();
+            for snapshot in snapshots {
+                tx.put_snapshot(db::InstanceSnapshot { phase: Phase::Ready, ..(*snapshot).clone() })?;
+            }
             if let RootSource::Image(fingerprint) = source
                 && let Some(image) = tx.model().image(&key.project, &fingerprint)
             {

@@ -55,6 +55,10 @@ pub enum Error {
         from: PoolName,
         to: PoolName,
     },
+    OtherPool {
+        from: PoolName,
+        to: PoolName,
+    },
     ImageMissing {
         what: String,
     },
@@ -183,6 +187,12 @@ impl fmt::Display for Error {
             Self::PoolChange { from, to } => write!(
                 f,
                 "Cannot update root disk device pool name from {:?} to {:?}: move the instance instead",
+                from.as_str(),
+                to.as_str()
+            ),
+            Self::OtherPool { from, to } => write!(
+                f,
+                "A copy from pool {:?} to pool {:?} is not supported by this version: give its root disk the same pool",
                 from.as_str(),
                 to.as_str()
             ),

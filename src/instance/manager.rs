@@ -193,7 +193,8 @@ impl Manager {
         requestor: Option<&Requestor>,
     ) -> Result<Stages, Error> {
         let mut stages = Stages::default();
-        create::build(&self.context, record, source, requestor, &mut stages).await?;
+        let copied = self.copied(record, source).await;
+        create::build(&self.context, record, source, copied, requestor, &mut stages).await?;
         self.spawn(&record.key, Snapshot::STOPPED);
         Ok(stages)
     }

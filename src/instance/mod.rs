@@ -75,7 +75,7 @@ use crate::{image, network, storage};
 pub use adopt::wants_start;
 pub use apparmor::AppArmor;
 pub use console::{Console, Leave};
-pub use create::{NewInstance, RootSource};
+pub use create::{CopyOf, NewInstance, RootSource};
 pub use error::Error;
 pub use exec::{Exec, ExecSpec, Io, IoKind};
 pub use guests::{Guest, Guests, READY, Stranger};

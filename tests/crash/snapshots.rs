@@ -47,6 +47,20 @@ fn is_whole(daemon: &Daemon, name: &str, states: &[&str]) {
 
 const CREATE: fn(&Caller, &str) =
     |caller, name| drop(caller.call("POST", &format!("{}/snapshots", url(name)), r#"{"name":"two"}"#));
+const COPY: fn(&Caller, &str) = |caller, name| {
+    let body = json!({"name": format!("{name}-new"), "source": {"type": "copy", "source": name}});
+    drop(caller.call("POST", "/1.0/instances", &body.to_string()));
+};
+
+fn is_copied_or_not(daemon: &Daemon, name: &str) {
+    let new = format!("{name}-new");
+    if daemon.status(&new) != "none" {
+        assert_eq!(names(daemon, &new), ["one"]);
+        is_whole(daemon, &new, &["two"]);
+    }
+    is_whole(daemon, name, &["two"]);
+}
+
 const RESTORE: fn(&Caller, &str) = |caller, name| drop(caller.call("PUT", &url(name), r#"{"restore":"one"}"#));
 
 pub(super) const SNAPSHOTS: &[Verb] = &[
@@ -131,6 +145,23 @@ pub(super) const SNAPSHOTS: &[Verb] = &[
             if daemon.status(name) != "none" {
                 is_whole(daemon, name, &["two"]);
             }
+        },
+        tidy: remove,
+    },
+    Verb {
+        name: "copy one that is down, with its snapshot",
+        prepare: with_snapshot,
+        act: COPY,
+        holds: is_copied_or_not,
+        tidy: remove,
+    },
+    Verb {
+        name: "copy one that runs",
+        prepare: running_with_snapshot,
+        act: COPY,
+        holds: |daemon, name| {
+            is_one_of(daemon, name, &["Running"]);
+            is_copied_or_not(daemon, name);
         },
         tidy: remove,
     },

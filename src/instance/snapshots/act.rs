@@ -6,7 +6,7 @@ use super::super::request::Answer;
 use super::super::state::Status;
 use super::super::waits::gone;
 use super::super::{Stages, stop};
-use super::{NewSnapshot, Use, Verb, create, delete, rename, restore, schedule};
+use super::{NewSnapshot, Use, Verb, copy, create, delete, rename, restore, schedule};
 use crate::events::lifecycle::Requestor;
 use crate::names::SnapshotName;
 use crate::profile;
@@ -20,17 +20,17 @@ impl Actor {
         let mut stages = Stages::default();
         match verb {
             Verb::Create(new) => {
-                let used = match &self.state {
-                    State::Running(_) => Use::Running { frozen: false },
-                    State::Frozen(_) => Use::Running { frozen: true },
-                    State::Stopped | State::Error | State::Stopping(_) if self.leases.in_use() => Use::Files,
-                    State::Stopped | State::Error | State::Stopping(_) => {
-                        self.let_go_of_root().await?;
-                        Use::None
-                    }
-                };
+                let used = self.used().await?;
                 let (_, held) = create(&self.context, &self.key, new, used, requestor).await?;
                 stages.mark("snapshot");
+                if let Some(milliseconds) = held {
+                    stages.add("held", milliseconds);
+                }
+            }
+            Verb::Copy { snapshot, to } => {
+                let used = self.used().await?;
+                let held = copy(&self.context, &self.key, snapshot, &to, used).await?;
+                stages.mark("copy");
                 if let Some(milliseconds) = held {
                     stages.add("held", milliseconds);
                 }
@@ -53,6 +53,19 @@ impl Actor {
         if let Err(error) = create(&self.context, &self.key, NewSnapshot::default(), used, None).await {
             tracing::error!(instance = %self.key, %error, "making the snapshot of its start");
         }
+    }
+
+    /// Who uses the volume; what is only mounted is let go.
+    async fn used(&mut self) -> Result<Use, Error> {
+        Ok(match &self.state {
+            State::Running(_) => Use::Running { frozen: false },
+            State::Frozen(_) => Use::Running { frozen: true },
+            State::Stopped | State::Error | State::Stopping(_) if self.leases.in_use() => Use::Files,
+            State::Stopped | State::Error | State::Stopping(_) => {
+                self.let_go_of_root().await?;
+                Use::None
+            }
+        })
     }
 
     /// Takes away what is mounted only for its files.

@@ -53,6 +53,13 @@ pub enum Verb {
         /// Its new name.
         to: SnapshotName,
     },
+    /// Makes the volumes of a copy of the instance, or of a snapshot of it, and of the snapshots that the copy's rows name.
+    Copy {
+        /// `None`: as it is now.
+        snapshot: Option<SnapshotName>,
+        /// The copy, whose rows are there.
+        to: InstanceKey,
+    },
     /// Brings the instance back to one.
     Restore(SnapshotName),
 }
@@ -177,6 +184,37 @@ pub(super) async fn create(
             Err(failure) => Error::Undo { cause: Box::new(cause), failures: vec![failure] },
         }),
     }
+}
+
+/// Makes the volumes of the copy `to`; how long the processes were held for it, milliseconds.
+pub(super) async fn copy(
+    context: &Arc<Context>,
+    instance: &InstanceKey,
+    snapshot: Option<SnapshotName>,
+    to: &InstanceKey,
+    used: Use,
+) -> Result<Option<f64>, Error> {
+    let (pool, volume) = place(context, instance)?;
+    let held = match used {
+        Use::None => None,
+        Use::Files | Use::Running { frozen: true } => Some(Held::nobody()),
+        Use::Running { frozen: false } => Some(Held::group(&group(context, instance))),
+    };
+    let model = context.db.model();
+    let names: Vec<SnapshotName> = model.snapshots_of(to).iter().map(|record| record.key.name.clone()).collect();
+    let new = VolumeId::of(to);
+    blocking(move || {
+        for name in names {
+            pool.copy(&volume.at(&name), &new.at(&name), None)?;
+        }
+        let pause = held.as_ref().map(|held| held as &dyn Pause);
+        match &snapshot {
+            Some(name) => pool.copy(&volume.at(name), &new, None)?,
+            None => pool.copy(&volume, &new, pause)?,
+        }
+        Ok(held.and_then(|held| held.milliseconds()))
+    })
+    .await
 }
 
 /// The control group of a running container.

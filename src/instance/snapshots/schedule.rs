@@ -10,8 +10,9 @@ use super::super::state::Status;
 use super::{NewSnapshot, Verb};
 use crate::api::wire::Config;
 use crate::config::{self, schedule};
+use crate::db;
 use crate::db::{Model, Phase, Seconds};
-use crate::instance::Manager;
+use crate::instance::{Error, Manager, RootSource};
 use crate::names::{InstanceKey, SnapshotKey};
 use crate::profile;
 
@@ -60,6 +61,13 @@ pub(super) async fn round(manager: &Manager, now: Seconds) {
 }
 
 impl Manager {
+    /// Has the task of its source make the volumes of a copy.
+    pub(in crate::instance) async fn copied(&self, record: &db::Instance, source: &RootSource) -> Result<(), Error> {
+        let RootSource::Copy(copy) = source else { return Ok(()) };
+        let verb = Verb::Copy { snapshot: copy.snapshot.clone(), to: record.key.clone() };
+        self.on_snapshots(&copy.instance, verb, None).await.map(drop)
+    }
+
     /// Does what the schedules of snapshots want in the minute of `now`; for tests the clock is theirs.
     pub async fn snapshot_round(&self, now: Seconds) {
         round(self, now).await;
