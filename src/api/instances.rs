@@ -197,7 +197,7 @@ fn copy_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource) 
         return Err(missing());
     }
     let snapshot = snapshot.map(SnapshotName::new).transpose()?;
-    Ok(CopyOf { instance, snapshot, snapshots: !source.instance_only })
+    Ok(CopyOf { instance, snapshot, snapshots: !(source.instance_only || source.container_only) })
 }
 
 /// What a copy takes over of the definition of what it is of; without what only that one is.

@@ -4,6 +4,7 @@
 //! Requests tolerate absent and `null` fields and ignore unknown ones; maps of configuration accept only strings and `null`.
 
 pub mod health;
+mod instance_source;
 mod metadata;
 mod networks;
 mod preview;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+pub use instance_source::InstanceSource;
 pub use metadata::{ImageMetadata, ImageTemplate};
 pub use networks::{AclRule, ForwardPort, NetworkAcl, NetworkForward, Warning};
 pub use preview::{ChangedDevice, ChangedKey, Preview, PreviewedInstance};
@@ -209,48 +211,6 @@ pub struct InstancesPost {
     /// Where the root file system comes from.
     #[serde(deserialize_with = "null_default")]
     pub source: InstanceSource,
-}
-
-/// Source of a new instance.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct InstanceSource {
-    /// `image`, `none`, `copy`, `migration`.
-    #[serde(rename = "type", deserialize_with = "null_default")]
-    pub kind: String,
-    /// Image alias.
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
-    pub alias: String,
-    /// Image fingerprint or a unique beginning of one.
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
-    pub fingerprint: String,
-    /// Properties of which an image must have all.
-    #[serde(deserialize_with = "null_config", skip_serializing_if = "BTreeMap::is_empty")]
-    pub properties: Config,
-    /// URL of an image server.
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
-    pub server: String,
-    /// Of that server.
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
-    pub protocol: String,
-    /// `pull`, `push`, `relay` or `local`.
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
-    pub mode: String,
-    /// For private remote images.
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
-    pub secret: String,
-    /// Instance to copy.
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
-    pub source: String,
-    /// Without its snapshots; `container_only` is the older word.
-    #[serde(deserialize_with = "null_default", skip_serializing, alias = "container_only")]
-    pub instance_only: bool,
-    /// Bring a copy up to date.
-    #[serde(deserialize_with = "null_default", skip_serializing)]
-    pub refresh: bool,
-    /// Project of the image or of the instance to copy.
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
-    pub project: String,
 }
 
 /// Body of `PUT /1.0/instances/<name>`.

@@ -10,6 +10,8 @@
 //!  users go on
 //! ```
 
+mod single;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -25,6 +27,8 @@ use rustix::io::Errno;
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
 use super::walk::{self, Entry, Visit, walk};
+
+pub(super) use single::Single;
 
 /// Holds what works on a tree.
 pub trait Pause: Send + Sync {
@@ -469,94 +473,9 @@ fn list(path: &str) -> Result<Vec<Vec<u8>>, Errno> {
     Ok(names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
 }
 
-/// Copies files one by one, to wherever below `to`.
-pub(super) struct Single {
-    to: PathBuf,
-    links: Mutex<BTreeMap<(u64, u64), PathBuf>>,
-}
-
 /// What overlayfs writes down about a file, but for what a nested one does (`trusted.overlay.overlay.`).
 fn is_overlays(name: &[u8]) -> bool {
     name.strip_prefix(b"trusted.overlay.").is_some_and(|rest| !rest.starts_with(b"overlay."))
-}
-
-impl Single {
-    /// Copies into the directory `to`.
-    pub(super) fn new(to: &Path) -> Self {
-        Self { to: to.to_owned(), links: Mutex::default() }
-    }
-
-    /// Where a copy lies.
-    pub(super) fn path(&self, below: &Path) -> PathBuf {
-        if below.as_os_str().is_empty() { self.to.clone() } else { self.to.join(below) }
-    }
-
-    fn failed(&self, below: &Path) -> impl FnOnce(Stage) -> Error {
-        let path = self.path(below);
-        move |stage| io(stage.doing, path)(stage.errno.into())
-    }
-
-    /// Makes a directory like `from`, without what overlayfs wrote down about that; to be finished when all is in it.
-    pub(super) fn directory(&self, from: &Path, below: &Path) -> Result<(), Error> {
-        let made = self.path(below);
-        make_dir(&made, 0o700)?;
-        (|| {
-            let entry = Entry::of(from).map_err(reading("open"))?;
-            let made = walk::open(&made).map_err(|_| writing("open")(Errno::NOTDIR))?;
-            rustix::fs::fchown(&made, owner(&entry.stat).0, owner(&entry.stat).1)
-                .map_err(writing("set the owner of"))?;
-            attributes(&entry, &made, true)?;
-            let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&made));
-            for name in list(&link).map_err(writing("list the attributes of"))?.iter().filter(|name| is_overlays(name))
-            {
-                rustix::fs::removexattr(&link, OsStr::from_bytes(name)).map_err(writing("set an attribute of"))?;
-            }
-            rustix::fs::fchmod(&made, mode(&entry.stat)).map_err(writing("set the mode of"))
-        })()
-        .map_err(self.failed(below))
-    }
-
-    /// Copies what is no directory.
-    pub(super) fn file(&self, from: &Path, below: &Path) -> Result<(), Error> {
-        let to = self.path(below);
-        (|| {
-            let entry = Entry::of(from).map_err(reading("open"))?;
-            let number = (entry.stat.st_dev, entry.stat.st_ino);
-            let mut links = held(&self.links);
-            if entry.stat.st_nlink > 1 {
-                if let Some(first) = links.get(&number) {
-                    return rustix::fs::link(self.path(first), &to).map_err(writing("link"));
-                }
-                links.insert(number, below.to_owned());
-            }
-            let (parent, name) = (to.parent().unwrap_or(&self.to), to.file_name().unwrap_or_default());
-            let parent = walk::open(parent).map_err(|_| writing("open")(Errno::NOTDIR))?;
-            fill(make(&parent, name, &entry)?, &parent, name, &entry, false)
-        })()
-        .map_err(self.failed(below))
-    }
-
-    /// Makes overlayfs's mark of a file that is not there.
-    pub(super) fn whiteout(&self, below: &Path) -> Result<(), Error> {
-        let (kind, mode) = (FileType::CharacterDevice, Mode::empty());
-        let made = rustix::fs::mknodat(rustix::fs::CWD, self.path(below), kind, mode, 0);
-        made.map_err(writing("create")).map_err(self.failed(below))
-    }
-
-    /// Gives a directory what it can only have when all is in it.
-    pub(super) fn finish(&self, from: &Path, below: &Path) -> Result<(), Error> {
-        let entry = Entry::of(from).map_err(reading("open")).map_err(self.failed(below))?;
-        let acl = entry.attribute(DEFAULT_ACL)?;
-        (|| {
-            let made = walk::open(&self.path(below)).map_err(|_| writing("open")(Errno::NOTDIR))?;
-            if let Some(acl) = acl {
-                let flags = XattrFlags::empty();
-                rustix::fs::fsetxattr(&made, DEFAULT_ACL, &acl, flags).map_err(writing("set an attribute of"))?;
-            }
-            rustix::fs::futimens(&made, &times(&entry.stat)).map_err(writing("set the times of"))
-        })()
-        .map_err(self.failed(below))
-    }
 }
 
 /// Whether two directories are alike themselves, whatever is in them and whatever overlayfs wrote down about them.
