@@ -338,6 +338,8 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     tokio::spawn(async move { following.instances.follow_lxcfs().await });
     let following = Arc::clone(&app);
     tokio::spawn(async move { following.instances.follow_sources().await });
+    let following = Arc::clone(&app);
+    tokio::spawn(async move { following.instances.follow_hardware().await });
     let following = Arc::clone(app.instances.context());
     tokio::spawn(async move { following.follow_networks().await });
     let starting = Arc::clone(&app);

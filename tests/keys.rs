@@ -294,3 +294,38 @@ fn no_device_takes_what_does_not_fit() {
     assert!(tried > 600, "{tried}");
     assert_eq!(daemon.status("c1"), "Running");
 }
+
+#[test]
+fn no_hardware_property_takes_what_does_not_fit() {
+    let daemon = Daemon::bare();
+    daemon.lxc(&["profile", "create", "p1"]).ok();
+    let ids = ["x", "12345", "0x12", "12g4", "-123"];
+    let numbers = ["x", "-1", "4294967295", "1.5"];
+    let rows: [(&str, &[&str]); 9] = [
+        ("vendorid", &ids),
+        ("productid", &ids),
+        ("uid", &numbers),
+        ("gid", &numbers),
+        ("mode", &["8", "1777", "rw", "-1"]),
+        ("required", &["maybe", "2"]),
+        ("id", &numbers),
+        ("pci", &["x", "01:00", "0000:01:00.10", "0000:zz:00.0", "../0000:01:00.0"]),
+        ("gputype", &["mdev", "mig", "sriov", "x"]),
+    ];
+    for kind in ["usb", "unix-hotplug", "gpu"] {
+        for (property, values) in rows {
+            // What a kind does not have, it does not take either.
+            for value in values.iter().copied().chain(["a\0b", "9".repeat(1 << 16).as_str()]) {
+                let device = json!({"type": kind, "vendorid": "1234", property: value});
+                let body = json!({"devices": {"dev": device}}).to_string();
+                let (status, answer) = daemon.api("PUT", "/1.0/profiles/p1", &body);
+                let message = answer["error"].as_str().unwrap_or_default();
+                let named = message.contains("\"dev\"") && message.contains(&format!("\"{property}\""));
+                assert!(
+                    status == 400 && named && message.len() < 1024,
+                    "{kind} {property} {value:.20}: {message:.200}"
+                );
+            }
+        }
+    }
+}

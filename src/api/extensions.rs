@@ -50,6 +50,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "file_get_symlink",
     "file_symlinks",
     "firewall_driver",
+    "gpu_devices",
     "id_map",
     "id_map_base",
     "id_map_current",
@@ -127,7 +128,10 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "storage",
     "unix_device_hotplug",
     "unix_device_rename",
+    "unix_hotplug_devices",
     "unix_priv_drop",
+    "usb_devices",
+    "usb_optional_vendorid",
     "usedby_consistency",
     "warnings",
 ];

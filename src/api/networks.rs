@@ -26,7 +26,7 @@ fn uses(devices: &wire::Devices, name: &str) -> bool {
                 Device::Root(_)
                 | Device::Disk(_)
                 | Device::Node(_)
-                | Device::Hotplug(_)
+                | Device::Matched(_)
                 | Device::Proxy(_)
                 | Device::None,
             )

@@ -4,6 +4,7 @@
 //! the start. What a plan needs to be remembered (addresses, names) comes back as `volatile.*` pairs.
 
 mod disk;
+mod matched;
 mod nic;
 mod proxy;
 mod unix;
@@ -15,12 +16,13 @@ use crate::api::wire::{Config, Devices};
 use crate::names::{DeviceName, NameError, PoolName, shortened};
 
 pub use disk::{Disk, Propagation, Rate, RootDisk};
+pub use matched::{Candidate, Class, Matched};
 pub use nic::{FamilyRouting, Nic, NicPlan, NicType, Traffic, plan_nics};
 pub use proxy::{Address, Protocol, Proxy};
-pub use unix::{Hotplug, Node};
+pub use unix::Node;
 
 /// Every type of device that [`Device::parse`] reads.
-const TYPES: &str = "disk, nic, none, proxy, unix-block, unix-char, unix-hotplug";
+const TYPES: &str = "disk, gpu, nic, none, proxy, unix-block, unix-char, unix-hotplug, usb";
 
 /// Why devices are refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,8 +146,8 @@ pub enum Device {
     Disk(Disk),
     /// A device node.
     Node(Node),
-    /// Device nodes that come and go.
-    Hotplug(Hotplug),
+    /// Hardware that is known by what it is.
+    Matched(Matched),
     /// A network interface.
     Nic(Nic),
     /// A proxy.
@@ -239,7 +241,9 @@ impl Device {
             }),
             "unix-char" => unix::parse(reader("unix-char"), false).map(Self::Node),
             "unix-block" => unix::parse(reader("unix-block"), true).map(Self::Node),
-            "unix-hotplug" => unix::parse_hotplug(reader("unix-hotplug")).map(Self::Hotplug),
+            "unix-hotplug" => matched::parse_hotplug(reader("unix-hotplug")).map(Self::Matched),
+            "usb" => matched::parse_usb(reader("usb")).map(Self::Matched),
+            "gpu" => matched::parse_gpu(reader("gpu")).map(Self::Matched),
             "nic" => nic::parse(reader("nic")).map(Self::Nic),
             "proxy" => proxy::parse(reader("proxy")).map(|proxy| Self::Proxy(Box::new(proxy))),
             "none" => reader("none").end().map(|()| Self::None),
@@ -257,8 +261,8 @@ pub struct Set {
     pub nics: BTreeMap<DeviceName, Nic>,
     /// Disks and device nodes by name; no two at one path.
     pub plugs: BTreeMap<DeviceName, Plug>,
-    /// Devices that come and go, by name.
-    pub hotplugs: BTreeMap<DeviceName, Hotplug>,
+    /// Hardware that is known by what it is, by name.
+    pub matched: BTreeMap<DeviceName, Matched>,
     /// Proxies by name.
     pub proxies: BTreeMap<DeviceName, Proxy>,
 }
@@ -272,7 +276,7 @@ impl Set {
         let mut root: Option<(DeviceName, RootDisk)> = None;
         let mut nics = BTreeMap::new();
         let mut plugs: BTreeMap<DeviceName, Plug> = BTreeMap::new();
-        let mut hotplugs = BTreeMap::new();
+        let mut matched = BTreeMap::new();
         let mut proxies = BTreeMap::new();
         for (name, properties) in devices {
             let name = DeviceName::new(name.clone()).map_err(Error::Name)?;
@@ -290,8 +294,8 @@ impl Set {
                     nics.insert(name, nic);
                     continue;
                 }
-                Device::Hotplug(hotplug) => {
-                    hotplugs.insert(name, hotplug);
+                Device::Matched(hardware) => {
+                    matched.insert(name, hardware);
                     continue;
                 }
                 Device::Proxy(proxy) => {
@@ -309,7 +313,7 @@ impl Set {
             }
             plugs.insert(name, plug);
         }
-        Ok(Self { root, nics, plugs, hotplugs, proxies })
+        Ok(Self { root, nics, plugs, matched, proxies })
     }
 
     /// The root disk, without which an instance can neither be made nor started.
@@ -333,9 +337,14 @@ pub fn validate(devices: &Devices) -> Result<(), Error> {
 pub fn is_live(properties: &Config) -> bool {
     match properties.get("type").map(String::as_str) {
         Some("disk") => properties.get("path").is_some_and(|path| path != "/"),
-        Some("nic" | "unix-char" | "unix-block" | "unix-hotplug" | "proxy" | "none") => true,
-        Some(_) | None => false,
+        Some("nic" | "unix-char" | "unix-block" | "proxy" | "none") => true,
+        Some(_) | None => is_matched(properties),
     }
+}
+
+/// Whether a device stands for hardware that is known by what it is.
+pub fn is_matched(properties: &Config) -> bool {
+    matches!(properties.get("type").map(String::as_str), Some("usb" | "gpu" | "unix-hotplug"))
 }
 
 /// The pools that the root disks among `devices` name.
@@ -410,7 +419,21 @@ mod tests {
             (vec![("type", "nic"), ("nictype", "p2p"), ("mtu", "big")], "\"mtu\""),
             (vec![("type", "nic"), ("nictype", "p2p"), ("hwaddr", "zz")], "\"hwaddr\""),
             (vec![("type", "nic"), ("nictype", "p2p"), ("name", "a/b")], "\"name\""),
-            (vec![("type", "gpu")], "\"gpu\""),
+            (vec![("type", "tpm")], "\"tpm\""),
+            (vec![("type", "usb"), ("vendorid", "12g4")], "\"vendorid\""),
+            (vec![("type", "usb"), ("productid", "0x12")], "\"productid\""),
+            (vec![("type", "usb"), ("required", "so")], "\"required\""),
+            (vec![("type", "usb"), ("pci", "0000:01:00.0")], "\"pci\""),
+            (vec![("type", "gpu"), ("gputype", "mdev")], "\"gputype\""),
+            (vec![("type", "gpu"), ("gputype", "mig")], "\"gputype\""),
+            (vec![("type", "gpu"), ("gputype", "sriov")], "\"gputype\""),
+            (vec![("type", "gpu"), ("pci", "1:2")], "\"pci\""),
+            (vec![("type", "gpu"), ("pci", "01:00.0"), ("id", "0")], "\"pci\""),
+            (vec![("type", "gpu"), ("id", "0"), ("vendorid", "10de")], "\"id\""),
+            (vec![("type", "gpu"), ("id", "-1")], "\"id\""),
+            (vec![("type", "gpu"), ("mode", "8")], "\"mode\""),
+            (vec![("type", "gpu"), ("required", "false")], "\"required\""),
+            (vec![("type", "unix-hotplug"), ("vendorid", "1234"), ("uid", "x")], "\"uid\""),
             (vec![], "\"type\""),
             (vec![("type", "disk")], "\"path\""),
             (vec![("type", "disk"), ("path", "/"), ("pool", "")], "\"pool\""),

@@ -1,4 +1,4 @@
-//! `unix-char`, `unix-block`, `unix-hotplug`: device nodes of the host.
+//! `unix-char`, `unix-block`: device nodes of the host.
 
 use super::disk::clean;
 use super::{Error, Properties};
@@ -24,14 +24,12 @@ pub struct Node {
     pub required: bool,
 }
 
-/// Nodes of USB devices with these identifiers, as they come and go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hotplug {
-    /// Without one nothing starts.
-    pub required: bool,
-}
-
-fn refuse(properties: &Properties<'_>, property: &'static str, value: &str, expected: &'static str) -> Error {
+pub(super) fn refuse(
+    properties: &Properties<'_>,
+    property: &'static str,
+    value: &str,
+    expected: &'static str,
+) -> Error {
     Error::Value { device: properties.device.to_string(), property, value: value.to_owned(), expected }
 }
 
@@ -91,26 +89,4 @@ pub(super) fn parse(mut properties: Properties<'_>, block: bool) -> Result<Node,
     let required = properties.flag("required")?.unwrap_or(true);
     properties.end()?;
     Ok(Node { block, source, path, numbers, uid, gid, mode, required })
-}
-
-pub(super) fn parse_hotplug(mut properties: Properties<'_>) -> Result<Hotplug, Error> {
-    let mut some = false;
-    for property in ["vendorid", "productid"] {
-        let Some(text) = properties.take(property) else { continue };
-        some = true;
-        if text.len() != 4 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(refuse(&properties, property, text, "four hexadecimal digits"));
-        }
-    }
-    if !some {
-        return Err(Error::MissingProperty {
-            device: properties.device.to_string(),
-            property: "vendorid",
-            hint: "set vendorid= or productid=, or both",
-        });
-    }
-    owner(&mut properties, 0o660)?;
-    let required = properties.flag("required")?.unwrap_or(false);
-    properties.end()?;
-    Ok(Hotplug { required })
 }

@@ -20,13 +20,12 @@ use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
-use super::hotplug::followed;
 use super::inside::Inside;
 use super::plug::{self, Ready, refuse};
 use super::rates::Rates;
-use super::{Context, blocking, proxies};
+use super::{Context, blocking, hardware, proxies};
 use crate::api::wire::{Config, Devices};
-use crate::device::{Disk, Plug, Propagation, Set};
+use crate::device::{Disk, Plug, Propagation, Set, is_matched};
 use crate::helper::{ContainerRef, MountRequest};
 use crate::names::{DeviceName, InstanceKey};
 use crate::profile::Expanded;
@@ -92,21 +91,18 @@ fn read_plugged(dir: &Path) -> Journal {
 pub(super) async fn prepare(
     context: &Arc<Context>,
     container: &str,
-    set: &Set,
     devices: &Devices,
     map: Option<IdMap>,
     root: &Path,
 ) -> Result<Vec<(String, String)>, Error> {
-    if let Some((device, _)) = set.hotplugs.iter().find(|(_, hotplug)| hotplug.required) {
-        let reason =
-            "no such device is there: devices that come later are not followed by this version; set required=false";
-        return Err(refuse(device, reason));
-    }
+    let resolved = hardware::resolve(devices).await?;
+    resolved.complete(|_| true)?;
+    let (devices, set) = (&resolved.devices, Set::parse(&resolved.devices)?);
     if set.plugs.is_empty() {
         return Ok(Vec::new());
     }
     let (dir, root, plugs) = (context.dir.devices(container), root.to_owned(), in_order(set.plugs.iter()));
-    let (rules, devices, all) = (context.host.device_rules, devices.clone(), set.plugs.clone());
+    let (rules, devices, all) = (context.host.device_rules, devices.clone(), set.plugs);
     blocking(move || {
         // What an earlier life left.
         clear(&dir, &[])?;
@@ -271,12 +267,15 @@ pub(super) async fn change(
     let running = Running::new(context, key, pid);
     let plugged = running.read().await?.plugged;
     // What is inside counts, not what should be: a device may have been left out. One that has not changed stays so.
+    let differs = |name: &str| before.devices.get(name) != after.devices.get(name);
     let wanted = after
         .devices
         .iter()
-        .filter(|(name, config)| plugged.contains_key(*name) || before.devices.get(*name) != Some(config));
+        .filter(|(name, config)| plugged.contains_key(*name) || differs(name) || is_matched(config));
     let wanted: Devices = wanted.map(|(name, config)| (name.clone(), config.clone())).collect();
-    running.change(plugged, &wanted).await
+    let wanted = hardware::resolve(&wanted).await?;
+    wanted.complete(differs)?;
+    running.change(plugged, &wanted.devices).await
 }
 
 /// A container found running at the daemon's start gets what the database says: a change may have been cut off.
@@ -295,7 +294,7 @@ pub(super) async fn adopted(context: &Arc<Context>, key: &InstanceKey, pid: i32,
             running.write(plugged.clone().into()).await?;
         }
         let again = Running::new(context, key, pid);
-        running.change(plugged, &expanded.devices).await?;
+        running.change(plugged, &hardware::resolve(&expanded.devices).await?.devices).await?;
         if doubted.is_empty() {
             return Ok(());
         }
@@ -307,64 +306,16 @@ pub(super) async fn adopted(context: &Arc<Context>, key: &InstanceKey, pid: i32,
     }
 }
 
-/// Brings the nodes that come and go with their sources to what is there of these now. Each for itself: what fails of one
-/// is logged, and tried again when something happens to it.
-pub(super) async fn follow(context: &Arc<Context>, key: &InstanceKey, pid: i32, expanded: &Expanded) {
-    let Ok(set) = Set::parse(&expanded.devices) else { return };
-    for (device, plug) in &set.plugs {
-        let Some(node) = followed(plug) else { continue };
-        let changed = async {
-            let running = Running::new(context, key, pid);
-            let plugged = running.read().await?.plugged;
-            let (source, block) = (PathBuf::from(&node.source), node.block);
-            let inside = plugged.contains_key(device.as_str()).then(|| running.dir.join(plug::file_name(device, plug)));
-            let (there, inside) = blocking(move || {
-                let inside = inside.map(|path| numbers(&path, block));
-                Ok::<_, Error>((numbers(&source, block), inside))
-            })
-            .await?;
-            if inside.is_some() && inside != Some(there) {
-                let mut less = plugged.clone();
-                less.remove(device.as_str());
-                running.change(plugged, &less).await?;
-                tracing::info!(instance = %key, %device, "taken out, as its source is gone");
-            } else if inside.is_some() {
-                return Ok(());
-            }
-            if there.is_some() {
-                let running = Running::new(context, key, pid);
-                let plugged = running.read().await?.plugged;
-                let mut more = plugged.clone();
-                more.extend(expanded.devices.get_key_value(device.as_str()).map(|(k, v)| (k.clone(), v.clone())));
-                running.change(plugged, &more).await?;
-                tracing::info!(instance = %key, %device, "put in, as its source has come");
-            }
-            Ok::<_, Error>(())
-        };
-        if let Err(error) = changed.await {
-            tracing::warn!(instance = %key, %device, %error, "following its source");
-        }
-    }
-}
-
-/// The numbers of the device at `path`; none when there is no such one.
-fn numbers(path: &Path, block: bool) -> Option<(u32, u32)> {
-    let stat = rustix::fs::stat(path).ok()?;
-    let wanted = if block { FileType::BlockDevice } else { FileType::CharacterDevice };
-    let fits = FileType::from_raw_mode(stat.st_mode) == wanted;
-    fits.then(|| (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)))
-}
-
 /// A container that runs.
-struct Running {
+pub(super) struct Running {
     context: Arc<Context>,
     container: ContainerRef,
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     pid: i32,
 }
 
 impl Running {
-    fn new(context: &Arc<Context>, key: &InstanceKey, pid: i32) -> Self {
+    pub(super) fn new(context: &Arc<Context>, key: &InstanceKey, pid: i32) -> Self {
         let container = context.container(key);
         Self { dir: context.dir.devices(&container.name), context: Arc::clone(context), container, pid }
     }
@@ -386,7 +337,12 @@ impl Running {
         .await
     }
 
-    async fn change(self, plugged: Devices, wanted: &Devices) -> Result<Option<Changed>, Error> {
+    /// What is inside now, by name.
+    pub(super) async fn plugged(&self) -> Result<Devices, Error> {
+        Ok(self.read().await?.plugged)
+    }
+
+    pub(super) async fn change(self, plugged: Devices, wanted: &Devices) -> Result<Option<Changed>, Error> {
         let (old, new) = (Set::parse(&plugged)?.plugs, Set::parse(wanted)?.plugs);
         let differs = |from: &BTreeMap<DeviceName, Plug>, to: &BTreeMap<DeviceName, Plug>| {
             in_order(from.iter().filter(|(name, plug)| to.get(*name).is_none_or(|other| !other.same_mount(plug))))

@@ -14,7 +14,7 @@ use tokio::io::Interest;
 
 use super::manager::Manager;
 use super::request::Request;
-use super::{Context, devices};
+use super::{Context, follow};
 use crate::device::{Node, Plug, Set};
 use crate::names::InstanceKey;
 use crate::profile;
@@ -33,6 +33,8 @@ pub(super) fn followed(plug: &Plug) -> Option<&Node> {
 struct Table {
     /// Of running instances.
     wanted: BTreeMap<InstanceKey, BTreeSet<PathBuf>>,
+    /// Of running instances, those with hardware that is known by what it is.
+    hardware: BTreeSet<InstanceKey>,
     /// Something happened to their sources.
     told: BTreeSet<InstanceKey>,
     /// None: nobody has wanted any so far, or they cannot be had.
@@ -59,12 +61,26 @@ impl Sources {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Something happened to hardware: those whom it may concern, who are to be woken.
+    pub(super) fn hardware_changed(&self) -> BTreeSet<InstanceKey> {
+        let mut table = self.table();
+        let concerned = table.hardware.clone();
+        table.told.extend(concerned.iter().cloned());
+        concerned
+    }
+
     /// What an instance waits for now; whether it is to look at them.
-    fn want(&self, key: &InstanceKey, paths: BTreeSet<PathBuf>) -> bool {
+    fn want(&self, key: &InstanceKey, paths: BTreeSet<PathBuf>, hardware: bool) -> bool {
         let mut table = self.table();
         let told = table.told.remove(key);
+        // From now on it is told; what happened before, it sees.
+        let new = hardware && table.hardware.insert(key.clone());
+        if !hardware {
+            table.hardware.remove(key);
+        }
+        let told = told || new;
         if table.wanted.get(key).is_none_or(BTreeSet::is_empty) && paths.is_empty() {
-            return false;
+            return told && hardware;
         }
         if table.wanted.get(key) == Some(&paths) {
             return told;
@@ -85,17 +101,17 @@ pub(super) async fn follow(context: &Arc<Context>, key: &InstanceKey, pid: Optio
     let expanded = match (pid, model.instances.get(key)) {
         (Some(_), Some(record)) => profile::expand_instance(&model, record),
         _ => {
-            context.sources.want(key, BTreeSet::new());
+            context.sources.want(key, BTreeSet::new(), false);
             return;
         }
     };
     // What is stored has been checked.
     let Ok(set) = Set::parse(&expanded.devices) else { return };
     let paths = set.plugs.values().filter_map(followed).map(|node| PathBuf::from(&node.source)).collect();
-    if context.sources.want(key, paths)
+    if context.sources.want(key, paths, !set.matched.is_empty())
         && let Some(pid) = pid
     {
-        devices::follow(context, key, pid, &expanded).await;
+        follow::follow(context, key, pid, &expanded).await;
     }
 }
 

@@ -62,6 +62,21 @@ impl Balancer {
         shares.get(container).map(|share| share.given.clone())
     }
 
+    /// Processors were switched on or off: all get theirs anew. Also those whose share is the same are written, as a control
+    /// group of version 1 loses a processor for good when it goes. Reads and writes a few small files.
+    pub(super) fn again(&self) {
+        let mut shares = self.shares();
+        let demands = shares.iter().map(|(name, share)| (name.clone(), share.demand.clone())).collect();
+        let mut given = balance(&demands, &usable());
+        for (name, share) in shares.iter_mut() {
+            let (Some(cpus), Some(pid)) = (given.remove(name), share.pid) else { continue };
+            match set_cpus(pid, &cpus) {
+                Ok(()) => share.given = cpus,
+                Err(error) => tracing::warn!(container = %name, %cpus, %error, "giving other processors"),
+            }
+        }
+    }
+
     /// The container is up: from now on its processors can be changed.
     fn runs(&self, container: &str, pid: i32) {
         if let Some(share) = self.shares().get_mut(container) {

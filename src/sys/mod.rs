@@ -23,5 +23,6 @@ pub mod pty;
 pub mod seccomp;
 pub mod socket;
 pub mod space;
+pub mod uevent;
 pub mod userns;
 pub mod watch;

@@ -48,17 +48,20 @@ fn card(tree: &Tree, device: &Path, names: &Names) -> GpuCard {
     }
 }
 
-pub(super) fn read(tree: &Tree, names: &Names) -> Gpu {
-    let mut devices: BTreeMap<PathBuf, GpuCard> = BTreeMap::new();
+/// The directories of all cards, each once: without links, and as it was found.
+pub(super) fn directories(tree: &Tree) -> BTreeMap<PathBuf, PathBuf> {
     let of_class = pci::devices(tree).into_iter().filter(|(_, dir)| pci::class(tree, dir) >> 8 == DISPLAY);
     // Names with a dash are connectors of a card.
     let of_drm = tree.entries(DRM).into_iter().filter(|name| name.starts_with("card") && !name.contains('-'));
     let of_drm = of_drm.map(|name| Path::new(DRM).join(name).join("device"));
-    for dir in of_class.map(|(_, dir)| dir).chain(of_drm) {
-        if let Some(real) = tree.real(&dir) {
-            devices.entry(real).or_insert_with(|| card(tree, &dir, names));
-        }
-    }
+    // Of two the last stays: that by class.
+    let all = of_drm.chain(of_class.map(|(_, dir)| dir));
+    all.filter_map(|dir| Some((tree.real(&dir)?, dir))).collect()
+}
+
+pub(super) fn read(tree: &Tree, names: &Names) -> Gpu {
+    let devices: BTreeMap<PathBuf, GpuCard> =
+        directories(tree).into_iter().map(|(real, dir)| (real, card(tree, &dir, names))).collect();
     let total = u64::try_from(devices.len()).unwrap_or(0);
     let functions = virtual_functions(tree, devices.keys());
     let cards = gather(devices, &functions, |card, sriov| card.sriov = Some(sriov));

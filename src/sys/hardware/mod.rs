@@ -14,6 +14,7 @@ mod gpu;
 mod memory;
 mod names;
 mod network;
+pub mod nodes;
 mod pci;
 mod system;
 mod tree;

@@ -215,3 +215,26 @@ fn a_machine_without_any_files_is_empty_and_this_one_is_not() {
         assert!(card.ports.iter().all(|port| Path::new("/sys/class/net").join(&port.id).exists()));
     }
 }
+
+#[test]
+fn nodes_of_nvidia_cards_are_those_of_its_driver() {
+    let m = machine();
+    let dir = "sys/devices/pci0000:00/0000:01:00.0";
+    m.file(&format!("{dir}/class"), "0x030200").file(&format!("{dir}/vendor"), "0x10de");
+    m.file(&format!("{dir}/device"), "0x1eb8").file(&format!("{dir}/drm/renderD128/dev"), "226:128");
+    m.link(&format!("{dir}/driver"), "sys/bus/pci/drivers/nvidia").link("sys/bus/pci/devices/0000:01:00.0", dir);
+    m.file("proc/driver/nvidia/gpus/0000:01:00.0/information", "Model: T4\nDevice Minor: \t 2");
+    // A text is no node.
+    m.file("dev/nvidia2", "").file("dev/null", "");
+    for (name, minor) in [("nvidiactl", 255), ("nvidia-uvm", 0)] {
+        let path = m.0.path().join("dev").join(name);
+        let kind = rustix::fs::FileType::CharacterDevice;
+        let numbers = rustix::fs::makedev(195, minor);
+        rustix::fs::mknodat(rustix::fs::CWD, path, kind, rustix::fs::Mode::empty(), numbers).unwrap();
+    }
+    let found = super::nodes::read(&Tree::copy(m.0.path(), "6.1.0"));
+    let [card] = &found[..] else { panic!("{found:?}") };
+    let paths: Vec<&str> = card.nodes.iter().map(|node| node.path.as_str()).collect();
+    assert_eq!(paths, ["/dev/dri/renderD128", "/dev/nvidiactl", "/dev/nvidia-uvm"]);
+    assert_eq!((card.vendor.as_str(), card.pci.as_str(), card.nodes[1].numbers), ("10de", "0000:01:00.0", (195, 255)));
+}

@@ -24,10 +24,13 @@ pub(super) struct Place {
 }
 
 impl Tree {
-    /// This host's.
+    /// This host's. `WARREN_TEST_HARDWARE`, for tests only, is the root of another one's files.
     pub(super) fn host() -> Self {
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-        Self { root: PathBuf::from("/"), kernel, live: true }
+        match std::env::var_os("WARREN_TEST_HARDWARE").filter(|root| !root.is_empty()) {
+            Some(root) => Self { root: PathBuf::from(root), kernel, live: false },
+            None => Self { root: PathBuf::from("/"), kernel, live: true },
+        }
     }
 
     /// A copy of some host's files.

@@ -1,0 +1,59 @@
+//! What the kernel tells of hardware: running instances follow it, and processors are given out anew.
+//!
+//! ```text
+//!   kernel ── uevents ──> hardware: instances that want some are woken, and look what is there now
+//!                    └──> processors: Balancer
+//! ```
+//! A message is a reason to look, never the truth itself: so none that is lost, forged or late does harm.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::Interest;
+
+use super::blocking;
+use super::error::Error;
+use super::manager::Manager;
+use super::request::Request;
+use crate::sys::uevent::Uevents;
+use crate::sys::watch;
+
+impl Manager {
+    /// Follows the hardware of the host, for as long as the daemon runs.
+    pub async fn follow_hardware(&self) {
+        if let Err(error) = self.try_follow_hardware().await {
+            tracing::warn!(%error, "hardware that comes or goes will not be noticed");
+        }
+    }
+
+    async fn try_follow_hardware(&self) -> io::Result<()> {
+        let uevents = Uevents::open()?;
+        let readable = watch::watch(uevents.readable()?, Interest::READABLE)?;
+        // What happened before.
+        self.look_at_hardware();
+        loop {
+            readable.ready(Interest::READABLE).await?.clear_ready();
+            let heard = uevents.take()?;
+            if heard.hardware {
+                self.look_at_hardware();
+            }
+            if heard.processors {
+                let context = Arc::clone(self.context());
+                let again = blocking(move || {
+                    context.cpus.again();
+                    Ok::<_, Error>(())
+                });
+                if let Err(error) = again.await {
+                    tracing::error!(%error, "giving processors out anew");
+                }
+            }
+        }
+    }
+
+    fn look_at_hardware(&self) {
+        for key in self.context().sources.hardware_changed() {
+            // One that is just gone needs nothing.
+            self.send(&key, Request::Sources);
+        }
+    }
+}
