@@ -99,7 +99,7 @@ impl Actor {
         let started = if up { self.start("instance-restarted", requestor).await.map(drop) } else { Ok(()) };
         stages.mark("start");
         put?;
-        let name = [("snapshot".to_owned(), name.as_str().into())];
+        let name = [("snapshot".to_owned(), format!("{}/{name}", self.key.name).into())];
         self.context.lifecycle_with("instance-restored", &self.key, &name, requestor);
         started
     }

@@ -309,7 +309,7 @@ pub(super) async fn rename(
             Err(failure) => Error::Undo { cause: Box::new(cause), failures: vec![failure] },
         });
     }
-    let old_name = [("old_name".to_owned(), from.as_str().into())];
+    let old_name = [("old_name".to_owned(), format!("{}/{from}", instance.name).into())];
     context.snapshot_lifecycle("instance-snapshot-renamed", &record.key, &old_name, requestor);
     Ok(())
 }
