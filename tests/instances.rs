@@ -208,3 +208,19 @@ fn nics_have_addresses_before_the_first_start_and_nobody_loses_a_root_or_a_netwo
     let elsewhere = r#"{"name":"c3","source":{"type":"none"}}"#;
     assert_eq!(daemon.api("POST", "/1.0/instances?target=other", elsewhere).0, 400);
 }
+
+/// One without it would not start any more.
+#[test]
+fn the_root_disk_cannot_be_taken_away() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["launch", "bb", "c1"]).ok();
+    let before = daemon.api("GET", "/1.0/instances/c1", "").1;
+    for root in [r#"{"type":"none"}"#, r#"{"type":"disk","path":"/x","source":"/etc"}"#] {
+        let body = format!(r#"{{"devices":{{"root":{root}}}}}"#);
+        let (code, said) = daemon.api("PATCH", "/1.0/instances/c1", &body);
+        assert_eq!(code, 400, "{said}");
+        assert!(said["error"].as_str().unwrap().contains("No root device"), "{said}");
+    }
+    assert_eq!(daemon.api("GET", "/1.0/instances/c1", "").1, before);
+    daemon.lxc(&["restart", "--force", "c1"]).ok();
+}

@@ -141,9 +141,13 @@ pub fn server_row(key: &str) -> Option<&'static ServerRow> {
 /// With the first key that is unknown, misplaced, or has a value that does not fit.
 pub fn validate_instance(config: &Config, scope: Scope) -> Result<(), Error> {
     for (key, value) in config {
-        let Some(row) = instance_row(key) else {
+        let Some(row) = instance_row(key).filter(|_| !key.contains(char::is_control)) else {
             return Err(Error::UnknownKey { of: "instance", key: key.clone() });
         };
+        // What stands before the first "=" is the variable (environ(7)).
+        if key.strip_prefix("environment.").is_some_and(|name| name.contains(['=', ' '])) {
+            return Err(Error::WrongScope { key: key.clone(), reason: "a variable's name has no \"=\" and no space" });
+        }
         if scope == Scope::Profile && row.scope == Scope::Instance {
             return Err(Error::WrongScope { key: key.clone(), reason: "it belongs to one instance, not to a profile" });
         }
@@ -255,5 +259,13 @@ mod tests {
     fn a_hidden_value_is_not_repeated_in_its_refusal() {
         let error = validate_server(&config("core.trust_password", "sec\0ret")).unwrap_err();
         assert!(!error.to_string().contains("ret"), "{error}");
+    }
+
+    #[test]
+    fn names_of_keys_are_checked() {
+        for bad in ["user.a\0b", "user.a\nb", "environment.A=B", "environment.A B", "environment.A\tB"] {
+            let error = validate_instance(&config(bad, "x"), Scope::Instance).unwrap_err();
+            assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");
+        }
     }
 }

@@ -89,6 +89,10 @@ pub(super) fn changed(
     if let Some((_, root)) = devices.root.as_ref().filter(|(_, root)| root.pool != record.pool) {
         return Err(Error::PoolChange { from: record.pool, to: root.pool.clone() });
     }
+    if devices.root.is_none() && Set::parse(&profile::expand_instance(model, old).devices)?.root.is_some() {
+        // It would not start any more.
+        devices.root()?;
+    }
     record.config = new.config;
     // What the daemon knows of the running container is no client's to change, least of all one whose copy is old: after
     // a crash it would be taken for one that does not run.
