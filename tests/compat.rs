@@ -161,7 +161,7 @@ fn profiles_are_made_changed_applied_and_deleted() {
     daemon.lxc(&["profile", "set", "web", "nonsense", "1"]).refused("nonsense");
     daemon.lxc(&["profile", "set", "web", "boot.autostart", "maybe"]).refused("boot.autostart");
     daemon.lxc(&["profile", "device", "add", "web", "eth0", "nic", "nictype=p2p"]).ok();
-    daemon.lxc(&["profile", "device", "add", "web", "gpu", "gpu"]).refused("gpu");
+    daemon.lxc(&["profile", "device", "add", "web", "gpu", "gpu", "gputype=mdev"]).refused("gputype");
     daemon.lxc(&["launch", "bb", "c1", "-p", "default", "-p", "web"]).ok();
     assert_eq!(daemon.lxc(&["exec", "c1", "--", "sh", "-c", "echo $ROLE; ls /sys/class/net"]).ok(), "web\neth0\nlo\n");
     daemon.lxc(&["profile", "delete", "web"]).refused("in use");

@@ -47,6 +47,8 @@ fn rows_of_snapshots(model: &Model, new: &InstanceKey, source: &RootSource) -> V
             let mut copy = (**record).clone();
             copy.key.instance = new.clone();
             copy.phase = Phase::Creating;
+            // Identity and addresses are the source's own.
+            copy.config.retain(|key, _| !key.starts_with("volatile.") || key == "volatile.base_image");
             copy
         })
         .collect()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::apply::apply;
 use super::error::Error;
-use super::snapshots::restore;
+use super::snapshots::{HELD, restore};
 use super::{Context, create, devices, guests, nics, ranges, rename, stop};
 use crate::api::wire::{Config, Devices};
 use crate::config;
@@ -39,7 +39,7 @@ pub type Change = Box<dyn Fn(&Instance) -> Result<Definition, Error> + Send + Sy
 /// Keys by which the daemon finds its way back after a crash. No client changes them, and they are no part of what a client
 /// saw when it changes something else.
 pub fn is_own(key: &str) -> bool {
-    let own = [stop::POWER, stop::RESTART, rename::MARKER, restore::MARKER, guests::READY];
+    let own = [stop::POWER, stop::RESTART, rename::MARKER, restore::MARKER, HELD, guests::READY];
     nics::is_live_key(key) || ranges::is_own(key) || own.contains(&key)
 }
 

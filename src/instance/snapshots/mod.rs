@@ -27,8 +27,8 @@ use crate::profile;
 use crate::storage::{self, Pause, Pool, VolumeId};
 use pause::Held;
 
-/// In a snapshot's row while the processes of its instance may be held for it.
-const HELD: &str = "volatile.snapshot.held";
+/// In a snapshot's row, or that of a copy's source, while the processes of the instance may be held for it.
+pub(super) const HELD: &str = "volatile.snapshot.held";
 
 /// A new snapshot.
 #[derive(Debug, Clone, Default)]
@@ -203,7 +203,11 @@ pub(super) async fn copy(
     let model = context.db.model();
     let names: Vec<SnapshotName> = model.snapshots_of(to).iter().map(|record| record.key.name.clone()).collect();
     let new = VolumeId::of(to);
-    blocking(move || {
+    let holds = held.as_ref().is_some_and(Held::is_of_somebody);
+    if holds {
+        mark_held(context, instance, true).await?;
+    }
+    let copied = blocking(move || {
         for name in names {
             pool.copy(&volume.at(&name), &new.at(&name), None)?;
         }
@@ -214,7 +218,33 @@ pub(super) async fn copy(
         }
         Ok(held.and_then(|held| held.milliseconds()))
     })
-    .await
+    .await;
+    if holds {
+        mark_held(context, instance, false).await?;
+    }
+    copied
+}
+
+/// Writes down that the processes of an instance may be held, or that they are not.
+async fn mark_held(context: &Context, instance: &InstanceKey, held: bool) -> Result<(), Error> {
+    let key = instance.clone();
+    context
+        .db
+        .write(move |tx| {
+            let mut record = tx.model().instances.get(&key).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
+            match held {
+                true => record.config.insert(HELD.to_owned(), "true".to_owned()),
+                false => record.config.remove(HELD),
+            };
+            Ok(tx.put_instance(record)?)
+        })
+        .await
+}
+
+/// Lets the processes of an instance go on that a snapshot or a copy held when the daemon died.
+async fn let_go(context: &Context, instance: &InstanceKey) -> Result<(), Error> {
+    let group = group(context, instance);
+    blocking(move || Held::group(&group).resume().map_err(Error::from)).await
 }
 
 /// The control group of a running container.
@@ -345,12 +375,15 @@ async fn finish_rename(context: &Context, record: &InstanceSnapshot) -> Result<(
 /// At the daemon's start: finishes or undoes what a crash left of the snapshots of an instance.
 pub(super) async fn settle(context: &Arc<Context>, instance: &InstanceKey) -> Result<(), Error> {
     let model = context.db.model();
+    if model.instances.get(instance).is_some_and(|record| record.config.contains_key(HELD)) {
+        let_go(context, instance).await?;
+        mark_held(context, instance, false).await?;
+    }
     for record in model.snapshots_of(instance) {
         match record.phase {
             Phase::Creating => {
                 if record.config.contains_key(HELD) {
-                    let group = group(context, instance);
-                    blocking(move || Held::group(&group).resume().map_err(Error::from)).await?;
+                    let_go(context, instance).await?;
                 }
                 remove(context, record).await?;
                 tracing::info!(snapshot = %record.key, "undid an interrupted snapshot");

@@ -25,6 +25,11 @@ impl Held {
         Self { freezer, since: Mutex::default() }
     }
 
+    /// Whether there is somebody to hold.
+    pub(super) fn is_of_somebody(&self) -> bool {
+        self.freezer.is_some()
+    }
+
     /// How long they were held; `None`: they were not.
     pub(super) fn milliseconds(&self) -> Option<f64> {
         let (_, length) = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
