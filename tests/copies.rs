@@ -52,6 +52,9 @@ fn is_copied(driver: &str) {
     push(&daemon, "c2/root/f", "copy");
     daemon.lxc(&["restore", "c2", "s1"]).ok();
     assert_eq!(pulled(&daemon, "c2/root/f"), "one");
+    // Not the address that its source has.
+    let hwaddr = |name: &str| shown(&daemon, name)["config"]["volatile.eth0.hwaddr"].clone();
+    assert_ne!(hwaddr("c2"), hwaddr("c1"));
     assert_eq!(daemon.lxc(&["exec", "c1", "--", "cat", "/root/f"]).ok(), "two");
     daemon.lxc(&["start", "c2"]).ok();
     assert_eq!(daemon.lxc(&["exec", "c2", "--", "cat", "/root/f"]).ok(), "one");

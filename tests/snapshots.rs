@@ -64,6 +64,11 @@ fn goes_back(driver: &str) {
     daemon.lxc(&["rename", "c1", "c2"]).ok();
     daemon.lxc(&["move", "c2/snap0", "c2/kept"]).ok();
     assert_eq!(snapshots(&daemon, "c2"), ["running", "kept"]);
+    let used = daemon.api("GET", "/1.0/storage-pools/p", "").1["metadata"]["used_by"].clone();
+    for snapshot in ["running", "kept"] {
+        let url = json!(format!("/1.0/instances/c2/snapshots/{snapshot}"));
+        assert!(used.as_array().unwrap().contains(&url), "{used}");
+    }
     daemon.lxc(&["restore", "c2", "kept"]).ok();
     assert_eq!(pulled(&daemon, "c2/root/f"), "two");
     daemon.lxc(&["delete", "c2/running"]).ok();

@@ -132,8 +132,9 @@ impl Manager {
             table.paths = Some(paths);
             table.watch();
             // What happened before.
-            let all = table.wanted.keys().cloned().collect();
-            table.told = all;
+            let all: Vec<InstanceKey> = table.wanted.keys().cloned().collect();
+            // Others may have been told already, of hardware.
+            table.told.extend(all);
         }
         self.tell_all(|| Request::Sources);
         loop {

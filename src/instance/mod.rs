@@ -35,6 +35,7 @@ mod live;
 mod logs;
 mod lxcfs;
 mod manager;
+mod marks;
 mod metadata;
 mod networks;
 mod nics;

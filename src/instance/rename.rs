@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, apparmor, blocking, confine, guests};
+use super::{Context, apparmor, blocking, confine, guests, marks};
 use crate::db::{Instance, Model};
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
@@ -30,14 +30,14 @@ pub(super) async fn rename(
         let back = async {
             move_files(context, &Instance { key: from.clone(), ..record.clone() }, &to.container()).await?;
             swap_row(context, to, from).await?;
-            forget(context, from).await
+            marks::set(context, from, MARKER, None).await
         };
         return Err(match back.await {
             Ok(()) => cause,
             Err(failure) => Error::Undo { cause: Box::new(cause), failures: vec![failure] },
         });
     }
-    forget(context, to).await?;
+    marks::set(context, to, MARKER, None).await?;
     context.renamed(from, to, requestor);
     Ok(())
 }
@@ -46,7 +46,7 @@ pub(super) async fn rename(
 pub(super) async fn finish(context: &Arc<Context>, record: &Instance) -> Result<(), Error> {
     let Some(old) = record.config.get(MARKER) else { return Ok(()) };
     move_files(context, record, old).await?;
-    forget(context, &record.key).await?;
+    marks::set(context, &record.key, MARKER, None).await?;
     tracing::info!(instance = %record.key, from = %old, "finished an interrupted rename");
     Ok(())
 }
@@ -80,18 +80,6 @@ async fn swap_row(context: &Context, from: &InstanceKey, to: &InstanceKey) -> Re
                 tx.put_snapshot(snapshot)?;
             }
             Ok(record)
-        })
-        .await
-}
-
-async fn forget(context: &Context, key: &InstanceKey) -> Result<(), Error> {
-    let key = key.clone();
-    context
-        .db
-        .write(move |tx| {
-            let mut record = tx.model().instances.get(&key).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
-            record.config.remove(MARKER);
-            Ok(tx.put_instance(record)?)
         })
         .await
 }

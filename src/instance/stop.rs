@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use super::actor::Live;
 use super::error::Error;
 use super::request::StopKind;
-use super::{Context, apparmor, devices, guests, limits, nics, proxies, ranges};
+use super::{Context, apparmor, devices, guests, limits, marks, nics, proxies, ranges};
 use crate::db::{self, Instance, Phase};
 use crate::names::InstanceKey;
 use crate::storage::VolumeId;
@@ -22,18 +22,7 @@ pub(super) const RESTART: &str = "volatile.last_state.restart";
 
 /// Remembers that a restart has begun, or forgets it.
 pub(super) async fn mark_restart(context: &Context, key: &InstanceKey, how: Option<&'static str>) -> Result<(), Error> {
-    let key = key.clone();
-    context
-        .db
-        .write(move |tx| {
-            let mut record = tx.model().instances.get(&key).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
-            match how {
-                Some(how) => record.config.insert(RESTART.to_owned(), how.to_owned()),
-                None => record.config.remove(RESTART),
-            };
-            Ok(tx.put_instance(record)?)
-        })
-        .await
+    marks::set(context, key, RESTART, how.map(str::to_owned)).await
 }
 
 /// How a restart goes down that the last daemon began and that has not come so far as to start.

@@ -158,3 +158,22 @@ fn a_configuration_of_dnsmasq_that_was_being_checked_goes() {
         nothing_left(&daemon, "after an interrupted change of a network");
     });
 }
+
+#[test]
+fn one_that_was_held_for_a_snapshot_or_a_copy_goes_on() {
+    isolated("planted::one_that_was_held_for_a_snapshot_or_a_copy_goes_on", || {
+        let mut daemon = Daemon::ready("overlay");
+        daemon.lxc(&["launch", "bb", "held"]).ok();
+        let pid = daemon.instance_pid("held");
+        let file = daemon.cgroup_file("held", "freezer", "freezer.state", "cgroup.freeze");
+        let (held, goes_on) = if file.ends_with("freezer.state") { ("FROZEN", "THAWED") } else { ("1", "0") };
+        daemon.kill();
+        plant_key(&daemon, "held", "volatile.held", "true");
+        std::fs::write(&file, held).unwrap();
+        eventually("it is held", || std::fs::read_to_string(&file).unwrap().trim() == held);
+        daemon.start();
+        assert_eq!((daemon.status("held"), daemon.instance_pid("held")), ("Running".to_owned(), pid));
+        assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), goes_on);
+        nothing_left(&daemon, "after one was held");
+    });
+}

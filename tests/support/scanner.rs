@@ -93,7 +93,7 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
         if up != (config.get("volatile.last_state.power").map(String::as_str) == Some("RUNNING")) {
             findings.push(format!("the instance {} is {status}, its row says something else", row[0]));
         }
-        for half in ["volatile.renamed_from", "volatile.restoring"] {
+        for half in ["volatile.renamed_from", "volatile.restoring", "volatile.held"] {
             if let Some(value) = config.get(half) {
                 findings.push(format!("the instance {} still has {half}={value}", row[0]));
             }

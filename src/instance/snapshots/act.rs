@@ -5,8 +5,9 @@ use super::super::error::Error;
 use super::super::request::Answer;
 use super::super::state::Status;
 use super::super::waits::gone;
-use super::super::{Stages, stop};
-use super::{NewSnapshot, Use, Verb, copy, create, delete, rename, restore, schedule};
+use super::super::{Stages, marks, stop};
+use super::copies::copy;
+use super::{NewSnapshot, Use, Verb, create, delete, rename, restore, schedule};
 use crate::events::lifecycle::Requestor;
 use crate::names::SnapshotName;
 use crate::profile;
@@ -84,14 +85,14 @@ impl Actor {
         let token = restore::begin(&self.context, &self.key, name).await?;
         let up = matches!(self.state, State::Running(_) | State::Frozen(_));
         if up && let Err(error) = self.down_for_restore().await {
-            restore::forget(&self.context, &self.key).await?;
+            marks::set(&self.context, &self.key, restore::MARKER, None).await?;
             return Err(error);
         }
         stages.mark("stop");
         let put = match self.let_go_of_root().await {
             Ok(()) => restore::put(&self.context, &self.key, name, &token).await,
             Err(error) => {
-                restore::forget(&self.context, &self.key).await?;
+                marks::set(&self.context, &self.key, restore::MARKER, None).await?;
                 Err(error)
             }
         };

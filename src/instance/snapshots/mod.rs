@@ -1,7 +1,9 @@
 //! Snapshots of an instance: its root and its definition as they were.
 //!
 //! ```text
-//!  create   row "creating" ──volume──link──> "ready"        crash: undone, and what was held goes on
+//!  create   row "creating" ──volume──link──> "ready"        crash: undone
+//!  copy     volumes for the rows of another instance       crash: undone with those rows
+//!  hold     mark volatile.held ──volume──> no mark         crash: goes on
 //!  delete   row "deleting" ──volume──> no row               crash: finished
 //!  rename   row "new" + volatile.renamed_from ──volume──> marker removed      crash: finished
 //!  restore  see [`restore`]
@@ -10,6 +12,7 @@
 //! directory brings the link `<state>/snapshots/<container>`, the last one's takes it away.
 
 mod act;
+mod copies;
 mod pattern;
 mod pause;
 pub(super) mod restore;
@@ -18,7 +21,7 @@ mod schedule;
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, blocking, rename, update};
+use super::{Context, blocking, marks, rename, update};
 use crate::config::schedule as times;
 use crate::db::{self, InstanceSnapshot, Model, Phase, Seconds};
 use crate::events::lifecycle::Requestor;
@@ -27,8 +30,8 @@ use crate::profile;
 use crate::storage::{self, Pause, Pool, VolumeId};
 use pause::Held;
 
-/// In a snapshot's row, or that of a copy's source, while the processes of the instance may be held for it.
-pub(super) const HELD: &str = "volatile.snapshot.held";
+/// In an instance's row while its processes may be held.
+pub(super) const HELD: &str = "volatile.held";
 
 /// A new snapshot.
 #[derive(Debug, Clone, Default)]
@@ -77,7 +80,6 @@ pub(super) enum Use {
     },
 }
 
-/// What is told in a name or a schedule is that of the expanded configuration.
 fn key(instance: &InstanceKey, name: &SnapshotName) -> SnapshotKey {
     SnapshotKey { instance: instance.clone(), name: name.clone() }
 }
@@ -86,7 +88,7 @@ fn key(instance: &InstanceKey, name: &SnapshotName) -> SnapshotKey {
 ///
 /// # Errors
 /// With everything that can be checked before anything is made.
-fn row(model: &Model, instance: &InstanceKey, new: &NewSnapshot, holds: bool) -> Result<InstanceSnapshot, Error> {
+fn row(model: &Model, instance: &InstanceKey, new: &NewSnapshot) -> Result<InstanceSnapshot, Error> {
     let record = model.instances.get(instance).ok_or(Error::NotFound)?;
     let expanded = profile::expand_instance(model, record).config;
     let others = model.snapshots_of(instance);
@@ -114,9 +116,6 @@ fn row(model: &Model, instance: &InstanceKey, new: &NewSnapshot, holds: bool) ->
     };
     let mut config = record.config.clone();
     config.retain(|key, _| !update::is_own(key));
-    if holds {
-        config.insert(HELD.to_owned(), "true".to_owned());
-    }
     Ok(InstanceSnapshot {
         key,
         number: others.last().map_or(0, |last| last.number + 1),
@@ -148,27 +147,20 @@ pub(super) async fn create(
     requestor: Option<&Requestor>,
 ) -> Result<(SnapshotName, Option<f64>), Error> {
     let (pool, volume) = place(context, instance)?;
-    let held = match used {
-        Use::None => None,
-        Use::Files | Use::Running { frozen: true } => Some(Held::nobody()),
-        Use::Running { frozen: false } => Some(Held::group(&group(context, instance))),
-    };
-    let (of, holds) = (instance.clone(), matches!(used, Use::Running { frozen: false }));
+    let of = instance.clone();
     let record = context
         .db
         .write(move |tx| {
-            let record = row(tx.model(), &of, &new, holds)?;
+            let record = row(tx.model(), &of, &new)?;
             tx.put_snapshot(record.clone())?;
             Ok::<_, Error>(record)
         })
         .await?;
     let name = record.key.name.clone();
     let (state, container, snapshot) = (context.dir.root().to_owned(), instance.container(), name.clone());
-    let made = blocking(move || {
-        let pause = held.as_ref().map(|held| held as &dyn Pause);
+    let made = holding(context, instance, used, move |pause| {
         pool.snapshot(&volume, &snapshot, pause)?;
-        storage::link_snapshots(&state, &container, &pool.snapshots_of(&volume))?;
-        Ok::<_, Error>(held.and_then(|held| held.milliseconds()))
+        Ok(storage::link_snapshots(&state, &container, &pool.snapshots_of(&volume))?)
     });
     let made = match made.await {
         Ok(milliseconds) => set_ready(context, &record.key).await.map(|()| milliseconds),
@@ -186,65 +178,32 @@ pub(super) async fn create(
     }
 }
 
-/// Makes the volumes of the copy `to`; how long the processes were held for it, milliseconds.
-pub(super) async fn copy(
+/// Does `work` on the volume of an instance, with what holds those who use it; how long they were held, milliseconds. A
+/// daemon that dies meanwhile leaves a mark, by which the next one lets them go on.
+async fn holding(
     context: &Arc<Context>,
     instance: &InstanceKey,
-    snapshot: Option<SnapshotName>,
-    to: &InstanceKey,
     used: Use,
+    work: impl FnOnce(Option<&dyn Pause>) -> Result<(), Error> + Send + 'static,
 ) -> Result<Option<f64>, Error> {
-    let (pool, volume) = place(context, instance)?;
     let held = match used {
         Use::None => None,
         Use::Files | Use::Running { frozen: true } => Some(Held::nobody()),
         Use::Running { frozen: false } => Some(Held::group(&group(context, instance))),
     };
-    let model = context.db.model();
-    let names: Vec<SnapshotName> = model.snapshots_of(to).iter().map(|record| record.key.name.clone()).collect();
-    let new = VolumeId::of(to);
-    let holds = held.as_ref().is_some_and(Held::is_of_somebody);
-    if holds {
-        mark_held(context, instance, true).await?;
+    let marks = held.as_ref().is_some_and(Held::is_of_somebody);
+    if marks {
+        marks::set(context, instance, HELD, Some("true".to_owned())).await?;
     }
-    let copied = blocking(move || {
-        for name in names {
-            pool.copy(&volume.at(&name), &new.at(&name), None)?;
-        }
-        let pause = held.as_ref().map(|held| held as &dyn Pause);
-        match &snapshot {
-            Some(name) => pool.copy(&volume.at(name), &new, None)?,
-            None => pool.copy(&volume, &new, pause)?,
-        }
+    let done = blocking(move || {
+        work(held.as_ref().map(|held| held as &dyn Pause))?;
         Ok(held.and_then(|held| held.milliseconds()))
     })
     .await;
-    if holds {
-        mark_held(context, instance, false).await?;
+    if marks {
+        marks::set(context, instance, HELD, None).await?;
     }
-    copied
-}
-
-/// Writes down that the processes of an instance may be held, or that they are not.
-async fn mark_held(context: &Context, instance: &InstanceKey, held: bool) -> Result<(), Error> {
-    let key = instance.clone();
-    context
-        .db
-        .write(move |tx| {
-            let mut record = tx.model().instances.get(&key).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
-            match held {
-                true => record.config.insert(HELD.to_owned(), "true".to_owned()),
-                false => record.config.remove(HELD),
-            };
-            Ok(tx.put_instance(record)?)
-        })
-        .await
-}
-
-/// Lets the processes of an instance go on that a snapshot or a copy held when the daemon died.
-async fn let_go(context: &Context, instance: &InstanceKey) -> Result<(), Error> {
-    let group = group(context, instance);
-    blocking(move || Held::group(&group).resume().map_err(Error::from)).await
+    done
 }
 
 /// The control group of a running container.
@@ -271,11 +230,7 @@ async fn change(
 }
 
 async fn set_ready(context: &Context, key: &SnapshotKey) -> Result<(), Error> {
-    let ready = |record: &mut InstanceSnapshot| {
-        record.phase = Phase::Ready;
-        record.config.remove(HELD);
-    };
-    change(context, key, ready).await.map(drop)
+    change(context, key, |record| record.phase = Phase::Ready).await.map(drop)
 }
 
 /// Removes a snapshot's volume and row; what is not there is fine.
@@ -376,15 +331,14 @@ async fn finish_rename(context: &Context, record: &InstanceSnapshot) -> Result<(
 pub(super) async fn settle(context: &Arc<Context>, instance: &InstanceKey) -> Result<(), Error> {
     let model = context.db.model();
     if model.instances.get(instance).is_some_and(|record| record.config.contains_key(HELD)) {
-        let_go(context, instance).await?;
-        mark_held(context, instance, false).await?;
+        let group = group(context, instance);
+        blocking(move || Held::group(&group).resume().map_err(Error::from)).await?;
+        marks::set(context, instance, HELD, None).await?;
+        tracing::info!(%instance, "what was held when the daemon died goes on");
     }
     for record in model.snapshots_of(instance) {
         match record.phase {
             Phase::Creating => {
-                if record.config.contains_key(HELD) {
-                    let_go(context, instance).await?;
-                }
                 remove(context, record).await?;
                 tracing::info!(snapshot = %record.key, "undid an interrupted snapshot");
             }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::super::error::Error;
 use super::super::update::{self, Change, Definition};
-use super::super::{Context, blocking};
+use super::super::{Context, blocking, marks};
 use super::{find, place, purge_behind};
 use crate::db::{Instance, InstanceSnapshot, Model};
 use crate::names::{InstanceKey, SnapshotKey, SnapshotName};
@@ -84,7 +84,7 @@ pub(in super::super) async fn put(
         Ok::<_, Error>(())
     });
     if let Err(error) = swapped.await {
-        forget(context, key).await?;
+        marks::set(context, key, MARKER, None).await?;
         return Err(error);
     }
     finish(context, key, name).await
@@ -102,19 +102,6 @@ async fn finish(context: &Arc<Context>, key: &InstanceKey, name: &SnapshotName) 
         .await
 }
 
-/// It does not happen.
-pub(in super::super) async fn forget(context: &Context, key: &InstanceKey) -> Result<(), Error> {
-    let key = key.clone();
-    context
-        .db
-        .write(move |tx| {
-            let mut record = tx.model().instances.get(&key).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
-            record.config.remove(MARKER);
-            Ok(tx.put_instance(record)?)
-        })
-        .await
-}
-
 /// At the daemon's start: finishes or undoes a restore that a crash broke off.
 pub(super) async fn settle(context: &Arc<Context>, key: &InstanceKey) -> Result<(), Error> {
     let model = context.db.model();
@@ -125,14 +112,14 @@ pub(super) async fn settle(context: &Arc<Context>, key: &InstanceKey) -> Result<
     let (pool, volume) = place(context, key)?;
     let (token, name) = (token.to_owned(), SnapshotName::new(name)?);
     if !blocking(move || Ok::<_, Error>(pool.was_restored(&volume, &token))).await? {
-        forget(context, key).await?;
+        marks::set(context, key, MARKER, None).await?;
         tracing::info!(instance = %key, "undid an interrupted restore");
         return Ok(());
     }
     if let Err(error) = finish(context, key, &name).await {
         // A profile of it went meanwhile, perhaps: its files are those of the snapshot, its definition cannot be.
         tracing::error!(instance = %key, %error, "restored its files, but not its definition");
-        return forget(context, key).await;
+        return marks::set(context, key, MARKER, None).await;
     }
     tracing::info!(snapshot = %SnapshotKey { instance: key.clone(), name }, "finished an interrupted restore");
     Ok(())

@@ -10,9 +10,8 @@ use super::super::state::Status;
 use super::{NewSnapshot, Verb};
 use crate::api::wire::Config;
 use crate::config::{self, schedule};
-use crate::db;
 use crate::db::{Model, Phase, Seconds};
-use crate::instance::{Error, Manager, RootSource};
+use crate::instance::Manager;
 use crate::names::{InstanceKey, SnapshotKey};
 use crate::profile;
 
@@ -24,9 +23,14 @@ fn expired(model: &Model, now: Seconds) -> Vec<SnapshotKey> {
     model.snapshots.values().filter(over).map(|record| record.key.clone()).collect()
 }
 
+/// Of an expanded configuration.
+fn schedule_of(expanded: &Config) -> Option<schedule::Schedule> {
+    schedule::parse_schedule(expanded.get("snapshots.schedule")?).ok()
+}
+
 /// Whether one is made whenever an instance of this expanded configuration starts.
 pub(super) fn at_start(expanded: &Config) -> bool {
-    expanded.get("snapshots.schedule").and_then(|text| schedule::parse_schedule(text).ok()).is_some_and(|it| it.startup)
+    schedule_of(expanded).is_some_and(|schedule| schedule.startup)
 }
 
 /// The instances whose minute it is, running or to be snapshotted all the same; `up` says which run.
@@ -36,8 +40,7 @@ fn due(model: &Model, at: time::OffsetDateTime, up: impl Fn(&InstanceKey) -> boo
             return false;
         };
         let expanded = profile::expand_instance(model, record).config;
-        let schedule = expanded.get("snapshots.schedule").and_then(|text| schedule::parse_schedule(text).ok());
-        schedule.is_some_and(|schedule| schedule.fits(at))
+        schedule_of(&expanded).is_some_and(|schedule| schedule.fits(at))
             && (up(key) || config::bool_of(&expanded, "snapshots.schedule.stopped"))
     };
     model.instances.keys().filter(wanted).cloned().collect()
@@ -61,13 +64,6 @@ pub(super) async fn round(manager: &Manager, now: Seconds) {
 }
 
 impl Manager {
-    /// Has the task of its source make the volumes of a copy.
-    pub(in crate::instance) async fn copied(&self, record: &db::Instance, source: &RootSource) -> Result<(), Error> {
-        let RootSource::Copy(copy) = source else { return Ok(()) };
-        let verb = Verb::Copy { snapshot: copy.snapshot.clone(), to: record.key.clone() };
-        self.on_snapshots(&copy.instance, verb, None).await.map(drop)
-    }
-
     /// Does what the schedules of snapshots want in the minute of `now`; for tests the clock is theirs.
     pub async fn snapshot_round(&self, now: Seconds) {
         round(self, now).await;
