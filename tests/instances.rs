@@ -209,9 +209,9 @@ fn nics_have_addresses_before_the_first_start_and_nobody_loses_a_root_or_a_netwo
     assert_eq!(daemon.api("POST", "/1.0/instances?target=other", elsewhere).0, 400);
 }
 
-/// One without it would not start any more.
+/// One without it would not come back.
 #[test]
-fn the_root_disk_cannot_be_taken_away() {
+fn the_root_disk_of_a_running_instance_cannot_be_taken_away() {
     let daemon = Daemon::ready("overlay");
     daemon.lxc(&["launch", "bb", "c1"]).ok();
     let before = daemon.api("GET", "/1.0/instances/c1", "").1;
@@ -220,6 +220,7 @@ fn the_root_disk_cannot_be_taken_away() {
         let (code, said) = daemon.api("PATCH", "/1.0/instances/c1", &body);
         assert_eq!(code, 400, "{said}");
         assert!(said["error"].as_str().unwrap().contains("No root device"), "{said}");
+        assert_eq!(daemon.api("PATCH", "/1.0/instances/c1?dry-run=1", &body).0, 400);
     }
     assert_eq!(daemon.api("GET", "/1.0/instances/c1", "").1, before);
     daemon.lxc(&["restart", "--force", "c1"]).ok();

@@ -433,7 +433,7 @@ pub const INSTANCE_KEYS: &[InstanceRow] = &[
         scope: Scope::Profile,
         live: false,
         effect: Effect::Confinement,
-        doc: "Whether it gets ids of the host that no other running instance has; unset: what core.idmap_isolated of the server says.",
+        doc: "Whether it gets ids of the host that no other isolated instance has while it runs (one that is not isolated has them all, as with LXD); unset: what core.idmap_isolated of the server says.",
     },
     InstanceRow {
         pattern: Pattern::Exact("security.idmap.size"),

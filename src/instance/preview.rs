@@ -60,6 +60,9 @@ impl Manager {
         let model = self.context().db.model();
         let old = model.instances.get(key).cloned().ok_or(Error::NotFound)?;
         let (_, after) = update::changed(self.context(), &model, &old, change)?;
+        if self.runs(key) {
+            update::check_root(&after)?;
+        }
         let before = profile::expand_instance(&model, &old);
         Ok(Preview { instances: vec![compare(key, &before, &after, self.runs(key))] })
     }

@@ -89,10 +89,6 @@ pub(super) fn changed(
     if let Some((_, root)) = devices.root.as_ref().filter(|(_, root)| root.pool != record.pool) {
         return Err(Error::PoolChange { from: record.pool, to: root.pool.clone() });
     }
-    if devices.root.is_none() && Set::parse(&profile::expand_instance(model, old).devices)?.root.is_some() {
-        // It would not start any more.
-        devices.root()?;
-    }
     record.config = new.config;
     // What the daemon knows of the running container is no client's to change, least of all one whose copy is old: after
     // a crash it would be taken for one that does not run.
@@ -121,6 +117,13 @@ pub(super) fn changed(
     Ok((record, expanded))
 }
 
+/// A running instance keeps its root disk, without which it would not come back; one that is down may do without for a
+/// while.
+pub(super) fn check_root(expanded: &Expanded) -> Result<(), Error> {
+    Set::parse(&expanded.devices)?.root()?;
+    Ok(())
+}
+
 /// Another definition; `pid`: of the init of a running container, which changes with it. It changes first: what is refused
 /// there is not written down, and what cannot be written down is taken back.
 pub(super) async fn update(
@@ -134,6 +137,9 @@ pub(super) async fn update(
         let model = context.db.model();
         let old = model.instances.get(key).cloned().ok_or(Error::NotFound)?;
         let (mut record, expanded) = changed(context, &model, &old, change)?;
+        if pid.is_some() {
+            check_root(&expanded)?;
+        }
         let before = profile::expand_instance(&model, &old);
         let applied = match pid {
             Some(pid) => Some(apply(context, key, pid, &before, &expanded).await?),
