@@ -205,6 +205,20 @@ fn definitions_of_instances() {
 }
 
 #[test]
+fn hardware_that_comes_and_goes() {
+    isolated("hardware_that_comes_and_goes", || {
+        let mut daemon = Daemon::ready("overlay");
+        let root = containers::made_up(&daemon.socket());
+        std::fs::create_dir_all(&root).unwrap();
+        daemon.set_env("WARREN_TEST_HARDWARE", root.to_str().unwrap());
+        daemon.kill();
+        daemon.start();
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, containers::HARDWARE, &["steady"]);
+    });
+}
+
+#[test]
 fn what_goes_on_inside() {
     isolated("what_goes_on_inside", || {
         let mut daemon = Daemon::ready("overlay");

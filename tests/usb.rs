@@ -100,7 +100,7 @@ fn usb_devices_come_and_go() {
     let hardware = Hardware::new();
     let mut daemon = hardware.daemon();
     daemon.lxc(&["launch", "bb", "c1"]).ok();
-    add(&daemon, "stick", "usb", &["vendorid=046D", "productid=c52b", "uid=5", "gid=6", "mode=0640"]).ok();
+    add(&daemon, "stick", "usb", &["vendorid=046d", "productid=c52b", "uid=5", "gid=6", "mode=0640"]).ok();
     let (first, second) = ("/dev/bus/usb/001/004", "/dev/bus/usb/001/005");
     assert_eq!(node(&daemon, first), "");
     // Real numbers, so that it can be opened: those of /dev/loop-control.
@@ -257,6 +257,19 @@ fn processors_are_given_out_anew_when_some_come_or_go() {
     eventually("written again", || given() == "0");
     online(&hardware, "0-1");
     eventually("it is back", || given() == "0-1");
+    // The group above them and one without a limit lose it, too, from the leaves up, as the kernel does it.
+    daemon.lxc(&["launch", "bb", "c2"]).ok();
+    let other = daemon.cgroup_file("c2", "cpuset", "cpuset.cpus", "cpuset.cpus");
+    let parent = other.parent().and_then(Path::parent).unwrap();
+    assert!(parent.to_string_lossy().contains("/warren."), "{}", parent.display());
+    for group in fs::read_dir(parent).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+        fs::write(group.path().join("cpuset.cpus"), "0").unwrap();
+    }
+    fs::write(parent.join("cpuset.cpus"), "0").unwrap();
+    online(&hardware, "0-1");
+    let has = |path: &Path| fs::read_to_string(path).unwrap().trim() == "0-1";
+    eventually("it is back everywhere", || has(&path) && has(&other) && has(&parent.join("cpuset.cpus")));
+    daemon.lxc(&["delete", "--force", "c2"]).ok();
     let (status, _) = daemon.api("PATCH", "/1.0/instances/c1", &json!({"config": {"limits.cpu": "1"}}).to_string());
     assert_eq!((status, given().len()), (200, 1));
     daemon.lxc(&["stop", "--force", "c1"]).ok();

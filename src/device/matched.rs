@@ -130,10 +130,11 @@ type Identifiers = (Option<String>, Option<String>);
 fn identifiers(properties: &mut Properties<'_>) -> Result<Identifiers, Error> {
     let mut read = |property: &'static str| {
         let Some(text) = properties.take(property) else { return Ok(None) };
-        if text.len() != 4 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(refuse(properties, property, text, "four hexadecimal digits"));
+        // As with LXD: in capitals they would be refused there when the instance moves.
+        if text.len() != 4 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(refuse(properties, property, text, "four hexadecimal digits in lower case"));
         }
-        Ok(Some(text.to_ascii_lowercase()))
+        Ok(Some(text.to_owned()))
     };
     Ok((read("vendorid")?, read("productid")?))
 }

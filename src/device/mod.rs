@@ -421,6 +421,7 @@ mod tests {
             (vec![("type", "nic"), ("nictype", "p2p"), ("name", "a/b")], "\"name\""),
             (vec![("type", "tpm")], "\"tpm\""),
             (vec![("type", "usb"), ("vendorid", "12g4")], "\"vendorid\""),
+            (vec![("type", "usb"), ("vendorid", "12AB")], "\"vendorid\""),
             (vec![("type", "usb"), ("productid", "0x12")], "\"productid\""),
             (vec![("type", "usb"), ("required", "so")], "\"required\""),
             (vec![("type", "usb"), ("pci", "0000:01:00.0")], "\"pci\""),

@@ -91,11 +91,11 @@ fn read_plugged(dir: &Path) -> Journal {
 pub(super) async fn prepare(
     context: &Arc<Context>,
     container: &str,
-    devices: &Devices,
+    expanded: &Expanded,
     map: Option<IdMap>,
     root: &Path,
 ) -> Result<Vec<(String, String)>, Error> {
-    let resolved = hardware::resolve(devices).await?;
+    let resolved = hardware::resolve(&expanded.devices, &expanded.config).await?;
     resolved.complete(|_| true)?;
     let (devices, set) = (&resolved.devices, Set::parse(&resolved.devices)?);
     if set.plugs.is_empty() {
@@ -273,7 +273,7 @@ pub(super) async fn change(
         .iter()
         .filter(|(name, config)| plugged.contains_key(*name) || differs(name) || is_matched(config));
     let wanted: Devices = wanted.map(|(name, config)| (name.clone(), config.clone())).collect();
-    let wanted = hardware::resolve(&wanted).await?;
+    let wanted = hardware::resolve(&wanted, &after.config).await?;
     wanted.complete(differs)?;
     running.change(plugged, &wanted.devices).await
 }
@@ -294,7 +294,7 @@ pub(super) async fn adopted(context: &Arc<Context>, key: &InstanceKey, pid: i32,
             running.write(plugged.clone().into()).await?;
         }
         let again = Running::new(context, key, pid);
-        running.change(plugged, &hardware::resolve(&expanded.devices).await?.devices).await?;
+        running.change(plugged, &hardware::resolve(&expanded.devices, &expanded.config).await?.devices).await?;
         if doubted.is_empty() {
             return Ok(());
         }

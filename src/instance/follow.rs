@@ -68,7 +68,7 @@ async fn follow_hardware(context: &Arc<Context>, key: &InstanceKey, pid: i32, ex
     if set.matched.is_empty() {
         return;
     }
-    let resolved = match hardware::resolve(&expanded.devices).await {
+    let resolved = match hardware::resolve(&expanded.devices, &expanded.config).await {
         Ok(resolved) => resolved.devices,
         Err(error) => return tracing::warn!(instance = %key, %error, "looking for its hardware"),
     };

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use super::blocking;
 use super::error::Error;
 use super::plug::refuse;
-use crate::api::wire::Devices;
+use crate::api::wire::{Config, Devices};
+use crate::config;
 use crate::device::{Candidate, Class, Set};
 use crate::names::DeviceName;
 use crate::sys::hardware::nodes;
@@ -39,7 +40,7 @@ impl Resolved {
 }
 
 /// Whether a node stands for the device.
-pub(super) fn stands_for(node: &crate::api::wire::Config, device: &DeviceName) -> bool {
+pub(super) fn stands_for(node: &Config, device: &DeviceName) -> bool {
     node.get(OF).is_some_and(|of| of == device.as_str())
 }
 
@@ -62,7 +63,12 @@ fn class(class: nodes::Class) -> Class {
     }
 }
 
-fn resolve_with(declared: &Devices, found: &[nodes::Device]) -> Result<Resolved, Error> {
+/// Whether all cards of NVIDIA's driver share this node: `/dev/nvidia0` is a card's own.
+fn is_of_driver(node: &nodes::Node) -> bool {
+    node.path.strip_prefix("/dev/nvidia").is_some_and(|rest| rest.contains(|c: char| !c.is_ascii_digit()))
+}
+
+fn resolve_with(declared: &Devices, found: &[nodes::Device], driver_inside: bool) -> Result<Resolved, Error> {
     let set = Set::parse(declared)?;
     let mut devices = declared.clone();
     let mut missing = Vec::new();
@@ -84,7 +90,7 @@ fn resolve_with(declared: &Devices, found: &[nodes::Device]) -> Result<Resolved,
         for node in fits.flat_map(|device| &device.nodes) {
             any = true;
             let key = node_name(name, node);
-            if devices.contains_key(&key) || !taken.insert(node.path.clone()) {
+            if (driver_inside && is_of_driver(node)) || devices.contains_key(&key) || !taken.insert(node.path.clone()) {
                 continue;
             }
             let mut properties = matched.node(node.block, &node.path, node.numbers);
@@ -98,15 +104,42 @@ fn resolve_with(declared: &Devices, found: &[nodes::Device]) -> Result<Resolved,
     Ok(Resolved { devices, missing })
 }
 
-/// Replaces hardware among `declared` by the nodes that stand for it now.
+/// Replaces hardware among `declared`, devices of an instance with this configuration, by the nodes that stand for it now.
 ///
 /// # Errors
 /// With the first device that does not parse.
-pub(super) async fn resolve(declared: &Devices) -> Result<Resolved, Error> {
+pub(super) async fn resolve(declared: &Devices, config: &Config) -> Result<Resolved, Error> {
     let declared = declared.clone();
+    // liblxc's hook mounts what the driver has for all cards by itself.
+    let driver_inside = config::bool_of(config, "nvidia.runtime");
     blocking(move || {
         let any = declared.values().any(crate::device::is_matched);
-        resolve_with(&declared, &if any { nodes::devices() } else { Vec::new() })
+        resolve_with(&declared, &if any { nodes::devices() } else { Vec::new() }, driver_inside)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_driver_shares_is_left_to_the_hook_that_mounts_it() {
+        let node =
+            |minor: u32, name: &str| nodes::Node { block: false, path: format!("/dev/{name}"), numbers: (195, minor) };
+        let card = nodes::Device {
+            class: nodes::Class::Gpu { card: Some(0) },
+            vendor: "10de".to_owned(),
+            product: "1db4".to_owned(),
+            pci: "0000:01:00.0".to_owned(),
+            nodes: vec![node(0, "nvidia0"), node(255, "nvidiactl"), node(254, "nvidia-modeset")],
+        };
+        let declared: Devices = [("g".to_owned(), [("type".to_owned(), "gpu".to_owned())].into())].into();
+        let paths = |inside| -> Vec<String> {
+            let resolved = resolve_with(&declared, std::slice::from_ref(&card), inside).unwrap();
+            resolved.devices.values().map(|device| device["path"].clone()).collect()
+        };
+        assert_eq!(paths(true), ["/dev/nvidia0"]);
+        assert_eq!(paths(false).len(), 3);
+    }
 }

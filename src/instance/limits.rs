@@ -62,10 +62,16 @@ impl Balancer {
         shares.get(container).map(|share| share.given.clone())
     }
 
-    /// Processors were switched on or off: all get theirs anew. Also those whose share is the same are written, as a control
-    /// group of version 1 loses a processor for good when it goes. Reads and writes a few small files.
-    pub(super) fn again(&self) {
+    /// Processors were switched on or off, while these containers are up, with their inits: all get theirs anew. Also those whose share is the same are written, as a control
+    /// group of version 1 loses a processor for good when it goes; `parent` is the group that they lie in. Reads and writes a
+    /// few small files.
+    pub(super) fn again(&self, up: &[(String, i32)], parent: &str) {
         let mut shares = self.shares();
+        for (container, pid) in up {
+            if let Err(error) = give_back(*pid, parent, shares.contains_key(container)) {
+                tracing::debug!(%container, %error, "giving processors back");
+            }
+        }
         let demands = shares.iter().map(|(name, share)| (name.clone(), share.demand.clone())).collect();
         let mut given = balance(&demands, &usable());
         for (name, share) in shares.iter_mut() {
@@ -83,6 +89,26 @@ impl Balancer {
             share.pid = Some(pid);
         }
     }
+}
+
+/// Gives what the group above `parent` has to the group of that name that the container lies in, and to the container's own
+/// unless it is limited: of version 1 only, where a processor that comes again comes to no group
+/// (`Documentation/admin-guide/cgroup-v1/cpusets.rst`).
+fn give_back(pid: i32, parent: &str, limited: bool) -> std::io::Result<()> {
+    let Some(hierarchies) = Hierarchies::of_host() else { return Ok(()) };
+    let groups = Groups::of_instance(pid).map_err(|_| std::io::ErrorKind::NotFound)?;
+    let Some((Version::V1, dir)) = hierarchies.dir(&groups, "cpuset") else { return Ok(()) };
+    // Those further up are somebody else's, who may want them to have fewer.
+    let Some(above) = dir.parent().filter(|above| above.ends_with(parent)) else { return Ok(()) };
+    let Some(top) = above.parent() else { return Ok(()) };
+    let all = std::fs::read_to_string(top.join("cpuset.cpus"))?;
+    for dir in [Some(above), (!limited).then_some(dir.as_path())].into_iter().flatten() {
+        let file = dir.join("cpuset.cpus");
+        if std::fs::read_to_string(&file)?.trim() != all.trim() {
+            std::fs::write(file, all.trim())?;
+        }
+    }
+    Ok(())
 }
 
 /// Processors that containers may be given by number.

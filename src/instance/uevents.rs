@@ -15,6 +15,7 @@ use super::blocking;
 use super::error::Error;
 use super::manager::Manager;
 use super::request::Request;
+use crate::names::InstanceKey;
 use crate::sys::uevent::Uevents;
 use crate::sys::watch;
 
@@ -38,9 +39,9 @@ impl Manager {
                 self.look_at_hardware();
             }
             if heard.processors {
-                let context = Arc::clone(self.context());
+                let (context, up) = (Arc::clone(self.context()), self.up());
                 let again = blocking(move || {
-                    context.cpus.again();
+                    context.cpus.again(&up, &context.dir.cgroup());
                     Ok::<_, Error>(())
                 });
                 if let Err(error) = again.await {
@@ -48,6 +49,13 @@ impl Manager {
                 }
             }
         }
+    }
+
+    /// The containers that are up, with their inits.
+    fn up(&self) -> Vec<(String, i32)> {
+        let model = self.context().db.model();
+        let pid = |key: &InstanceKey| Some(self.snapshot(key).pid).filter(|pid| *pid != 0);
+        model.instances.keys().filter_map(|key| Some((key.container(), pid(key)?))).collect()
     }
 
     fn look_at_hardware(&self) {

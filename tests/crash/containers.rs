@@ -1,5 +1,10 @@
 //! Verbs of instances.
 
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use super::support::caller::Caller;
@@ -439,3 +444,84 @@ pub(super) const INSIDE: &[Verb] = &[
         tidy: |daemon, name| drop(daemon.ask("DELETE", &template(name), &[], b"")),
     },
 ];
+
+/// The root of the hardware that the daemon with this socket sees.
+pub(super) fn made_up(socket: &Path) -> PathBuf {
+    socket.parent().and_then(Path::parent).unwrap().join("hardware")
+}
+
+/// Connects a USB device for which a driver has made a serial line; the kernel tells that something has come.
+fn connect(socket: &Path) {
+    let sys = made_up(socket).join("sys");
+    let device = sys.join("devices/usb/1-1");
+    let line = device.join("1-1:1.0/tty/ttyACM0");
+    for (file, text) in
+        [("idVendor", "1234"), ("idProduct", "5678"), ("busnum", "1"), ("devnum", "2"), ("dev", "10:237")]
+    {
+        fs::create_dir_all(&device).unwrap();
+        fs::write(device.join(file), format!("{text}\n")).unwrap();
+    }
+    fs::create_dir_all(&line).unwrap();
+    fs::write(line.join("uevent"), "DEVNAME=ttyACM0\n").unwrap();
+    for dir in ["bus/usb/devices", "dev/char"] {
+        fs::create_dir_all(sys.join(dir)).unwrap();
+    }
+    symlink(&line, sys.join("dev/char/10:200")).unwrap();
+    symlink(&device, sys.join("bus/usb/devices/1-1")).unwrap();
+    tell();
+}
+
+fn disconnect(socket: &Path) {
+    let sys = made_up(socket).join("sys");
+    for path in ["bus/usb/devices/1-1", "dev/char/10:200"] {
+        fs::remove_file(sys.join(path)).unwrap();
+    }
+    fs::remove_dir_all(sys.join("devices/usb/1-1")).unwrap();
+    tell();
+}
+
+fn tell() {
+    fs::write("/sys/devices/virtual/mem/null/uevent", "change").unwrap();
+}
+
+/// How many nodes of hardware an instance has, by the host's side of them.
+fn nodes(socket: &Path, name: &str) -> usize {
+    let dir = socket.with_file_name("devices").join(name);
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("unix.")).count()
+}
+
+pub(super) const HARDWARE: &[Verb] = &[Verb {
+    name: "hardware comes and goes",
+    prepare: |daemon, name| {
+        running(daemon, name);
+        let devices = json!({
+            "whole": {"type": "usb", "vendorid": "1234"},
+            "line": {"type": "unix-hotplug", "vendorid": "1234"},
+        });
+        done(daemon, "PATCH", &url(name), &json!({ "devices": devices }).to_string());
+    },
+    // Each is followed as far as a daemon lives to do it.
+    act: |caller, name| {
+        let followed = |count: usize| {
+            let start = Instant::now();
+            while nodes(&caller.socket, name) != count && start.elapsed() < Duration::from_secs(2) {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        };
+        connect(&caller.socket);
+        followed(2);
+        disconnect(&caller.socket);
+        followed(0);
+    },
+    holds: |daemon, name| {
+        let socket = daemon.socket();
+        let line = || daemon.lxc(&["exec", name, "--", "ls", "/dev"]).ok().contains("ttyACM0");
+        eventually("nothing of it is inside", || nodes(&socket, name) == 0 && !line());
+        connect(&socket);
+        eventually("it is followed as before", || nodes(&socket, name) == 2 && line());
+        disconnect(&socket);
+        eventually("it is followed as before", || nodes(&socket, name) == 0 && !line());
+    },
+    tidy: remove,
+}];
