@@ -9,7 +9,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use serde_json::json;
+use support::namespaces::isolated;
 use support::{Daemon, Said, eventually};
+use warren::sys::uevent::{Uevent, inject};
 
 /// A host's hardware.
 struct Hardware(tempfile::TempDir);
@@ -273,4 +275,52 @@ fn processors_are_given_out_anew_when_some_come_or_go() {
     let (status, _) = daemon.api("PATCH", "/1.0/instances/c1", &json!({"config": {"limits.cpu": "1"}}).to_string());
     assert_eq!((status, given().len()), (200, 1));
     daemon.lxc(&["stop", "--force", "c1"]).ok();
+}
+
+/// What udev inside would hear. Numbers of the made-up hardware are in the message that is sent as the kernel's.
+#[test]
+fn what_the_kernel_tells_of_its_nodes_is_told_inside() {
+    isolated("what_the_kernel_tells_of_its_nodes_is_told_inside", || {
+        let hardware = Hardware::new();
+        let daemon = hardware.daemon();
+        daemon.lxc(&["launch", "bb", "c1"]).ok();
+        add(&daemon, "stick", "usb", &["vendorid=1234"]).ok();
+        add(&daemon, "disk", "unix-hotplug", &["vendorid=1234"]).ok();
+        // At the word the node can be used.
+        let script = "#!/bin/sh\n[ \"$MAJOR\" ] || exit 0\ntest -e /dev/$DEVNAME && there=there || there=gone\n\
+                      echo $ACTION $SUBSYSTEM $DEVNAME $there >> /tmp/heard\n";
+        let from = daemon.root.join("heard.sh");
+        fs::write(&from, script).unwrap();
+        daemon.lxc(&["file", "push", "--mode=0755", from.to_str().unwrap(), "c1/tmp/heard.sh"]).ok();
+        let listen = "(busybox uevent /tmp/heard.sh > /dev/null 2>&1 < /dev/null &); : > /tmp/heard";
+        daemon.lxc(&["exec", "c1", "--", "sh", "-c", listen]).ok();
+        // Group 1 of protocol 15, NETLINK_KOBJECT_UEVENT.
+        let listens = "grep -q ' 15 .* 00000001 ' /proc/net/netlink";
+        eventually("it listens", || daemon.lxc(&["exec", "c1", "--", "sh", "-c", listens]).code == 0);
+        let heard = || daemon.lxc(&["exec", "c1", "--", "cat", "/tmp/heard"]).ok();
+        let kernel = |action: &str, subsystem: &str, (major, minor): (&str, &str), name: &str| {
+            let text = format!(
+                "{action}@/devices/x\0ACTION={action}\0DEVPATH=/devices/x\0SUBSYSTEM={subsystem}\0MAJOR={major}\0\
+                 MINOR={minor}\0DEVNAME={name}\0"
+            );
+            inject(&Uevent::parse(text.as_bytes()).unwrap()).unwrap();
+        };
+        hardware.connect("1-1", ("1234", "5678"), "00", 4, "10:237").drive("1-1", "block", "7:250", "sdx");
+        kernel("add", "usb", ("10", "237"), "bus/usb/001/004");
+        // None of its business; and a character device with the disk's numbers.
+        kernel("add", "usb", ("10", "1"), "bus/usb/001/001");
+        kernel("add", "tty", ("7", "250"), "sdx");
+        kernel("add", "block", ("7", "250"), "sdx");
+        let added = "add usb bus/usb/001/004 there\nadd block sdx there\n";
+        eventually("both are heard of", || heard().lines().count() >= 2);
+        assert_eq!(heard(), added);
+        hardware.disconnect("1-1");
+        // At the first word both are taken out; the second is told all the same.
+        kernel("remove", "block", ("7", "250"), "sdx");
+        eventually("one is heard of", || heard().lines().count() >= 3);
+        kernel("remove", "usb", ("10", "237"), "bus/usb/001/004");
+        eventually("both are heard of", || heard().lines().count() >= 4);
+        assert_eq!(heard(), format!("{added}remove block sdx gone\nremove usb bus/usb/001/004 gone\n"));
+        daemon.lxc(&["stop", "--force", "c1"]).ok();
+    });
 }

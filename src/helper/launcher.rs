@@ -23,6 +23,7 @@ use super::{ContainerRef, Error};
 use crate::lxc::{self, Container, State};
 use crate::sys::notify::Verdict;
 use crate::sys::process::{self, Exit};
+use crate::sys::uevent::Uevent;
 use crate::sys::{program, socket};
 
 /// A start takes tens of milliseconds; a hook or a mount that hangs must not hold the instance for ever.
@@ -341,6 +342,19 @@ impl Launcher {
             MountRequest::Detach { .. } => "unmount a device in",
         };
         self.with_fds(action, container, Request::Mount(request), fds).await
+    }
+
+    /// Tells a container what the kernel told of devices. `fds`: its network namespace and its user namespace.
+    ///
+    /// # Errors
+    /// When it could not be told.
+    pub async fn uevents(
+        &self,
+        container: &ContainerRef,
+        events: Vec<Uevent>,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), Error> {
+        self.with_fds("tell of devices in", container, Request::Uevents(events), fds).await
     }
 
     /// Answers a system call that waits. `fds`: as the request needs them.

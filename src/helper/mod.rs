@@ -24,6 +24,7 @@ mod mounts;
 mod protocol;
 pub mod proxy;
 mod sftp;
+mod uevents;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use sftp::fuzz as fuzz_sftp;

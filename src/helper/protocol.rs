@@ -13,6 +13,7 @@ use super::mounts::MountRequest;
 use crate::sys::notify::Verdict;
 use crate::sys::process::Exit;
 use crate::sys::socket;
+use crate::sys::uevent::Uevent;
 
 /// The longest message, bytes: a command line with its environment fits.
 const MAX: usize = 4 * 1024 * 1024;
@@ -52,6 +53,8 @@ pub(super) enum Request {
     Mount(MountRequest),
     /// Comes with the fds that [`super::intercept`] names.
     Intercept(InterceptRequest),
+    /// Comes with the fds that [`super::uevents`] names.
+    Uevents(Vec<Uevent>),
     /// Lets a running container use a device, or no more: a rule as of `lxc.cgroup2.devices.allow`.
     DeviceRule {
         container: ContainerRef,

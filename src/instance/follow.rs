@@ -1,5 +1,6 @@
 //! Device nodes that come and go: a running container is brought to what is there now.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,11 +9,13 @@ use rustix::fs::FileType;
 use super::devices::Running;
 use super::error::Error;
 use super::hotplug::followed;
+use super::inside::Inside;
 use super::{Context, blocking, hardware, plug};
-use crate::api::wire::Devices;
+use crate::api::wire::{Config, Devices};
 use crate::device::Set;
 use crate::names::InstanceKey;
 use crate::profile::Expanded;
+use crate::sys::uevent::Uevent;
 
 /// Brings the nodes that come and go with their sources to what is there of these now. Each for itself: what fails of one
 /// is logged, and tried again when something happens to it.
@@ -72,6 +75,7 @@ async fn follow_hardware(context: &Arc<Context>, key: &InstanceKey, pid: i32, ex
         Ok(resolved) => resolved.devices,
         Err(error) => return tracing::warn!(instance = %key, %error, "looking for its hardware"),
     };
+    let before = Running::new(context, key, pid).plugged().await.unwrap_or_default();
     for device in set.matched.keys() {
         let changed = async {
             let running = Running::new(context, key, pid);
@@ -89,4 +93,33 @@ async fn follow_hardware(context: &Arc<Context>, key: &InstanceKey, pid: i32, ex
             tracing::warn!(instance = %key, %device, %error, "following its hardware");
         }
     }
+    let (events, gone) = context.sources.take_heard(key);
+    let of = |devices: &Devices| -> Vec<Config> {
+        devices.values().filter(|node| hardware::is_of_hardware(node)).cloned().collect()
+    };
+    let (before, now) = (of(&before), of(&resolved));
+    let known = |event: &Uevent| before.iter().chain(&now).chain(&gone).any(|node| is_of(event, node));
+    let heard: Vec<Uevent> = events.into_iter().filter(known).collect();
+    context.sources.took_out(key, before.iter().filter(|node| !now.contains(node)).cloned().collect());
+    if !heard.is_empty()
+        && let Err(error) = pass_on(context, key, pid, heard).await
+    {
+        tracing::warn!(instance = %key, %error, "telling it of its hardware");
+    }
+}
+
+/// Whether the kernel told of this node.
+fn is_of(event: &Uevent, node: &Config) -> bool {
+    let property = |name: &str| node.get(name).map_or("", String::as_str);
+    let kind = if event.get("SUBSYSTEM") == "block" { "unix-block" } else { "unix-char" };
+    property("type") == kind && property("major") == event.get("MAJOR") && property("minor") == event.get("MINOR")
+}
+
+/// Tells it inside, where the kernel does not by itself.
+async fn pass_on(context: &Arc<Context>, key: &InstanceKey, pid: i32, events: Vec<Uevent>) -> Result<(), Error> {
+    let container = context.container(key);
+    let inside = Inside::open(pid, &container.name)?;
+    // One that shares the host's users hears the kernel; in the host's network all others would hear it, too.
+    let Some(users) = inside.users.as_ref().filter(|_| !inside.shares_network()) else { return Ok(()) };
+    Ok(context.launcher.uevents(&container, events, &[inside.network.as_fd(), users.as_fd()]).await?)
 }

@@ -39,6 +39,11 @@ impl Resolved {
     }
 }
 
+/// Whether a node stands for hardware.
+pub(super) fn is_of_hardware(node: &Config) -> bool {
+    node.contains_key(OF)
+}
+
 /// Whether a node stands for the device.
 pub(super) fn stands_for(node: &Config, device: &DeviceName) -> bool {
     node.get(OF).is_some_and(|of| of == device.as_str())

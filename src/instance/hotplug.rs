@@ -15,10 +15,12 @@ use tokio::io::Interest;
 use super::manager::Manager;
 use super::request::Request;
 use super::{Context, follow};
+use crate::api::wire::Config;
 use crate::device::{Node, Plug, Set};
 use crate::names::InstanceKey;
 use crate::profile;
 use crate::sys::inotify::Paths;
+use crate::sys::uevent::Uevent;
 use crate::sys::watch;
 
 /// A node's source, when the node comes and goes with it.
@@ -29,6 +31,9 @@ pub(super) fn followed(plug: &Plug) -> Option<&Node> {
     }
 }
 
+/// So many messages of the kernel are kept for an instance that is busy.
+const KEPT: usize = 256;
+
 #[derive(Default)]
 struct Table {
     /// Of running instances.
@@ -37,6 +42,10 @@ struct Table {
     hardware: BTreeSet<InstanceKey>,
     /// Something happened to their sources.
     told: BTreeSet<InstanceKey>,
+    /// What the kernel told of device nodes meanwhile.
+    heard: BTreeMap<InstanceKey, Vec<Uevent>>,
+    /// Nodes of hardware that were taken out last: the kernel may tell of them only now.
+    gone: BTreeMap<InstanceKey, Vec<Config>>,
     /// None: nobody has wanted any so far, or they cannot be had.
     paths: Option<Paths>,
 }
@@ -61,12 +70,29 @@ impl Sources {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something happened to hardware: those whom it may concern, who are to be woken.
-    pub(super) fn hardware_changed(&self) -> BTreeSet<InstanceKey> {
+    /// Something happened to hardware, as the kernel has told: those whom it may concern, who are to be woken.
+    pub(super) fn hardware_changed(&self, events: &[Uevent]) -> BTreeSet<InstanceKey> {
         let mut table = self.table();
         let concerned = table.hardware.clone();
+        for key in concerned.iter().filter(|_| !events.is_empty()) {
+            let heard = table.heard.entry(key.clone()).or_default();
+            heard.extend(events.iter().take(KEPT.saturating_sub(heard.len())).cloned());
+        }
         table.told.extend(concerned.iter().cloned());
         concerned
+    }
+
+    /// What the kernel told an instance since it last looked, and the nodes that were taken out by then.
+    pub(super) fn take_heard(&self, key: &InstanceKey) -> (Vec<Uevent>, Vec<Config>) {
+        let mut table = self.table();
+        (table.heard.remove(key).unwrap_or_default(), table.gone.get(key).cloned().unwrap_or_default())
+    }
+
+    /// These nodes of hardware have been taken out.
+    pub(super) fn took_out(&self, key: &InstanceKey, nodes: Vec<Config>) {
+        if !nodes.is_empty() {
+            self.table().gone.insert(key.clone(), nodes);
+        }
     }
 
     /// What an instance waits for now; whether it is to look at them.
@@ -77,6 +103,8 @@ impl Sources {
         let new = hardware && table.hardware.insert(key.clone());
         if !hardware {
             table.hardware.remove(key);
+            table.heard.remove(key);
+            table.gone.remove(key);
         }
         let told = told || new;
         if table.wanted.get(key).is_none_or(BTreeSet::is_empty) && paths.is_empty() {

@@ -54,4 +54,11 @@ impl Inside {
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [self.mounts.as_fd(), self.root.as_fd()].into_iter().chain(self.users.as_ref().map(AsFd::as_fd))
     }
+
+    /// Whether its network is this process's, or cannot be told from it.
+    pub(super) fn shares_network(&self) -> bool {
+        let own = rustix::fs::stat("/proc/self/ns/net").map(|stat| (stat.st_dev, stat.st_ino));
+        let theirs = rustix::fs::fstat(&self.network).map(|stat| (stat.st_dev, stat.st_ino));
+        own.is_err() || own == theirs
+    }
 }

@@ -4,7 +4,8 @@
 //!   kernel ── uevents ──> hardware: instances that want some are woken, and look what is there now
 //!                    └──> processors: Balancer
 //! ```
-//! A message is a reason to look, never the truth itself: so none that is lost, forged or late does harm.
+//! A message is a reason to look, never the truth itself: so none that is lost, forged or late does harm. What is told of an
+//! instance's nodes is told again inside.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::error::Error;
 use super::manager::Manager;
 use super::request::Request;
 use crate::names::InstanceKey;
-use crate::sys::uevent::Uevents;
+use crate::sys::uevent::{Uevent, Uevents};
 use crate::sys::watch;
 
 impl Manager {
@@ -31,12 +32,12 @@ impl Manager {
         let uevents = Uevents::open()?;
         let readable = watch::watch(uevents.readable()?, Interest::READABLE)?;
         // What happened before.
-        self.look_at_hardware();
+        self.look_at_hardware(&[]);
         loop {
             readable.ready(Interest::READABLE).await?.clear_ready();
             let heard = uevents.take()?;
             if heard.hardware {
-                self.look_at_hardware();
+                self.look_at_hardware(&heard.nodes);
             }
             if heard.processors {
                 let (context, up) = (Arc::clone(self.context()), self.up());
@@ -58,8 +59,8 @@ impl Manager {
         model.instances.keys().filter_map(|key| Some((key.container(), pid(key)?))).collect()
     }
 
-    fn look_at_hardware(&self) {
-        for key in self.context().sources.hardware_changed() {
+    fn look_at_hardware(&self, events: &[Uevent]) {
+        for key in self.context().sources.hardware_changed(events) {
             // One that is just gone needs nothing.
             self.send(&key, Request::Sources);
         }
