@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .header(header)
         .allowlist_type("lxc_container|lxc_attach_options_t|lxc_attach_command_t|migrate_opts")
         .allowlist_function(
-            "lxc_container_new|lxc_container_put|lxc_get_version|lxc_has_api_extension|lxc_attach_run_command",
+            "lxc_container_new|lxc_container_put|lxc_get_version|lxc_has_api_extension|lxc_attach_run_command|lxc_config_item_is_supported",
         )
         .derive_default(false)
         .derive_copy(false)

@@ -50,6 +50,21 @@ pub fn shortened(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
+/// Whether an interface can have this name: 1 to 15 letters, digits, `-`, `_`, `.` (`IFNAMSIZ`, less the NUL).
+pub fn is_interface(text: &str) -> bool {
+    (1..=15).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// Whether this is a MAC address that an interface can have: not that of a group, nor zero.
+pub fn is_mac(text: &str) -> bool {
+    let parts: Vec<&str> = text.split(':').collect();
+    let hex = |part: &&str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+    let group = || u8::from_str_radix(parts[0], 16).is_ok_and(|first| first & 1 != 0);
+    parts.len() == 6 && parts.iter().all(hex) && !group() && parts.iter().any(|part| *part != "00")
+}
+
 fn refuse(kind: &'static str, text: &str, rule: &'static str) -> NameError {
     NameError { kind, text: shortened(text), rule }
 }

@@ -29,10 +29,14 @@ fn misfits(kind: Kind) -> Vec<Value> {
         Kind::Size | Kind::Part => &["x", "-1MiB", "1XB", "99999999999999999999999GiB", "10\nMiB", "1e5"],
         Kind::Cpus => &["x", "0", "-1", "3-1", "1,,2", "0-", "1\n2"],
         Kind::Allowance => &["x", "0%", "101%x", "10ms", "10ms/0ms", "-5%", "10s/20s", "5%\n"],
-        Kind::Rlimit => &["x", "2:1", "-2", "1:x", "1\n", "99999999999999999999"],
+        Kind::Rlimit => &["x", "2:1", "-2", "1:x", "1\n", "99999999999999999999", "unlimited"],
         Kind::Idmap => &["both 1 1 1", "x 1 1", "both a 1", "both 1", "uid 1-5 1-3"],
         Kind::Modules => &["-r", "../x", "a b", "a;b", "a\nb"],
         Kind::Schedule => &["@sometimes", "* * *", "61 * * * *"],
+        Kind::RawSeccomp => &["garbage", "3\ndenylist", "2\nlist", "2\ndenylist\nread errno"],
+        Kind::SnapshotPattern => &["a/b", "..", "{{", "%d%d", "{{ creation_date }}", "a\nb"],
+        // The key is that of a quota, of which nothing is asked.
+        Kind::OfDevice => &["a\nb"],
         Kind::Expiry => &["1x", "1d 1d", "-1d", "1.5d"],
         Kind::FusePrograms => {
             &["x", "=x", "ext4=", "a/b=x", "ext4=-x", "ext4=a/b", "ext4=a b", "ext4=a=b", "a=b\n", "ext4=a,b"]

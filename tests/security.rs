@@ -183,9 +183,42 @@ fn lines_for_liblxc_count_but_not_those_the_daemon_lives_by() {
     assert_eq!(status, 400, "{answer}");
     set(&daemon, &["raw.lxc=lxc.net.0.ipv4.address = 10.1.2.3/24"]).ok();
     // What only liblxc knows to be wrong refuses the start.
-    set(&daemon, &["raw.lxc=lxc.no.such.key = 1"]).ok();
-    assert_ne!(daemon.lxc(&["start", "c1"]).code, 0);
-    assert_eq!(daemon.status("c1"), "Stopped");
+    for (line, word) in [
+        ("lxc.no.such.key = 1", "has no lxc.no.such.key"),
+        ("lxc.cap.drop = bogus", "does not take"),
+        ("lxc.signal.halt = foo", "does not take"),
+    ] {
+        let said = set(&daemon, &[&format!("raw.lxc={line}")]);
+        assert!(said.err.contains("\"raw.lxc\"") && said.err.contains(word), "{}", said.err);
+        daemon.lxc(&["profile", "set", "default", &format!("raw.lxc={line}")]).refused(word);
+    }
+    set(&daemon, &["raw.lxc="]).ok();
+    daemon.lxc(&["start", "c1"]).ok();
+}
+
+#[test]
+fn a_start_that_liblxc_gives_up_names_what_may_be_why() {
+    let mut daemon = Daemon::bare();
+    daemon.set_up("overlay");
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    set(&daemon, &["limits.kernel.nofile=2000000000", "limits.processes=1000"]).ok();
+    daemon.lxc(&["start", "c1"]).refused("What may be why in its configuration: limits.kernel.nofile\n");
+    set(&daemon, &["limits.kernel.nofile=", "security.syscalls.allow=read"]).ok();
+    daemon.lxc(&["start", "c1"]).refused("configuration: limits.processes, security.syscalls.allow");
+    set(&daemon, &["security.syscalls.allow=", "limits.processes="]).ok();
+
+    // One that hangs is ended, and does not stand in the way of the next.
+    daemon.terminate();
+    daemon.set_env("WARREN_TEST_START_SECONDS", "3");
+    daemon.start();
+    let (hook, trace) = (daemon.root.join("hook"), daemon.root.join("trace"));
+    script(&hook, &format!("echo $$ > {}; exec sleep 60", trace.display()));
+    set(&daemon, &[&format!("raw.lxc=lxc.hook.pre-start = {}", hook.display())]).ok();
+    let said = daemon.lxc(&["start", "c1"]);
+    assert!(said.err.contains("no answer within 3 s") && said.err.contains("configuration: raw.lxc"), "{}", said.err);
+    let slept = std::fs::read_to_string(&trace).unwrap().trim().parse().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(slept).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
     set(&daemon, &["raw.lxc="]).ok();
     daemon.lxc(&["start", "c1"]).ok();
 }

@@ -136,8 +136,7 @@ fn what_is_wrong_is_refused_and_changes_nothing() {
         assert_eq!(daemon.api(method, &format!("{url}{place}"), body).0, 404, "{method} {place}");
     }
     assert_eq!(daemon.api("PUT", "/1.0/instances/c1", r#"{"restore":"nosuch"}"#).0, 404);
-    daemon.lxc(&["config", "set", "c1", "snapshots.pattern={{ now }}"]).ok();
-    daemon.lxc(&["snapshot", "c1"]).refused("snapshots.pattern");
+    daemon.lxc(&["config", "set", "c1", "snapshots.pattern={{ now }}"]).refused("snapshots.pattern");
     assert_eq!(snapshots(&daemon, "c1"), ["s"]);
 }
 

@@ -85,7 +85,7 @@ struct lxc_container {
 	lxc_unused want_close_all_fds;
 	lxc_unused config_file_name;
 	bool (*wait)(struct lxc_container *, const char *states, int seconds);
-	lxc_unused set_config_item;
+	bool (*set_config_item)(struct lxc_container *c, const char *key, const char *value);
 	lxc_unused destroy;
 	lxc_unused save_config;
 	lxc_unused create;
@@ -139,6 +139,7 @@ extern struct lxc_container *lxc_container_new(const char *name, const char *con
 extern int lxc_container_put(struct lxc_container *);
 extern const char *lxc_get_version(void);
 extern bool lxc_has_api_extension(const char *extension);
+bool lxc_config_item_is_supported(const char *key);
 extern int lxc_attach_run_command(void *payload);
 
 #endif

@@ -258,6 +258,8 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::Pattern { .. }
         | instance::Error::Intercept { .. }
         | instance::Error::RawAppArmor { .. }
+        | instance::Error::RawLxc { .. }
+        | instance::Error::Start { .. }
         | instance::Error::AppArmor { .. }
         | instance::Error::EmptyCommand
         | instance::Error::NotUp { .. }

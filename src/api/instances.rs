@@ -286,7 +286,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
         description: body.description,
         source: source.clone(),
     };
-    call.app.instances.context().check_apparmor(&wire::Config::new(), &new.config).await?;
+    call.app.instances.context().check_raw(&wire::Config::new(), &new.config).await?;
     if call.is_dry_run() {
         call.app.instances.check_new(new)?;
         return Ok(response::empty());
@@ -337,7 +337,7 @@ pub async fn put(mut call: Call) -> Result<Response> {
     call.if_match().check(modifiable(&record))?;
     config::validate_instance(&new.config, config::Scope::Instance)?;
     crate::device::validate(&new.devices)?;
-    call.app.instances.context().check_apparmor(&record.config, &new.config).await?;
+    call.app.instances.context().check_raw(&record.config, &new.config).await?;
     let key = record.key.clone();
     profile::expand(&model, &key.project, &new.profiles, &new.config, &new.devices)?;
     let change = definition(&call, move |_| new.clone());
@@ -375,7 +375,7 @@ pub async fn patch(mut call: Call) -> Result<Response> {
     }
     let profiles = part.profiles.map(profile_names).transpose()?;
     let config = record.config.clone().into_iter().chain(part.config.clone()).collect();
-    call.app.instances.context().check_apparmor(&record.config, &config).await?;
+    call.app.instances.context().check_raw(&record.config, &config).await?;
     let change = definition(&call, move |record| {
         let mut new = Definition {
             config: record.config.clone(),

@@ -76,7 +76,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
         devices: body.devices,
     };
     check(call.app.instances.context(), &profile)?;
-    call.app.instances.context().check_apparmor(&wire::Config::new(), &profile.config).await?;
+    call.app.instances.context().check_raw(&wire::Config::new(), &profile.config).await?;
     if call.is_dry_run() {
         if call.app.db.model().profile(&profile.project, &profile.name).is_some() {
             return Err(Error::Exists { what: "Profile", name: profile.name.to_string() });
@@ -110,7 +110,7 @@ async fn update(call: Call, change: impl Fn(&Profile) -> Profile + Send + Sync +
         Ok::<_, Error>(new)
     };
     let new = change(&old)?;
-    call.app.instances.context().check_apparmor(&old.config, &new.config).await?;
+    call.app.instances.context().check_raw(&old.config, &new.config).await?;
     if call.is_dry_run() {
         return Ok(response::sync(call.app.instances.preview_profile(&model, &new)?));
     }

@@ -34,13 +34,21 @@ fn is_condition(text: &str) -> bool {
 }
 
 fn check(line: &str) -> Result<(), String> {
-    let mut words = line.split_ascii_whitespace().peekable();
+    let mut words = line.split_ascii_whitespace();
     let name = words.next().unwrap_or_default();
     if !known(name) {
         return Err(format!("there is no system call {name:?}"));
     }
+    check_action(words, false)
+}
+
+/// What stands behind the name of a call: an action or none, and conditions. `raw`: in a whole policy, where calls may be
+/// handed to the daemon, too, and lines may end in a remark.
+pub(super) fn check_action<'a>(words: impl Iterator<Item = &'a str>, raw: bool) -> Result<(), String> {
+    let mut words = words.take_while(|word| !raw || !word.starts_with('#')).peekable();
     match words.peek().copied() {
         Some("kill" | "trap" | "log" | "allow") => drop(words.next()),
+        Some("notify") if raw => drop(words.next()),
         Some("errno") => {
             words.next();
             let number = words.next().and_then(|word| word.parse::<u16>().ok());

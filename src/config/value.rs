@@ -4,8 +4,8 @@ use super::cpus::CpuDemand;
 use super::limits::{Rlimit, is_allowance, is_resource};
 use super::size::{parse_part, parse_size};
 use super::{Error, MAX_VALUE};
-use super::{names_of, raw_idmap, raw_lxc, schedule, syscalls};
-use crate::names::shortened;
+use super::{names_of, raw_idmap, raw_lxc, raw_seccomp, schedule, snapshot_pattern, syscalls};
+use crate::names::{is_interface, is_mac, shortened};
 
 /// What a value must look like. An empty value unsets its key and always fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub enum Kind {
     Idmap,
     /// Lines of lxc.container.conf(5): [`raw_lxc`].
     RawLxc,
+    /// A policy in liblxc's format: [`raw_seccomp`].
+    RawSeccomp,
     /// Lines of system calls: [`syscalls`].
     Syscalls,
     /// Names of kernel modules, with commas.
@@ -44,6 +46,10 @@ pub enum Kind {
     Schedule,
     /// How long snapshots are kept: [`schedule`].
     Expiry,
+    /// How snapshots are named: [`snapshot_pattern`].
+    SnapshotPattern,
+    /// What the daemon remembers of a device; the end of the key says what.
+    OfDevice,
     /// Names of file systems, with commas.
     FileSystems,
     /// Pairs of a file system and a program, with commas: `ext4=fuse2fs`.
@@ -89,10 +95,24 @@ fn is_fuse_pair(pair: &str) -> bool {
     })
 }
 
+/// What nics read back when they start: a wrong value would keep the instance down.
+fn of_device(key: &str, value: &str) -> Result<(), &'static str> {
+    let fits = |fits: bool, expected| if fits { Ok(()) } else { Err(expected) };
+    match key.rsplit('.').next().unwrap_or_default() {
+        "hwaddr" => fits(is_mac(value), "it must be a hardware address such as 00:16:3e:01:02:03"),
+        "name" | "host_name" => {
+            fits(is_interface(value), "it must be the name of an interface: 1 to 15 letters, digits, '-', '_' or '.'")
+        }
+        "mtu" => fits(value.parse::<u32>().is_ok(), "it must be a number of bytes"),
+        "created" => fits(parse_bool(value).is_some(), "it must be true or false"),
+        _ => Ok(()),
+    }
+}
+
 impl Kind {
     /// Whether a value may have several lines.
     fn has_lines(self) -> bool {
-        matches!(self, Self::Text | Self::Idmap | Self::RawLxc | Self::Syscalls)
+        matches!(self, Self::Text | Self::Idmap | Self::RawLxc | Self::RawSeccomp | Self::Syscalls)
     }
 
     /// Checks `value`.
@@ -143,6 +163,10 @@ impl Kind {
             Self::Rlimit if !key.rsplit('.').next().is_some_and(is_resource) => {
                 refuse("there is no such resource: see getrlimit(2) for those there are".to_owned())
             }
+            Self::Rlimit if key.ends_with(".nofile") && value.contains("unlimited") => refuse(
+                "the kernel has no unlimited number of open files: at most what fs.nr_open says, such as 1048576"
+                    .to_owned(),
+            ),
             Self::Rlimit if Rlimit::parse(value).is_some() => Ok(()),
             Self::Rlimit => {
                 refuse("it must be SOFT:HARD, numbers or \"unlimited\", the first not above the second".to_owned())
@@ -153,9 +177,12 @@ impl Kind {
             Self::Sysctl => Ok(()),
             Self::Idmap => raw_idmap::parse(value).map(drop).or_else(refuse),
             Self::RawLxc => raw_lxc::parse(value).map(drop).or_else(refuse),
+            Self::RawSeccomp => raw_seccomp::check(value).or_else(refuse),
             Self::Syscalls => syscalls::parse(value).map(drop).or_else(refuse),
             Self::Schedule => schedule::parse_schedule(value).map(drop).or_else(refuse),
             Self::Expiry => schedule::parse_expiry(value).map(drop).or_else(refuse),
+            Self::SnapshotPattern => snapshot_pattern::check(value).or_else(refuse),
+            Self::OfDevice => of_device(key, value).or_else(|expected| refuse(expected.to_owned())),
             Self::Modules => match names_of(value).find(|name| !is_module(name)) {
                 Some(name) => refuse(format!("{name:?} is no name of a kernel module; names are separated by commas")),
                 None => Ok(()),
@@ -176,8 +203,15 @@ impl Kind {
     /// As the documentation names it.
     pub fn shown(self) -> &'static str {
         match self {
-            Self::Text | Self::Line | Self::Word(_) | Self::Allowance | Self::Rlimit | Self::Sysctl => "string",
-            Self::Idmap | Self::RawLxc | Self::Syscalls => "lines",
+            Self::Text
+            | Self::Line
+            | Self::Word(_)
+            | Self::Allowance
+            | Self::Rlimit
+            | Self::Sysctl
+            | Self::SnapshotPattern
+            | Self::OfDevice => "string",
+            Self::Idmap | Self::RawLxc | Self::RawSeccomp | Self::Syscalls => "lines",
             Self::Schedule => "schedule",
             Self::Expiry => "lengths of time",
             Self::Modules | Self::FileSystems | Self::FusePrograms => "list",

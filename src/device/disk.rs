@@ -68,7 +68,7 @@ pub enum Rate {
 /// An absolute path without `.`, `..` and doubled slashes.
 pub(super) fn clean(text: &str) -> Option<String> {
     let printable = !text.contains(['\0', '\n', '\r']) && text.len() <= 4095;
-    let plain = text.split('/').all(|part| part != "..");
+    let plain = text.split('/').all(|part| part != ".." && part.len() <= 255);
     (text.starts_with('/') && printable && plain).then(|| {
         let parts: Vec<&str> = text.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
         format!("/{}", parts.join("/"))
@@ -98,6 +98,9 @@ fn rate(text: &str) -> Option<Rate> {
     number.checked_mul(base.checked_pow(power)?).map(Rate::Bytes)
 }
 
+const PATH: &str = "a path without \"..\" and line breaks, of at most 4095 bytes, each name in it of at most 255";
+const SOURCE: &str = "an absolute path of the host without \"..\" and line breaks, of at most 4095 bytes, each name in it of at most 255";
+
 pub(super) fn parse(mut properties: Properties<'_>) -> Result<AnyDisk, Error> {
     let device = properties.device.to_string();
     let refuse = |property, value: &str, expected| Error::Value {
@@ -110,7 +113,7 @@ pub(super) fn parse(mut properties: Properties<'_>) -> Result<AnyDisk, Error> {
     let path =
         properties.take("path").ok_or_else(|| missing("path", "where it is mounted inside; a root disk has /"))?;
     // A relative one counts from the root, as with LXD.
-    let path = clean(&format!("/{path}")).ok_or_else(|| refuse("path", path, "a path without \"..\""))?;
+    let path = clean(&format!("/{path}")).ok_or_else(|| refuse("path", path, PATH))?;
     let (pool, source) = (properties.take("pool"), properties.take("source"));
     if let Some(size) = properties.take("size") {
         return Err(refuse("size", size, "quotas of disks are not supported by this version"));
@@ -130,8 +133,7 @@ pub(super) fn parse(mut properties: Properties<'_>) -> Result<AnyDisk, Error> {
         return Err(refuse("pool", pool, expected));
     }
     let source = source.ok_or_else(|| missing("source", "a file, directory or block device of the host"))?;
-    let source =
-        clean(source).ok_or_else(|| refuse("source", source, "an absolute path of the host without \"..\""))?;
+    let source = clean(source).ok_or_else(|| refuse("source", source, SOURCE))?;
     let readonly = properties.flag("readonly")?.unwrap_or(false);
     let recursive = properties.flag("recursive")?.unwrap_or(false);
     let shift = properties.flag("shift")?.unwrap_or(false);

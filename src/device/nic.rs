@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Error, Properties};
 use crate::api::wire::Config;
-use crate::names::{DeviceName, NetworkName};
+use crate::names::{DeviceName, NetworkName, is_interface, is_mac};
 
 /// How an instance is connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,20 +162,9 @@ impl Nic {
     }
 }
 
-fn interface_name(text: &str) -> bool {
-    (1..=15).contains(&text.len())
-        && text != "."
-        && text != ".."
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-}
-
 /// Reads a MAC address; gives it back in lower case. Not that of a group: no interface takes one.
 fn mac(text: &str) -> Option<String> {
-    let parts: Vec<&str> = text.split(':').collect();
-    let hex = |part: &&str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
-    let fits = parts.len() == 6 && parts.iter().all(hex);
-    let group = || u8::from_str_radix(parts[0], 16).is_ok_and(|first| first & 1 != 0);
-    (fits && !group()).then(|| text.to_ascii_lowercase())
+    is_mac(text).then(|| text.to_ascii_lowercase())
 }
 
 /// A rate as LXD writes it, in bits a second: `kbit` and so on count by 1000, `Kibit` by 1024.
@@ -243,7 +232,7 @@ impl Reader<'_> {
 
     fn name(&mut self, property: &'static str) -> Result<Option<String>, Error> {
         let expected = "an interface's name has 1 to 15 letters, digits, '-', '_' or '.'";
-        self.read(property, |text| interface_name(text).then(|| text.to_owned()), expected)
+        self.read(property, |text| is_interface(text).then(|| text.to_owned()), expected)
     }
 
     fn flag(&mut self, property: &'static str) -> Result<bool, Error> {

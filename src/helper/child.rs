@@ -49,6 +49,10 @@ fn run() -> io::Result<()> {
             Ok((init, pidfd)) => answer(&socket, &Reply::Started { init }, &[pidfd.as_fd()]),
             Err(error) => fail(&socket, &error),
         },
+        Request::Items(container, items) => match items_taken(&container, &items) {
+            Ok(()) => answer(&socket, &Reply::Done, &[]),
+            Err(reason) => fail(&socket, &reason),
+        },
         Request::Freeze(container) => done(&socket, loaded(&container).and_then(|mut c| c.freeze())),
         Request::Unfreeze(container) => done(&socket, loaded(&container).and_then(|mut c| c.unfreeze())),
         Request::Attach(container, what) => attach(&socket, inbox, &container, &what),
@@ -105,6 +109,18 @@ fn start(container: &ContainerRef) -> Result<(i32, OwnedFd), lxc::Error> {
         return Err(error);
     }
     Ok((handle.init_pid()?, handle.init_pidfd()?))
+}
+
+/// Tries each item, in their order.
+fn items_taken(container: &ContainerRef, items: &[(String, String)]) -> Result<(), String> {
+    let mut handle = open(container).map_err(|error| error.to_string())?;
+    for (key, value) in items {
+        handle.set_config_item(key, value).map_err(|_| match lxc::knows_item(key) {
+            true => format!("liblxc {} does not take {value:?} for {key}", lxc::version()),
+            false => format!("liblxc {} has no {key}", lxc::version()),
+        })?;
+    }
+    Ok(())
 }
 
 fn c_strings<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<CString>, lxc::Error> {

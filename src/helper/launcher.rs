@@ -4,7 +4,6 @@
 //! time. It knows no container yet, ends with the daemon (its socket closes), and after [`IDLE`] without work.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
@@ -12,22 +11,29 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 use super::intercept::InterceptRequest;
+use super::line::Line;
 use super::mounts::MountRequest;
-use super::protocol::{AttachRequest, Inbox, Reply, Request, encode};
+use super::protocol::{AttachRequest, Inbox, Reply, Request};
 use super::{ContainerRef, Error};
 use crate::lxc::{self, Container, State};
 use crate::sys::notify::Verdict;
 use crate::sys::process::{self, Exit};
+use crate::sys::program;
 use crate::sys::uevent::Uevent;
-use crate::sys::{program, socket};
 
 /// A start takes tens of milliseconds; a hook or a mount that hangs must not hold the instance for ever.
 const START: Duration = Duration::from_secs(120);
+
+/// [`START`]; `WARREN_TEST_START_SECONDS`, for tests only, is another.
+fn start_limit() -> Duration {
+    let told = std::env::var("WARREN_TEST_START_SECONDS").ok().and_then(|text| text.parse().ok());
+    told.map_or(START, Duration::from_secs)
+}
+
 /// Freezing and thawing poll inside liblxc.
 const FREEZE: Duration = Duration::from_secs(60);
 /// Entering a container.
@@ -122,16 +128,6 @@ pub struct Query {
     pub init_pidfd: Option<OwnedFd>,
 }
 
-/// The line to a helper.
-pub(super) struct Line {
-    /// Waited for by somebody else, when it is none.
-    child: Option<Child>,
-    socket: UnixStream,
-    inbox: Inbox,
-    action: &'static str,
-    container: String,
-}
-
 impl Launcher {
     /// Helpers of this very program, also after its file was replaced.
     pub fn new() -> Self {
@@ -210,7 +206,7 @@ impl Launcher {
     pub async fn start(&self, container: &ContainerRef, log: &Path) -> Result<Started, Error> {
         let mut line = self.line("start", container)?;
         line.send(&Request::Start(container.clone()), &[]).await?;
-        match line.reply_within(START).await {
+        match line.reply_within(start_limit()).await {
             Ok(Reply::Started { init }) => match line.inbox.fds.pop() {
                 Some(init_pidfd) => {
                     line.finish();
@@ -316,6 +312,14 @@ impl Launcher {
             | Reply::Verdict(_)
             | Reply::Refused(_) => Err(line.broken("gave a wrong answer")),
         }
+    }
+
+    /// Whether liblxc takes these items of a configuration. `container`: one that is not there.
+    ///
+    /// # Errors
+    /// [`Error::Lxc`] with the first that it does not.
+    pub async fn check_items(&self, container: &ContainerRef, items: Vec<(String, String)>) -> Result<(), Error> {
+        self.simple("check items of", container, Request::Items(container.clone(), items)).await
     }
 
     /// Holds all processes of a container.
@@ -431,93 +435,6 @@ impl Launcher {
                 Err(Error::Broken { action, container: container.name.clone(), reason: error.to_string() })
             }
         }
-    }
-}
-
-impl Line {
-    /// The line alone, and the process at its end.
-    pub(super) fn split(mut self) -> Result<(Self, Child), Error> {
-        let child = self.child.take().ok_or_else(|| self.broken("is not there"))?;
-        Ok((self, child))
-    }
-
-    /// The bare socket, with what has been received of it and not been read as messages.
-    pub(super) fn into_stream(self) -> (UnixStream, Vec<u8>) {
-        (self.socket, self.inbox.into_bytes())
-    }
-
-    pub(super) fn broken(&self, reason: &str) -> Error {
-        Error::Broken { action: self.action, container: self.container.clone(), reason: reason.to_owned() }
-    }
-
-    pub(super) fn timeout(&self, after: Duration) -> Error {
-        Error::Timeout { action: self.action, container: self.container.clone(), after }
-    }
-
-    fn refused(&self, reason: String, log: Vec<String>) -> Error {
-        Error::Lxc { action: self.action, container: self.container.clone(), reason, log }
-    }
-
-    pub(super) async fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
-        let bytes = encode(request).map_err(Error::Spawn)?;
-        let mut sent = 0;
-        while sent < bytes.len() {
-            let rights = if sent == 0 { fds } else { &[] };
-            let write = || socket::send(&self.socket, &bytes[sent..], rights);
-            sent += self
-                .socket
-                .async_io(Interest::WRITABLE, write)
-                .await
-                .map_err(|e| self.broken(&format!("does not listen: {e}")))?;
-        }
-        Ok(())
-    }
-
-    pub(super) async fn reply(&mut self) -> Result<Reply, Error> {
-        loop {
-            match self.inbox.take() {
-                Ok(Some(reply)) => return Ok(reply),
-                Ok(None) => {}
-                Err(error) => return Err(self.broken(&format!("answered nonsense: {error}"))),
-            }
-            let (socket, inbox) = (&self.socket, &mut self.inbox);
-            let mut received: io::Result<bool> = Ok(false);
-            let read = socket
-                .async_io(Interest::READABLE, || {
-                    received = Ok(inbox.fill(socket)?);
-                    Ok(())
-                })
-                .await;
-            match read.and(received) {
-                Ok(true) => {}
-                Ok(false) => {
-                    let status = match &mut self.child {
-                        Some(child) => child.wait().await.map(|s| format!(" ({s})")).unwrap_or_default(),
-                        None => String::new(),
-                    };
-                    return Err(self.broken(&format!("ended without an answer{status}")));
-                }
-                Err(error) => return Err(self.broken(&format!("cannot be heard: {error}"))),
-            }
-        }
-    }
-
-    async fn reply_within(&mut self, limit: Duration) -> Result<Reply, Error> {
-        match tokio::time::timeout(limit, self.reply()).await {
-            Ok(reply) => reply,
-            Err(_) => {
-                // Killing the helper of a start that hangs also ends what it forked: liblxc ties them by their socket.
-                if let Some(child) = &mut self.child {
-                    let _ = child.start_kill();
-                }
-                Err(self.timeout(limit))
-            }
-        }
-    }
-
-    /// The helper has answered and ends by itself; tokio reaps it.
-    fn finish(self) {
-        drop(self);
     }
 }
 

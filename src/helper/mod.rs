@@ -20,6 +20,7 @@ pub mod files;
 pub mod hook;
 mod intercept;
 mod launcher;
+mod line;
 mod mounts;
 mod protocol;
 pub mod proxy;

@@ -40,6 +40,8 @@ pub struct AttachRequest {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
     Start(ContainerRef),
+    /// Whether liblxc takes these items of a configuration, of a container that is not there.
+    Items(ContainerRef, Vec<(String, String)>),
     Freeze(ContainerRef),
     Unfreeze(ContainerRef),
     Attach(ContainerRef, AttachRequest),

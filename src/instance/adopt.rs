@@ -149,7 +149,7 @@ async fn running(context: &Context, record: &db::Instance) -> Result<Option<(Liv
             Ok(query) => query,
             Err(helper::Error::Timeout { .. }) => {
                 // Nobody is there to answer: it has ended meanwhile.
-                if monitors(context, record).await.is_empty() {
+                if monitors(context, &record.key).await.is_empty() {
                     return Ok(None);
                 }
                 unanswered += 1;
@@ -178,9 +178,9 @@ async fn running(context: &Context, record: &db::Instance) -> Result<Option<(Liv
     Err(Error::Busy { status: Status::Starting })
 }
 
-/// The monitors of a container, by the title that liblxc gives them.
-async fn monitors(context: &Context, record: &db::Instance) -> Vec<OwnedFd> {
-    let container = context.container(&record.key);
+/// The monitors of a container, by the title that liblxc gives them; and what they forked that has not become init yet.
+pub(super) async fn monitors(context: &Context, key: &InstanceKey) -> Vec<OwnedFd> {
+    let container = context.container(key);
     let title = format!("[lxc monitor] {} {}", container.lxc_path.display(), container.name);
     let found = tokio::task::spawn_blocking(move || process::find(|line| line == title)).await;
     found.map(Result::unwrap_or_default).unwrap_or_default()
@@ -188,7 +188,7 @@ async fn monitors(context: &Context, record: &db::Instance) -> Vec<OwnedFd> {
 
 /// Waits for a monitor that is still cleaning up: it answers no more, but its hook may be running.
 async fn monitor_gone(context: &Context, record: &db::Instance) {
-    for pidfd in monitors(context, record).await {
+    for pidfd in monitors(context, &record.key).await {
         if let Ok(monitor) = watch(pidfd, Interest::READABLE)
             && tokio::time::timeout(MONITOR, monitor.readable()).await.is_err()
         {

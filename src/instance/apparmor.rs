@@ -165,18 +165,16 @@ fn raw(config: &Config) -> &str {
     config.get(RAW).map_or("", String::as_str)
 }
 
-impl Context {
-    /// Checks `raw.apparmor` of a new configuration, an instance's or a profile's own, unless it is as before.
-    ///
-    /// # Errors
-    /// [`Error::RawAppArmor`] with what the parser says, where one is installed.
-    pub async fn check_apparmor(self: &Arc<Self>, before: &Config, after: &Config) -> Result<(), Error> {
-        if raw(before) == raw(after) {
-            return Ok(());
-        }
-        let (context, text) = (Arc::clone(self), raw(after).to_owned());
-        blocking(move || context.apparmor.check(&text)).await
+/// Checks `raw.apparmor` of a new configuration, an instance's or a profile's own, unless it is as before.
+///
+/// # Errors
+/// [`Error::RawAppArmor`] with what the parser says, where one is installed.
+pub(super) async fn check_raw(context: &Arc<Context>, before: &Config, after: &Config) -> Result<(), Error> {
+    if raw(before) == raw(after) {
+        return Ok(());
     }
+    let (context, text) = (Arc::clone(context), raw(after).to_owned());
+    blocking(move || context.apparmor.check(&text)).await
 }
 
 /// Loads the profile of a container that is about to start with this expanded configuration. What liblxc is to confine

@@ -1,13 +1,14 @@
 //! What confines an instance beyond its id map: its seccomp policy as a file, the kernel modules that it needs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::blocking;
 use super::error::Error;
+use super::{Context, blocking};
 use crate::api::wire::Config;
 use crate::config::intercept::{lines_beside, lines_instead};
 use crate::config::syscalls::{COMPAT, Filter};
-use crate::config::{self, names_of};
+use crate::config::{self, names_of, raw_lxc};
+use crate::helper::{self, ContainerRef};
 use crate::security::seccomp::Policy;
 use crate::sys::module;
 
@@ -39,6 +40,55 @@ pub(super) fn write_policy(path: &Path, config: &Config, intercepted: bool) -> R
         path: path.to_owned(),
         error,
     })
+}
+
+/// Asks liblxc whether it takes the lines of `raw.lxc`, unless they are as before.
+pub(super) async fn check_raw(context: &Context, before: &Config, after: &Config) -> Result<(), Error> {
+    let raw = |config: &Config| config.get("raw.lxc").cloned().unwrap_or_default();
+    let text = raw(after);
+    if text == raw(before) {
+        return Ok(());
+    }
+    // The form is checked by the key's row.
+    let lines = raw_lxc::parse(&text).unwrap_or_default();
+    if lines.is_empty() {
+        return Ok(());
+    }
+    // No instance has this name.
+    let container = ContainerRef { name: ".raw".to_owned(), lxc_path: context.dir.lxc_path(), config: PathBuf::new() };
+    let items = lines.into_iter().map(|line| (line.key, line.value)).collect();
+    context.launcher.check_items(&container, items).await.map_err(|error| match error {
+        helper::Error::Lxc { reason, .. } => Error::RawLxc { reason },
+        error => Error::Helper(error),
+    })
+}
+
+/// Keys by which a configuration can keep a container from starting.
+const SUSPECTS: &[&str] = &[
+    "limits.hugepages.",
+    "limits.kernel.",
+    "limits.memory",
+    "limits.processes",
+    "linux.sysctl.",
+    "raw.",
+    "security.syscalls.",
+];
+
+/// What of this expanded configuration may be why liblxc could not start a container: `log` is what it said.
+pub(super) fn suspects(config: &Config, log: &[String]) -> Vec<String> {
+    let set = config.iter().filter(|(key, value)| {
+        let row = config::instance_row(key);
+        let usual = row.is_none_or(|row| value.is_empty() || row.default == value.as_str());
+        !usual && SUSPECTS.iter().any(|start| key.starts_with(start))
+    });
+    let set: Vec<&String> = set.map(|(key, _)| key).collect();
+    // It may have named one.
+    let said = |key: &str| {
+        let last = key.strip_prefix("linux.sysctl.").or(key.rsplit('.').next()).unwrap_or(key);
+        log.iter().any(|line| line.split([' ', ';', ':', ',', '"', '\'']).any(|word| word == last))
+    };
+    let named: Vec<String> = set.iter().filter(|key| said(key)).map(|key| (*key).clone()).collect();
+    if named.is_empty() { set.into_iter().cloned().collect() } else { named }
 }
 
 /// Removes it; none is fine.

@@ -117,6 +117,14 @@ pub enum Error {
     RawAppArmor {
         reason: String,
     },
+    RawLxc {
+        reason: String,
+    },
+    /// A start that liblxc gave up, and what of the configuration may be why.
+    Start {
+        cause: helper::Error,
+        suspects: Vec<String>,
+    },
     AppArmor {
         doing: &'static str,
         error: std::io::Error,
@@ -250,6 +258,12 @@ impl fmt::Display for Error {
             }
             Self::RawAppArmor { reason } => {
                 write!(f, "Configuration key \"raw.apparmor\": {reason}; see apparmor.d(5) for what a line may be")
+            }
+            Self::RawLxc { reason } => {
+                write!(f, "Configuration key \"raw.lxc\": {reason}; see lxc.container.conf(5) for what a line may be")
+            }
+            Self::Start { cause, suspects } => {
+                write!(f, "{cause}. What may be why in its configuration: {}", suspects.join(", "))
             }
             Self::AppArmor { doing, error } => write!(f, "Cannot {doing}: {error}"),
             Self::EmptyCommand => f.write_str("The field \"command\" is empty: name the program to run"),

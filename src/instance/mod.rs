@@ -208,6 +208,16 @@ impl Context {
         if self.host.unprivileged_only && asked { Err(Error::UnprivilegedOnly) } else { Ok(()) }
     }
 
+    /// Checks what a new configuration, an instance's or a profile's own, adds by itself to what the daemon writes, unless
+    /// it is as before: so that it is refused when it is set, not when the instance starts next.
+    ///
+    /// # Errors
+    /// [`Error::RawAppArmor`] and [`Error::RawLxc`].
+    pub async fn check_raw(self: &Arc<Self>, before: &Config, after: &Config) -> Result<(), Error> {
+        apparmor::check_raw(self, before, after).await?;
+        confine::check_raw(self, before, after).await
+    }
+
     fn lifecycle(&self, action: &'static str, key: &InstanceKey, requestor: Option<&Requestor>) {
         self.lifecycle_with(action, key, &[], requestor);
     }

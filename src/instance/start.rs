@@ -15,8 +15,10 @@ use super::render::{self, Plan};
 use super::stop;
 use super::undo::Undo;
 use super::{
-    Context, Stages, apparmor, blocking, confine, devices as plugs, guests, lxcfs, nics, proxies, ranges, shifting,
+    Context, Stages, adopt, apparmor, blocking, confine, devices as plugs, guests, lxcfs, nics, proxies, ranges,
+    shifting,
 };
+use crate::api::wire::Config;
 use crate::config;
 use crate::db::Instance;
 use crate::device::Set;
@@ -158,7 +160,10 @@ async fn steps(
     nics::prepare(context, key, &devices, &planned).await?;
     stages.mark("prepare");
 
-    let started = context.launcher.start(&container, &log).await?;
+    let started = match context.launcher.start(&container, &log).await {
+        Ok(started) => started,
+        Err(cause) => return Err(failed(context, key, &expanded.config, cause).await),
+    };
     stages.mark("liblxc");
     if !plugged.is_empty() {
         plugs::started(context, &container.name).await;
@@ -180,6 +185,30 @@ async fn steps(
     }
     stages.mark("proxies");
     Ok(running)
+}
+
+/// Why liblxc did not start a container with this expanded configuration. What hangs of the start is ended: the next one
+/// would wait for it.
+async fn failed(context: &Context, key: &InstanceKey, config: &Config, cause: helper::Error) -> Error {
+    let log: &[String] = match &cause {
+        helper::Error::Lxc { log, .. } => log,
+        helper::Error::Timeout { .. } => {
+            for process in adopt::monitors(context, key).await {
+                if let Err(error) = process::pidfd_signal(&process, libc::SIGKILL) {
+                    tracing::warn!(instance = %key, %error, "ending a start that hangs");
+                } else if let Ok(process) = watch(process, Interest::READABLE) {
+                    // SIGKILL cannot be refused.
+                    let _ = process.readable().await;
+                }
+            }
+            &[]
+        }
+        _ => return Error::Helper(cause),
+    };
+    match confine::suspects(config, log) {
+        suspects if suspects.is_empty() => Error::Helper(cause),
+        suspects => Error::Start { cause, suspects },
+    }
 }
 
 fn write_config(logs: &Path, path: &Path, text: &str) -> Result<(), Error> {

@@ -96,6 +96,12 @@ pub fn extensions(names: &[&'static CStr]) -> Vec<(&'static CStr, bool)> {
     names.iter().map(|name| (*name, unsafe { lxc_sys::lxc_has_api_extension(name.as_ptr()) })).collect()
 }
 
+/// Whether the library that runs knows this item of a configuration (`lxc_config_item_is_supported`).
+pub fn knows_item(key: &str) -> bool {
+    // SAFETY: a NUL-terminated string that outlives the call.
+    CString::new(key).is_ok_and(|key| unsafe { lxc_sys::lxc_config_item_is_supported(key.as_ptr()) })
+}
+
 /// What to run inside a container.
 pub struct Attach<'a> {
     /// Program and arguments; not empty.
@@ -172,6 +178,21 @@ impl Container {
         let file = c_path(file)?;
         // SAFETY: the string outlives the call.
         if unsafe { load(self.raw.as_ptr(), file.as_ptr()) } { Ok(()) } else { Err(Error::Call("load_config")) }
+    }
+
+    /// Sets an item of its configuration in memory. Does not fork.
+    ///
+    /// # Errors
+    /// When liblxc does not know it, or not this value.
+    pub fn set_config_item(&mut self, key: &str, value: &str) -> Result<(), Error> {
+        let set = member!(self, set_config_item);
+        let (key, value) = (CString::new(key)?, CString::new(value)?);
+        // SAFETY: both strings outlive the call.
+        if unsafe { set(self.raw.as_ptr(), key.as_ptr(), value.as_ptr()) } {
+            Ok(())
+        } else {
+            Err(Error::Call("set_config_item"))
+        }
     }
 
     /// Starts the container as a daemon and returns when it runs. **Forks**; has no timeout.

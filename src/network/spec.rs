@@ -7,7 +7,7 @@ use super::acl::{self, Acls};
 use super::forwards::PortForward;
 use super::net::{Net4, Net6};
 use crate::api::wire::Config;
-use crate::names::NetworkName;
+use crate::names::{NetworkName, is_interface, is_mac};
 use crate::sys::netlink::MacAddr;
 
 /// A key of a bridge's configuration.
@@ -297,7 +297,7 @@ impl BridgeSpec {
         Ok(Self {
             name: name.clone(),
             mtu: values.parsed("bridge.mtu").unwrap_or(1500),
-            hwaddr: hwaddr.filter(|mac: &MacAddr| is_unicast(*mac)),
+            hwaddr,
             ipv4: values.ipv4()?,
             ipv6: values.ipv6()?,
             dns: Dns {
@@ -344,26 +344,12 @@ pub fn acl_names(config: &Config) -> Vec<String> {
     list(config.get("security.acls").map_or("", String::as_str)).map(str::to_owned).collect()
 }
 
-pub(super) fn is_interface(text: &str) -> bool {
-    (1..=15).contains(&text.len())
-        && !matches!(text, "." | "..")
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-}
-
 pub(super) fn is_bool(text: &str) -> bool {
     parse_bool(text).is_some()
 }
 
 fn is_order(text: &str) -> bool {
     matches!(text, "before" | "after")
-}
-
-fn is_unicast(mac: MacAddr) -> bool {
-    mac.0[0] & 1 == 0 && mac.0 != [0; 6]
-}
-
-fn is_mac(text: &str) -> bool {
-    text.parse().is_ok_and(is_unicast)
 }
 
 pub(super) fn is_mtu(text: &str) -> bool {

@@ -1,10 +1,11 @@
 //! Networks of the kinds `macvlan` and `physical`: an interface of the host that nics lie on, or are. Nothing of them is on
 //! the host until a nic is.
 
-use super::spec::{BOOLEAN, Key, Values, is_bool, is_interface, is_mtu, key};
+use super::spec::{BOOLEAN, Key, Values, is_bool, is_mtu, key};
 use super::{BridgeSpec, Error};
 use crate::api::wire::Config;
 use crate::names::NetworkName;
+use crate::names::is_interface;
 
 /// Every key of these, besides `user.*`.
 #[rustfmt::skip]

@@ -11,7 +11,8 @@ use tokio::net::unix::pipe;
 use tokio::process::Child;
 use tokio::sync::oneshot;
 
-use super::super::launcher::{Launcher, Line};
+use super::super::launcher::Launcher;
+use super::super::line::Line;
 use super::super::protocol::{Reply, Request};
 use super::super::{ContainerRef, Error};
 use super::{FilesRequest, Found};

@@ -13,7 +13,6 @@
 
 mod act;
 mod copies;
-mod pattern;
 mod pause;
 pub(super) mod restore;
 mod schedule;
@@ -22,7 +21,7 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::{Context, blocking, marks, rename, update};
-use crate::config::schedule as times;
+use crate::config::{schedule as times, snapshot_pattern};
 use crate::db::{self, InstanceSnapshot, Model, Phase, Seconds};
 use crate::events::lifecycle::Requestor;
 use crate::names::{InstanceKey, SnapshotKey, SnapshotName};
@@ -98,7 +97,8 @@ fn row(model: &Model, instance: &InstanceKey, new: &NewSnapshot) -> Result<Insta
         None => {
             let pattern = expanded.get("snapshots.pattern").map_or("snap%d", String::as_str);
             let names: Vec<&str> = others.iter().map(|other| other.key.name.as_str()).collect();
-            pattern::next(pattern, &names, now)?
+            snapshot_pattern::next(pattern, &names, now)
+                .map_err(|reason| Error::Pattern { pattern: pattern.to_owned(), reason })?
         }
     };
     let key = key(instance, &name);

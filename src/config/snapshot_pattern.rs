@@ -4,8 +4,6 @@
 //! stands for the time, UTC, and may have the filter `date` with a layout that shows how 15:04:05 of Monday,
 //! 2 January 2006 is written.
 
-use super::super::error::Error;
-use crate::db::Seconds;
 use crate::names::SnapshotName;
 
 /// How LXD writes a time that no layout is given for.
@@ -89,25 +87,41 @@ fn dated(pattern: &str, at: time::OffsetDateTime) -> Result<String, String> {
     Ok(text)
 }
 
-/// The name that `pattern` makes now, where there are `others`.
+/// Whether `pattern` makes names.
 ///
 /// # Errors
-/// [`Error::Pattern`].
-pub(super) fn next(pattern: &str, others: &[&str], now: Seconds) -> Result<SnapshotName, Error> {
-    let refuse = |reason: String| Error::Pattern { pattern: pattern.to_owned(), reason };
+/// Why not.
+pub fn check(pattern: &str) -> Result<(), String> {
+    if pattern.matches("%d").count() > 1 {
+        return Err("%d stands for one number, and may stand once".to_owned());
+    }
+    next(pattern, &[], 0).map(drop)
+}
+
+/// The name that `pattern` makes `now` (seconds since 1970), where there are `others`.
+///
+/// # Errors
+/// Why it makes none.
+pub fn next(pattern: &str, others: &[&str], now: i64) -> Result<SnapshotName, String> {
     let at = time::OffsetDateTime::from_unix_timestamp(now).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
-    let text = dated(pattern, at).map_err(refuse)?;
+    let named = |text: String| {
+        SnapshotName::new(text).map_err(|error| {
+            let hint = "{{ creation_date }} takes the filter date:'2006-01-02_15-04-05'";
+            if pattern.contains("{{") { format!("{error}; {hint}") } else { error.to_string() }
+        })
+    };
+    let text = dated(pattern, at)?;
     let numbered = if text.contains("%d") {
         text
     } else if others.contains(&text.as_str()) {
         format!("{text}-%d")
     } else {
-        return SnapshotName::new(text).map_err(|error| refuse(error.to_string()));
+        return named(text);
     };
     let (before, after) = numbered.split_once("%d").unwrap_or((&numbered, ""));
     let number = |name: &&str| name.strip_prefix(before)?.strip_suffix(after)?.parse::<u64>().ok();
     let next = others.iter().filter_map(number).max().map_or(0, |highest| highest.saturating_add(1));
-    SnapshotName::new(format!("{before}{next}{after}")).map_err(|error| refuse(error.to_string()))
+    named(format!("{before}{next}{after}"))
 }
 
 #[cfg(test)]
@@ -116,7 +130,7 @@ mod tests {
 
     fn made(pattern: &str, others: &[&str]) -> String {
         // 9 February 2031, 13:07:05 UTC, a Sunday.
-        next(pattern, others, 1_928_408_825).map_or_else(|error| error.to_string(), |name| name.to_string())
+        next(pattern, others, 1_928_408_825).map_or_else(|error| error, |name| name.to_string())
     }
 
     #[test]
@@ -146,7 +160,17 @@ mod tests {
             ("", "1 to 255"),
         ] {
             let said = made(pattern, &[]);
-            assert!(said.contains(reason) && said.contains("snapshots.pattern"), "{pattern}: {said}");
+            assert!(said.contains(reason), "{pattern}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_makes_no_name_is_known_beforehand() {
+        for bad in ["a/b", "..", "{{", "%d%d", "{{ creation_date }}", "{{ now }}", "a b", "%d/"] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+        for good in ["snap%d", "fixed", "{{ creation_date|date:'2006-01-02_15-04-05' }}-%d"] {
+            assert_eq!(check(good), Ok(()), "{good}");
         }
     }
 }
