@@ -370,6 +370,9 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     if tokio::time::timeout(REST, app.instances.rest()).await.is_err() {
         tracing::warn!("some instances are still at work");
     }
+    if matches!(ended, "SIGPWR" | "shutdown") {
+        app.instances.context().take_networks_down().await;
+    }
     let pools = Arc::clone(&app.instances.context().pools);
     // An overlay holds its layers, so the mounts of images may go even while containers run on.
     let _ = tokio::task::spawn_blocking(move || pools.rest()).await;

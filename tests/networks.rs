@@ -508,6 +508,17 @@ fn names_resolve_between_containers_also_after_restarts() {
         eventually("resolves again", || resolves(&daemon));
         lxc(&daemon, "restart -f c2").ok();
         eventually("resolves again", || resolves(&daemon));
+        // With all of the daemon its networks go, and come back. `lo` and the namespace's own rules stay.
+        let dnsmasq = std::fs::read_to_string(daemon.state().join("networks/n1/dnsmasq.pid")).unwrap();
+        daemon.lxc(&["config", "set", "c1", "boot.host_shutdown_timeout=1"]).ok();
+        daemon.lxc(&["config", "set", "c2", "boot.host_shutdown_timeout=1"]).ok();
+        daemon.verb(&["shutdown", "--timeout", "60"]).ok();
+        daemon.ended();
+        assert_ne!(host("ip", "link show n1").code, 0);
+        assert!(!support::exists(&std::path::Path::new("/proc").join(dnsmasq.trim())));
+        assert!(!host("nft", "list ruleset").out.contains("n1"));
+        daemon.start();
+        eventually("resolves again", || daemon.status("c1") == "Running" && resolves(&daemon));
         clean(&daemon);
     });
 }

@@ -7,6 +7,9 @@ use super::{Error, Properties};
 /// The longest path of a unix socket (`sun_path` in unix(7), less the NUL).
 const MAX_PATH: usize = 107;
 
+/// The most ports that a process listens to.
+const MAX_PORTS: usize = 4096;
+
 /// What ports of an IP address speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are the protocols'")]
@@ -163,6 +166,11 @@ pub(super) fn parse(mut properties: Properties<'_>) -> Result<Proxy, Error> {
         Some(other) => return Err(refuse(&properties, "bind", other, "host or instance")),
     };
     let nat = properties.flag("nat")?.unwrap_or(false);
+    if listen.count() > MAX_PORTS && !nat {
+        let expected =
+            "at most 4096 ports, as each is a socket of the proxy's process; with nat=true as many as there are";
+        return Err(refuse(&properties, "listen", &format!("{} ports", listen.count()), expected));
+    }
     let header = properties.flag("proxy_protocol")?.unwrap_or(false);
     if header && (nat || !matches!(connect, Address::Ip { protocol: Protocol::Tcp, .. })) {
         let expected = "the header can only be sent to a tcp address, without nat";
@@ -271,6 +279,7 @@ mod tests {
             (vec![listen], "\"connect\""),
             (vec![("connect", "unix:/x")], "\"listen\""),
             (vec![listen, ("connect", "tcp:127.0.0.1:80-82")], "3 ports"),
+            (vec![("listen", "tcp:1.2.3.4:1-4097"), ("connect", "tcp:127.0.0.1:80")], "4097 ports"),
             (vec![listen, ("connect", "unix:/x"), ("bind", "bogus")], "\"bind\""),
             (vec![listen, ("connect", "unix:/x"), ("nat", "true")], "\"nat\""),
             (vec![listen, ("connect", "udp:1.2.3.4:5"), ("nat", "true")], "\"nat\""),

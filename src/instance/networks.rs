@@ -311,6 +311,23 @@ impl Context {
         self.db.forget_warnings(None).await;
     }
 
+    /// When the host or all of the daemon goes down: takes the networks away on which nothing runs any more. Nobody makes them
+    /// again in this life of the daemon.
+    pub async fn take_networks_down(&self) {
+        let turn = self.networks.turn().await;
+        let dir = self.dir.clone();
+        let used = blocking(move || Ok::<_, Error>(nics::parents(&dir))).await.unwrap_or_default();
+        let model = self.db.model();
+        for record in model.networks.values().filter(|record| !used.contains(record.name.as_str())) {
+            if let Ok(Spec::Bridge(spec)) = network_spec(&model, record)
+                && let Err(error) = self.networks.down(&spec.name).await
+            {
+                tracing::error!(network = %record.name, %error, "taking the network down");
+            }
+        }
+        std::mem::forget(turn);
+    }
+
     /// [`Context::tend_networks`], at once and every few minutes. `WARREN_NETWORK_ROUND` sets the seconds in between.
     pub async fn follow_networks(&self) {
         let set = std::env::var("WARREN_NETWORK_ROUND").ok().and_then(|text| text.parse().ok()).filter(|s| *s > 0);

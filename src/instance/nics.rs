@@ -12,7 +12,7 @@
 
 mod running;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
@@ -347,17 +347,29 @@ pub(super) async fn prepare(
     .await
 }
 
-/// Connects running instances again to a bridge that was made anew. What fails is logged: the others are to be, too.
-pub(super) fn reconnect(dir: &StateDir, network: &NetworkName) {
+/// The nics of all containers that run, by the files that remember them.
+fn remembered(dir: &StateDir) -> Vec<(PathBuf, Entries)> {
     let journals = dir.nics("x");
     let places = journals.parent().and_then(|place| fs::read_dir(place).ok()).into_iter().flatten().flatten();
-    for place in places.filter(|place| place.path().extension().is_some_and(|extension| extension == "json")) {
-        let entries: Entries =
-            fs::read(place.path()).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let places = places.map(|place| place.path()).filter(|path| path.extension().is_some_and(|end| end == "json"));
+    let read =
+        |path: &Path| fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    places.map(|path| (path.clone(), read(&path))).collect()
+}
+
+/// The interfaces that nics of running containers lie on.
+pub(super) fn parents(dir: &StateDir) -> BTreeSet<String> {
+    let entries = remembered(dir).into_iter().flat_map(|(_, entries)| entries);
+    entries.filter_map(|(_, entry)| entry.interface.parent).collect()
+}
+
+/// Connects running instances again to a bridge that was made anew. What fails is logged: the others are to be, too.
+pub(super) fn reconnect(dir: &StateDir, network: &NetworkName) {
+    for (journal, entries) in remembered(dir) {
         for (device, entry) in entries {
             let here = entry.interface.parent.as_deref() == Some(network.as_str());
             if here && let Err(error) = nic::reconnect(&entry.interface) {
-                tracing::error!(journal = %place.path().display(), %device, %error, "connecting a nic again");
+                tracing::error!(journal = %journal.display(), %device, %error, "connecting a nic again");
             }
         }
     }
