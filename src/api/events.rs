@@ -5,7 +5,6 @@ use super::error::Error;
 use super::response::Response;
 use super::websocket;
 use crate::events::{Filter, Kind};
-use crate::ops::socket::Close;
 
 /// `GET /1.0/events?type=&project=&all-projects=`: one JSON text message per event.
 pub async fn stream(mut call: Call) -> Result<Response, Error> {
@@ -23,25 +22,10 @@ pub async fn stream(mut call: Call) -> Result<Response, Error> {
     let project = if all { None } else { Some(call.project()?) };
     let (answer, socket) = websocket::accept(&call.headers, call.upgrade.take(), &call.app.sockets)?;
     // Subscribed before the answer is sent: what happens after the client's handshake is never missed.
-    let mut subscription = call.app.bus.subscribe(Filter { kinds, project });
+    let events = call.app.bus.subscribe(Filter { kinds, project });
     tokio::spawn(async move {
         let Ok(socket) = socket.await else { return };
-        let (mut outgoing, mut incoming) = socket.split();
-        loop {
-            tokio::select! {
-                // What has happened is told before a leave-taking, of either side.
-                biased;
-                event = subscription.next() => {
-                    let Some(text) = event else { break };
-                    if outgoing.text(&text).await.is_err() {
-                        return;
-                    }
-                }
-                _ = incoming.ignore() => return,
-            }
-        }
-        // Cut off by the bus.
-        outgoing.close(Close::Because("Too many events were not taken: connect again")).await;
+        socket.tell(events, "Too many events were not taken: connect again").await;
     });
     Ok(answer)
 }

@@ -89,30 +89,19 @@ struct Shared {
     log_listeners: AtomicUsize,
 }
 
-/// The receiving end; dropping it ends the subscription.
-pub struct Subscription {
-    queue: mpsc::Receiver<Arc<str>>,
-}
-
-impl Subscription {
-    /// The next event as JSON text; `None` when this subscriber was cut off or the daemon ends.
-    pub async fn next(&mut self) -> Option<Arc<str>> {
-        self.queue.recv().await
-    }
-}
-
 impl Bus {
     fn subscribers(&self) -> MutexGuard<'_, Vec<Subscriber>> {
         self.shared.subscribers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Opens a subscription.
-    pub fn subscribe(&self, filter: Filter) -> Subscription {
+    /// Opens a subscription: events as JSON text. It ends when too many are not taken, or with the daemon; dropping the
+    /// receiver ends it, too.
+    pub fn subscribe(&self, filter: Filter) -> mpsc::Receiver<Arc<str>> {
         let (sender, queue) = mpsc::channel(QUEUE);
         let mut subscribers = self.subscribers();
         subscribers.push(Subscriber { filter, queue: sender });
         self.count_log_listeners(&subscribers);
-        Subscription { queue }
+        queue
     }
 
     /// Whether anybody listens to log lines; asked before one is rendered.
@@ -184,9 +173,9 @@ mod tests {
         bus.publish(Kind::Lifecycle, Some(&ProjectName::default()), Value::from(1));
         bus.publish(Kind::Operation, Some(&ProjectName::new("other").unwrap()), Value::from(2));
         bus.publish(Kind::Operation, Some(&ProjectName::default()), Value::from(3));
-        assert!(operations.next().await.unwrap().contains("\"metadata\":3"));
+        assert!(operations.recv().await.unwrap().contains("\"metadata\":3"));
         for number in 1..=3 {
-            assert!(all.next().await.unwrap().contains(&format!("\"metadata\":{number}")));
+            assert!(all.recv().await.unwrap().contains(&format!("\"metadata\":{number}")));
         }
     }
 
@@ -198,9 +187,9 @@ mod tests {
             bus.publish(Kind::Operation, None, Value::from(number));
         }
         for _ in 0..QUEUE {
-            assert!(slow.next().await.is_some());
+            assert!(slow.recv().await.is_some());
         }
-        assert!(slow.next().await.is_none());
+        assert!(slow.recv().await.is_none());
         assert!(bus.subscribers().is_empty());
     }
 

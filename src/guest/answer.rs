@@ -20,7 +20,6 @@ use crate::config::bool_of;
 use crate::db::Instance;
 use crate::events::GuestKind;
 use crate::instance::{Guest, READY, Stranger};
-use crate::ops::socket::Close;
 use crate::profile::{self, Expanded};
 
 /// A body is at most this long, bytes…
@@ -218,23 +217,10 @@ fn events(server: &Server, guest: &Guest, mut request: Request) -> Result<Respon
         Err(error) => return Ok(response::error(&error)),
     };
     // Before the answer is sent: what happens after the client's handshake is never missed.
-    let mut events = guests.subscribe(guest, kinds).ok_or(OUTSIDE)?;
+    let events = guests.subscribe(guest, kinds).ok_or(OUTSIDE)?;
     tokio::spawn(async move {
         let Ok(socket) = socket.await else { return };
-        let (mut outgoing, mut incoming) = socket.split();
-        loop {
-            tokio::select! {
-                biased;
-                event = events.recv() => {
-                    let Some(text) = event else { break };
-                    if outgoing.text(&text).await.is_err() {
-                        return;
-                    }
-                }
-                _ = incoming.ignore() => return,
-            }
-        }
-        outgoing.close(Close::Because("No more events: too many were not taken, or the daemon ends")).await;
+        socket.tell(events, "No more events: too many were not taken, or the daemon ends").await;
     });
     Ok(answer)
 }

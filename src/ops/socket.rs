@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_tungstenite::WebSocketStream;
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -99,6 +99,25 @@ impl WebSocket {
     /// Closes it.
     pub async fn close(self, why: Close<'_>) {
         self.split().0.close(why).await;
+    }
+
+    /// Sends `events`, a text message each, until the client leaves; `last` is why it is closed when there come no more.
+    pub async fn tell(self, mut events: mpsc::Receiver<Arc<str>>, last: &str) {
+        let (mut outgoing, mut incoming) = self.split();
+        loop {
+            tokio::select! {
+                // What has happened is told before a leave-taking, of either side.
+                biased;
+                event = events.recv() => {
+                    let Some(text) = event else { break };
+                    if outgoing.text(&text).await.is_err() {
+                        return;
+                    }
+                }
+                _ = incoming.ignore() => return,
+            }
+        }
+        outgoing.close(Close::Because(last)).await;
     }
 }
 

@@ -35,7 +35,7 @@ async fn events_follow_the_changes_and_the_last_one_never_overtakes_the_result()
     let mut seen: std::collections::BTreeMap<String, Vec<u64>> = Default::default();
     let mut finals = 0;
     while finals < 200 {
-        let event: Value = serde_json::from_str(&events.next().await.unwrap()).unwrap();
+        let event: Value = serde_json::from_str(&events.recv().await.unwrap()).unwrap();
         let id = event["metadata"]["id"].as_str().unwrap().to_owned();
         let code = event["metadata"]["status_code"].as_u64().unwrap();
         if code >= 200 {
