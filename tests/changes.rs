@@ -206,6 +206,53 @@ fn a_dry_run_tells_what_would_happen_and_does_nothing() {
         let (found, _, error) = ask(method, path, body);
         assert_eq!(found, status, "{method} {path}: {error}");
     }
+    // What cannot be tried is refused, and not done.
+    for (method, path, body) in [
+        ("POST", "/1.0/instances/down", json!({"name": "other"})),
+        ("POST", "/1.0/profiles/default", json!({"name": "other"})),
+        ("DELETE", "/1.0/instances/down", json!({})),
+        ("PUT", "/1.0/instances/up/state", json!({"action": "stop", "force": true})),
+        ("PUT", "/1.0/instances", json!({"state": {"action": "stop"}})),
+        ("POST", "/1.0/instances/up/snapshots", json!({"name": "s"})),
+        ("PATCH", "/1.0", json!({"config": {"user.x": "y"}})),
+    ] {
+        let (found, _, error) = ask(method, path, body);
+        assert!(found >= 400 && error.contains("dry run"), "{method} {path}: {found} {error}");
+    }
+    for word in ["2", ""] {
+        let path = format!("/1.0/instances/down?dry-run={word}");
+        assert_eq!(daemon.api("PATCH", &path, r#"{"config":{"user.x":"y"}}"#).0, 400);
+    }
     let after = ["/1.0/instances?recursion=1", "/1.0/profiles?recursion=1"].map(|url| daemon.api("GET", url, "").1);
     assert_eq!(before, after);
+}
+
+#[test]
+fn a_profile_that_one_cannot_follow_leaves_the_interfaces_of_the_others_alone() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["profile", "create", "q"]).ok();
+    daemon.lxc(&["profile", "device", "add", "q", "e0", "nic", "nictype=p2p", "name=eth0"]).ok();
+    for name in ["a", "b"] {
+        daemon.lxc(&["launch", "bb", name, "-p", "default", "-p", "q"]).ok();
+    }
+    daemon.lxc(&["exec", "a", "--", "ip", "addr", "add", "10.9.0.1/24", "dev", "eth0"]).ok();
+    // What is written there is memory that cannot be given up.
+    daemon
+        .lxc(&[
+            "exec",
+            "b",
+            "--",
+            "sh",
+            "-c",
+            "busybox mount -t tmpfs none /tmp && busybox dd if=/dev/zero of=/tmp/x bs=1M count=64",
+        ])
+        .ok();
+    let before = daemon.lxc(&["exec", "a", "--", "ip", "addr", "show", "eth0"]).ok();
+    let (status, answer) = daemon.api("PUT", "/1.0/profiles/q", r#"{"config":{"limits.memory":"8MiB"},"devices":{}}"#);
+    assert_eq!(status, 400, "{answer}");
+    assert!(answer["error"].as_str().unwrap().contains("b: Configuration key \"limits.memory\""), "{answer}");
+    let after = daemon.lxc(&["exec", "a", "--", "ip", "addr", "show", "eth0"]).ok();
+    assert!(after.contains("10.9.0.1/24"), "{after}");
+    // The same interface, by its number.
+    assert_eq!(before.split(':').next(), after.split(':').next());
 }

@@ -138,6 +138,34 @@ fn disks_come_and_go_while_it_runs() {
 }
 
 #[test]
+fn mounts_below_others_stay_with_what_happens_above_them() {
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["launch", "bb", "c1"]).ok();
+    fs::create_dir(source(&daemon, "top").join("q")).unwrap();
+    disk(&daemon, "c1", "top", "top", "/srv/p", &[]).ok();
+    disk(&daemon, "c1", "deep", "deep", "/srv/p/q", &[]).ok();
+    assert_eq!(sh(&daemon, "c1", "cat /srv/p/who /srv/p/q/who").ok(), "topdeep");
+    daemon.lxc(&["config", "device", "set", "c1", "top", "readonly=true"]).ok();
+    assert_eq!(sh(&daemon, "c1", "cat /srv/p/who /srv/p/q/who").ok(), "topdeep");
+    assert_ne!(sh(&daemon, "c1", "echo x > /srv/p/x").code, 0);
+    daemon.lxc(&["config", "device", "remove", "c1", "top"]).ok();
+    assert_eq!(sh(&daemon, "c1", "cat /srv/p/q/who; ls /srv/p").ok(), "deepq\n");
+    // One that comes lies below what was there.
+    disk(&daemon, "c1", "top", "top", "/srv/p", &[]).ok();
+    assert_eq!(sh(&daemon, "c1", "cat /srv/p/who /srv/p/q/who").ok(), "topdeep");
+    daemon.lxc(&["restart", "--force", "c1"]).ok();
+    assert_eq!(sh(&daemon, "c1", "cat /srv/p/who /srv/p/q/who").ok(), "topdeep");
+
+    for propagation in ["unbindable", "runbindable"] {
+        disk(&daemon, "c1", "un", "un", "/un", &[&format!("propagation={propagation}")]).ok();
+        assert_eq!(sh(&daemon, "c1", "cat /un/who; busybox mkdir /el; busybox mount -o bind /un /el").out, "un");
+        assert_ne!(sh(&daemon, "c1", "busybox mount -o bind /un /el").code, 0);
+        daemon.lxc(&["config", "device", "set", "c1", "un", "readonly=true"]).ok();
+        daemon.lxc(&["config", "device", "remove", "c1", "un"]).ok();
+    }
+}
+
+#[test]
 fn privileged_ones_and_a_plain_directory_have_them_too() {
     let daemon = Daemon::ready("dir");
     daemon.lxc(&["init", "bb", "c1", "-c", "security.privileged=true"]).ok();

@@ -154,9 +154,23 @@ fn the_server_decides_where_an_instance_does_not() {
     let daemon = Daemon::ready("overlay");
     daemon.lxc(&["launch", "bb", "a"]).ok();
     assert_eq!(range(&daemon, "a"), whole());
+    let write = |text: &str| {
+        let script = format!("echo {text} >> /root/x && ls -ln /root/x | grep -q ' 0        0 '");
+        daemon.lxc(&["exec", "a", "--", "sh", "-c", &script]).ok();
+    };
+    write("whole");
     daemon.lxc(&["config", "set", "core.idmap_isolated", "true"]).ok();
     daemon.lxc(&["restart", "--force", "a"]).ok();
     assert_eq!(range(&daemon, "a"), (whole().0 + BLOCK, BLOCK));
+    // Another map, also one that is smaller, leaves the root as it is: its own, and to be written.
+    write("isolated");
+    daemon.lxc(&["config", "set", "a", "security.idmap.size=70000"]).ok();
+    daemon.lxc(&["restart", "--force", "a"]).ok();
+    write("larger");
+    daemon.lxc(&["config", "unset", "a", "security.idmap.size"]).ok();
+    daemon.lxc(&["restart", "--force", "a"]).ok();
+    write("smaller");
+    assert_eq!(daemon.lxc(&["exec", "a", "--", "cat", "/root/x"]).ok(), "whole\nisolated\nlarger\nsmaller\n");
     daemon.lxc(&["launch", "bb", "b", "-c", "security.idmap.isolated=false"]).ok();
     assert_eq!(range(&daemon, "b"), whole());
     daemon.lxc(&["config", "set", "core.idmap_isolated", "perhaps"]).refused("true or false");

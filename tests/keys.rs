@@ -34,6 +34,8 @@ fn misfits(kind: Kind) -> Vec<Value> {
         Kind::Modules => &["-r", "../x", "a b", "a;b", "a\nb"],
         Kind::Schedule => &["@sometimes", "* * *", "61 * * * *"],
         Kind::RawSeccomp => &["garbage", "3\ndenylist", "2\nlist", "2\ndenylist\nread errno"],
+        Kind::Compressor => &["nosuch", "gzip\n-9", "./gzip"],
+        Kind::Uuid => &["xx", "1"],
         Kind::SnapshotPattern => &["a/b", "..", "{{", "%d%d", "{{ creation_date }}", "a\nb"],
         // The key is that of a quota, of which nothing is asked.
         Kind::OfDevice => &["a\nb"],

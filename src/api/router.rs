@@ -295,10 +295,12 @@ impl Router {
         if !allowed {
             return Err(Error::Forbidden);
         }
+        let query = parse_query(&request.query);
+        check_dry_run(&request.method, path, query.get("dry-run").map(String::as_str))?;
         let call = Call {
             app: Arc::clone(&self.app),
             params,
-            query: parse_query(&request.query),
+            query,
             raw_query: request.query,
             method: request.method,
             headers: request.headers,
@@ -362,6 +364,26 @@ impl Handler for Router {
         let answer = if preflight { std::future::ready(response::bare()).boxed() } else { self.answer(request) };
         if cors.is_empty() { answer } else { cors.add(answer).boxed() }
     }
+}
+
+/// Refuses a dry run where there is none: the request must not be taken for a real one. Nothing else of a query changes what
+/// is done, so this one is not left to be overlooked.
+fn check_dry_run(method: &Method, path: &str, asked: Option<&str>) -> std::result::Result<(), Error> {
+    let Some(asked) = asked else { return Ok(()) };
+    match crate::config::parse_bool(asked) {
+        None => return Err(Error::Query { name: "dry-run", expected: "1 or 0" }),
+        Some(false) => return Ok(()),
+        Some(true) if method.is_safe() => return Ok(()),
+        Some(true) => {}
+    }
+    let mut parts = path.trim_start_matches("/1.0/").split('/');
+    let tree = matches!(parts.next(), Some("instances" | "containers" | "profiles"));
+    let can = match (parts.next(), parts.next()) {
+        (None, _) => *method == Method::POST,
+        (Some(_), None) => *method == Method::PUT || *method == Method::PATCH,
+        _ => false,
+    };
+    if tree && can { Ok(()) } else { Err(Error::Unsupported { what: "a dry run of this request".to_owned() }) }
 }
 
 /// Runs a change to its end, also when the client goes away meanwhile: hyper then drops what it was waiting for, which

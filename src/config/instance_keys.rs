@@ -806,7 +806,7 @@ pub const INSTANCE_KEYS: &[InstanceRow] = &[
     },
     InstanceRow {
         pattern: Pattern::Exact("volatile.uuid"),
-        kind: Kind::Text,
+        kind: Kind::Uuid,
         default: "",
         scope: Scope::Instance,
         live: true,

@@ -80,9 +80,13 @@ pub fn parse(text: &str) -> Result<Vec<Line>, String> {
     Ok(lines)
 }
 
-/// Whether one of these lines says anything about the id map, also that there is none.
+/// Whether one of these lines says anything about the id map, also that there is none, or about whose namespaces it has.
 pub fn maps_ids(text: &str) -> bool {
-    parse(text).unwrap_or_default().iter().any(|line| line.key.to_ascii_lowercase().starts_with("lxc.id"))
+    let says = |line: &Line| {
+        let key = line.key.to_ascii_lowercase();
+        key.starts_with("lxc.id") || key.starts_with("lxc.namespace")
+    };
+    parse(text).unwrap_or_default().iter().any(says)
 }
 
 #[cfg(test)]
@@ -99,6 +103,7 @@ mod tests {
         let wanted = [("lxc.cap.drop", ""), ("lxc.hook.start", "/x a=b"), ("lxc.net.0.ipv4.address", "10.0.0.2/24")];
         assert_eq!(pairs, wanted);
         assert!(maps_ids("lxc.idmap =") && maps_ids("lxc.id_map=u 0 0 1") && !maps_ids(text));
+        assert!(maps_ids("lxc.namespace.keep = user") && maps_ids("LXC.namespace.share.user=1"));
     }
 
     const BAD: &[&str] = &[

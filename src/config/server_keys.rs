@@ -20,6 +20,13 @@ pub struct ServerRow {
 /// All of them. Names and meanings: LXD's API 1.0.
 pub const SERVER_KEYS: &[ServerRow] = &[
     ServerRow {
+        pattern: Pattern::Exact("backups.compression_algorithm"),
+        kind: Kind::Compressor,
+        default: "gzip",
+        hidden: false,
+        doc: "How backups are compressed: none, gzip, bzip2, xz, lzma, zstd or squashfs, perhaps with arguments. Kept; backups are not there yet.",
+    },
+    ServerRow {
         pattern: Pattern::Exact("core.https_address"),
         kind: Kind::Line,
         default: "",
@@ -83,6 +90,13 @@ pub const SERVER_KEYS: &[ServerRow] = &[
         doc: "What NO_PROXY says to other programs; kept for image servers, which are not there yet.",
     },
     ServerRow {
+        pattern: Pattern::Exact("core.remote_token_expiry"),
+        kind: Kind::Expiry,
+        default: "",
+        hidden: false,
+        doc: "How long tokens for new clients are good, such as `1d 12H`. Kept; tokens are not there yet.",
+    },
+    ServerRow {
         pattern: Pattern::Exact("core.shutdown_timeout"),
         kind: Kind::Int(0, 1440),
         default: "5",
@@ -95,6 +109,41 @@ pub const SERVER_KEYS: &[ServerRow] = &[
         default: "",
         hidden: true,
         doc: "Password by which a client's certificate is added to the trust store; kept as a slow hash.",
+    },
+    ServerRow {
+        pattern: Pattern::Exact("images.auto_update_cached"),
+        kind: Kind::Bool,
+        default: "true",
+        hidden: false,
+        doc: "Whether images that were cached are kept up to date. Kept; image servers are not there yet.",
+    },
+    ServerRow {
+        pattern: Pattern::Exact("images.auto_update_interval"),
+        kind: Kind::Int(0, 87_600),
+        default: "6",
+        hidden: false,
+        doc: "Hours between looks for newer images; 0: none. Kept; image servers are not there yet.",
+    },
+    ServerRow {
+        pattern: Pattern::Exact("images.compression_algorithm"),
+        kind: Kind::Compressor,
+        default: "gzip",
+        hidden: false,
+        doc: "How published images are compressed: none, gzip, bzip2, xz, lzma, zstd or squashfs, perhaps with arguments. Kept; publishing is not there yet.",
+    },
+    ServerRow {
+        pattern: Pattern::Exact("images.default_architecture"),
+        kind: Kind::Line,
+        default: "",
+        hidden: false,
+        doc: "The architecture of images for which none is named. Kept; image servers are not there yet.",
+    },
+    ServerRow {
+        pattern: Pattern::Exact("images.remote_cache_expiry"),
+        kind: Kind::Int(0, 36_500),
+        default: "10",
+        hidden: false,
+        doc: "Days after its last use until a cached image is removed. Kept; image servers are not there yet.",
     },
     ServerRow {
         pattern: Pattern::Prefix("user."),

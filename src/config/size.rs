@@ -13,7 +13,9 @@ const UNITS: &[(&str, u64)] = &[
     ("MiB", 1 << 20),
     ("GiB", 1 << 30),
     ("TiB", 1 << 40),
+    ("EB", 1000 * 1000 * 1000 * 1000 * 1000 * 1000),
     ("PiB", 1 << 50),
+    ("EiB", 1 << 60),
 ];
 
 /// Reads a size. `None` when it is no whole number with one of the units, or does not fit.

@@ -1,6 +1,6 @@
 //! `security.syscalls.*`: system calls, a line each, with what happens to who makes them.
 //!
-//! A line: `NAME [kill | trap | log | allow | errno N] [[INDEX,VALUE,OPERATOR(,MASK)] …]`, as liblxc takes it
+//! A line: `NAME [kill | trap | allow | errno N] [[INDEX,VALUE,OPERATOR(,MASK)] …]`, as liblxc takes it
 //! (lxc.container.conf(5), SECCOMP CONFIGURATION).
 
 pub use super::syscall_names::COMPAT;
@@ -23,14 +23,43 @@ fn known(name: &str) -> bool {
     [COMPAT, OTHERS].iter().any(|names| names.binary_search(&name).is_ok())
 }
 
-/// `[INDEX,VALUE,OPERATOR]`, perhaps with a mask.
+/// What liblxc 5.0 compares by, by the names of libseccomp or by signs (tried with 5.0.2).
+const OPERATORS: &[&str] = &[
+    "SCMP_CMP_NE",
+    "SCMP_CMP_LT",
+    "SCMP_CMP_LE",
+    "SCMP_CMP_EQ",
+    "SCMP_CMP_GE",
+    "SCMP_CMP_GT",
+    "!=",
+    "<",
+    "<=",
+    "==",
+    ">=",
+    ">",
+];
+/// Those that take a mask.
+const MASKED: &[&str] = &["SCMP_CMP_MASKED_EQ", "&="];
+
+/// The largest error that libseccomp makes a call fail with.
+const MAX_ERRNO: u16 = 4094;
+
+/// `[INDEX,VALUE,OPERATOR]`, or with a mask behind an operator that takes one.
 fn is_condition(text: &str) -> bool {
     let Some(parts) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) else { return false };
-    let plain = |part: &str| {
-        let part = part.trim();
-        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "_<>=!&|".contains(c))
+    let number = |text: &str| match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).is_ok(),
+        None => !text.starts_with('+') && text.parse::<u64>().is_ok(),
     };
-    matches!(parts.split(',').count(), 3 | 4) && parts.split(',').all(plain)
+    // A call has six arguments.
+    let index = |text: &str| matches!(text, "0" | "1" | "2" | "3" | "4" | "5");
+    match parts.split(',').collect::<Vec<_>>()[..] {
+        [argument, value, operator] => index(argument) && number(value) && OPERATORS.contains(&operator),
+        [argument, value, operator, mask] => {
+            index(argument) && number(value) && MASKED.contains(&operator) && number(mask)
+        }
+        _ => false,
+    }
 }
 
 fn check(line: &str) -> Result<(), String> {
@@ -47,20 +76,23 @@ fn check(line: &str) -> Result<(), String> {
 pub(super) fn check_action<'a>(words: impl Iterator<Item = &'a str>, raw: bool) -> Result<(), String> {
     let mut words = words.take_while(|word| !raw || !word.starts_with('#')).peekable();
     match words.peek().copied() {
-        Some("kill" | "trap" | "log" | "allow") => drop(words.next()),
+        Some("kill" | "trap" | "allow") => drop(words.next()),
         Some("notify") if raw => drop(words.next()),
         Some("errno") => {
             words.next();
             let number = words.next().and_then(|word| word.parse::<u16>().ok());
-            if number.is_none_or(|number| number > 4095) {
-                return Err("after \"errno\", a number is missing, such as 38 (ENOSYS)".to_owned());
+            if number.is_none_or(|number| number > MAX_ERRNO) {
+                return Err("after \"errno\", a number up to 4094 is missing, such as 38 (ENOSYS)".to_owned());
             }
+        }
+        Some(word) if is_condition(word) => {
+            return Err("before a condition stands what happens, such as errno 1 or kill".to_owned());
         }
         _ => {}
     }
     match words.find(|word| !is_condition(word)) {
         Some(word) => Err(format!(
-            "{word:?} is neither kill, trap, log, allow, errno and a number, nor a condition such as [0,1,SCMP_CMP_EQ]"
+            "{word:?} is neither kill, trap, allow, errno and a number, nor a condition such as [0,1,SCMP_CMP_EQ]"
         )),
         None => Ok(()),
     }
@@ -84,6 +116,19 @@ pub fn parse(text: &str) -> Result<Vec<&str>, String> {
         lines.push(line);
     }
     Ok(lines)
+}
+
+/// Checks the value of one of these keys.
+///
+/// # Errors
+/// As [`parse`], and with an action that liblxc refuses in a list of this kind.
+pub(super) fn check_value(key: &str, text: &str) -> Result<(), String> {
+    let lines = parse(text)?;
+    let allowing = |line: &&str| line.split_ascii_whitespace().nth(1) == Some("allow");
+    match lines.into_iter().find(|line| DENY.contains(&key) && allowing(line)) {
+        Some(line) => Err(format!("{line:?}: all that is not in this list is allowed anyhow; leave the line out")),
+        None => Ok(()),
+    }
 }
 
 /// What the keys of an instance say.
@@ -169,10 +214,17 @@ mod tests {
             ("READ", "READ"),
             ("[all]", "line 1"),
             ("read errno", "number"),
+            ("read errno 4095", "number"),
+            ("read log", "log"),
+            ("read [1,511,SCMP_CMP_EQ]", "before a condition"),
+            ("read errno 1 [6,1,SCMP_CMP_EQ]", "condition"),
+            ("read errno 1 [0,1,SCMP_CMP_FOO]", "condition"),
+            ("read errno 1 [0,foo,SCMP_CMP_EQ]", "condition"),
+            ("read errno 1 [0,1,SCMP_CMP_EQ,7]", "condition"),
             ("read errno 5000", "number"),
             ("read notify", "notify"),
             ("read kill kill", "kill"),
-            ("read [0,1]", "condition"),
+            ("read kill [0,1]", "condition"),
             ("read\x0bwrite", "line 1"),
         ] {
             assert!(parse(bad).unwrap_err().contains(word), "{bad:?}: {:?}", parse(bad));

@@ -48,6 +48,10 @@ pub enum Kind {
     Expiry,
     /// How snapshots are named: [`snapshot_pattern`].
     SnapshotPattern,
+    /// A program that compresses, perhaps with arguments.
+    Compressor,
+    /// A UUID.
+    Uuid,
     /// What the daemon remembers of a device; the end of the key says what.
     OfDevice,
     /// Names of file systems, with commas.
@@ -55,6 +59,9 @@ pub enum Kind {
     /// Pairs of a file system and a program, with commas: `ext4=fuse2fs`.
     FusePrograms,
 }
+
+/// What images and backups can be compressed by.
+const COMPRESSORS: &[&str] = &["none", "gzip", "bzip2", "xz", "lzma", "zstd", "squashfs"];
 
 /// Reads a boolean in any of the words that LXD takes, in any case.
 pub fn parse_bool(text: &str) -> Option<bool> {
@@ -178,10 +185,18 @@ impl Kind {
             Self::Idmap => raw_idmap::parse(value).map(drop).or_else(refuse),
             Self::RawLxc => raw_lxc::parse(value).map(drop).or_else(refuse),
             Self::RawSeccomp => raw_seccomp::check(value).or_else(refuse),
-            Self::Syscalls => syscalls::parse(value).map(drop).or_else(refuse),
+            Self::Syscalls => syscalls::check_value(key, value).or_else(refuse),
             Self::Schedule => schedule::parse_schedule(value).map(drop).or_else(refuse),
             Self::Expiry => schedule::parse_expiry(value).map(drop).or_else(refuse),
             Self::SnapshotPattern => snapshot_pattern::check(value).or_else(refuse),
+            Self::Compressor
+                if value.split_ascii_whitespace().next().is_some_and(|word| COMPRESSORS.contains(&word)) =>
+            {
+                Ok(())
+            }
+            Self::Compressor => refuse(format!("it must be one of {}, perhaps with arguments", COMPRESSORS.join(", "))),
+            Self::Uuid if uuid::Uuid::parse_str(value).is_ok() => Ok(()),
+            Self::Uuid => refuse("it must be a UUID".to_owned()),
             Self::OfDevice => of_device(key, value).or_else(|expected| refuse(expected.to_owned())),
             Self::Modules => match names_of(value).find(|name| !is_module(name)) {
                 Some(name) => refuse(format!("{name:?} is no name of a kernel module; names are separated by commas")),
@@ -210,6 +225,8 @@ impl Kind {
             | Self::Rlimit
             | Self::Sysctl
             | Self::SnapshotPattern
+            | Self::Uuid
+            | Self::Compressor
             | Self::OfDevice => "string",
             Self::Idmap | Self::RawLxc | Self::RawSeccomp | Self::Syscalls => "lines",
             Self::Schedule => "schedule",

@@ -95,13 +95,15 @@ fn run(socket: &OwnedFd, request: MountRequest, fds: Vec<OwnedFd>) -> Result<(),
                 Some(users) => locked(&tree, directory, &users).map_err(|error| format!("the mount: {error}"))?,
                 None => tree,
             };
-            if unbindable {
-                let set = mount::set_propagation(&tree, mount::Propagation::Unbindable, true);
-                set.map_err(|error| format!("making the mount unbindable: {error}"))?;
-            }
             mount::enter_namespace(namespace).map_err(|error| format!("its mount namespace: {error}"))?;
             wanted(socket)?;
-            attach(&tree, &root, path.as_bytes(), directory).map_err(|error| format!("{path:?} inside: {error}"))
+            attach(&tree, &root, path.as_bytes(), directory).map_err(|error| format!("{path:?} inside: {error}"))?;
+            // Only now: an unbindable one cannot be attached where mounts are shared (sharedsubtree.rst, 5c).
+            if unbindable && let Err(error) = mount::set_propagation(&tree, mount::Propagation::Unbindable, true) {
+                let _ = detach(&root, path.as_bytes(), false);
+                return Err(format!("making the mount unbindable: {error}"));
+            }
+            Ok(())
         }
         MountRequest::Replace { path, layers } => {
             let (tree, namespace, root) = (next()?, next()?, Root::new(next()?));

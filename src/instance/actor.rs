@@ -8,12 +8,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::apply::apply;
+use super::apply;
 use super::error::Error;
 use super::guests;
 use super::lease::Leases;
 use super::policy::{Decision, Verb, decide};
-use super::request::{Answer, Request, StopKind};
+use super::request::{Answer, Request, StopKind, Turns};
 use super::state::{Snapshot, Status};
 use super::waits::{answer_to, at, gone, init_gone};
 use super::{Context, Stages, adopt, delete, hotplug, limits, lxcfs, proxies, rename, start, stop, update};
@@ -211,7 +211,7 @@ impl Actor {
             }
             // Looked at before the next request.
             Request::Sources => {}
-            Request::Hold { next, ready, kept } => self.hold(&next, ready, kept).await,
+            Request::Hold { next, turns } => self.hold(&next, turns).await,
             Request::Rename { to, requestor, reply } => {
                 let answer = match decide(Verb::Rename, self.status()) {
                     Decision::Allow => self.rename(&to, requestor.as_ref()).await,
@@ -305,15 +305,31 @@ impl Actor {
         }
     }
 
-    async fn hold(&self, next: &Model, ready: oneshot::Sender<Result<(), Error>>, kept: oneshot::Receiver<()>) {
+    async fn hold(&self, next: &Model, turns: Turns) {
+        let Turns { begun, mut go, ready, kept } = turns;
         let now = self.context.db.model();
-        let applied = match (self.live(), now.instances.get(&self.key)) {
+        let expanded = match (self.live(), now.instances.get(&self.key)) {
             (Some(live), Some(record)) => {
-                let (before, after) = (profile::expand_instance(&now, record), profile::expand_instance(next, record));
-                let applied = apply(&self.context, &self.key, live.pid, &before, &after).await;
+                Some((live.pid, profile::expand_instance(&now, record), profile::expand_instance(next, record)))
+            }
+            (None, _) | (_, None) => None,
+        };
+        let applied = match expanded {
+            Some((pid, before, after)) => match apply::begin(&self.context, &self.key, pid, &before, &after).await {
+                Ok(applied) => Some((pid, before, after, applied)),
+                Err(error) => return drop(begun.send(Err(error))),
+            },
+            None => None,
+        };
+        let _ = begun.send(Ok(()));
+        let goes_on = go.wait_for(|go| *go).await.is_ok();
+        let applied = match applied {
+            Some((.., applied)) if !goes_on => return applied.undo().await,
+            Some((pid, before, after, applied)) => {
+                let applied = applied.go_on(&self.context, &self.key, pid, &before, &after).await;
                 applied.map(|applied| Some((before, after, applied)))
             }
-            (None, _) | (_, None) => Ok(None),
+            None => Ok(None),
         };
         match applied {
             Ok(applied) => {

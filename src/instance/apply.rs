@@ -1,7 +1,7 @@
 //! A changed configuration on a running container: everything of it, or nothing.
 //!
 //! ```text
-//!   before, after ── limits ── AppArmor ── devices ── nics ── proxies ── guest interface ──> Applied ── kept when the change is
+//!   before, after ── limits ── (all users of a profile wait for each other) ── AppArmor ── devices ── nics ── proxies ── guest interface ──> Applied ── kept when the change is
 //!                                                                    └────── undo() when it is not     written down
 //! ```
 
@@ -36,27 +36,56 @@ pub(super) async fn apply(
     before: &Expanded,
     after: &Expanded,
 ) -> Result<Applied, Error> {
+    begin(context, key, pid, before, after).await?.go_on(context, key, pid, before, after).await
+}
+
+/// What can be taken back without a trace, and is most often refused. [`Applied::go_on`] does the rest.
+///
+/// # Errors
+/// As [`apply`].
+pub(super) async fn begin(
+    context: &Arc<Context>,
+    key: &InstanceKey,
+    pid: i32,
+    before: &Expanded,
+    after: &Expanded,
+) -> Result<Applied, Error> {
     confine::load_modules(Some(&before.config), &after.config).await?;
     let limits = limits::change(context, &key.container(), pid, &before.config, &after.config).await?;
-    let mut applied = Applied { limits, apparmor: None, devices: None, nics: None, proxies: None, guest: None };
-    let rest = async {
-        applied.apparmor = apparmor::change(context, &key.container(), &before.config, &after.config).await?;
-        applied.devices = devices::change(context, key, pid, before, after).await?;
-        applied.nics = nics::change(context, key, pid, before, after).await?;
-        applied.proxies = proxies::change(context, key, pid, before, after).await?;
-        applied.guest = guests::change(context, key, pid, &before.config, &after.config).await?;
-        Ok(())
-    };
-    match rest.await {
-        Ok(()) => Ok(applied),
-        Err(error) => {
-            applied.undo().await;
-            Err(error)
-        }
-    }
+    Ok(Applied { limits, apparmor: None, devices: None, nics: None, proxies: None, guest: None })
 }
 
 impl Applied {
+    /// The rest of the change.
+    ///
+    /// # Errors
+    /// As [`apply`].
+    pub(super) async fn go_on(
+        mut self,
+        context: &Arc<Context>,
+        key: &InstanceKey,
+        pid: i32,
+        before: &Expanded,
+        after: &Expanded,
+    ) -> Result<Self, Error> {
+        let applied = &mut self;
+        let rest = async {
+            applied.apparmor = apparmor::change(context, &key.container(), &before.config, &after.config).await?;
+            applied.devices = devices::change(context, key, pid, before, after).await?;
+            applied.nics = nics::change(context, key, pid, before, after).await?;
+            applied.proxies = proxies::change(context, key, pid, before, after).await?;
+            applied.guest = guests::change(context, key, pid, &before.config, &after.config).await?;
+            Ok(())
+        };
+        match rest.await {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                self.undo().await;
+                Err(error)
+            }
+        }
+    }
+
     /// Puts what the instance is to remember of it into its configuration, which is about to be written down.
     pub(super) fn remember(&self, config: &mut Config) {
         if let Some(nics) = &self.nics {

@@ -347,7 +347,19 @@ impl Running {
         let differs = |from: &BTreeMap<DeviceName, Plug>, to: &BTreeMap<DeviceName, Plug>| {
             in_order(from.iter().filter(|(name, plug)| to.get(*name).is_none_or(|other| !other.same_mount(plug))))
         };
-        let (gone, come) = (differs(&old, &new), differs(&new, &old));
+        let (mut gone, mut come) = (differs(&old, &new), differs(&new, &old));
+        // What lies below a mount that goes or comes would go with it or be hidden: it is taken out and put in again.
+        let tops: Vec<String> = gone.iter().chain(&come).map(|(_, plug)| plug.path().to_owned()).collect();
+        let moves = |(name, plug): &(&DeviceName, &Plug)| {
+            let below = |top: &String| plug.path().strip_prefix(top).is_some_and(|rest| rest.starts_with('/'));
+            let stays = !gone.iter().chain(&come).any(|(other, _)| other == *name);
+            stays && new.contains_key(*name) && tops.iter().any(below)
+        };
+        let again: Vec<(&DeviceName, &Plug)> = old.iter().filter(moves).collect();
+        let names: Vec<DeviceName> = again.iter().map(|(name, _)| (*name).clone()).collect();
+        gone = in_order(gone.iter().map(|(name, plug)| (name, plug)).chain(again));
+        come =
+            in_order(come.iter().map(|(name, plug)| (name, plug)).chain(new.iter().filter(|(n, _)| names.contains(n))));
         if old == new {
             return Ok(None);
         }

@@ -245,7 +245,7 @@ impl fmt::Display for Error {
                 Ok(())
             }
             Self::UnprivilegedOnly => f.write_str(
-                "Warren was configured to only allow unprivileged containers (by WARREN_UNPRIVILEGED_ONLY or LXD_UNPRIVILEGED_ONLY): leave security.privileged, raw.idmap, and lxc.idmap in raw.lxc out",
+                "Warren was configured to only allow unprivileged containers (by WARREN_UNPRIVILEGED_ONLY or LXD_UNPRIVILEGED_ONLY): leave security.privileged, raw.idmap, and lxc.idmap and lxc.namespace.* in raw.lxc out",
             ),
             Self::Protected => {
                 f.write_str("Instance is protected: unset security.protection.delete, there or in its profile, to delete it")

@@ -1,7 +1,7 @@
 //! A changed profile: on all its users at once, or on none.
 //!
 //! ```text
-//!   the change ──> hold every user ──> all could apply it ──> written down ──> kept
+//!   the change ──> hold every user ──> all have their limits ──> all could apply the rest ──> written down ──> kept
 //!                   (their queues wait)  └ one could not, or it cannot be written ──> all take it back
 //! ```
 //! The queues of all users wait meanwhile, so that none starts, or is changed, in between. One change at a time, as two
@@ -9,11 +9,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::error::Error;
 use super::manager::Manager;
-use super::request::Request;
+use super::request::{Request, Turns};
 use super::update::{check_profile, with_profile};
 use crate::db::{self, Model, Profile};
 use crate::names::{InstanceKey, ProfileName, ProjectName};
@@ -84,22 +84,35 @@ impl Manager {
     /// Has every user apply what `next` says, and wait.
     async fn hold(&self, users: impl Iterator<Item = &InstanceKey>, next: &Arc<Model>) -> Result<Held, Error> {
         let mut held = Held { verdicts: Vec::new() };
-        let mut answers = Vec::new();
+        let (mut first, mut last) = (Vec::new(), Vec::new());
+        // Dropped before it says so, nobody goes on.
+        let (all_began, go) = watch::channel(false);
         for key in users {
+            let (begun, began) = oneshot::channel();
             let (ready, answer) = oneshot::channel();
             let (verdict, kept) = oneshot::channel();
-            if self.send(key, Request::Hold { next: Arc::clone(next), ready, kept }) {
+            let turns = Turns { begun, go: go.clone(), ready, kept };
+            if self.send(key, Request::Hold { next: Arc::clone(next), turns }) {
                 held.verdicts.push(verdict);
-                answers.push((key, answer));
+                first.push((key, began));
+                last.push((key, answer));
             }
         }
-        let mut refusals = Vec::new();
-        for (key, answer) in answers {
-            // One that does not answer has been deleted.
-            if let Ok(Err(error)) = answer.await {
-                refusals.push((key.clone(), error));
-            }
-        }
-        if refusals.is_empty() { Ok(held) } else { Err(Error::OfUsers { refusals }) }
+        all_agree(first).await?;
+        let _ = all_began.send(true);
+        all_agree(last).await?;
+        Ok(held)
     }
+}
+
+/// Waits for all.
+async fn all_agree(answers: Vec<(&InstanceKey, oneshot::Receiver<Result<(), Error>>)>) -> Result<(), Error> {
+    let mut refusals = Vec::new();
+    for (key, answer) in answers {
+        // One that does not answer has been deleted.
+        if let Ok(Err(error)) = answer.await {
+            refusals.push((key.clone(), error));
+        }
+    }
+    if refusals.is_empty() { Ok(()) } else { Err(Error::OfUsers { refusals }) }
 }

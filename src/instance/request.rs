@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::Stages;
@@ -29,6 +29,18 @@ pub(super) enum StopKind {
     Shutdown(Option<Duration>),
     /// Kill.
     Kill,
+}
+
+/// How all users of a profile follow a change together.
+pub(super) struct Turns {
+    /// Has what is most often refused been done? Then the others are waited for.
+    pub(super) begun: oneshot::Sender<Result<(), Error>>,
+    /// True once all have begun well; it closes when one could not.
+    pub(super) go: watch::Receiver<bool>,
+    /// Has all of it been done?
+    pub(super) ready: oneshot::Sender<Result<(), Error>>,
+    /// It is to stay; closed: it is taken back.
+    pub(super) kept: oneshot::Receiver<()>,
 }
 
 /// What the actor is asked.
@@ -60,7 +72,7 @@ pub(super) enum Request {
     Update { change: Change, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// Apply what another state of the database says of it; keep it when `kept` is told so, else take it back. Until
     /// then everything else waits.
-    Hold { next: Arc<Model>, ready: oneshot::Sender<Result<(), Error>>, kept: oneshot::Receiver<()> },
+    Hold { next: Arc<Model>, turns: Turns },
     /// It says of itself that it is ready, or not yet; in the life that was identified.
     Ready { guest: Guest, ready: bool, reply: oneshot::Sender<Answer> },
     /// Show it this lxcfs, which is new on the host.

@@ -36,6 +36,9 @@ pub struct Definition {
 /// Asked again when something else was changed meanwhile.
 pub type Change = Box<dyn Fn(&Instance) -> Result<Definition, Error> + Send + Sync>;
 
+/// Its identity, made when it was.
+const UUID: &str = "volatile.uuid";
+
 /// Keys by which the daemon finds its way back after a crash. No client changes them, and they are no part of what a client
 /// saw when it changes something else.
 pub fn is_own(key: &str) -> bool {
@@ -94,6 +97,10 @@ pub(super) fn changed(
     // a crash it would be taken for one that does not run.
     record.config.retain(|key, _| !is_own(key));
     record.config.extend(old.config.iter().filter(|(key, _)| is_own(key)).map(|(k, v)| (k.clone(), v.clone())));
+    // Who leaves its identity out does not mean to take it away.
+    if let (None, Some(id)) = (record.config.get(UUID), old.config.get(UUID)) {
+        record.config.insert(UUID.to_owned(), id.clone());
+    }
     if !new.architecture.is_empty() {
         context.host.check_architecture(&new.architecture)?;
         record.architecture = new.architecture;
@@ -108,9 +115,10 @@ pub(super) fn changed(
     // Addresses of nics that are gone are forgotten; those of profiles stay.
     let gone = |key: &str| {
         let rest = key.strip_prefix("volatile.")?;
-        let (device, field) = rest.split_once('.')?;
-        let nic = matches!(field, "hwaddr" | "name") || nics::is_live_key(key);
-        (nic && !expanded.devices.contains_key(device)).then_some(())
+        // Names of devices may have dots. The longer of two that end alike goes first.
+        let ends = ["last_state.hwaddr", "last_state.created", "last_state.mtu", "host_name", "hwaddr", "name"];
+        let device = ends.iter().find_map(|end| rest.strip_suffix(end)?.strip_suffix('.'))?;
+        (!expanded.devices.contains_key(device)).then_some(())
     };
     record.config.retain(|key, _| gone(key).is_none());
     create::give_addresses(&devices, &mut record.config)?;

@@ -367,6 +367,13 @@ impl Driver for Overlay {
             None => volume.join("lower"),
         });
         let upper = record.upper.map(|upper| upper.path(pool));
+        if let Some(upper) = &upper {
+            // What overlayfs left there may belong to an id that this map does not have: it could not clear it, and would
+            // mount read-only.
+            let work = upper.join("work");
+            remove_dir(&work)?;
+            make_dir(&work, 0o700)?;
+        }
         let rootfs = volume.join("rootfs");
         // Where a crash leaves nothing in the volume: the pool's next opening clears it.
         let scratch = scratch(pool);
