@@ -199,7 +199,12 @@ fn storage(error: &storage::Error) -> StatusCode {
         | storage::Error::DriverUnavailable { .. }
         | storage::Error::NoIdMappedMounts { .. }
         | storage::Error::ShiftRefused
-        | storage::Error::UnknownKey { .. }
+        | storage::Error::Key(_)
+        | storage::Error::Source { .. }
+        | storage::Error::Absent { .. }
+        | storage::Error::Format { .. }
+        | storage::Error::Mount { .. }
+        | storage::Error::Busy { .. }
         | storage::Error::Value { .. }
         | storage::Error::NotEmpty { .. }
         | storage::Error::InUse { .. }

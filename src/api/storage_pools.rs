@@ -78,7 +78,9 @@ pub async fn create(mut call: Call) -> Result<Response> {
 /// Makes a pool: row (phase `creating`), directories, phase `ready`.
 async fn add(call: &Call, name: PoolName, driver: String, description: String, config: wire::Config) -> Result<()> {
     let kind = DriverKind::parse(&driver)?;
-    storage::Pool::validate(kind, &config)?;
+    let spec = call.app.instances.context().pools.spec(&name, kind, &config);
+    // Decided before anything is made, and written down with the row: a crash leaves nothing that it does not name.
+    let config = blocking(move || spec.complete()).await?;
     let mut record = Pool { name: name.clone(), phase: Phase::Creating, driver, description, config: config.clone() };
     let row = record.clone();
     let db = &call.app.db;

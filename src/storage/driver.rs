@@ -50,6 +50,15 @@ pub(super) trait Driver: Send + Sync {
     fn mount(&self, pool: &Path, volume: &Path, map: Option<&IdMap>) -> Result<RootMount, Error>;
     /// The image that `volume` needs for its life, if any.
     fn lower(&self, volume: &Path) -> Option<Fingerprint>;
-    /// Removes a volume that was moved out of the way, with what only it needed.
+    /// Removes a volume that was moved out of the way, with what only it needed; or the files of an image.
     fn discard(&self, pool: &Path, trash: &Path) -> Result<(), Error>;
+    /// Lets nobody write to a snapshot that is in its place. A crash before that leaves one whose row says that it is half
+    /// made.
+    fn seal(&self, _snapshot: &Path) -> Result<(), Error> {
+        Ok(())
+    }
+    /// Takes that away from what is to be moved or removed.
+    fn unseal(&self, _path: &Path) -> Result<(), Error> {
+        Ok(())
+    }
 }

@@ -4,8 +4,10 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::config;
 use crate::image;
 use crate::names::PoolName;
+use crate::sys::holders::Holder;
 
 /// The errors of this room.
 #[derive(Debug)]
@@ -18,7 +20,12 @@ pub enum Error {
     DriverUnavailable { driver: &'static str, reason: String },
     NoIdMappedMounts { reason: String },
     ShiftRefused,
-    UnknownKey { driver: &'static str, key: String },
+    Key(config::Error),
+    Source { source: String, reason: String },
+    Absent { source: String, reason: String },
+    Format { path: PathBuf, said: String },
+    Mount { device: PathBuf, place: PathBuf, options: String, error: io::Error },
+    Busy { pool: PoolName, holders: Vec<Holder> },
     Value { key: &'static str, value: String, expected: &'static str },
     NotEmpty { path: PathBuf },
     InUse { pool: PoolName, by: String },
@@ -40,7 +47,10 @@ impl fmt::Display for Error {
                 write!(f, "Storage pool {:?} is not available: {reason}", pool.as_str())
             }
             Self::UnknownDriver { driver } => {
-                write!(f, "Unknown storage driver {driver:?} in field \"driver\"; this version has dir and overlay")
+                write!(
+                    f,
+                    "Unknown storage driver {driver:?} in field \"driver\"; this version has btrfs, dir and overlay"
+                )
             }
             Self::DriverUnavailable { driver, reason } => {
                 write!(f, "The storage driver {driver:?} does not work on this host: {reason}; use \"dir\"")
@@ -55,8 +65,22 @@ impl fmt::Display for Error {
                 "The ids of its files would have to be shifted, which \"security.protection.shift\" forbids: unset it, \
                  or give the instance back the id map of \"volatile.last_state.idmap\""
             ),
-            Self::UnknownKey { driver, key } => {
-                write!(f, "Unknown configuration key {key:?} of a {driver} storage pool; it takes source and user.*")
+            Self::Key(error) => error.fmt(f),
+            Self::Source { source, reason } => write!(f, "The source {source} cannot be a storage pool: {reason}"),
+            Self::Absent { source, reason } => {
+                write!(f, "{source} {reason}; the pool works again, by itself, when it is back")
+            }
+            Self::Format { path, said } => write!(f, "Cannot make a file system on {}: {said}", path.display()),
+            Self::Mount { device, place, options, error } => {
+                let (device, place) = (device.display(), place.display());
+                write!(f, "Cannot mount {device} at {place} with the options {options:?}: {error}")
+            }
+            Self::Busy { pool, holders } if holders.is_empty() => {
+                write!(f, "Storage pool {:?} is busy, though no process is seen to use it: try again", pool.as_str())
+            }
+            Self::Busy { pool, holders } => {
+                let holders: Vec<String> = holders.iter().map(ToString::to_string).collect();
+                write!(f, "Storage pool {:?} is busy: {}; end that and try again", pool.as_str(), holders.join(", "))
             }
             Self::Value { key, value, expected } => {
                 write!(f, "Invalid value {value:?} for storage pool key {key:?}: {expected}")
@@ -81,6 +105,12 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<config::Error> for Error {
+    fn from(error: config::Error) -> Self {
+        Self::Key(error)
+    }
+}
 
 impl From<image::Error> for Error {
     fn from(error: image::Error) -> Self {

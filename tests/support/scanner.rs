@@ -176,7 +176,7 @@ impl Scanner<'_> {
 
     fn directories(&mut self) {
         let state = self.state.clone();
-        let must = "backups containers database devices devlxd images logs networks run security server.crt server.key \
+        let must = "backups containers database devices devlxd disks images logs networks run security server.crt server.key \
                     snapshots storage-pools unix.socket";
         self.holds(&state, must.split_whitespace().map(str::to_owned), &[]);
         for empty in ["backups", "devices", "run/spool"] {

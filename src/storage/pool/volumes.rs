@@ -55,7 +55,11 @@ impl Pool {
             if volume.is_snapshot() {
                 make_dir(&self.snapshots_of(volume), 0o700)?;
             }
-            std::fs::rename(&new, &path).map_err(io("create", &path))
+            std::fs::rename(&new, &path).map_err(io("create", &path))?;
+            match volume.is_snapshot() {
+                true => self.driver.seal(&path),
+                false => Ok(()),
+            }
         };
         // The image stays until the volume is where it is looked for.
         let made = match lower {
@@ -66,6 +70,9 @@ impl Pool {
             // The cause is what is told; what stays here is cleared at the next opening.
             let _ = self.discard(&new);
             if volume.is_snapshot() {
+                if let Ok(Some(trash)) = self.delete_volume(volume) {
+                    let _ = self.discard(&trash);
+                }
                 let _ = std::fs::remove_dir(self.snapshots_of(volume));
             }
         }
@@ -77,7 +84,7 @@ impl Pool {
     /// # Errors
     /// Then nothing of it stays.
     pub fn create_from_image(&self, volume: &VolumeId, image: &StoredImage) -> Result<(), Error> {
-        let lower = (self.spec.driver != DriverKind::Dir).then_some(&image.fingerprint);
+        let lower = self.spec.driver.shares_images().then_some(&image.fingerprint);
         self.make(volume, lower, Make::Image(image), |_| Ok(()))
     }
 
@@ -180,6 +187,7 @@ impl Pool {
         }
         let lower = self.driver.lower(&path);
         let trash = trash(&self.root);
+        self.driver.unseal(&path)?;
         std::fs::rename(&path, &trash).map_err(io("remove", &path))?;
         if volume.is_snapshot() {
             // Others are there still.
@@ -221,7 +229,7 @@ impl Pool {
     /// # Errors
     /// What stays is removed at the next opening.
     pub fn purge(&self, trash: &Path) -> Result<(), Error> {
-        self.discard(trash)
+        self.purges.run(|| self.discard(trash))
     }
 
     pub(super) fn discard(&self, path: &Path) -> Result<(), Error> {
@@ -251,18 +259,20 @@ impl Pool {
         self.unmount(volume)?;
         let stored = match (self.spec.driver, map.and_then(|_| self.probes.id_mapped_missing())) {
             (_, None) => None,
-            (DriverKind::Dir, Some(_)) => map,
-            (DriverKind::Overlay, Some(reason)) => return Err(Error::NoIdMappedMounts { reason }),
+            (driver, Some(_)) if driver.shifts() => map,
+            (_, Some(reason)) => return Err(Error::NoIdMappedMounts { reason }),
         };
         // Whatever made it: a link would be taken for what it leads to, on the host.
         let rootfs = path.join("rootfs");
         if !rootfs.symlink_metadata().is_ok_and(|found| found.is_dir()) {
             return Err(Error::Damaged { path: rootfs, reason: "it is no directory".to_owned() });
         }
-        if self.spec.driver == DriverKind::Dir {
+        if self.spec.driver.shifts() {
             shift::bring(&path, stored, shifting.refuse, &shifting.progress)?;
         }
-        self.admit(&path, map)?;
+        if !volume.is_snapshot() {
+            self.admit(&path, map)?;
+        }
         let mount = || self.driver.mount(&self.root, &path, map);
         let mounted = match self.driver.lower(&path) {
             Some(fingerprint) => self.with_image(&fingerprint, mount),
