@@ -6,6 +6,7 @@ mod dialogue;
 mod doctor;
 mod init;
 mod local;
+mod pools;
 mod sql;
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -347,6 +348,7 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     tokio::spawn(async move { following.instances.follow_hardware().await });
     let following = Arc::clone(app.instances.context());
     tokio::spawn(async move { following.follow_networks().await });
+    tokio::spawn(pools::follow(Arc::clone(&app)));
     let starting = Arc::clone(&app);
     tokio::spawn(async move { starting.instances.autostart(&ran).await });
     let following = Arc::clone(&app);

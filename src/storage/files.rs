@@ -41,6 +41,8 @@ pub fn link_instance(state: &Path, container: &str, volume: &Path) -> Result<(),
 
 fn link(link: &Path, to: &Path) -> Result<(), Error> {
     match std::os::unix::fs::symlink(to, link) {
+        // Who looks meanwhile finds it.
+        Err(_) if std::fs::read_link(link).is_ok_and(|now| now == to) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             std::fs::remove_file(link).map_err(io("remove", link))?;
             std::os::unix::fs::symlink(to, link).map_err(io("create", link))

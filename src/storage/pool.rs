@@ -343,6 +343,14 @@ impl Pool {
         source::remove(spec)
     }
 
+    /// Whether nothing can be written to it, though nobody asked for that.
+    pub(super) fn is_read_only(&self) -> bool {
+        let asked =
+            self.spec.config.get("btrfs.mount_options").is_some_and(|options| options.split(',').any(|o| o == "ro"));
+        let flags = rustix::fs::statvfs(&self.root).map(|stat| stat.f_flag);
+        !asked && flags.is_ok_and(|flags| flags.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    }
+
     /// Room of the file system it lies on.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::error::Error;
 use super::pool::{DriverKind, Pool, PoolSpec};
 use super::probe::Probes;
-use super::source::Source;
+use super::source::{self, Source};
 use crate::api::wire::Config;
 use crate::db;
 use crate::names::{Fingerprint, PoolName};
@@ -71,7 +71,11 @@ impl Registry {
             Ok(spec) => spec,
             Err(error) => return tracing::error!(pool = %record.name, %error, "the storage pool is not available"),
         };
-        let opened = Pool::open(spec.clone(), &self.probes);
+        let opened = Pool::open(spec.clone(), &self.probes).and_then(|pool| {
+            // A change of its configuration that a crash interrupted.
+            source::follow(&spec)?;
+            Ok(pool)
+        });
         if let Err(error) = &opened {
             tracing::error!(pool = %record.name, %error, "the storage pool is not available");
         }
@@ -87,6 +91,13 @@ impl Registry {
             Some((name.clone(), reason, Source::of(&entry.spec).paths()))
         });
         away.collect()
+    }
+
+    /// The open pools to which nothing can be written though their configuration does not say so: an error of the device
+    /// makes file systems so. Blocking, though it reads nothing.
+    pub fn read_only(&self) -> Vec<PoolName> {
+        let open = self.all_open();
+        open.iter().filter(|pool| pool.is_read_only()).map(|pool| pool.name().clone()).collect()
     }
 
     /// Tries again to open the pools that are not there. Blocking.
@@ -115,6 +126,32 @@ impl Registry {
         let opened = Ok(Pool::create(spec.clone(), &self.probes)?);
         self.pools().insert(name.clone(), Entry { spec, opened });
         Ok(())
+    }
+
+    /// Whether a pool may have this configuration instead of that of its row.
+    ///
+    /// # Errors
+    /// With the key that is unknown, does not fit, or cannot be changed so.
+    pub fn may_change(&self, record: &db::Pool, config: &Config) -> Result<(), Error> {
+        let old = self.spec_of(record)?;
+        Pool::validate(old.driver, config)?;
+        source::may_change(&old, &self.spec(&record.name, old.driver, config))
+    }
+
+    /// Brings an open pool to the configuration that its row has by now; one that is away comes with it. Blocking.
+    ///
+    /// # Errors
+    /// With what cannot be done; another call may bring it back.
+    pub fn follow(&self, record: &db::Pool) -> Result<(), Error> {
+        let spec = self.spec_of(record)?;
+        let open = match self.pools().get_mut(&record.name) {
+            Some(entry) => {
+                entry.spec = spec.clone();
+                entry.opened.is_ok()
+            }
+            None => false,
+        };
+        if open { source::follow(&spec) } else { Ok(()) }
     }
 
     /// Removes an empty pool; of one that is not there, what there is. Blocking.

@@ -26,12 +26,14 @@ use super::files::make_dir;
 use super::pool::{DriverKind, PoolSpec};
 use crate::api::wire::Config;
 use crate::config::parse_size;
-use crate::sys::loop_device::LoopDevice;
+use crate::sys::loop_device::{self, LoopDevice};
 use crate::sys::superblock::{self, Kind};
 use crate::sys::{btrfs, holders, mount};
 
 /// What mkfs.btrfs(8) takes at least, bytes.
 const LEAST: u64 = 109 << 20;
+/// What the kernel makes a btrfs of at least when it changes its size, bytes.
+const LEAST_GROWN: u64 = 256 << 20;
 /// What mkfs.xfs(8) takes at least, bytes.
 const LEAST_XFS: u64 = 300 << 20;
 /// Of a file whose size nobody says: a fifth of what is free, within these bounds, GiB. LXD's rule.
@@ -143,7 +145,7 @@ pub(super) fn complete(spec: &PoolSpec) -> Result<Config, Error> {
             }
             if spec.driver == DriverKind::Btrfs {
                 config.insert("volatile.initial_source".to_owned(), source.clone());
-                if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device()) {
+                if is_block_device(path) {
                     config.insert("source".to_owned(), Uuid::new_v4().to_string());
                 }
             }
@@ -386,6 +388,93 @@ fn is_alive(place: &Path) -> Result<bool, Error> {
     }
 }
 
+/// What of a configuration may become what, for a pool that is there.
+///
+/// # Errors
+/// With the key that cannot be changed so.
+pub(super) fn may_change(old: &PoolSpec, new: &PoolSpec) -> Result<(), Error> {
+    let value = |spec: &PoolSpec, key: &str| spec.config.get(key).filter(|value| !value.is_empty()).cloned();
+    if value(old, "source") != value(new, "source") {
+        let source = value(new, "source").unwrap_or_default();
+        return Err(Error::Value { key: "source", value: source, expected: "the source of a pool cannot be changed" });
+    }
+    let size = value(new, "size");
+    let bytes = |size: &Option<String>| size.as_deref().and_then(parse_size);
+    let refuse = |expected| Err(Error::Value { key: "size", value: size.clone().unwrap_or_default(), expected });
+    match (Source::of(old), bytes(&value(old, "size")), bytes(&size)) {
+        (Source::File(_), Some(old), Some(new)) if new >= old => Ok(()),
+        (Source::File(_), Some(_), _) => refuse("a pool can grow, but not shrink: name a larger size"),
+        (Source::File(_), None, _) | (_, _, None) => Ok(()),
+        (_, _, Some(_)) => refuse("only a pool on a file of its own has a size; leave it out"),
+    }
+}
+
+/// Brings a pool that is open to its configuration: the size of its file, and how it is mounted.
+///
+/// # Errors
+/// With what the kernel refuses.
+pub(super) fn follow(spec: &PoolSpec) -> Result<(), Error> {
+    let (source, place) = (Source::of(spec), spec.place());
+    if !source.is_mounted_here() {
+        return Ok(());
+    }
+    let kind = if btrfs::is_here(&place) { Kind::Btrfs } else { Kind::Xfs };
+    if kind == Kind::Btrfs {
+        let (flags, data) = mount_options(spec);
+        let text = std::ffi::CString::new(data.as_str()).unwrap_or_default();
+        rustix::mount::mount_remount(&place, flags, text.as_c_str()).map_err(|errno| {
+            let device = mount::device_at(&place).ok().flatten().unwrap_or_default();
+            Error::Mount { device, place: place.clone(), options: data, error: errno.into() }
+        })?;
+    }
+    match source {
+        Source::File(file) => grow(spec, &file, kind),
+        Source::Own | Source::Path(_) | Source::Device(..) => Ok(()),
+    }
+}
+
+/// Makes the file, its loop device and the file system as large as the configuration says.
+fn grow(spec: &PoolSpec, file: &Path, kind: Kind) -> Result<(), Error> {
+    let Some(size) = spec.config.get("size").and_then(|size| parse_size(size)) else { return Ok(()) };
+    let place = spec.place();
+    let opened = OpenOptions::new().write(true).open(file).map_err(io("open", file))?;
+    let now = opened.metadata().map_err(io("look at", file))?.len();
+    if now < size {
+        opened.set_len(size).map_err(io("grow", file))?;
+    }
+    let device = mount::device_at(&place).map_err(io("list the mounts of", &place))?;
+    let device = device.unwrap_or_default();
+    let opened = File::open(&device).map_err(io("open", &device))?;
+    // A crash may have left it here: the rest is done in any case.
+    loop_device::measure(&opened).map_err(io("grow", &device))?;
+    match kind {
+        Kind::Btrfs => {
+            let mounted = btrfs::open(&place).map_err(io("open", &place))?;
+            let stat = rustix::fs::fstatvfs(&mounted).map_err(|e| io("look at", &place)(e.into()))?;
+            if stat.f_blocks * stat.f_frsize >= size {
+                return Ok(());
+            }
+            btrfs::grow(&mounted).map_err(|error| match error.kind() {
+                std::io::ErrorKind::InvalidInput if size < LEAST_GROWN => {
+                    let value = spec.config.get("size").cloned().unwrap_or_default();
+                    Error::Value {
+                        key: "size",
+                        value,
+                        expected: "at least 256MiB, which is the least that btrfs grows to",
+                    }
+                }
+                _ => io("grow", &place)(error),
+            })
+        }
+        Kind::Xfs => {
+            let output = Command::new("xfs_growfs").arg(&place).stdin(Stdio::null()).output();
+            let output = output.map_err(io("run xfs_growfs for", &place))?;
+            let said = || String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+            if output.status.success() { Ok(()) } else { Err(Error::Format { path: place.clone(), said: said() }) }
+        }
+    }
+}
+
 /// Takes away what is mounted in the pool, and the pool's own file system. The source itself may be a mount of the
 /// administrator's: that stays.
 ///
@@ -435,6 +524,10 @@ pub(super) fn remove(spec: &PoolSpec) -> Result<(), Error> {
             Ok(()) | Err(_) => {}
         },
         Source::Device(uuid, likely) => {
+            if let Some(likely) = likely.as_deref().filter(|path| is_block_device(path)) {
+                // The mkfs of a daemon that was killed may still be at it. Of another pool's it is none of ours.
+                let _ = free(spec, likely);
+            }
             if let Some(device) = superblock::find_btrfs(uuid, likely.as_deref()) {
                 free(spec, &device)?;
                 superblock::forget_btrfs(&device).map_err(io("wipe", &device))?;
@@ -450,10 +543,14 @@ pub(super) fn remove(spec: &PoolSpec) -> Result<(), Error> {
     }
 }
 
+fn is_block_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device())
+}
+
 /// Nobody has a block device mounted, in whatever mount namespace.
 fn free(spec: &PoolSpec, device: &Path) -> Result<(), Error> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let number = spec.place().display().to_string();
+    let number = std::fs::metadata(device).map(|found| std::os::unix::fs::MetadataExt::rdev(&found)).unwrap_or(0);
+    let number = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
     for _ in 0..PATIENCE.0 {
         match File::options().read(true).custom_flags(libc::O_EXCL).open(device) {
             Ok(_) => return Ok(()),
@@ -461,5 +558,5 @@ fn free(spec: &PoolSpec, device: &Path) -> Result<(), Error> {
             Err(error) => return Err(io("open", device)(error)),
         }
     }
-    Err(Error::Busy { pool: spec.name.clone(), holders: holders::of(Path::new(&number), None) })
+    Err(Error::Busy { pool: spec.name.clone(), holders: holders::of(device, Some(&number)) })
 }

@@ -12,7 +12,7 @@ use crate::sys::loop_device::LoopDevice;
 /// A btrfs of its own.
 pub(in crate::storage) struct Disk {
     dir: tempfile::TempDir,
-    pub(in crate::storage) device: LoopDevice,
+    _device: LoopDevice,
 }
 
 impl Disk {
@@ -28,7 +28,7 @@ impl Disk {
         for name in ["images", "containers", ".new", ".trash"] {
             fs::create_dir(pool.join(name)).unwrap();
         }
-        Self { dir, device }
+        Self { dir, _device: device }
     }
 
     pub(in crate::storage) fn pool(&self) -> PathBuf {
