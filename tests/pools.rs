@@ -370,3 +370,74 @@ fn who_keeps_a_pool_busy_is_named() {
     child.wait().unwrap();
     daemon.lxc(&["storage", "delete", "p"]).ok();
 }
+
+fn usage(daemon: &Daemon, instance: &str) -> Option<u64> {
+    daemon.api("GET", &format!("/1.0/instances/{instance}/state"), "").1["metadata"]["disk"]["root"]["usage"].as_u64()
+}
+
+/// Writes so many MiB to a file inside; what was said when that failed.
+fn fill(daemon: &Daemon, instance: &str, size: usize) -> Option<String> {
+    let script = format!("head -c {} /dev/zero > /root/fill", size << 20);
+    let said = daemon.lxc(&["exec", instance, "--", "sh", "-c", &script]);
+    (said.code != 0).then_some(said.err)
+}
+
+#[test]
+fn the_size_of_a_root_disk_counts_at_once() {
+    let daemon = Daemon::bare();
+    daemon.lxc(&["storage", "create", "p", "btrfs", "size=600MiB"]).ok();
+    daemon.lxc(&["profile", "device", "add", "default", "root", "disk", "path=/", "pool=p"]).ok();
+    let (meta, root) = daemon.busybox();
+    daemon.lxc(&["image", "import", meta.to_str().unwrap(), root.to_str().unwrap(), "--alias", "bb"]).ok();
+    daemon.lxc(&["launch", "bb", "c1"]).ok();
+    assert_eq!(usage(&daemon, "c1"), None, "nothing is counted before the first limit");
+    assert_eq!(fill(&daemon, "c1", 30), None);
+    daemon.lxc(&["config", "device", "override", "c1", "root", "size=much"]).refused("\"size\"");
+    daemon.lxc(&["config", "device", "override", "c1", "root", "size=50MiB", "size.state=x"]).refused("\"size.state\"");
+    daemon.lxc(&["config", "device", "override", "c1", "root", "size=50MiB", "size.state=1GiB"]).ok();
+    assert!(fill(&daemon, "c1", 80).is_some());
+    let used = usage(&daemon, "c1").unwrap();
+    assert!((20 << 20..60 << 20).contains(&used), "{used}");
+    daemon.lxc(&["config", "device", "set", "c1", "root", "size=5MiB"]).refused("already");
+    assert_eq!(daemon.lxc(&["config", "device", "get", "c1", "root", "size"]).ok().trim(), "50MiB");
+    daemon.lxc(&["config", "device", "set", "c1", "root", "size=200MiB"]).ok();
+    assert_eq!(fill(&daemon, "c1", 80), None);
+
+    // A snapshot has no limit, a restore keeps the instance's; a copy has its own.
+    daemon.lxc(&["snapshot", "c1", "s"]).ok();
+    daemon.lxc(&["restore", "c1", "s"]).ok();
+    assert!(fill(&daemon, "c1", 250).is_some());
+    daemon.lxc(&["copy", "c1/s", "c2", "-d", "root,size=120MiB"]).ok();
+    daemon.lxc(&["start", "c2"]).ok();
+    assert_eq!(fill(&daemon, "c2", 90), None);
+    assert!(fill(&daemon, "c2", 150).is_some());
+    daemon.lxc(&["delete", "c2", "--force"]).ok();
+
+    // Of a profile: those that are down have it at once, too.
+    daemon.lxc(&["init", "bb", "c3"]).ok();
+    daemon.lxc(&["profile", "device", "set", "default", "root", "size=20MiB"]).ok();
+    daemon.lxc(&["start", "c3"]).ok();
+    assert!(fill(&daemon, "c3", 40).is_some());
+    daemon.lxc(&["config", "device", "remove", "c1", "root"]).refused("already");
+    daemon.lxc(&["profile", "device", "unset", "default", "root", "size"]).ok();
+    daemon.lxc(&["exec", "c3", "--", "sh", "-c", ": > /root/fill"]).ok();
+    assert_eq!(fill(&daemon, "c3", 40), None);
+
+    // What the pool says of new ones.
+    daemon.lxc(&["storage", "set", "p", "volume.size=30MiB"]).ok();
+    daemon.lxc(&["launch", "bb", "c4"]).ok();
+    assert_eq!(fill(&daemon, "c4", 10), None);
+    assert!(fill(&daemon, "c4", 40).is_some());
+    daemon.lxc(&["delete", "c1", "c3", "c4", "--force"]).ok();
+}
+
+#[test]
+fn a_pool_that_cannot_limit_says_so() {
+    let daemon = Daemon::ready("dir");
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    daemon.lxc(&["config", "device", "override", "c1", "root", "size=1GiB"]).refused("prjquota");
+    daemon.lxc(&["launch", "bb", "c2", "-d", "root,size=1GiB"]).refused("leave \"size\" out");
+    assert_eq!(daemon.status("c2"), "none");
+    assert_eq!(daemon.api("GET", "/1.0/instances/c1", "").1["metadata"]["devices"], json!({}));
+    daemon.lxc(&["start", "c1"]).ok();
+}

@@ -204,6 +204,8 @@ fn storage(error: &storage::Error) -> StatusCode {
         | storage::Error::Absent { .. }
         | storage::Error::Format { .. }
         | storage::Error::Mount { .. }
+        | storage::Error::QuotaTooSmall { .. }
+        | storage::Error::NoQuotas { .. }
         | storage::Error::Busy { .. }
         | storage::Error::Value { .. }
         | storage::Error::NotEmpty { .. }

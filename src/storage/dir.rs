@@ -9,6 +9,7 @@ use super::driver::{Driver, Make, RootMount};
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
 use super::probe::Probes;
+use super::quota::{self, Usage};
 use super::shift;
 use crate::image::Limits;
 use crate::names::Fingerprint;
@@ -50,6 +51,7 @@ pub(super) fn mount_mapped(volume: &Path, map: Option<&IdMap>, can: bool) -> Res
 impl Driver for Dir {
     fn make(&self, _pool: &Path, new: &Path, what: Make<'_>) -> Result<(), Error> {
         make_dir(new, 0o700)?;
+        quota::begin(new);
         match what {
             Make::Image(image) => image.unpack(new, &Limits::default()).map(drop).map_err(Error::from),
             Make::Empty => make_dir(&new.join("rootfs"), 0o755),
@@ -67,6 +69,18 @@ impl Driver for Dir {
 
     fn mount(&self, _pool: &Path, volume: &Path, map: Option<&IdMap>) -> Result<RootMount, Error> {
         mount_mapped(volume, map, self.probes.id_mapped_missing().is_none())
+    }
+
+    fn set_quota(&self, volume: &Path, bytes: Option<u64>) -> Result<(), Error> {
+        quota::limit_directory(volume, bytes)
+    }
+
+    fn counts(&self, pool: &Path) -> bool {
+        quota::counts_directories(pool)
+    }
+
+    fn usage(&self, volume: &Path) -> Result<Option<Usage>, Error> {
+        quota::usage_of_directory(volume)
     }
 
     fn lower(&self, _volume: &Path) -> Option<Fingerprint> {

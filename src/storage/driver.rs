@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::copy::Pause;
 use super::error::Error;
+use super::quota::Usage;
 use crate::image::StoredImage;
 use crate::names::Fingerprint;
 use crate::security::idmap::IdMap;
@@ -52,6 +53,12 @@ pub(super) trait Driver: Send + Sync {
     fn lower(&self, volume: &Path) -> Option<Fingerprint>;
     /// Removes a volume that was moved out of the way, with what only it needed; or the files of an image.
     fn discard(&self, pool: &Path, trash: &Path) -> Result<(), Error>;
+    /// Limits what a volume may have, bytes; `None`: as much as there is.
+    fn set_quota(&self, volume: &Path, bytes: Option<u64>) -> Result<(), Error>;
+    /// Whether [`Self::usage`] may tell anything. It costs nothing.
+    fn counts(&self, pool: &Path) -> bool;
+    /// What it has, by what the file system counts anyway; `None`: it does not.
+    fn usage(&self, volume: &Path) -> Result<Option<Usage>, Error>;
     /// Lets nobody write to a snapshot that is in its place. A crash before that leaves one whose row says that it is half
     /// made.
     fn seal(&self, _snapshot: &Path) -> Result<(), Error> {

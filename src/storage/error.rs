@@ -25,6 +25,8 @@ pub enum Error {
     Absent { source: String, reason: String },
     Format { path: PathBuf, said: String },
     Mount { device: PathBuf, place: PathBuf, options: String, error: io::Error },
+    QuotaTooSmall { path: PathBuf, used: u64, asked: u64 },
+    NoQuotas { path: PathBuf, reason: String },
     Busy { pool: PoolName, holders: Vec<Holder> },
     Value { key: &'static str, value: String, expected: &'static str },
     NotEmpty { path: PathBuf },
@@ -75,6 +77,18 @@ impl fmt::Display for Error {
                 let (device, place) = (device.display(), place.display());
                 write!(f, "Cannot mount {device} at {place} with the options {options:?}: {error}")
             }
+            Self::QuotaTooSmall { path, used, asked } => write!(
+                f,
+                "The volume {} has {used} bytes already, more than the size of {asked}: name a larger one, or delete \
+                 files first",
+                path.display()
+            ),
+            Self::NoQuotas { path, reason } => write!(
+                f,
+                "The size of the volume {} cannot be limited: {reason}; leave \"size\" out, or use a pool of driver \
+                 btrfs",
+                path.display()
+            ),
             Self::Busy { pool, holders } if holders.is_empty() => {
                 write!(f, "Storage pool {:?} is busy, though no process is seen to use it: try again", pool.as_str())
             }

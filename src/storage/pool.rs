@@ -9,6 +9,7 @@ use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use super::driver::Driver;
 use super::error::{Error, io};
@@ -162,6 +163,8 @@ pub struct Pool {
     images: Mutex<BTreeMap<Fingerprint, Arc<Mutex<()>>>>,
     /// Removals that nobody waits for.
     purges: purges::Purges,
+    /// Whether its file system counts what volumes have, and when that was found.
+    counts: Mutex<Option<(bool, Instant)>>,
 }
 
 const DIRECTORIES: &[(&str, u32)] = &[
@@ -243,8 +246,15 @@ impl Pool {
             DriverKind::Overlay => Box::new(overlay::Overlay::default()),
             DriverKind::Btrfs => Box::new(btrfs::Btrfs::new(Arc::clone(&probes))),
         };
-        let pool =
-            Arc::new(Self { spec, root, driver, probes, images: Mutex::default(), purges: purges::Purges::default() });
+        let pool = Arc::new(Self {
+            spec,
+            root,
+            driver,
+            probes,
+            images: Mutex::default(),
+            purges: purges::Purges::default(),
+            counts: Mutex::default(),
+        });
         let left = pool.left_by_a_crash()?;
         pool.clear_unused_images()?;
         if !left.is_empty() {

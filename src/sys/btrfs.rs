@@ -29,7 +29,6 @@ const SUBVOL_SETFLAGS: u32 = number(Direction::Write, KIND, 26, 8);
 const QUOTA_CTL: u32 = number(Direction::Both, KIND, 40, 16);
 const QGROUP_LIMIT: u32 = number(Direction::Read, KIND, 43, 48);
 const QUOTA_RESCAN: u32 = number(Direction::Write, KIND, 44, 64);
-const QUOTA_RESCAN_WAIT: u32 = number(Direction::None, KIND, 46, 0);
 const SNAP_DESTROY_V2: u32 = number(Direction::Write, KIND, 63, ARGS);
 
 /// `BTRFS_SUBVOL_RDONLY`.
@@ -268,43 +267,51 @@ pub struct Usage {
     pub limit: Option<u64>,
 }
 
-/// Whether quota groups are kept.
+/// How it stands with quota groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quotas {
+    /// What there is is being counted.
+    pub counting: bool,
+    /// The figures are not right.
+    pub inconsistent: bool,
+}
+
+/// Whether quota groups are kept; `None`: no.
 ///
 /// # Errors
 /// That of the kernel.
-pub fn has_quotas(mounted: impl AsFd) -> io::Result<bool> {
-    match search(mounted, QUOTA_TREE, 0, QGROUP_STATUS, (0, 0)) {
+pub fn quotas(mounted: impl AsFd) -> io::Result<Option<Quotas>> {
+    let found = match search(mounted, QUOTA_TREE, 0, QGROUP_STATUS, (0, 0)) {
         // There is no such tree.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        found => Ok(!found?.is_empty()),
-    }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        found => found?,
+    };
+    // struct btrfs_qgroup_status_item: version, generation, flags (bit 1: rescan, bit 2: inconsistent).
+    Ok(found.first().map(|(_, item)| {
+        let flags = little(item, 16);
+        Quotas { counting: flags & 2 != 0, inconsistent: flags & 4 != 0 }
+    }))
 }
 
-/// Keeps quota groups from now on: one for each subvolume. What is there already is counted first.
+/// Keeps quota groups from now on: one for each subvolume. The kernel begins to count what is there already.
 ///
 /// # Errors
 /// That of the kernel.
 pub fn enable_quotas(mounted: impl AsFd) -> io::Result<()> {
-    // BTRFS_QUOTA_CTL_ENABLE; the kernel begins to count by itself.
-    on_bytes(&mounted, QUOTA_CTL, &mut Argument::<16>::new().long(0, 1).0)?;
-    wait_for_quotas(mounted)
+    // BTRFS_QUOTA_CTL_ENABLE.
+    on_bytes(mounted, QUOTA_CTL, &mut Argument::<16>::new().long(0, 1).0).map(drop)
 }
 
-/// Counts everything anew, when the kernel has lost count.
+/// Has the kernel count everything anew, behind the caller, when it has lost count.
 ///
 /// # Errors
 /// That of the kernel.
 pub fn recount(mounted: impl AsFd) -> io::Result<()> {
     match on_bytes(&mounted, QUOTA_RESCAN, &mut Argument::<64>::new().0) {
         // It is at it.
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
-        result => drop(result?),
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+        result => result.map(drop),
     }
-    wait_for_quotas(mounted)
-}
-
-fn wait_for_quotas(mounted: impl AsFd) -> io::Result<()> {
-    on_value(mounted, QUOTA_RESCAN_WAIT, 0).map(drop)
 }
 
 /// What a subvolume uses, as of the last commit (30 s at most); `None`: there is no group of it. No file is looked at.

@@ -23,6 +23,7 @@ pub mod notify;
 pub mod peercred;
 pub mod process;
 pub mod program;
+pub mod project;
 pub mod pty;
 pub mod seccomp;
 pub mod socket;

@@ -18,6 +18,7 @@ use super::driver::{Driver, Make, RootMount};
 use super::error::{Error, io};
 use super::files::{make_dir, scratch};
 use super::probe::Probes;
+use super::quota::{self, Usage};
 use super::shift;
 use crate::image::{Limits, StoredImage};
 use crate::names::Fingerprint;
@@ -101,6 +102,18 @@ impl Driver for Btrfs {
 
     fn discard(&self, _pool: &Path, trash: &Path) -> Result<(), Error> {
         subvolumes::remove(trash)
+    }
+
+    fn set_quota(&self, volume: &Path, bytes: Option<u64>) -> Result<(), Error> {
+        quota::limit_subvolume(volume, bytes)
+    }
+
+    fn counts(&self, pool: &Path) -> bool {
+        quota::counts_subvolumes(pool)
+    }
+
+    fn usage(&self, volume: &Path) -> Result<Option<Usage>, Error> {
+        quota::usage_of_subvolume(volume)
     }
 
     fn seal(&self, path: &Path) -> Result<(), Error> {

@@ -178,11 +178,11 @@ fn quota_groups_count_and_limit() {
     create(&place).unwrap();
     let fd = btrfs::open(&place).unwrap();
     let id = btrfs::id(&fd).unwrap();
-    assert!(!btrfs::has_quotas(&fd).unwrap());
+    assert_eq!(btrfs::quotas(&fd).unwrap(), None);
     assert_eq!(btrfs::usage(&fd, id).unwrap(), None);
     assert!(btrfs::limit(&fd, id, Some(1)).is_err());
     btrfs::enable_quotas(&fd).unwrap();
-    assert!(btrfs::has_quotas(&fd).unwrap());
+    assert!(btrfs::quotas(&fd).unwrap().is_some());
     fs::write(place.join("file"), vec![1; 3 << 20]).unwrap();
     btrfs::sync(&fd).unwrap();
     let usage = btrfs::usage(&fd, id).unwrap().unwrap();
@@ -195,4 +195,14 @@ fn quota_groups_count_and_limit() {
     assert_eq!(btrfs::usage(&fd, id).unwrap().unwrap().limit, None);
     fs::write(place.join("more"), vec![1; 4 << 20]).unwrap();
     btrfs::recount(&fd).unwrap();
+    // By the driver: what it is over already is refused, a limit goes with the volume that takes its place.
+    let driver = driver(&disk);
+    let used = driver.set_quota(&place, Some(1 << 20)).unwrap_err().to_string();
+    assert!(used.contains("already"), "{used}");
+    driver.set_quota(&place, Some(20 << 20)).unwrap();
+    btrfs::sync(&fd).unwrap();
+    let usage = driver.usage(&place).unwrap().unwrap();
+    assert!(usage.limit == Some(20 << 20) && usage.used > 6 << 20, "{usage:?}");
+    driver.set_quota(&place, None).unwrap();
+    assert_eq!(driver.usage(&place).unwrap().unwrap().limit, None);
 }

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags};
 
@@ -13,12 +15,16 @@ use crate::storage::copy::Pause;
 use crate::storage::driver::{Make, RootMount};
 use crate::storage::error::{Error, io};
 use crate::storage::files::{make_dir, scratch, trash};
+use crate::storage::quota::Usage;
 use crate::storage::volume::VolumeId;
 use crate::storage::{nested, shift};
 use crate::sys::mount;
 
 /// In a volume that a restore has put in the place of another one: which restore.
 const RESTORED: &str = "restored";
+
+/// Whether a pool counts is asked anew after so long.
+const ASKED: Duration = Duration::from_secs(10);
 
 impl Pool {
     /// Where a volume lies.
@@ -152,6 +158,10 @@ impl Pool {
         let swap = || {
             self.driver.make(&self.root, &scratch, Make::Copy { of: &of, live: None })?;
             mark(&scratch)?;
+            // What it may have is the instance's, not the snapshot's.
+            if let Some(limit) = self.usage(volume)?.and_then(|usage| usage.limit) {
+                self.driver.set_quota(&scratch, Some(limit))?;
+            }
             rustix::fs::renameat_with(CWD, &scratch, CWD, &path, RenameFlags::EXCHANGE)
                 .map_err(|errno| io("restore", &path)(errno.into()))
         };
@@ -168,6 +178,38 @@ impl Pool {
         let old = trash(&self.root);
         std::fs::rename(&scratch, &old).map_err(io("remove", &scratch))?;
         Ok(old)
+    }
+
+    /// Limits what a volume may have, bytes; `None`: as much as there is.
+    ///
+    /// # Errors
+    /// When it has more already, or the file system cannot.
+    pub fn set_quota(&self, volume: &VolumeId, bytes: Option<u64>) -> Result<(), Error> {
+        self.driver.set_quota(&self.path(volume), bytes)?;
+        // It may count only from now on.
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
+    }
+
+    /// Whether the file system may count what volumes have.
+    pub fn counts(&self) -> bool {
+        let mut known = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        match *known {
+            Some((counts, at)) if counts || at.elapsed() < ASKED => counts,
+            Some(_) | None => {
+                let counts = self.driver.counts(&self.root);
+                *known = Some((counts, Instant::now()));
+                counts
+            }
+        }
+    }
+
+    /// What a volume has, by what the file system counts; `None`: it does not. No file is looked at.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn usage(&self, volume: &VolumeId) -> Result<Option<Usage>, Error> {
+        self.driver.usage(&self.path(volume))
     }
 
     /// Whether the restore of this token has taken place.
