@@ -213,6 +213,9 @@ fn storage(error: &storage::Error) -> StatusCode {
         | storage::Error::NoSuchVolume { .. }
         | storage::Error::Hold { .. }
         | storage::Error::NoSpace { .. }
+        | storage::Error::Full { .. }
+        | storage::Error::ReadOnly { .. }
+        | storage::Error::Failing { .. }
         | storage::Error::Damaged { .. }
         | storage::Error::Io { .. } => StatusCode::BAD_REQUEST,
         storage::Error::Image(error) => image(error),

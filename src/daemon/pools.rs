@@ -51,7 +51,12 @@ async fn tell(app: &App, told: &mut Told, kind: WarningKind, now: Vec<(PoolName,
 
 async fn look(app: &Arc<App>, told: &mut Told) {
     let pools = Arc::clone(&app.instances.context().pools);
-    let retried = tokio::task::spawn_blocking(move || (pools.retry(), pools.read_only())).await;
+    let retried = tokio::task::spawn_blocking(move || {
+        // What is let go is tried again at once.
+        let read_only = pools.read_only();
+        (pools.retry(), read_only)
+    })
+    .await;
     let Ok((retried, read_only)) = retried else { return };
     for pool in retried.iter().filter(|pool| pool.reason.is_none()) {
         tracing::info!(pool = %pool.pool, "the storage pool is back");
@@ -85,7 +90,14 @@ async fn try_follow(app: &Arc<App>) -> std::io::Result<()> {
         }
         // After the watches are set, so that nothing is missed.
         look(app, &mut told).await;
-        let waited = tokio::time::timeout(ROUND, comes(&readable, &devices, &paths, &uevents, &away)).await;
+        let alarm = app.instances.context().pools.alarm();
+        let comes = async {
+            tokio::select! {
+                result = comes(&readable, &devices, &paths, &uevents, &away) => result,
+                () = alarm.notified() => Ok(()),
+            }
+        };
+        let waited = tokio::time::timeout(ROUND, comes).await;
         if let Ok(result) = waited {
             result?;
             tokio::time::sleep(SETTLED).await;

@@ -35,6 +35,9 @@ pub enum Error {
     NoSuchVolume { volume: String },
     Hold { error: io::Error },
     NoSpace { path: PathBuf },
+    Full { pool: PoolName, path: PathBuf },
+    ReadOnly { pool: PoolName, path: PathBuf },
+    Failing { pool: PoolName, doing: &'static str, path: PathBuf, error: io::Error },
     Image(image::Error),
     Damaged { path: PathBuf, reason: String },
     Io { doing: &'static str, path: PathBuf, error: io::Error },
@@ -111,6 +114,26 @@ impl fmt::Display for Error {
             Self::NoSpace { path } => {
                 write!(f, "No space left on the disk of {}: free some and try again", path.display())
             }
+            Self::Full { pool, path } => write!(
+                f,
+                "Storage pool {:?} is full: no space left for {}; delete what nobody needs, or make the pool larger",
+                pool.as_str(),
+                path.display()
+            ),
+            Self::ReadOnly { pool, path } => write!(
+                f,
+                "Storage pool {:?} is read-only, so {} cannot be written: an error of its disk may be why (see the \
+                 kernel's log); mount it writable again, or stop its instances, and it is mounted anew",
+                pool.as_str(),
+                path.display()
+            ),
+            Self::Failing { pool, doing, path, error } => write!(
+                f,
+                "What storage pool {:?} lies on fails: cannot {doing} {}: {error}; see the kernel's log, and bring its \
+                 disk back",
+                pool.as_str(),
+                path.display()
+            ),
             Self::Image(error) => error.fmt(f),
             Self::Damaged { path, reason } => write!(f, "The volume file {} is damaged: {reason}", path.display()),
             Self::Io { doing, path, error } => write!(f, "Cannot {doing} {}: {error}", path.display()),

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use tokio::sync::Notify;
+
 use super::driver::Driver;
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
@@ -19,6 +21,7 @@ use super::shift::Progress;
 use super::{btrfs, dir, overlay, source};
 use crate::api::wire::Config;
 use crate::config;
+use crate::image;
 use crate::names::{Fingerprint, PoolName};
 use crate::sys::mount;
 
@@ -163,6 +166,8 @@ pub struct Pool {
     images: Mutex<BTreeMap<Fingerprint, Arc<Mutex<()>>>>,
     /// Removals that nobody waits for.
     purges: purges::Purges,
+    /// Somebody is to look at pools.
+    alarm: Arc<Notify>,
     /// Whether its file system counts what volumes have, and when that was found.
     counts: Mutex<Option<(bool, Instant)>>,
 }
@@ -202,14 +207,14 @@ impl Pool {
     ///
     /// # Errors
     /// When the driver does not work here, or the source cannot be one. Then nothing of it stays.
-    pub fn create(spec: PoolSpec, probes: &Arc<Probes>) -> Result<Arc<Self>, Error> {
+    pub fn create(spec: PoolSpec, probes: &Arc<Probes>, alarm: &Arc<Notify>) -> Result<Arc<Self>, Error> {
         if let Some(reason) = spec.driver.missing(probes) {
             return Err(Error::DriverUnavailable { driver: spec.driver.as_str(), reason });
         }
         source::create(&spec)?;
         let root = spec.place();
         let made = directories(spec.driver).try_for_each(|(name, mode)| make_dir(&root.join(name), *mode));
-        let opened = made.and_then(|()| Self::open(spec.clone(), probes));
+        let opened = made.and_then(|()| Self::open(spec.clone(), probes, alarm));
         if opened.is_err() {
             // Nothing of a pool that did not come up stays; its own error is the one to tell.
             let _ = Self::undo(&spec);
@@ -221,7 +226,7 @@ impl Pool {
     ///
     /// # Errors
     /// When what it lies on is missing or cannot be written.
-    pub fn open(spec: PoolSpec, probes: &Arc<Probes>) -> Result<Arc<Self>, Error> {
+    pub fn open(spec: PoolSpec, probes: &Arc<Probes>, alarm: &Arc<Notify>) -> Result<Arc<Self>, Error> {
         source::attach(&spec)?;
         let place = spec.place();
         let root = place.canonicalize().map_err(io("open", &place))?;
@@ -246,15 +251,9 @@ impl Pool {
             DriverKind::Overlay => Box::new(overlay::Overlay::default()),
             DriverKind::Btrfs => Box::new(btrfs::Btrfs::new(Arc::clone(&probes))),
         };
-        let pool = Arc::new(Self {
-            spec,
-            root,
-            driver,
-            probes,
-            images: Mutex::default(),
-            purges: purges::Purges::default(),
-            counts: Mutex::default(),
-        });
+        let (images, purges, counts) = (Mutex::default(), purges::Purges::default(), Mutex::default());
+        let alarm = Arc::clone(alarm);
+        let pool = Arc::new(Self { spec, root, driver, probes, images, purges, alarm, counts });
         let left = pool.left_by_a_crash()?;
         pool.clear_unused_images()?;
         if !left.is_empty() {
@@ -296,6 +295,25 @@ impl Pool {
             }
         }
         Ok(())
+    }
+
+    /// An error that names this pool where that is what is wrong; who follows pools looks at it.
+    pub(super) fn told(&self, error: Error) -> Error {
+        let pool = self.spec.name.clone();
+        let told = match error {
+            Error::NoSpace { path } | Error::Image(image::Error::NoSpace { path }) => {
+                return Error::Full { pool, path };
+            }
+            Error::Io { path, error, .. } if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+                Error::ReadOnly { pool, path }
+            }
+            Error::Io { doing, path, error } if error.raw_os_error() == Some(libc::EIO) => {
+                Error::Failing { pool, doing, path, error }
+            }
+            other => return other,
+        };
+        self.alarm.notify_one();
+        told
     }
 
     /// Its name.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::error::Error;
 use super::pool::{DriverKind, Pool, PoolSpec};
 use super::probe::Probes;
@@ -32,6 +34,7 @@ pub struct Registry {
     state_dir: PathBuf,
     probes: Arc<Probes>,
     pools: Mutex<BTreeMap<PoolName, Entry>>,
+    alarm: Arc<Notify>,
 }
 
 impl Registry {
@@ -39,7 +42,7 @@ impl Registry {
     pub fn new(state_dir: PathBuf) -> Self {
         let probes = Arc::new(Probes::remembering(&state_dir, &state_dir.join("run/probed")));
         probes.clear();
-        Self { state_dir, probes, pools: Mutex::default() }
+        Self { state_dir, probes, pools: Mutex::default(), alarm: Arc::default() }
     }
 
     fn pools(&self) -> MutexGuard<'_, BTreeMap<PoolName, Entry>> {
@@ -49,6 +52,11 @@ impl Registry {
     /// What the host can do.
     pub fn probes(&self) -> &Probes {
         &self.probes
+    }
+
+    /// Rung when something is wrong with what a pool lies on.
+    pub fn alarm(&self) -> &Notify {
+        &self.alarm
     }
 
     /// The drivers that work here. Asking tries them, once.
@@ -71,7 +79,7 @@ impl Registry {
             Ok(spec) => spec,
             Err(error) => return tracing::error!(pool = %record.name, %error, "the storage pool is not available"),
         };
-        let opened = Pool::open(spec.clone(), &self.probes).and_then(|pool| {
+        let opened = Pool::open(spec.clone(), &self.probes, &self.alarm).and_then(|pool| {
             // A change of its configuration that a crash interrupted.
             source::follow(&spec)?;
             Ok(pool)
@@ -94,10 +102,20 @@ impl Registry {
     }
 
     /// The open pools to which nothing can be written though their configuration does not say so: an error of the device
-    /// makes file systems so. Blocking, though it reads nothing.
+    /// makes file systems so. One that nobody uses is let go, to be opened anew. Blocking, though it reads nothing.
     pub fn read_only(&self) -> Vec<PoolName> {
-        let open = self.all_open();
-        open.iter().filter(|pool| pool.is_read_only()).map(|pool| pool.name().clone()).collect()
+        let mut stay = Vec::new();
+        for pool in self.all_open().into_iter().filter(|pool| pool.is_read_only()) {
+            if !pool.let_go() {
+                stay.push(pool.name().clone());
+                continue;
+            }
+            let reason = "its file system failed and was taken away; it is tried again".to_owned();
+            if let Some(entry) = self.pools().get_mut(pool.name()) {
+                entry.opened = Err(reason);
+            }
+        }
+        stay
     }
 
     /// Tries again to open the pools that are not there. Blocking.
@@ -105,7 +123,7 @@ impl Registry {
         let away = |(_, entry): &(&PoolName, &Entry)| entry.opened.is_err();
         let specs: Vec<PoolSpec> = self.pools().iter().filter(away).map(|(_, entry)| entry.spec.clone()).collect();
         let retry = |spec: PoolSpec| {
-            let opened = Pool::open(spec.clone(), &self.probes).map_err(|error| error.to_string());
+            let opened = Pool::open(spec.clone(), &self.probes, &self.alarm).map_err(|error| error.to_string());
             let retried = Retried { pool: spec.name.clone(), reason: opened.as_ref().err().cloned() };
             let mut pools = self.pools();
             // It may have been deleted meanwhile.
@@ -123,7 +141,7 @@ impl Registry {
     /// Then nothing of it stays.
     pub fn create(&self, name: &PoolName, driver: DriverKind, config: &Config) -> Result<(), Error> {
         let spec = self.spec(name, driver, config);
-        let opened = Ok(Pool::create(spec.clone(), &self.probes)?);
+        let opened = Ok(Pool::create(spec.clone(), &self.probes, &self.alarm)?);
         self.pools().insert(name.clone(), Entry { spec, opened });
         Ok(())
     }

@@ -70,6 +70,15 @@ impl Pool {
         source::rest(&self.spec);
     }
 
+    /// Takes the pool's own file system away, if it has one that nobody uses; whether it did.
+    pub(in crate::storage) fn let_go(&self) -> bool {
+        if !source::Source::of(&self.spec).is_mounted_here() {
+            return false;
+        }
+        self.rest();
+        mount::is_mounted(&self.root).is_ok_and(|mounted| !mounted)
+    }
+
     /// Whether a volume or a snapshot stands on an image.
     fn needs(&self, fingerprint: &Fingerprint) -> Result<bool, Error> {
         let list = |directory: &PathBuf| -> Result<Vec<PathBuf>, Error> {

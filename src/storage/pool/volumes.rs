@@ -82,7 +82,7 @@ impl Pool {
                 let _ = std::fs::remove_dir(self.snapshots_of(volume));
             }
         }
-        made
+        made.map_err(|error| self.told(error))
     }
 
     /// Makes a root volume from an image.
@@ -173,7 +173,7 @@ impl Pool {
             // The cause is what is told; what stays here is cleared at the next opening.
             let _ = self.discard(&scratch);
         }
-        swapped?;
+        swapped.map_err(|error| self.told(error))?;
         // From here on it is the old one that lies there.
         let old = trash(&self.root);
         std::fs::rename(&scratch, &old).map_err(io("remove", &scratch))?;
@@ -185,7 +185,7 @@ impl Pool {
     /// # Errors
     /// When it has more already, or the file system cannot.
     pub fn set_quota(&self, volume: &VolumeId, bytes: Option<u64>) -> Result<(), Error> {
-        self.driver.set_quota(&self.path(volume), bytes)?;
+        self.driver.set_quota(&self.path(volume), bytes).map_err(|error| self.told(error))?;
         // It may count only from now on.
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
@@ -229,8 +229,8 @@ impl Pool {
         }
         let lower = self.driver.lower(&path);
         let trash = trash(&self.root);
-        self.driver.unseal(&path)?;
-        std::fs::rename(&path, &trash).map_err(io("remove", &path))?;
+        let away = self.driver.unseal(&path).and_then(|()| std::fs::rename(&path, &trash).map_err(io("remove", &path)));
+        away.map_err(|error| self.told(error))?;
         if volume.is_snapshot() {
             // Others are there still.
             let _ = std::fs::remove_dir(self.snapshots_of(volume));
@@ -260,7 +260,7 @@ impl Pool {
         self.unmount(from)?;
         for (old, new) in &pairs {
             if old.exists() {
-                std::fs::rename(old, new).map_err(io("rename", old))?;
+                std::fs::rename(old, new).map_err(|error| self.told(io("rename", old)(error)))?;
             }
         }
         Ok(())
@@ -313,7 +313,7 @@ impl Pool {
             shift::bring(&path, stored, shifting.refuse, &shifting.progress)?;
         }
         if !volume.is_snapshot() {
-            self.admit(&path, map)?;
+            self.admit(&path, map).map_err(|error| self.told(error))?;
         }
         let mount = || self.driver.mount(&self.root, &path, map);
         let mounted = match self.driver.lower(&path) {
@@ -330,7 +330,7 @@ impl Pool {
             // The cause is what is told.
             let _ = self.unmount(volume);
         }
-        Ok(RootMount { stored: stored.cloned(), ..mounted? })
+        Ok(RootMount { stored: stored.cloned(), ..mounted.map_err(|error| self.told(error))? })
     }
 
     /// Nobody but the container's root may walk in; he needs no more than that (and has it only here).
