@@ -15,6 +15,8 @@ pub struct PoolRow {
     pub drivers: &'static [&'static str],
     /// Whether it may be another one in a pool that is there.
     pub changes: bool,
+    /// What counts when it is not set, as the documentation says it.
+    pub default: &'static str,
     /// What it does.
     pub doc: &'static str,
 }
@@ -29,13 +31,15 @@ pub const POOL_KEYS: &[PoolRow] = &[
         kind: Kind::Line,
         drivers: &["btrfs"],
         changes: true,
-        doc: "How the file system of a file or a device is mounted; user_subvol_rm_allowed if not set.",
+        default: "user_subvol_rm_allowed",
+        doc: "How the file system of a file or a device is mounted. Only btrfs.",
     },
     PoolRow {
         key: "rsync.bwlimit",
         kind: Kind::Size,
         drivers: ALL,
         changes: true,
+        default: "",
         doc: "How much rsync sends a second at most, where rsync is used.",
     },
     PoolRow {
@@ -43,6 +47,7 @@ pub const POOL_KEYS: &[PoolRow] = &[
         kind: Kind::Bool,
         drivers: ALL,
         changes: true,
+        default: "true",
         doc: "Whether rsync compresses, where rsync is used.",
     },
     PoolRow {
@@ -50,13 +55,15 @@ pub const POOL_KEYS: &[PoolRow] = &[
         kind: Kind::Size,
         drivers: WITH_FILE,
         changes: true,
-        doc: "Size of the file that the pool is; it can grow while the pool is in use, and never shrinks.",
+        default: "a fifth of what is free, 5 to 30 GiB; overlay: none",
+        doc: "Size of the file that the pool is on; it can grow while the pool is in use, and never shrinks. Only btrfs and overlay.",
     },
     PoolRow {
         key: "source",
         kind: Kind::Line,
         drivers: ALL,
         changes: false,
+        default: "",
         doc: "What the pool lies on: an empty directory; for btrfs also a block device, or a path that is to be a subvolume.",
     },
     PoolRow {
@@ -64,6 +71,7 @@ pub const POOL_KEYS: &[PoolRow] = &[
         kind: Kind::Line,
         drivers: ALL,
         changes: true,
+        default: "",
         doc: "The source that was asked for when the pool was made.",
     },
     volume("volume.security.shifted", Kind::Bool),
@@ -80,6 +88,7 @@ const fn volume(key: &'static str, kind: Kind) -> PoolRow {
         kind,
         drivers: ALL,
         changes: true,
+        default: "",
         doc: "What a new volume of the pool has if it does not say otherwise.",
     }
 }

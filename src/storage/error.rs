@@ -116,7 +116,7 @@ impl fmt::Display for Error {
             }
             Self::Full { pool, path } => write!(
                 f,
-                "Storage pool {:?} is full: no space left for {}; delete what nobody needs, or make the pool larger",
+                "Storage pool {:?} is full: No space left for {}; delete what nobody needs, or make the pool larger",
                 pool.as_str(),
                 path.display()
             ),

@@ -75,6 +75,15 @@ pub fn open(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
+/// The same from a directory.
+///
+/// # Errors
+/// Of openat(2).
+pub fn open_in(directory: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(directory, path, flags, Mode::empty())?)
+}
+
 /// Whether the file system of `path` is btrfs.
 pub fn is_here(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|magic| magic == MAGIC))

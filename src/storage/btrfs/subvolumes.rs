@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Timespec, Timestamps};
 
 use super::super::error::{Error, io};
-use super::super::files::remove_dir;
+use super::super::files::remove_plain;
 use super::super::walk;
 use crate::sys::btrfs::{self, Child};
+use crate::sys::mount;
 
 /// A subvolume may lie in another one so often, for us: who nests deeper is not followed.
 const DEEPEST: usize = 64;
@@ -34,7 +35,9 @@ fn place(path: &Path) -> Result<(OwnedFd, &std::ffi::OsStr), Error> {
 /// those below it can if theirs could.
 pub(super) fn copy(of: &Path, new: &Path) -> Result<(), Error> {
     let failed = || io("make a snapshot of", of);
-    let source = btrfs::open(of).map_err(failed())?;
+    // A running container's root is mounted over the volume's own directory: here the volume is seen without that.
+    let bare = mount::clone_of(of).map_err(failed())?;
+    let source = btrfs::open_in(&bare, Path::new(".")).map_err(failed())?;
     let (parent, name) = place(new)?;
     btrfs::snapshot(&source, &parent, name).map_err(failed())?;
     let made = btrfs::open(new).map_err(failed())?;
@@ -42,7 +45,7 @@ pub(super) fn copy(of: &Path, new: &Path) -> Result<(), Error> {
 }
 
 fn is_gone(error: &std::io::Error) -> bool {
-    let gone = [libc::ENOENT, libc::ENOTDIR, libc::ELOOP, libc::EXDEV, libc::ESTALE];
+    let gone = [libc::ENOENT, libc::ENOTDIR, libc::ELOOP, libc::ESTALE];
     error.raw_os_error().is_some_and(|errno| gone.contains(&errno))
 }
 
@@ -110,7 +113,7 @@ pub(in crate::storage) fn remove(path: &Path) -> Result<(), Error> {
         remove(&below)?;
     }
     drop(directory);
-    remove_dir(path)
+    remove_plain(path)
 }
 
 /// The subvolumes in a plain directory, or in plain directories of it.

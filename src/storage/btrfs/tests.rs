@@ -20,7 +20,15 @@ impl Disk {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let file = dir.path().join("disk");
         fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
-        assert!(Command::new("mkfs.btrfs").arg("-q").arg(&file).status().unwrap().success());
+        assert!(
+            Command::new("mkfs.btrfs")
+                .arg("-q")
+                .arg(&file)
+                .stdout(std::process::Stdio::null())
+                .status()
+                .unwrap()
+                .success()
+        );
         let device = LoopDevice::of(&file, false).unwrap();
         let pool = dir.path().join("pool");
         fs::create_dir(&pool).unwrap();
@@ -108,8 +116,12 @@ fn subvolumes_that_were_made_inside_come_along_and_go() {
     set_read_only(&fixed, true).unwrap();
     let time = fs::metadata(&lib).unwrap().modified().unwrap();
     let before = facts(&volume("a").join("rootfs"));
+    // As while the container runs.
+    let root = volume("a").join("rootfs");
+    rustix::mount::mount_bind(&root, &root).unwrap();
     driver.make(&pool, &volume("b"), Make::Snapshot { of: &volume("a"), live: None }).unwrap();
     driver.seal(&volume("b")).unwrap();
+    rustix::mount::unmount(&root, UnmountFlags::empty()).unwrap();
     // Moved in the original, where the snapshot does not see it.
     fs::rename(&inner, layer.join("moved")).unwrap();
     driver.make(&pool, &volume("c"), Make::Copy { of: &volume("b"), live: None }).unwrap();
@@ -147,6 +159,25 @@ fn a_plain_directory_goes_with_the_subvolumes_in_it() {
     remove(&plain).unwrap();
     fs::write(disk.pool().join("file"), "").unwrap();
     remove(&disk.pool().join("file")).unwrap();
+}
+
+/// A pool of driver dir or overlay on btrfs: what is a subvolume inside stays one in a copy, and goes.
+#[test]
+fn subvolumes_are_copied_as_such_by_other_drivers() {
+    let disk = Disk::new();
+    let (from, to) = (disk.pool().join("from"), disk.pool().join("to"));
+    fs::create_dir_all(from.join("d")).unwrap();
+    create(&from.join("d/sub")).unwrap();
+    create(&from.join("d/sub/inner")).unwrap();
+    fs::write(from.join("d/sub/inner/file"), "x").unwrap();
+    super::super::copy::tree(&from, &to).unwrap();
+    assert_eq!(facts(&to.join("d")), facts(&from.join("d")));
+    let is = |path: &str| btrfs::is_subvolume(btrfs::open(&to.join(path)).unwrap()).unwrap();
+    assert!(is("d/sub") && is("d/sub/inner") && !is("d"));
+    set_read_only(&to.join("d/sub/inner"), true).unwrap();
+    set_read_only(&to.join("d/sub"), true).unwrap();
+    super::super::files::remove_dir(&to).unwrap();
+    assert!(!to.exists());
 }
 
 /// A container that moves its directories about while it is copied leads nobody out of its volume.
