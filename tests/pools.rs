@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use support::namespaces::isolated;
 use support::{Daemon, eventually};
 
 fn pool(daemon: &Daemon, name: &str) -> Value {
@@ -444,22 +445,20 @@ fn a_pool_that_cannot_limit_says_so() {
 
 #[test]
 fn init_makes_a_pool_on_a_file_or_a_device() {
-    let daemon = Daemon::bare();
-    let arguments = ["init", "--auto", "--storage-backend", "btrfs", "--storage-create-loop", "1"];
-    daemon.verb(&[&arguments[..], &["--storage-create-device", "/dev/null"]].concat()).refused("cannot be used with");
-    daemon.verb(&arguments).ok();
-    assert_eq!(pool(&daemon, "default")["config"]["size"], "1GiB");
-    daemon.lxc(&["profile", "device", "remove", "default", "root"]).ok();
-    daemon.lxc(&["storage", "delete", "default"]).ok();
-    let device = Device::new(&daemon, "disk");
-    daemon.verb(&["init", "--auto", "--storage-create-device", device.path()]).ok();
-    assert_eq!(pool(&daemon, "default")["config"]["volatile.initial_source"], device.path());
-    daemon.lxc(&["profile", "device", "remove", "default", "root"]).ok();
-    daemon.lxc(&["storage", "delete", "default"]).ok();
-    for network in daemon.api("GET", "/1.0/networks?recursion=1", "").1["metadata"].as_array().unwrap() {
-        if network["managed"] == true {
-            daemon.lxc(&["profile", "device", "remove", "default", "eth0"]).ok();
-            daemon.lxc(&["network", "delete", network["name"].as_str().unwrap()]).ok();
-        }
-    }
+    isolated("init_makes_a_pool_on_a_file_or_a_device", || {
+        let daemon = Daemon::bare();
+        let arguments = ["init", "--auto", "--storage-backend", "btrfs", "--storage-create-loop", "1"];
+        daemon
+            .verb(&[&arguments[..], &["--storage-create-device", "/dev/null"]].concat())
+            .refused("cannot be used with");
+        daemon.verb(&arguments).ok();
+        assert_eq!(pool(&daemon, "default")["config"]["size"], "1GiB");
+        daemon.lxc(&["profile", "device", "remove", "default", "root"]).ok();
+        daemon.lxc(&["storage", "delete", "default"]).ok();
+        let device = Device::new(&daemon, "disk");
+        daemon.verb(&["init", "--auto", "--storage-create-device", device.path()]).ok();
+        assert_eq!(pool(&daemon, "default")["config"]["volatile.initial_source"], device.path());
+        daemon.lxc(&["profile", "device", "remove", "default", "root"]).ok();
+        daemon.lxc(&["storage", "delete", "default"]).ok();
+    });
 }
