@@ -9,7 +9,7 @@ use super::driver::{Driver, Make, RootMount};
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
 use super::probe::Probes;
-use super::quota::{self, Usage};
+use super::quota::{self, Counted};
 use super::shift;
 use crate::image::Limits;
 use crate::names::Fingerprint;
@@ -79,7 +79,7 @@ impl Driver for Dir {
         quota::counts_directories(pool)
     }
 
-    fn usage(&self, volume: &Path) -> Result<Option<Usage>, Error> {
+    fn usage(&self, volume: &Path) -> Result<Option<Counted>, Error> {
         quota::usage_of_directory(volume)
     }
 

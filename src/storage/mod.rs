@@ -40,7 +40,7 @@ pub use error::Error;
 pub use files::{link_instance, link_snapshots, unlink_instance, unlink_snapshots};
 pub use pool::{DriverKind, Pool, PoolSpec, Resources, Shifting};
 pub use probe::{Feature, Probes};
-pub use quota::Usage;
+pub use quota::Counted;
 pub use registry::{Registry, Retried};
 pub use shift::Progress;
 pub use volume::{VolumeId, VolumeKind};

@@ -65,6 +65,14 @@ impl DriverKind {
         }
     }
 
+    /// Whether its snapshots are read-only by the file system itself.
+    pub(super) fn seals(self) -> bool {
+        match self {
+            Self::Dir | Self::Overlay => false,
+            Self::Btrfs => true,
+        }
+    }
+
     /// Whether those who work on a volume are held while a snapshot of it is made.
     pub fn holds(self) -> bool {
         match self {

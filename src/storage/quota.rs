@@ -14,7 +14,7 @@ use crate::sys::{btrfs, project, space};
 
 /// What a volume has, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
+pub struct Counted {
     /// What nothing else has.
     pub used: u64,
     /// What it may have, shared or not.
@@ -58,7 +58,7 @@ pub(super) fn limit_subvolume(volume: &Path, bytes: Option<u64>) -> Result<(), E
 }
 
 /// What a subvolume has; `None`: nothing is counted.
-pub(super) fn usage_of_subvolume(volume: &Path) -> Result<Option<Usage>, Error> {
+pub(super) fn usage_of_subvolume(volume: &Path) -> Result<Option<Counted>, Error> {
     let failed = || io("look at the quota of", volume);
     let directory = btrfs::open(volume).map_err(failed())?;
     let Some(status) = btrfs::quotas(&directory).map_err(failed())? else { return Ok(None) };
@@ -68,7 +68,7 @@ pub(super) fn usage_of_subvolume(volume: &Path) -> Result<Option<Usage>, Error> 
     }
     let id = btrfs::id(&directory).map_err(failed())?;
     let usage = btrfs::usage(&directory, id).map_err(failed())?;
-    Ok(usage.map(|usage| Usage { used: usage.exclusive, limit: usage.limit }))
+    Ok(usage.map(|usage| Counted { used: usage.exclusive, limit: usage.limit }))
 }
 
 /// Whether subvolumes are counted in this pool.
@@ -143,12 +143,12 @@ fn give(directory: &Path, number: u32) -> Result<(), Error> {
 }
 
 /// What a directory with all below it has; `None`: nothing is counted.
-pub(super) fn usage_of_directory(directory: &Path) -> Result<Option<Usage>, Error> {
+pub(super) fn usage_of_directory(directory: &Path) -> Result<Option<Counted>, Error> {
     let opened = btrfs::open(directory).map_err(io("open", directory))?;
     match project::of(&opened) {
         Ok(number @ 1..) => {
             let usage = project::usage(&opened, number).ok();
-            Ok(usage.map(|usage| Usage { used: usage.used, limit: usage.limit }))
+            Ok(usage.map(|usage| Counted { used: usage.used, limit: usage.limit }))
         }
         Ok(0) | Err(_) => Ok(None),
     }

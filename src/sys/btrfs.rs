@@ -119,8 +119,20 @@ pub fn create(parent: impl AsFd, name: &OsStr) -> io::Result<()> {
 /// # Errors
 /// That of the kernel.
 pub fn snapshot(of: impl AsFd, parent: impl AsFd, name: &OsStr) -> io::Result<()> {
+    snapshot_with(of, parent, name, 0)
+}
+
+/// The same, read-only from the beginning.
+///
+/// # Errors
+/// That of the kernel.
+pub fn snapshot_sealed(of: impl AsFd, parent: impl AsFd, name: &OsStr) -> io::Result<()> {
+    snapshot_with(of, parent, name, READ_ONLY)
+}
+
+fn snapshot_with(of: impl AsFd, parent: impl AsFd, name: &OsStr, flags: u64) -> io::Result<()> {
     let of = i64::from(of.as_fd().as_raw_fd());
-    let mut argument = named(name)?.bytes(0, &of.to_ne_bytes());
+    let mut argument = named(name)?.bytes(0, &of.to_ne_bytes()).long(FLAGS_AT, flags);
     on_bytes(parent, SNAP_CREATE_V2, &mut argument.0).map(drop)
 }
 

@@ -18,7 +18,7 @@ use super::driver::{Driver, Make, RootMount};
 use super::error::{Error, io};
 use super::files::{make_dir, scratch};
 use super::probe::Probes;
-use super::quota::{self, Usage};
+use super::quota::{self, Counted};
 use super::shift;
 use crate::image::{Limits, StoredImage};
 use crate::names::Fingerprint;
@@ -112,8 +112,18 @@ impl Driver for Btrfs {
         quota::counts_subvolumes(pool)
     }
 
-    fn usage(&self, volume: &Path) -> Result<Option<Usage>, Error> {
+    fn usage(&self, volume: &Path) -> Result<Option<Counted>, Error> {
         quota::usage_of_subvolume(volume)
+    }
+
+    // Each change of a flag waits for all that is being written; so does a snapshot, once.
+    fn snapshot_in_place(&self, of: &Path, snapshot: &Path) -> Result<bool, Error> {
+        shift::settle(of)?;
+        subvolumes::copy_sealed(of, snapshot)
+    }
+
+    fn remove_in_place(&self, volume: &Path) -> Result<bool, Error> {
+        subvolumes::remove_single(volume)
     }
 
     fn seal(&self, path: &Path) -> Result<(), Error> {

@@ -44,6 +44,36 @@ pub(super) fn copy(of: &Path, new: &Path) -> Result<(), Error> {
     below(&source, &made, 0).map_err(|error| io("make a snapshot of what lies below", of)(error))
 }
 
+/// Makes `new` a read-only copy of the subvolume `of`, unless there are others below it: whether it did.
+pub(super) fn copy_sealed(of: &Path, new: &Path) -> Result<bool, Error> {
+    let failed = || io("make a snapshot of", of);
+    let source = btrfs::open(of).map_err(failed())?;
+    if !btrfs::children(&source).map_err(failed())?.is_empty() {
+        return Ok(false);
+    }
+    let (parent, name) = place(new)?;
+    btrfs::snapshot_sealed(&source, &parent, name).map_err(failed())?;
+    Ok(true)
+}
+
+/// Removes a subvolume, unless there are others below it: whether it did.
+pub(super) fn remove_single(path: &Path) -> Result<bool, Error> {
+    let failed = || io("remove", path);
+    let directory = btrfs::open(path).map_err(failed())?;
+    if !btrfs::is_subvolume(&directory).map_err(failed())? || !btrfs::children(&directory).map_err(failed())?.is_empty()
+    {
+        return Ok(false);
+    }
+    let id = btrfs::id(&directory).map_err(failed())?;
+    let (parent, _) = place(path)?;
+    drop(directory);
+    match btrfs::destroy(&parent, id) {
+        // One was made just now, or it cannot be removed so: the long way says why.
+        Err(_) => Ok(false),
+        Ok(()) => Ok(true),
+    }
+}
+
 fn is_gone(error: &std::io::Error) -> bool {
     let gone = [libc::ENOENT, libc::ENOTDIR, libc::ELOOP, libc::ESTALE];
     error.raw_os_error().is_some_and(|errno| gone.contains(&errno))

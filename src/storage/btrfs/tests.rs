@@ -69,8 +69,9 @@ fn a_tree_with_everything_survives_snapshot_restore_and_copy() {
     fs::remove_dir_all(root.join("deep")).unwrap();
     let before = facts(&root);
     assert!(before.len() > 12);
-    driver.make(&pool, &volume("snapshot"), Make::Snapshot { of: &volume("a"), live: None }).unwrap();
-    driver.seal(&volume("snapshot")).unwrap();
+    assert!(driver.snapshot_in_place(&volume("a"), &volume("snapshot")).unwrap());
+    assert!(driver.snapshot_in_place(&volume("a"), &volume("other")).unwrap());
+    assert!(driver.remove_in_place(&volume("other")).unwrap() && !volume("other").exists());
     fs::write(root.join("plain"), "changed").unwrap();
     fs::remove_file(root.join("fifo")).unwrap();
     let refused = fs::write(volume("snapshot").join("rootfs/new"), "").unwrap_err();
@@ -115,6 +116,8 @@ fn subvolumes_that_were_made_inside_come_along_and_go() {
     set_read_only(&in_fixed, true).unwrap();
     set_read_only(&fixed, true).unwrap();
     let time = fs::metadata(&lib).unwrap().modified().unwrap();
+    assert!(!driver.snapshot_in_place(&volume("a"), &volume("s")).unwrap(), "there are others below");
+    assert!(!driver.remove_in_place(&volume("a")).unwrap());
     let before = facts(&volume("a").join("rootfs"));
     // As while the container runs.
     let root = volume("a").join("rootfs");

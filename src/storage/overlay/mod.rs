@@ -22,7 +22,7 @@ use super::copy::{self, Pause, Single};
 use super::driver::{Driver, Make, RootMount};
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir, scratch};
-use super::quota::{self, Usage};
+use super::quota::{self, Counted};
 use crate::image::{Limits, StoredImage};
 use crate::names::Fingerprint;
 use crate::security::idmap::IdMap;
@@ -406,7 +406,7 @@ impl Driver for Overlay {
         quota::counts_directories(pool)
     }
 
-    fn usage(&self, volume: &Path) -> Result<Option<Usage>, Error> {
+    fn usage(&self, volume: &Path) -> Result<Option<Counted>, Error> {
         self.upper(volume)?.map_or(Ok(None), |upper| quota::usage_of_directory(&upper))
     }
 

@@ -15,7 +15,7 @@ use crate::storage::copy::Pause;
 use crate::storage::driver::{Make, RootMount};
 use crate::storage::error::{Error, io};
 use crate::storage::files::{make_dir, scratch, trash};
-use crate::storage::quota::Usage;
+use crate::storage::quota::Counted;
 use crate::storage::volume::VolumeId;
 use crate::storage::{nested, shift};
 use crate::sys::mount;
@@ -42,13 +42,12 @@ impl Pool {
         scratch(&self.root)
     }
 
-    /// Makes `volume` by `what`, then `finish`es it where it is still nobody's.
-    fn make(
+    /// Makes `volume` by `make_it`, where it is still nobody's.
+    pub(super) fn make(
         &self,
         volume: &VolumeId,
         lower: Option<&Fingerprint>,
-        what: Make<'_>,
-        finish: impl FnOnce(&Path) -> Result<(), Error>,
+        make_it: impl FnOnce(&Path) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let path = self.path(volume);
         if path.exists() {
@@ -56,8 +55,7 @@ impl Pool {
         }
         let new = self.scratch();
         let make = || {
-            self.driver.make(&self.root, &new, what)?;
-            finish(&new)?;
+            make_it(&new)?;
             if volume.is_snapshot() {
                 make_dir(&self.snapshots_of(volume), 0o700)?;
             }
@@ -91,7 +89,7 @@ impl Pool {
     /// Then nothing of it stays.
     pub fn create_from_image(&self, volume: &VolumeId, image: &StoredImage) -> Result<(), Error> {
         let lower = self.spec.driver.shares_images().then_some(&image.fingerprint);
-        self.make(volume, lower, Make::Image(image), |_| Ok(()))
+        self.make(volume, lower, |new| self.driver.make(&self.root, new, Make::Image(image)))
     }
 
     /// Makes an empty volume.
@@ -99,7 +97,7 @@ impl Pool {
     /// # Errors
     /// Then nothing of it stays.
     pub fn create_empty(&self, volume: &VolumeId) -> Result<(), Error> {
-        self.make(volume, None, Make::Empty, |_| Ok(()))
+        self.make(volume, None, |new| self.driver.make(&self.root, new, Make::Empty))
     }
 
     /// Makes a snapshot of a volume: what it has now. It is mounted only when it is `live`.
@@ -107,7 +105,7 @@ impl Pool {
     /// # Errors
     /// Then nothing of it stays.
     pub fn snapshot(&self, volume: &VolumeId, name: &SnapshotName, live: Option<&dyn Pause>) -> Result<(), Error> {
-        self.clone(volume, &volume.at(name), live, |_| Ok(()))
+        self.clone(volume, &volume.at(name), live)
     }
 
     /// Makes `to` with what `from`, a volume of this pool or a snapshot of one, has now.
@@ -115,16 +113,10 @@ impl Pool {
     /// # Errors
     /// Then nothing of it stays.
     pub fn copy(&self, from: &VolumeId, to: &VolumeId, live: Option<&dyn Pause>) -> Result<(), Error> {
-        self.clone(from, to, live, |_| Ok(()))
+        self.clone(from, to, live)
     }
 
-    fn clone(
-        &self,
-        from: &VolumeId,
-        to: &VolumeId,
-        live: Option<&dyn Pause>,
-        finish: impl FnOnce(&Path) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn clone(&self, from: &VolumeId, to: &VolumeId, live: Option<&dyn Pause>) -> Result<(), Error> {
         let of = self.path(from);
         if !of.is_dir() {
             return Err(Error::NoSuchVolume { volume: from.to_string() });
@@ -134,8 +126,29 @@ impl Pool {
         }
         let lower = self.driver.lower(&of);
         let of = of.as_path();
+        if to.is_snapshot() && self.snapshot_in_place(of, to).map_err(|error| self.told(error))? {
+            return Ok(());
+        }
         let what = if to.is_snapshot() { Make::Snapshot { of, live } } else { Make::Copy { of, live } };
-        self.make(to, lower.as_ref(), what, finish)
+        self.make(to, lower.as_ref(), |new| self.driver.make(&self.root, new, what))
+    }
+
+    /// Has the driver make a snapshot where it is to be, if it can; then it is there, whole, or it is not.
+    fn snapshot_in_place(&self, of: &Path, to: &VolumeId) -> Result<bool, Error> {
+        let (path, directory) = (self.path(to), self.snapshots_of(to));
+        if !self.spec.driver.seals() {
+            return Ok(false);
+        }
+        if path.exists() {
+            return Err(Error::VolumeExists { volume: to.to_string() });
+        }
+        make_dir(&directory, 0o700)?;
+        let made = self.driver.snapshot_in_place(of, &path);
+        if made.is_err() {
+            // Others may be there.
+            let _ = std::fs::remove_dir(directory);
+        }
+        made
     }
 
     /// Puts what a snapshot has in the place of its volume, which is not mounted: one or the other is there at any time.
@@ -208,7 +221,7 @@ impl Pool {
     ///
     /// # Errors
     /// When it cannot be asked.
-    pub fn usage(&self, volume: &VolumeId) -> Result<Option<Usage>, Error> {
+    pub fn usage(&self, volume: &VolumeId) -> Result<Option<Counted>, Error> {
         self.driver.usage(&self.path(volume))
     }
 
@@ -225,6 +238,12 @@ impl Pool {
     pub fn delete_volume(&self, volume: &VolumeId) -> Result<Option<PathBuf>, Error> {
         let path = self.path(volume);
         if !path.exists() {
+            return Ok(None);
+        }
+        if self.driver.remove_in_place(&path).map_err(|error| self.told(error))? {
+            if volume.is_snapshot() {
+                let _ = std::fs::remove_dir(self.snapshots_of(volume));
+            }
             return Ok(None);
         }
         let lower = self.driver.lower(&path);
