@@ -73,17 +73,20 @@ impl Registry {
         DriverKind::parse(&record.driver).map(|driver| self.spec(&record.name, driver, &record.config))
     }
 
+    fn try_open(&self, spec: &PoolSpec) -> Result<Arc<Pool>, Error> {
+        let pool = Pool::open(spec.clone(), &self.probes, &self.alarm)?;
+        // A change of its configuration that a crash interrupted, or that came while it was away.
+        source::follow(spec)?;
+        Ok(pool)
+    }
+
     /// Opens a recorded pool; a failure is kept, not returned. Blocking.
     pub fn open(&self, record: &db::Pool) {
         let spec = match self.spec_of(record) {
             Ok(spec) => spec,
             Err(error) => return tracing::error!(pool = %record.name, %error, "the storage pool is not available"),
         };
-        let opened = Pool::open(spec.clone(), &self.probes, &self.alarm).and_then(|pool| {
-            // A change of its configuration that a crash interrupted.
-            source::follow(&spec)?;
-            Ok(pool)
-        });
+        let opened = self.try_open(&spec);
         if let Err(error) = &opened {
             tracing::error!(pool = %record.name, %error, "the storage pool is not available");
         }
@@ -123,7 +126,7 @@ impl Registry {
         let away = |(_, entry): &(&PoolName, &Entry)| entry.opened.is_err();
         let specs: Vec<PoolSpec> = self.pools().iter().filter(away).map(|(_, entry)| entry.spec.clone()).collect();
         let retry = |spec: PoolSpec| {
-            let opened = Pool::open(spec.clone(), &self.probes, &self.alarm).map_err(|error| error.to_string());
+            let opened = self.try_open(&spec).map_err(|error| error.to_string());
             let retried = Retried { pool: spec.name.clone(), reason: opened.as_ref().err().cloned() };
             let mut pools = self.pools();
             // It may have been deleted meanwhile.
