@@ -247,6 +247,15 @@ fn snapshots_on_dir() {
 }
 
 #[test]
+fn snapshots_on_btrfs() {
+    isolated("snapshots_on_btrfs", || {
+        let mut daemon = Daemon::ready("btrfs");
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, snapshots::SNAPSHOTS, &["steady"]);
+    });
+}
+
+#[test]
 fn images_and_profiles() {
     isolated("images_and_profiles", || {
         let mut daemon = Daemon::ready("overlay");

@@ -445,6 +445,8 @@ mod tests {
             (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("propagation", "x")], "\"propagation\""),
             (vec![("type", "disk"), ("path", "/a"), ("source", "v"), ("pool", "p")], "\"pool\""),
             (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("size", "1GB")], "\"size\""),
+            (vec![("type", "disk"), ("path", "/"), ("pool", "p"), ("size", "much")], "\"size\""),
+            (vec![("type", "disk"), ("path", "/"), ("pool", "p"), ("size.state", "abc")], "\"size.state\""),
             (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("limits.read", "fast")], "\"limits.read\""),
             (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("color", "red")], "\"color\""),
             (vec![("type", "unix-char")], "\"path\""),

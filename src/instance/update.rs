@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::apply::apply;
 use super::error::Error;
 use super::snapshots::{HELD, restore};
-use super::{Context, create, devices, guests, nics, ranges, rename, stop};
+use super::{Context, create, devices, guests, nics, quota, ranges, rename, stop};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{Instance, Model, Profile};
@@ -149,10 +149,20 @@ pub(super) async fn update(
             check_root(&expanded)?;
         }
         let before = profile::expand_instance(&model, &old);
+        let quota = quota::change(context, key, &before, &expanded).await?;
         let applied = match pid {
-            Some(pid) => Some(apply(context, key, pid, &before, &expanded).await?),
+            Some(pid) => match apply(context, key, pid, &before, &expanded).await {
+                Ok(applied) => Some(applied),
+                Err(error) => {
+                    quota::undo(quota).await;
+                    return Err(error);
+                }
+            },
             None => {
-                devices::check_sources(&before.devices, &expanded.devices).await?;
+                if let Err(error) = devices::check_sources(&before.devices, &expanded.devices).await {
+                    quota::undo(quota).await;
+                    return Err(error);
+                }
                 None
             }
         };
@@ -185,6 +195,7 @@ pub(super) async fn update(
                 if let Some(applied) = applied {
                     applied.undo().await;
                 }
+                quota::undo(quota).await;
                 result?;
             }
         }

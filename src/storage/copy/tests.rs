@@ -68,7 +68,7 @@ fn set(path: &Path, name: &str, value: &[u8]) {
 }
 
 /// One of everything.
-fn zoo(root: &Path) {
+pub(in crate::storage) fn zoo(root: &Path) {
     let file = |name: &str, text: &str| {
         let path = root.join(name);
         fs::write(&path, text).unwrap();
