@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::{INSTANCE_KEYS, SERVER_KEYS, Scope};
+use super::{INSTANCE_KEYS, PROJECT_KEYS, SERVER_KEYS, Scope};
 
 /// A row, as both forms show it.
 struct Entry {
@@ -46,6 +46,18 @@ fn server() -> Vec<Entry> {
     SERVER_KEYS.iter().map(entry).collect()
 }
 
+fn project() -> Vec<Entry> {
+    let entry = |row: &super::ProjectRow| Entry {
+        key: row.pattern.shown(),
+        kind: row.kind.shown(),
+        default: row.default,
+        live: None,
+        scope: "project",
+        doc: row.doc,
+    };
+    PROJECT_KEYS.iter().map(entry).collect()
+}
+
 /// The first word of a key.
 fn group(key: &str) -> &str {
     key.split('.').next().unwrap_or(key)
@@ -66,7 +78,7 @@ pub fn json() -> Value {
         }
         groups.into_iter().map(|(name, keys)| (name, json!({ "keys": keys }))).collect::<BTreeMap<_, _>>()
     };
-    json!({ "configs": { "instance": all(instance()), "server": all(server()) } })
+    json!({ "configs": { "instance": all(instance()), "project": all(project()), "server": all(server()) } })
 }
 
 /// The page `docs/configuration.md`.
@@ -96,6 +108,7 @@ pub fn markdown() -> String {
         }
     };
     table("Instances and profiles", instance());
+    table("Projects", project());
     table("Server", server());
     page
 }
@@ -122,6 +135,7 @@ mod tests {
             groups.values().map(|group| group["keys"].as_array().unwrap().len()).sum::<usize>()
         };
         assert_eq!((count("instance"), count("server")), (INSTANCE_KEYS.len(), SERVER_KEYS.len()));
+        assert_eq!(count("project"), PROJECT_KEYS.len());
         assert_eq!(answer["configs"]["instance"]["limits"]["keys"][0]["limits.cpu"]["liveupdate"], "yes");
     }
 }

@@ -58,6 +58,14 @@ pub enum Kind {
     FileSystems,
     /// Pairs of a file system and a program, with commas: `ext4=fuse2fs`.
     FusePrograms,
+    /// Ids of the host and ranges of them, with commas.
+    Ids,
+    /// Absolute paths, with commas.
+    Paths,
+    /// Subnets with the network that they are reached by, with commas: `uplink:192.0.2.0/24`.
+    Subnets,
+    /// A compressor, with options.
+    Compression,
 }
 
 /// What images and backups can be compressed by.
@@ -114,6 +122,28 @@ fn of_device(key: &str, value: &str) -> Result<(), &'static str> {
         "created" => fits(parse_bool(value).is_some(), "it must be true or false"),
         _ => Ok(()),
     }
+}
+
+/// What LXD 5 compresses with; `none` does not.
+const COMPRESSORS: &[&str] = &["bzip2", "gzip", "lz4", "lzma", "none", "squashfs", "xz", "zstd"];
+
+/// A compressor's name, and perhaps options for it.
+fn is_compression(value: &str) -> bool {
+    value.split_whitespace().next().is_some_and(|name| COMPRESSORS.contains(&name))
+}
+
+fn is_subnet(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(uplink, subnet)| {
+        let address = |(address, bits): (&str, &str)| {
+            let most = match address.parse::<std::net::IpAddr>() {
+                Ok(std::net::IpAddr::V4(_)) => 32,
+                Ok(std::net::IpAddr::V6(_)) => 128,
+                Err(_) => return false,
+            };
+            bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+        };
+        !uplink.is_empty() && subnet.split_once('/').is_some_and(address)
+    })
 }
 
 impl Kind {
@@ -212,6 +242,20 @@ impl Kind {
                 )),
                 None => Ok(()),
             },
+            Self::Ids => match names_of(value).find(|part| raw_idmap::range(part).is_none()) {
+                Some(part) => refuse(format!("{part:?} is neither an id nor a range of ids such as 1000-1999")),
+                None => Ok(()),
+            },
+            Self::Paths => match names_of(value).find(|path| !path.starts_with('/')) {
+                Some(path) => refuse(format!("{path:?} must be an absolute path")),
+                None => Ok(()),
+            },
+            Self::Subnets => match names_of(value).find(|part| !is_subnet(part)) {
+                Some(part) => refuse(format!("{part:?} must be a network and a subnet, such as uplink:192.0.2.0/24")),
+                None => Ok(()),
+            },
+            Self::Compression if is_compression(value) => Ok(()),
+            Self::Compression => refuse(format!("it must be one of {}", COMPRESSORS.join(", "))),
         }
     }
 
@@ -227,11 +271,13 @@ impl Kind {
             | Self::SnapshotPattern
             | Self::Uuid
             | Self::Compressor
-            | Self::OfDevice => "string",
+            | Self::OfDevice
+            | Self::Compression => "string",
             Self::Idmap | Self::RawLxc | Self::RawSeccomp | Self::Syscalls => "lines",
             Self::Schedule => "schedule",
             Self::Expiry => "lengths of time",
             Self::Modules | Self::FileSystems | Self::FusePrograms => "list",
+            Self::Ids | Self::Paths | Self::Subnets => "list",
             Self::Size => "size",
             Self::Part => "size or per cent",
             Self::Cpus => "number or set of processors",

@@ -388,6 +388,24 @@ impl Daemon {
         tree
     }
 
+    /// All projects but `default`, with the images, profiles and ACLs of them; there are no instances any more.
+    fn delete_projects(&self) {
+        let (_, list) = self.api("GET", "/1.0/projects", "");
+        for project in list["metadata"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            if project == "/1.0/projects/default" {
+                continue;
+            }
+            let (_, shown) = self.api("GET", project, "");
+            for url in shown["metadata"]["used_by"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                let (status, answer) = self.api("DELETE", url, "");
+                if status == 202 {
+                    self.api("GET", &format!("{}/wait", answer["operation"].as_str().unwrap_or_default()), "");
+                }
+            }
+            self.api("DELETE", project, "");
+        }
+    }
+
     /// What of this daemon is on the host: mounts, control groups, processes. (Interfaces and firewall rules bear no mark
     /// of their daemon: packaging/test compares those of the host before and after all tests.)
     pub fn leftovers(&self) -> Vec<String> {
@@ -444,9 +462,11 @@ impl Drop for Daemon {
             self.start();
         }
         // Everything is deleted by the API, so that clean-up itself is tested.
-        let (_, list) = self.api("GET", "/1.0/instances", "");
+        let (_, list) = self.api("GET", "/1.0/instances?all-projects=true", "");
         for url in list["metadata"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            let (status, answer) = self.api("PUT", &format!("{url}/state"), r#"{"action":"stop","force":true}"#);
+            let (path, query) = url.split_once('?').unwrap_or((url, ""));
+            let state = format!("{path}/state?{query}");
+            let (status, answer) = self.api("PUT", &state, r#"{"action":"stop","force":true}"#);
             if status == 202 {
                 self.api("GET", &format!("{}/wait", answer["operation"].as_str().unwrap_or_default()), "");
             }
@@ -456,6 +476,7 @@ impl Drop for Daemon {
             }
         }
         self.api("PUT", "/1.0/profiles/default", "{}");
+        self.delete_projects();
         for kind in ["images", "networks?recursion=1", "network-acls", "storage-pools"] {
             let (_, list) = self.api("GET", &format!("/1.0/{kind}"), "");
             for object in list["metadata"].as_array().into_iter().flatten() {

@@ -1,0 +1,393 @@
+//! Projects: made, changed, renamed, deleted; what they share and what they have of their own; the same names in two.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use serde_json::{Value, json};
+use support::{Daemon, eventually};
+
+/// Fails unless the request is answered so, with an error that says `word`.
+#[track_caller]
+fn refused(daemon: &Daemon, method: &str, path: &str, body: &Value, status: u16, word: &str) {
+    let (code, answer) = daemon.api(method, path, &body.to_string());
+    let error = answer["error"].as_str().unwrap_or_default();
+    assert!(code == status && error.contains(word), "{method} {path} {body}: {code} {answer}");
+}
+
+#[track_caller]
+fn done(daemon: &Daemon, method: &str, path: &str, body: &Value) -> Value {
+    let (status, answer) = daemon.api(method, path, &body.to_string());
+    assert!(status < 300, "{method} {path} {body}: {answer}");
+    if status != 202 {
+        return answer["metadata"].clone();
+    }
+    let (_, end) = daemon.api("GET", &format!("{}/wait", answer["operation"].as_str().unwrap()), "");
+    assert_eq!(end["metadata"]["status_code"], 200, "{method} {path} {body}: {end}");
+    end["metadata"].clone()
+}
+
+fn get(daemon: &Daemon, path: &str) -> Value {
+    let (status, answer) = daemon.api("GET", path, "");
+    assert_eq!(status, 200, "{path}: {answer}");
+    answer["metadata"].clone()
+}
+
+#[track_caller]
+fn project(daemon: &Daemon, name: &str, config: Value) {
+    done(daemon, "POST", "/1.0/projects", &json!({"name": name, "config": config}));
+}
+
+/// An instance without an image.
+fn empty(name: &str) -> Value {
+    json!({"name": name, "source": {"type": "none"}})
+}
+
+const OWN: &str = "features.images=false";
+
+#[test]
+fn a_project_is_made_changed_renamed_and_deleted() {
+    let daemon = Daemon::bare();
+    project(&daemon, "p1", json!({}));
+    let features = json!({"features.images": "true", "features.profiles": "true", "features.storage.volumes": "true"});
+    let shown = get(&daemon, "/1.0/projects/p1");
+    let expected =
+        json!({"name": "p1", "description": "", "config": features, "used_by": ["/1.0/profiles/default?project=p1"]});
+    assert_eq!(shown, expected);
+    let profiles = get(&daemon, "/1.0/profiles?project=p1&recursion=1");
+    assert_eq!(profiles[0]["description"], "Default LXD profile for project p1");
+    refused(&daemon, "POST", "/1.0/projects", &json!({"name": "p1"}), 409, "already exists");
+    for (name, word) in [
+        ("", "No name"),
+        ("*", "Reserved"),
+        ("a b", "spaces"),
+        ("a/b", "slashes"),
+        ("a_b", "underscores"),
+        ("a'b", "quotes"),
+        ("a\"b", "quotes"),
+        ("..", "\"..\""),
+        (".", "\"..\""),
+        ("a,b", "letters"),
+        ("ä", "letters"),
+    ] {
+        refused(&daemon, "POST", "/1.0/projects", &json!({"name": name}), 400, word);
+    }
+    for (key, value, word) in [
+        ("nonsense", "x", "nonsense"),
+        ("features.images", "maybe", "features.images"),
+        ("limits.cpu", "0-1", "limits.cpu"),
+        ("limits.memory", "10%", "limits.memory"),
+        ("restricted.devices.nic", "some", "restricted.devices.nic"),
+        ("restricted.devices.disk.paths", "x", "absolute"),
+        ("restricted.idmap.uid", "a", "restricted.idmap.uid"),
+        ("restricted.networks.subnets", "192.0.2.0/24", "subnet"),
+        ("images.compression_algorithm", "zip", "gzip"),
+    ] {
+        refused(&daemon, "POST", "/1.0/projects", &json!({"name": "q", "config": {key: value}}), 400, word);
+        refused(&daemon, "PATCH", "/1.0/projects/p1", &json!({"config": {key: value}}), 400, word);
+    }
+
+    done(&daemon, "PATCH", "/1.0/projects/p1", &json!({"description": "one", "config": {"user.a": "b"}}));
+    let shown = get(&daemon, "/1.0/projects/p1");
+    assert_eq!((&shown["description"], &shown["config"]["user.a"]), (&json!("one"), &json!("b")));
+    assert_eq!(shown["config"]["features.images"], "true", "a PATCH leaves the rest");
+    done(&daemon, "PUT", "/1.0/projects/p1", &json!({"config": {"features.images": "true"}}));
+    assert_eq!(get(&daemon, "/1.0/projects/p1")["config"], json!({"features.images": "true"}));
+    // Without profiles of its own it sees those of default.
+    assert_eq!(get(&daemon, "/1.0/profiles?project=p1"), get(&daemon, "/1.0/profiles"));
+    assert_eq!(get(&daemon, "/1.0/projects/p1")["used_by"], json!([]));
+    done(&daemon, "PATCH", "/1.0/projects/p1", &json!({"config": {"features.profiles": "true"}}));
+    assert_eq!(get(&daemon, "/1.0/profiles?project=p1"), json!(["/1.0/profiles/default?project=p1"]));
+
+    let wait = |answer: (u16, Value)| {
+        let (_, end) = daemon.api("GET", &format!("{}/wait", answer.1["operation"].as_str().unwrap()), "");
+        end["metadata"].clone()
+    };
+    let end = wait(daemon.api("POST", "/1.0/projects/p1", r#"{"name":"p2"}"#));
+    assert_eq!((&end["status_code"], &end["description"]), (&json!(200), &json!("Renaming project")));
+    assert_eq!(get(&daemon, "/1.0/projects/p2")["used_by"], json!(["/1.0/profiles/default?project=p2"]));
+    refused(&daemon, "GET", "/1.0/projects/p1", &json!({}), 404, "Project not found");
+    refused(&daemon, "POST", "/1.0/projects/p2", &json!({"name": "default"}), 400, "already exists");
+    refused(&daemon, "POST", "/1.0/projects/nosuch", &json!({"name": "x"}), 404, "Project not found");
+
+    done(&daemon, "POST", "/1.0/profiles?project=p2", &json!({"name": "own"}));
+    refused(&daemon, "DELETE", "/1.0/projects/p2", &json!({}), 400, "Only empty projects can be removed");
+    refused(&daemon, "POST", "/1.0/projects/p2", &json!({"name": "p3"}), 400, "Only empty projects can be renamed");
+    let profiles = json!({"config": {"features.profiles": "false"}});
+    refused(&daemon, "PATCH", "/1.0/projects/p2", &profiles, 400, "cannot be disabled on non-empty projects");
+    let networks = json!({"config": {"features.networks": "true"}});
+    refused(&daemon, "PATCH", "/1.0/projects/p2", &networks, 400, "cannot be enabled on non-empty projects");
+    refused(&daemon, "DELETE", "/1.0/profiles/default?project=p2", &json!({}), 403, "default");
+    done(&daemon, "DELETE", "/1.0/profiles/own?project=p2", &json!({}));
+    done(&daemon, "DELETE", "/1.0/projects/p2", &json!({}));
+    refused(&daemon, "DELETE", "/1.0/projects/p2", &json!({}), 404, "Project not found");
+    assert_eq!(get(&daemon, "/1.0/projects"), json!(["/1.0/projects/default"]));
+}
+
+#[test]
+fn the_default_project_stays_what_it_is() {
+    let daemon = Daemon::bare();
+    refused(&daemon, "DELETE", "/1.0/projects/default", &json!({}), 403, "The 'default' project cannot be deleted");
+    refused(&daemon, "POST", "/1.0/projects/default", &json!({"name": "x"}), 403, "cannot be renamed");
+    let features = json!({"features.images": "true", "features.networks": "true", "features.profiles": "true", "features.storage.volumes": "true"});
+    assert_eq!(get(&daemon, "/1.0/projects/default")["config"], features);
+    for body in [json!({"config": {}}), json!({"config": {"features.images": "true"}})] {
+        refused(&daemon, "PUT", "/1.0/projects/default", &body, 400, "features of the default project");
+    }
+    done(&daemon, "PATCH", "/1.0/projects/default", &json!({"config": {"limits.instances": "1"}, "description": "d"}));
+    let shown = get(&daemon, "/1.0/projects/default");
+    assert_eq!((&shown["config"]["limits.instances"], &shown["description"]), (&json!("1"), &json!("d")));
+    done(&daemon, "PUT", "/1.0/projects/default", &json!({"config": features, "description": "Default LXD project"}));
+}
+
+#[test]
+fn of_two_changes_at_once_one_is_told() {
+    let daemon = Daemon::bare();
+    project(&daemon, "p1", json!({}));
+    let (head, _) = daemon.exchange("GET", "/1.0/projects/p1", &[], b"");
+    let etag = head.lines().find_map(|line| line.to_lowercase().strip_prefix("etag: ").map(str::to_owned)).unwrap();
+    let body = br#"{"config":{"user.a":"b"}}"#;
+    for method in ["PATCH", "PUT"] {
+        let (status, _) = daemon.api_raw(method, "/1.0/projects/p1", &[("If-Match", "\"other\"")], body);
+        assert_eq!(status, 412);
+    }
+    assert_eq!(daemon.api_raw("PATCH", "/1.0/projects/p1", &[("If-Match", &etag)], body).0, 200);
+    assert_eq!(daemon.api_raw("PATCH", "/1.0/projects/p1", &[("If-Match", &etag)], body).0, 412);
+}
+
+#[test]
+fn the_stock_client_manages_projects() {
+    let daemon = Daemon::ready("overlay");
+    let lxc = |words: &[&str]| daemon.lxc(words);
+    lxc(&["project", "create", "p1", "-c", OWN, "-c", "features.profiles=false"]).ok();
+    lxc(&["project", "set", "p1", "user.a=b"]).ok();
+    assert_eq!(lxc(&["project", "get", "p1", "user.a"]).ok(), "b\n");
+    lxc(&["project", "unset", "p1", "user.a"]).ok();
+    assert!(lxc(&["project", "show", "p1"]).ok().contains("features.images: \"false\""));
+    let edited = b"config:\n  features.storage.volumes: \"true\"\n  user.c: d\ndescription: told\n";
+    daemon.lxc_with_input(&["project", "edit", "p1"], edited).ok();
+    let list = lxc(&["project", "list", "--format", "csv"]).ok();
+    assert!(list.contains("default (current),YES,YES,YES,YES,Default LXD project,3"), "{list}");
+    assert!(list.contains("p1,NO,NO,YES,NO,told,0"), "{list}");
+    lxc(&["project", "switch", "nosuch"]).refused("Project not found");
+    lxc(&["project", "switch", "p1"]).ok();
+    lxc(&["init", "bb", "c1"]).ok();
+    assert_eq!(lxc(&["list", "--format", "csv", "-c", "n"]).ok(), "c1\n");
+    lxc(&["project", "switch", "default"]).ok();
+    assert_eq!(lxc(&["list", "--format", "csv", "-c", "n"]).ok(), "");
+    lxc(&["--project", "p1", "start", "c1"]).ok();
+    assert_eq!(lxc(&["list", "--all-projects", "--format", "csv", "-c", "ens"]).ok(), "p1,c1,RUNNING\n");
+    let info = lxc(&["project", "info", "p1", "--format", "csv"]).ok();
+    assert!(info.contains("INSTANCES,UNLIMITED,1") && info.contains("MEMORY,UNLIMITED,0B"), "{info}");
+    lxc(&["project", "delete", "p1"]).refused("Only empty projects can be removed");
+    lxc(&["project", "rename", "p1", "p2"]).refused("Only empty projects can be renamed");
+    lxc(&["--project", "p1", "delete", "--force", "c1"]).ok();
+    lxc(&["project", "rename", "p1", "p2"]).ok();
+    lxc(&["project", "delete", "p2"]).ok();
+    lxc(&["project", "delete", "default"]).refused("cannot be deleted");
+}
+
+#[test]
+fn the_same_names_live_side_by_side() {
+    let mut daemon = Daemon::ready("overlay");
+    project(&daemon, "p", json!({"features.images": "false", "features.profiles": "false"}));
+    for (project, text) in [("default", "one"), ("p", "two")] {
+        let lxc = |words: &[&str]| daemon.lxc(&[&["--project", project], words].concat());
+        lxc(&["init", "bb", "c1", "-c", &format!("user.meta-data=x: {text}")]).ok();
+        daemon.lxc_with_input(&["--project", project, "file", "push", "-", "c1/root/f"], text.as_bytes()).ok();
+        lxc(&["snapshot", "c1", "s1"]).ok();
+        lxc(&["start", "c1"]).ok();
+        lxc(&["config", "set", "c1", &format!("user.who={text}")]).ok();
+    }
+    let pid = |query: &str| get(&daemon, &format!("/1.0/instances/c1/state{query}"))["pid"].as_i64().unwrap();
+    let pids = (pid(""), pid("?project=p"));
+    assert_ne!(pids.0, pids.1);
+    for (project, text) in [("default", "one"), ("p", "two")] {
+        let lxc = |words: &[&str]| daemon.lxc(&[&["--project", project], words].concat());
+        assert_eq!(lxc(&["exec", "c1", "--", "cat", "/root/f"]).ok(), text);
+        assert_eq!(lxc(&["file", "pull", "c1/root/f", "-"]).ok(), text);
+        assert_eq!(lxc(&["exec", "c1", "--", "hostname"]).ok(), "c1\n", "without the project");
+        assert_eq!(lxc(&["config", "get", "c1", "user.who"]).ok(), format!("{text}\n"));
+        assert!(lxc(&["info", "c1", "--show-log"]).ok().contains("Log:"));
+        assert!(lxc(&["console", "c1", "--show-log"]).code == 0);
+        lxc(&["exec", "c1", "--", "sh", "-c", "echo changed > /root/f"]).ok();
+        lxc(&["restore", "c1", "s1"]).ok();
+        assert_eq!(lxc(&["file", "pull", "c1/root/f", "-"]).ok(), text);
+    }
+    for dir in ["containers", "snapshots", "logs"] {
+        for name in ["c1", "p_c1"] {
+            assert!(support::exists(&daemon.state().join(dir).join(name)), "{dir}/{name}");
+        }
+    }
+    // The next daemon knows both.
+    let pids = (pid(""), pid("?project=p"));
+    daemon.kill();
+    daemon.start();
+    let pid = |query: &str| get(&daemon, &format!("/1.0/instances/c1/state{query}"))["pid"].as_i64().unwrap();
+    assert_eq!((pid(""), pid("?project=p")), pids);
+    daemon.lxc(&["stop", "--force", "c1"]).ok();
+    assert_eq!(get(&daemon, "/1.0/instances/c1?project=p")["status"], "Running");
+    daemon.lxc(&["--project", "p", "rename", "c1", "c2"]).refused("running");
+    daemon.lxc(&["--project", "p", "stop", "--force", "c1"]).ok();
+    daemon.lxc(&["--project", "p", "rename", "c1", "c2"]).ok();
+    assert_eq!(daemon.lxc(&["file", "pull", "--project", "p", "c2/root/f", "-"]).ok(), "two");
+    assert_eq!(daemon.lxc(&["file", "pull", "c1/root/f", "-"]).ok(), "one");
+}
+
+#[test]
+fn lists_are_of_a_project_or_of_all() {
+    let daemon = Daemon::ready("overlay");
+    project(&daemon, "p", json!({"features.images": "false", "features.profiles": "false"}));
+    done(&daemon, "POST", "/1.0/instances", &empty("a"));
+    done(&daemon, "POST", "/1.0/instances?project=p", &empty("b"));
+    for (path, expected) in [
+        ("/1.0/instances", json!(["/1.0/instances/a"])),
+        ("/1.0/instances?project=", json!(["/1.0/instances/a"])),
+        ("/1.0/instances?project=p", json!(["/1.0/instances/b?project=p"])),
+        ("/1.0/containers?project=p", json!(["/1.0/containers/b?project=p"])),
+        ("/1.0/instances?all-projects=true", json!(["/1.0/instances/a", "/1.0/instances/b?project=p"])),
+        ("/1.0/storage-pools/p/volumes", json!(["/1.0/storage-pools/p/volumes/container/a"])),
+        ("/1.0/storage-pools/p/volumes?project=p", json!(["/1.0/storage-pools/p/volumes/container/b?project=p"])),
+    ] {
+        assert_eq!(get(&daemon, path), expected, "{path}");
+    }
+    let both = get(&daemon, "/1.0/instances?all-projects=true&recursion=2");
+    assert_eq!((&both[0]["project"], &both[1]["project"]), (&json!("default"), &json!("p")));
+    refused(&daemon, "GET", "/1.0/instances?all-projects=true&project=p", &json!({}), 400, "all projects");
+    assert_eq!(
+        get(&daemon, "/1.0/storage-pools/p")["used_by"],
+        json!(["/1.0/instances/a", "/1.0/instances/b?project=p", "/1.0/profiles/default"])
+    );
+    assert_eq!(
+        get(&daemon, "/1.0/profiles/default?project=p")["used_by"],
+        json!(["/1.0/instances/a", "/1.0/instances/b?project=p"])
+    );
+    assert_eq!(get(&daemon, "/1.0/projects/p")["used_by"], json!(["/1.0/instances/b?project=p"]));
+    let of = |query: &str| get(&daemon, &format!("/1.0/operations{query}"))["success"].as_array().map_or(0, Vec::len);
+    assert_eq!(of("?all-projects=true"), of("") + of("?project=p"));
+    assert!(of("?project=p") == 1);
+    for path in [
+        "/1.0/instances",
+        "/1.0/containers",
+        "/1.0/profiles",
+        "/1.0/images",
+        "/1.0/images/aliases",
+        "/1.0/networks",
+        "/1.0/network-acls",
+        "/1.0/operations",
+        "/1.0/warnings",
+        "/1.0/storage-pools/p/volumes",
+        "/1.0/instances/a",
+    ] {
+        for name in ["nosuch", "a_b", "%2A"] {
+            refused(&daemon, "GET", &format!("{path}?project={name}"), &json!({}), 404, "Project not found");
+        }
+    }
+    // Whoever asks the server what it is may name any.
+    assert_eq!(get(&daemon, "/1.0?project=nosuch")["environment"]["project"], "nosuch");
+    for path in ["/1.0/projects", "/1.0/storage-pools", "/1.0/certificates", "/1.0/resources"] {
+        assert_eq!(daemon.api("GET", &format!("{path}?project=nosuch"), "").0, 200, "{path}");
+    }
+}
+
+#[test]
+fn what_a_project_has_of_its_own_others_do_not_see() {
+    let daemon = Daemon::ready("overlay");
+    project(&daemon, "own", json!({}));
+    project(&daemon, "shared", json!({"features.images": "false", "features.profiles": "false"}));
+    // Images.
+    assert_eq!(get(&daemon, "/1.0/images?project=own"), json!([]));
+    let image = get(&daemon, "/1.0/images?project=shared");
+    assert_eq!(image, get(&daemon, "/1.0/images"));
+    daemon.lxc(&["--project", "own", "init", "bb", "c1"]).refused("not found");
+    let (meta, root) = daemon.busybox();
+    let import =
+        ["--project", "own", "image", "import", meta.to_str().unwrap(), root.to_str().unwrap(), "--alias", "bb"];
+    daemon.lxc(&import).ok();
+    let url = image[0].as_str().unwrap();
+    assert_eq!(get(&daemon, "/1.0/images?project=own"), json!([format!("{url}?project=own")]));
+    assert_eq!(get(&daemon, "/1.0/images/aliases?project=own"), json!(["/1.0/images/aliases/bb?project=own"]));
+    let all = get(&daemon, "/1.0/images?all-projects=true");
+    assert_eq!(all, json!([url, format!("{url}?project=own")]));
+    // Profiles.
+    daemon.lxc(&["--project", "own", "init", "bb", "c1"]).refused("root");
+    daemon.lxc(&["--project", "own", "profile", "device", "add", "default", "root", "disk", "path=/", "pool=p"]).ok();
+    daemon.lxc(&["--project", "own", "launch", "bb", "c1"]).ok();
+    assert_eq!(get(&daemon, "/1.0/profiles/default?project=own")["used_by"], json!(["/1.0/instances/c1?project=own"]));
+    assert_eq!(get(&daemon, "/1.0/profiles/default")["used_by"], json!([]));
+    done(&daemon, "POST", "/1.0/profiles?project=shared", &json!({"name": "x"}));
+    assert_eq!(get(&daemon, "/1.0/profiles/x?project=shared"), get(&daemon, "/1.0/profiles/x"));
+    refused(&daemon, "GET", "/1.0/profiles/x?project=own", &json!({}), 404, "Profile not found");
+    // A profile of default changes the instances of those who share it, and is renamed with them.
+    done(
+        &daemon,
+        "POST",
+        "/1.0/instances?project=shared",
+        &json!({"name": "c2", "source": {"type": "none"}, "profiles": ["default", "x"]}),
+    );
+    done(&daemon, "PATCH", "/1.0/profiles/x", &json!({"config": {"user.y": "z"}}));
+    assert_eq!(get(&daemon, "/1.0/instances/c2?project=shared")["expanded_config"]["user.y"], "z");
+    refused(&daemon, "DELETE", "/1.0/profiles/x", &json!({}), 400, "in use");
+    done(&daemon, "POST", "/1.0/profiles/x?project=shared", &json!({"name": "y"}));
+    assert_eq!(get(&daemon, "/1.0/instances/c2?project=shared")["profiles"], json!(["default", "y"]));
+    // The files of an image go with its last project.
+    done(&daemon, "DELETE", url, &json!({}));
+    daemon.lxc(&["--project", "own", "init", "bb", "c3"]).ok();
+    refused(&daemon, "GET", url, &json!({}), 404, "not found");
+    // Networks: none can be made outside of default, which one without its own sees.
+    done(&daemon, "POST", "/1.0/projects", &json!({"name": "net", "config": {"features.networks": "true"}}));
+    assert_eq!(get(&daemon, "/1.0/networks?project=net"), json!([]));
+    assert_eq!(get(&daemon, "/1.0/networks?project=own"), get(&daemon, "/1.0/networks"));
+    let bridge = json!({"name": "wrnpjn0", "type": "bridge"});
+    refused(&daemon, "POST", "/1.0/networks?project=net", &bridge, 400, "does not support non-default projects");
+    refused(&daemon, "GET", "/1.0/networks/lo?project=net", &json!({}), 404, "Network not found");
+    done(&daemon, "POST", "/1.0/network-acls?project=net", &json!({"name": "acl1"}));
+    assert_eq!(get(&daemon, "/1.0/network-acls?project=net"), json!(["/1.0/network-acls/acl1?project=net"]));
+    assert_eq!(get(&daemon, "/1.0/network-acls"), json!([]));
+    refused(&daemon, "DELETE", "/1.0/projects/net", &json!({}), 400, "network-acls/acl1");
+}
+
+#[test]
+fn events_say_the_project() {
+    let daemon = Daemon::ready("overlay");
+    project(&daemon, "p", json!({"features.images": "false", "features.profiles": "false"}));
+    let log = daemon.root.join("events");
+    let mut monitor = daemon
+        .client()
+        .args(["monitor", "--all-projects", "--type", "lifecycle", "--format", "json"])
+        .stdout(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let events = || -> Vec<(String, String, String)> {
+        let text = std::fs::read_to_string(&log).unwrap();
+        let all = serde_json::Deserializer::from_str(&text).into_iter::<Value>().filter_map(Result::ok);
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        all.map(|e| (word(&e["project"]), word(&e["metadata"]["action"]), word(&e["metadata"]["source"]))).collect()
+    };
+    // It tells nothing of when it listens.
+    eventually("the monitor listens", || {
+        daemon.api("PATCH", "/1.0/profiles/default", r#"{"description":"x"}"#);
+        !events().is_empty()
+    });
+    done(&daemon, "POST", "/1.0/projects", &json!({"name": "q"}));
+    done(&daemon, "POST", "/1.0/instances?project=p", &empty("c1"));
+    done(&daemon, "POST", "/1.0/profiles?project=p", &json!({"name": "x"}));
+    done(&daemon, "POST", "/1.0/profiles?project=q", &json!({"name": "x"}));
+    done(&daemon, "DELETE", "/1.0/profiles/x?project=q", &json!({}));
+    done(&daemon, "POST", "/1.0/projects/q", &json!({"name": "r"}));
+    done(&daemon, "DELETE", "/1.0/projects/r", &json!({}));
+    let expected = [
+        ("q", "project-created", "/1.0/projects/q"),
+        ("p", "instance-created", "/1.0/instances/c1?project=p"),
+        ("default", "profile-created", "/1.0/profiles/x"),
+        ("q", "profile-created", "/1.0/profiles/x?project=q"),
+        ("q", "profile-deleted", "/1.0/profiles/x?project=q"),
+        ("r", "project-renamed", "/1.0/projects/r"),
+        ("r", "project-deleted", "/1.0/projects/r"),
+    ];
+    eventually("all events", || events().iter().any(|event| event.1 == "project-deleted"));
+    let _ = monitor.kill();
+    let _ = monitor.wait();
+    let found: Vec<_> = events().into_iter().filter(|event| event.1 != "profile-updated").collect();
+    let expected: Vec<_> = expected.iter().map(|e| (e.0.to_owned(), e.1.to_owned(), e.2.to_owned())).collect();
+    assert_eq!(found, expected);
+}
