@@ -4,33 +4,8 @@
 mod support;
 
 use serde_json::{Value, json};
+use support::api::{done, get, refused};
 use support::{Daemon, eventually};
-
-/// Fails unless the request is answered so, with an error that says `word`.
-#[track_caller]
-fn refused(daemon: &Daemon, method: &str, path: &str, body: &Value, status: u16, word: &str) {
-    let (code, answer) = daemon.api(method, path, &body.to_string());
-    let error = answer["error"].as_str().unwrap_or_default();
-    assert!(code == status && error.contains(word), "{method} {path} {body}: {code} {answer}");
-}
-
-#[track_caller]
-fn done(daemon: &Daemon, method: &str, path: &str, body: &Value) -> Value {
-    let (status, answer) = daemon.api(method, path, &body.to_string());
-    assert!(status < 300, "{method} {path} {body}: {answer}");
-    if status != 202 {
-        return answer["metadata"].clone();
-    }
-    let (_, end) = daemon.api("GET", &format!("{}/wait", answer["operation"].as_str().unwrap()), "");
-    assert_eq!(end["metadata"]["status_code"], 200, "{method} {path} {body}: {end}");
-    end["metadata"].clone()
-}
-
-fn get(daemon: &Daemon, path: &str) -> Value {
-    let (status, answer) = daemon.api("GET", path, "");
-    assert_eq!(status, 200, "{path}: {answer}");
-    answer["metadata"].clone()
-}
 
 #[track_caller]
 fn project(daemon: &Daemon, name: &str, config: Value) {
@@ -390,4 +365,109 @@ fn events_say_the_project() {
     let found: Vec<_> = events().into_iter().filter(|event| event.1 != "profile-updated").collect();
     let expected: Vec<_> = expected.iter().map(|e| (e.0.to_owned(), e.1.to_owned(), e.2.to_owned())).collect();
     assert_eq!(found, expected);
+}
+
+/// Moved within a pool, with what belongs to it.
+fn is_moved(driver: &str) {
+    let daemon = Daemon::ready(driver);
+    let shared = json!({"features.images": "false", "features.profiles": "false"});
+    project(&daemon, "p", shared);
+    project(&daemon, "own", json!({}));
+    daemon.lxc(&["init", "bb", "c1", "-c", "user.note=one"]).ok();
+    daemon.lxc_with_input(&["file", "push", "-", "c1/root/f"], b"one").ok();
+    daemon.lxc(&["snapshot", "c1", "s1"]).ok();
+    daemon.lxc_with_input(&["file", "push", "-", "c1/root/f"], b"two").ok();
+    let pulled = |project: &str, place: &str| daemon.lxc(&["--project", project, "file", "pull", place, "-"]).ok();
+
+    daemon.lxc(&["copy", "c1", "c1", "--target-project", "p"]).ok();
+    assert_eq!((pulled("default", "c1/root/f"), pulled("p", "c1/root/f")), ("two".into(), "two".into()));
+    assert_eq!(
+        get(&daemon, "/1.0/instances/c1/snapshots?project=p"),
+        json!(["/1.0/instances/c1/snapshots/s1?project=p"])
+    );
+    daemon.lxc(&["move", "c1", "--target-project", "p"]).refused("already");
+    daemon.lxc(&["--project", "p", "restore", "c1", "s1"]).ok();
+    assert_eq!((pulled("default", "c1/root/f"), pulled("p", "c1/root/f")), ("two".into(), "one".into()));
+    daemon.lxc(&["--project", "p", "delete", "c1"]).ok();
+
+    daemon.lxc(&["start", "c1"]).ok();
+    let there = json!({"name": "c1", "migration": true, "project": "p"});
+    let (_, answer) = daemon.api("POST", "/1.0/instances/c1", &there.to_string());
+    let (_, end) = daemon.api("GET", &format!("{}/wait", answer["operation"].as_str().unwrap()), "");
+    assert!(end["metadata"]["err"].as_str().unwrap().contains("running"), "{end}");
+    daemon.lxc(&["stop", "--force", "c1"]).ok();
+    refused(
+        &daemon,
+        "POST",
+        "/1.0/instances/c1",
+        &json!({"name": "c1", "project": "nosuch"}),
+        404,
+        "Project not found",
+    );
+
+    daemon.lxc(&["move", "c1", "--target-project", "p"]).ok();
+    assert_eq!(get(&daemon, "/1.0/instances"), json!([]));
+    let shown = get(&daemon, "/1.0/instances/c1?project=p");
+    assert_eq!((&shown["config"]["user.note"], &shown["project"]), (&json!("one"), &json!("p")));
+    assert_eq!(pulled("p", "c1/root/f"), "two");
+    daemon.lxc(&["--project", "p", "start", "c1"]).ok();
+    assert_eq!(daemon.lxc(&["--project", "p", "exec", "c1", "--", "cat", "/root/f"]).ok(), "two");
+    daemon.lxc(&["--project", "p", "restore", "c1", "s1"]).ok();
+    assert_eq!(pulled("p", "c1/root/f"), "one");
+    daemon.lxc(&["--project", "p", "stop", "--force", "c1"]).ok();
+
+    // To profiles without a root disk, with another name: it brings its own.
+    daemon.lxc(&["--project", "p", "move", "c1", "c2", "--target-project", "own"]).ok();
+    let shown = get(&daemon, "/1.0/instances/c2?project=own");
+    assert_eq!(shown["devices"]["root"], json!({"type": "disk", "path": "/", "pool": "p"}));
+    daemon.lxc(&["--project", "own", "start", "c2"]).ok();
+    daemon.lxc(&["--project", "own", "stop", "--force", "c2"]).ok();
+    // What its profiles lack there is said.
+    done(&daemon, "POST", "/1.0/profiles", &json!({"name": "x"}));
+    done(
+        &daemon,
+        "POST",
+        "/1.0/instances",
+        &json!({"name": "c3", "source": {"type": "none"}, "profiles": ["default", "x"]}),
+    );
+    daemon.lxc(&["move", "c3", "--target-project", "own"]).refused("Profile \"x\" not found");
+    assert_eq!(get(&daemon, "/1.0/instances"), json!(["/1.0/instances/c3"]));
+    for dir in ["containers", "logs", "snapshots"] {
+        let names = |name: &str| support::exists(&daemon.state().join(dir).join(name));
+        assert!(!names("c1") && !names("p_c1") && names("own_c2"), "{dir}");
+    }
+}
+
+#[test]
+fn an_instance_of_an_overlay_pool_moves_to_another_project() {
+    is_moved("overlay");
+}
+
+#[test]
+fn an_instance_of_a_dir_pool_moves_to_another_project() {
+    is_moved("dir");
+}
+
+#[test]
+fn a_preseed_brings_projects() {
+    let daemon = Daemon::bare();
+    let preseed = "projects:\n- name: p\n  description: one\n  config:\n    features.images: false\n    limits.instances: 4\n\
+                   profiles:\n- name: x\n  project: p\n  config:\n    user.a: b\n";
+    daemon.verb_with_input(&["init", "--preseed"], preseed).ok();
+    let shown = get(&daemon, "/1.0/projects/p");
+    assert_eq!(
+        (&shown["config"]["limits.instances"], &shown["config"]["features.images"]),
+        (&json!("4"), &json!("false"))
+    );
+    assert_eq!(get(&daemon, "/1.0/profiles/x?project=p")["config"], json!({"user.a": "b"}));
+    daemon.verb_with_input(&["init", "--preseed"], "projects:\n- name: p\n  config:\n    limits.instances: 5\n").ok();
+    let shown = get(&daemon, "/1.0/projects/p");
+    assert_eq!((&shown["config"]["limits.instances"], &shown["description"]), (&json!("5"), &json!("one")));
+    let dump = daemon.verb(&["init", "--dump"]).ok();
+    assert!(dump.contains("name: p\n") && dump.contains("features.networks: 'true'"), "{dump}");
+    daemon.verb_with_input(&["init", "--preseed"], &dump).ok();
+    // One that fails takes the others back.
+    let wrong = "projects:\n- name: q\n- name: r\n  config:\n    nonsense: 1\n";
+    daemon.verb_with_input(&["init", "--preseed"], wrong).refused("nonsense");
+    assert_eq!(get(&daemon, "/1.0/projects"), json!(["/1.0/projects/default", "/1.0/projects/p"]));
 }

@@ -419,28 +419,29 @@ pub async fn patch(mut call: Call) -> Result<Response> {
     Ok(response::empty())
 }
 
-/// `POST /1.0/instances/<name>`: another name.
+/// `POST /1.0/instances/<name>`: another name, or another project.
 pub async fn rename(mut call: Call) -> Result<Response> {
     let body: wire::InstancePost = call.json().await?;
     let (model, record) = find(&call)?;
+    let from = record.key.clone();
+    let project = match body.project.as_str() {
+        "" => from.project.clone(),
+        name => seen_project(&model, name)?,
+    };
+    let moves = project != from.project;
     for (asked, what) in [
-        (body.migration, "moving instances to another host"),
-        (!body.pool.is_empty(), "moving instances to another pool"),
-        (
-            !body.project.is_empty() && body.project != record.key.project.as_str(),
-            "moving instances to another project",
-        ),
+        (body.migration && !moves, "moving instances to another host"),
+        (!body.pool.is_empty() && body.pool != record.pool.as_str(), "moving instances to another pool"),
     ] {
         if asked {
             return Err(Error::Unsupported { what: what.to_owned() });
         }
     }
-    let from = record.key.clone();
-    let to = InstanceKey { project: from.project.clone(), name: InstanceName::new(body.name)? };
+    let to = InstanceKey { project, name: InstanceName::new(body.name)? };
     if model.instances.contains_key(&to) {
         return Err(Error::Instance(instance::Error::Exists { key: to }));
     }
-    let spec = spec(&call, &from, "Renaming instance");
+    let spec = spec(&call, &from, if moves { "Migrating instance" } else { "Renaming instance" });
     let (app, requestor) = (Arc::clone(&call.app), call.requestor());
     let operation = app.clone().ops.task(spec, async move |_| app.instances.rename(&from, to, Some(requestor)).await);
     Ok(response::accepted(&operation))

@@ -11,7 +11,7 @@ use crate::config;
 use crate::db::{self, Model, Phase};
 use crate::device::{Nic, NicType, Set};
 use crate::events::lifecycle::Requestor;
-use crate::names::{DeviceName, Fingerprint, InstanceKey, ProfileName, ProjectName, SnapshotName};
+use crate::names::{DeviceName, Fingerprint, InstanceKey, PoolName, ProfileName, ProjectName, SnapshotName};
 use crate::network::{self, BridgeSpec};
 use crate::profile;
 use crate::project;
@@ -91,7 +91,13 @@ pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: Stri
     if model.instances.contains_key(&new.key) || rename::still_named(model, &new.key, None) {
         return Err(Error::Exists { key: new.key });
     }
-    let expanded = profile::expand(model, &new.key.project, &new.profiles, &new.config, &new.devices)?;
+    let mut own_devices = new.devices;
+    if let RootSource::Copy(copy) = &new.source
+        && let Some(source) = model.instances.get(&copy.instance)
+    {
+        give_root(model, &new.key.project, &new.profiles, &mut own_devices, &source.pool)?;
+    }
+    let expanded = profile::expand(model, &new.key.project, &new.profiles, &new.config, &own_devices)?;
     context.check_privilege(&expanded.config)?;
     config::check_together(&expanded.config)?;
     let devices = Set::parse(&expanded.devices)?;
@@ -137,13 +143,35 @@ pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: Stri
         ephemeral: new.ephemeral,
         profiles: new.profiles,
         config,
-        devices: new.devices,
+        devices: own_devices,
         created_at: db::now(),
         last_used_at: 0,
         pool,
     };
     project::check_instance(model, &record)?;
     Ok(record)
+}
+
+/// Gives an instance that comes with its volume a root disk of its own on that volume's pool, where the profiles of its
+/// project have none.
+pub(super) fn give_root(
+    model: &Model,
+    project: &ProjectName,
+    profiles: &[ProfileName],
+    devices: &mut Devices,
+    pool: &PoolName,
+) -> Result<(), Error> {
+    let expanded = profile::expand(model, project, profiles, &Config::new(), devices)?;
+    if Set::parse(&expanded.devices)?.root.is_some() {
+        return Ok(());
+    }
+    let numbered = (0..).map(|number: u32| format!("root{number}"));
+    let mut names = std::iter::once("root".to_owned()).chain(numbered);
+    if let Some(name) = names.find(|name| !expanded.devices.contains_key(name)) {
+        let pairs = [("type", "disk"), ("path", "/"), ("pool", pool.as_str())];
+        devices.insert(name, pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+    }
+    Ok(())
 }
 
 /// Writes the row of a new instance. From here on the name is taken.

@@ -178,7 +178,7 @@ impl fmt::Display for Error {
             }
             Self::Name(error) => error.fmt(f),
             Self::Running => f.write_str("Instance is running"),
-            Self::RenameRunning => f.write_str("The instance is running: stop it to give it another name"),
+            Self::RenameRunning => f.write_str("The instance is running: stop it to rename or move it"),
             Self::AlreadyRunning => f.write_str("The instance is already running"),
             Self::AlreadyStopped => f.write_str("The instance is already stopped"),
             Self::NotRunning => f.write_str("The instance isn't running"),

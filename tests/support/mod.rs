@@ -2,6 +2,7 @@
 //! it left on the host fails the test.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod api;
 pub mod caller;
 pub mod http;
 pub mod namespaces;
@@ -321,7 +322,12 @@ impl Daemon {
 
     /// The state of an instance, in a word.
     pub fn status(&self, name: &str) -> String {
-        let (_, answer) = self.api("GET", &format!("/1.0/instances/{name}"), "");
+        self.status_in("default", name)
+    }
+
+    /// The same of one in a project.
+    pub fn status_in(&self, project: &str, name: &str) -> String {
+        let (_, answer) = self.api("GET", &format!("/1.0/instances/{name}?project={project}"), "");
         answer["metadata"]["status"].as_str().unwrap_or("none").to_owned()
     }
 
