@@ -363,6 +363,14 @@ pub async fn put(mut call: Call) -> Result<Response> {
     call.app.instances.context().check_raw(&record.config, &new.config).await?;
     let key = record.key.clone();
     profile::expand(&model, &key.project, &new.profiles, &new.config, &new.devices)?;
+    project::check_own_keys(&model, &key, &record.config, &new.config)?;
+    let wanted = db::Instance {
+        config: new.config.clone(),
+        devices: new.devices.clone(),
+        profiles: new.profiles.clone(),
+        ..(*record).clone()
+    };
+    project::check_instance(&model, &wanted)?;
     let change = definition(&call, move |_| new.clone());
     if call.is_dry_run() {
         return Ok(response::sync(call.app.instances.preview(&key, &change)?));
