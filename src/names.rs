@@ -336,7 +336,11 @@ impl InstanceKey {
 
     /// Its name in DNS, `name` or, outside `default`, `name.project`; empty where the project's name has no place there.
     pub fn hostname(&self) -> String {
-        let label = |text: &str| !text.starts_with('-') && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let part = |text: &str| {
+            (1..=62).contains(&text.len()) && !text.starts_with('-') && !text.ends_with('-') && plain(text)
+        };
+        let label = |text: &str| text.split('.').all(part);
         match self.project.as_str() {
             DEFAULT_PROJECT => self.name.to_string(),
             project if label(project) => format!("{}.{project}", self.name),

@@ -5,6 +5,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::api::{done, get, refused};
+use support::namespaces::isolated;
 use support::{Daemon, eventually};
 
 #[track_caller]
@@ -470,4 +471,43 @@ fn a_preseed_brings_projects() {
     let wrong = "projects:\n- name: q\n- name: r\n  config:\n    nonsense: 1\n";
     daemon.verb_with_input(&["init", "--preseed"], wrong).refused("nonsense");
     assert_eq!(get(&daemon, "/1.0/projects"), json!(["/1.0/projects/default", "/1.0/projects/p"]));
+}
+
+#[test]
+fn names_on_a_network_say_the_project() {
+    isolated("names_on_a_network_say_the_project", || {
+        let daemon = Daemon::ready("overlay");
+        let network = json!({"name": "wpj0", "config": {"ipv4.address": "10.71.3.1/24", "ipv6.address": "none"}});
+        done(&daemon, "POST", "/1.0/networks", &network);
+        daemon.lxc(&["profile", "device", "add", "default", "eth0", "nic", "network=wpj0", "name=eth0"]).ok();
+        project(&daemon, "p", json!({"features.images": "false", "features.profiles": "false"}));
+        daemon.lxc(&["launch", "bb", "c1"]).ok();
+        daemon.lxc(&["--project", "p", "launch", "bb", "c1"]).ok();
+        let leases = |query: &str| get(&daemon, &format!("/1.0/networks/wpj0/leases{query}"));
+        let address = |query: &str| {
+            let all = leases(query);
+            let of = all.as_array().unwrap().iter().find(|lease| lease["hostname"] == "c1");
+            of.and_then(|lease| lease["address"].as_str().map(str::to_owned))
+        };
+        eventually("both have addresses", || address("").is_some() && address("?project=p").is_some());
+        assert_ne!(address(""), address("?project=p"));
+        // The network's own address is nobody's there.
+        assert!(leases("?project=p").as_array().unwrap().iter().all(|lease| lease["type"] == "dynamic"));
+        let hosts = daemon.state().join("networks/wpj0/dnsmasq.hosts");
+        let line = |file: &str| std::fs::read_to_string(hosts.join(file)).unwrap();
+        assert!(line("c1.eth0").trim_end().ends_with(",c1"), "{}", line("c1.eth0"));
+        assert!(line("p_c1.eth0").trim_end().ends_with(",c1.p"), "{}", line("p_c1.eth0"));
+        assert_eq!(
+            get(&daemon, "/1.0/networks/wpj0")["used_by"],
+            json!(["/1.0/profiles/default", "/1.0/instances/c1", "/1.0/instances/c1?project=p"])
+        );
+        // A fixed address is one's own across projects.
+        daemon.lxc(&["config", "device", "override", "c1", "eth0", "ipv4.address=10.71.3.20"]).ok();
+        let same = ["--project", "p", "config", "device", "override", "c1", "eth0", "ipv4.address=10.71.3.20"];
+        daemon.lxc(&same).refused("10.71.3.20");
+        // One without the networks of default does not see it.
+        project(&daemon, "own", json!({"features.networks": "true", "features.profiles": "false"}));
+        refused(&daemon, "POST", "/1.0/instances?project=own", &empty("c1"), 400, "wpj0");
+        refused(&daemon, "GET", "/1.0/networks/wpj0?project=own", &json!({}), 404, "Network not found");
+    });
 }
