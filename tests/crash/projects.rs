@@ -64,7 +64,9 @@ pub(super) const PROJECTS: &[Verb] = &[
         name: "create a project",
         prepare: |_, _| {},
         act: |caller, name| drop(caller.call("POST", "/1.0/projects", &json!({"name": name}).to_string())),
-        holds: |daemon, name| drop(is_whole(daemon, name)),
+        holds: |daemon, name| {
+            is_whole(daemon, name);
+        },
         tidy: forget,
     },
     Verb {
@@ -99,7 +101,9 @@ pub(super) const PROJECTS: &[Verb] = &[
         name: "delete a project",
         prepare: make,
         act: |caller, name| drop(caller.call("DELETE", &project(name), "")),
-        holds: |daemon, name| drop(is_whole(daemon, name)),
+        holds: |daemon, name| {
+            is_whole(daemon, name);
+        },
         tidy: forget,
     },
     Verb {
