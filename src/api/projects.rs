@@ -185,20 +185,18 @@ pub async fn rename(mut call: Call) -> Result<Response> {
         requestor: Some(call.requestor()),
         may_cancel: false,
     };
-    let app = Arc::clone(&call.app);
-    let operation = app.clone().ops.task(spec, async move |_| {
-        let (from, to) = (old.clone(), new.clone());
-        app.db
-            .write(move |tx| {
-                check(tx.model(), &from, &to)?;
-                let record = tx.model().projects.get(&from).cloned().ok_or(Error::NotFound("Project"))?;
-                Ok::<_, Error>(tx.rename_project(&from, Project { name: to, ..(*record).clone() })?)
-            })
-            .await?;
-        told(&call, "project-renamed", &new, Map::from_iter([("old_name".to_owned(), old.as_str().into())]));
-        Ok::<(), Error>(())
-    });
-    Ok(response::accepted(&operation))
+    let (from, to) = (old.clone(), new.clone());
+    // Before the answer: there is nothing to wait for, and pylxd asks for the new name at once.
+    call.app
+        .db
+        .write(move |tx| {
+            check(tx.model(), &from, &to)?;
+            let record = tx.model().projects.get(&from).cloned().ok_or(Error::NotFound("Project"))?;
+            Ok::<_, Error>(tx.rename_project(&from, Project { name: to, ..(*record).clone() })?)
+        })
+        .await?;
+    told(&call, "project-renamed", &new, Map::from_iter([("old_name".to_owned(), old.as_str().into())]));
+    Ok(response::accepted(&call.app.ops.task(spec, async |_| Ok::<(), Error>(()))))
 }
 
 /// `DELETE /1.0/projects/<name>`.
