@@ -326,6 +326,22 @@ fn devices_are_restricted() {
     done(&daemon, "PATCH", "/1.0/projects/r", &paths);
     let disk = |source: &str| json!({"devices": {"d": {"type": "disk", "source": source, "path": "/mnt"}}});
     done(&daemon, "PATCH", url, &disk(&source));
+    // A link that lies below and leads out, of an instance that is down and of one that runs.
+    std::os::unix::fs::symlink("/etc", daemon.root.join("home/out")).unwrap();
+    let out = disk(&format!("{source}/out"));
+    refused(&daemon, "PATCH", url, &out, 400, "not allowed");
+    daemon.lxc(&["--project", "r", "init", "bb", "b"]).ok();
+    daemon.lxc(&["--project", "r", "start", "b"]).ok();
+    let running = "/1.0/instances/b?project=r";
+    refused(&daemon, "PATCH", running, &out, 400, "not allowed");
+    std::fs::create_dir(daemon.root.join("home/dir")).unwrap();
+    std::os::unix::fs::symlink("dir", daemon.root.join("home/in")).unwrap();
+    done(&daemon, "PATCH", running, &disk(&format!("{source}/in")));
+    daemon.lxc(&["--project", "r", "stop", "--force", "b"]).ok();
+    // Put there when nobody asks any more.
+    std::fs::remove_file(daemon.root.join("home/in")).unwrap();
+    std::os::unix::fs::symlink("/etc", daemon.root.join("home/in")).unwrap();
+    daemon.lxc(&["--project", "r", "start", "b"]).refused("not allowed");
     for outside in ["/etc".to_owned(), format!("{source}x")] {
         refused(&daemon, "PATCH", url, &disk(&outside), 400, "not allowed");
     }

@@ -59,6 +59,7 @@ mod uevents;
 mod undo;
 mod update;
 mod waits;
+mod within;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -167,7 +167,7 @@ pub(super) async fn update(
         let applied = match pid {
             Some(pid) => Some(apply(context, key, pid, &before, &expanded).await?),
             None => {
-                devices::check_sources(&before.devices, &expanded.devices).await?;
+                devices::check_sources(context, &key.project, &before.devices, &expanded.devices).await?;
                 None
             }
         };

@@ -20,7 +20,7 @@ use crate::names::{ProfileName, ProjectName};
 
 pub use error::{Error, Subject};
 pub use limits::{Resource, resources};
-pub use restricted::{check_own_keys, may_make_snapshots, sees_network};
+pub use restricted::{check_own_keys, disk_paths, may_make_snapshots, sees_network};
 
 /// The addresses of all that lies in a project, in LXD's order. A shared kind lies in `default`.
 pub fn used_by(model: &Model, project: &ProjectName) -> Vec<String> {

@@ -211,6 +211,13 @@ fn is_below(project: &Project, source: &str) -> bool {
     plain && names_of(paths).any(|path| source.starts_with(path))
 }
 
+/// The paths below which a restricted project may have the sources of its disks; none: anywhere.
+pub fn disk_paths(model: &Model, project: &ProjectName) -> Option<Vec<String>> {
+    let record = model.projects.get(project).filter(|record| is_restricted(record))?;
+    let paths: Vec<String> = names_of(word(record, "restricted.devices.disk.paths")).map(str::to_owned).collect();
+    Some(paths).filter(|paths| !paths.is_empty())
+}
+
 /// Whether the project may use this network or interface of the host.
 fn sees(project: &Project, network: &str) -> bool {
     let named = word(project, "restricted.networks.access");
