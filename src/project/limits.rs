@@ -161,3 +161,88 @@ pub fn resources(model: &Model, project: &Project) -> BTreeMap<&'static str, Res
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::db::Phase;
+    use crate::names::{InstanceKey, InstanceName, PoolName, ProjectName};
+
+    fn map(pairs: &[(&str, &str)]) -> Config {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn project(config: &[(&str, &str)]) -> Project {
+        Project { name: ProjectName::new("p").unwrap(), description: String::new(), config: map(config) }
+    }
+
+    /// Instances `a`, `b`… with root disks of these sizes.
+    fn model(sizes: &[&str]) -> Model {
+        let mut model = Model::default();
+        for (letter, size) in ('a'..).zip(sizes) {
+            let key = InstanceKey {
+                project: ProjectName::new("p").unwrap(),
+                name: InstanceName::new(letter.to_string()).unwrap(),
+            };
+            let root = map(&[("type", "disk"), ("path", "/"), ("pool", "pool"), ("size", size)]);
+            let record = Instance {
+                key: key.clone(),
+                phase: Phase::Ready,
+                description: String::new(),
+                architecture: "x86_64".to_owned(),
+                ephemeral: false,
+                profiles: Vec::new(),
+                config: Config::new(),
+                devices: [("root".to_owned(), root)].into(),
+                created_at: 0,
+                last_used_at: 0,
+                pool: PoolName::new("pool").unwrap(),
+            };
+            Arc::make_mut(&mut model.instances).insert(key, Arc::new(record));
+        }
+        model
+    }
+
+    #[test]
+    fn root_disks_are_added_up() {
+        let limited = project(&[("limits.disk", "1GB")]);
+        check(&model(&["400MB", "600MB"]), &limited, false).unwrap();
+        let over = check(&model(&["400MB", "601MB"]), &limited, false).unwrap_err().to_string();
+        assert!(over.contains("\"1GB\" for \"limits.disk\" in project \"p\": it would be 954.62MiB"), "{over}");
+        let lowered = check(&model(&["400MB", "601MB"]), &limited, true).unwrap_err().to_string();
+        assert!(lowered.contains("\"limits.disk\" is too low: current total is \"954.62MiB\""), "{lowered}");
+        let unset = check(&model(&["400MB", ""]), &limited, false).unwrap_err().to_string();
+        assert!(
+            unset.starts_with("Instance \"b\" in project \"p\" has no \"size\" config set on the root device"),
+            "{unset}"
+        );
+        let part = check(&model(&["10%"]), &limited, false).unwrap_err().to_string();
+        assert!(part.contains("Failed parsing \"limits.disk\" for instance \"a\""), "{part}");
+        let shown = resources(&model(&["400MB", "", "10%"]), &limited);
+        assert_eq!(shown["disk"], Resource { limit: 1_000_000_000, usage: 400_000_000 });
+    }
+
+    #[test]
+    fn no_sum_overflows() {
+        let huge = model(&["8000PB", "8000PB", "8000PB"]);
+        assert!(check(&huge, &project(&[("limits.disk", "9000PB")]), false).is_err());
+        assert!(resources(&huge, &project(&[]))["disk"].usage > 0);
+    }
+
+    #[test]
+    fn what_is_not_limited_is_not_asked() {
+        let unset = model(&["", ""]);
+        assert!(!any(&project(&[("limits.disk", ""), ("user.x", "y")])) && any(&project(&[("limits.cpu", "0")])));
+        check(&unset, &project(&[("limits.disk", "")]), false).unwrap();
+        assert_eq!(resources(&unset, &project(&[]))["disk"], Resource { limit: -1, usage: 0 });
+    }
+
+    #[test]
+    fn sizes_are_shown_with_two_digits() {
+        for (bytes, text) in [(0, "0.00B"), (1023, "1023.00B"), (1024, "1.00KiB"), (512_000_000, "488.28MiB")] {
+            assert_eq!(size_text(bytes), text);
+        }
+    }
+}

@@ -109,7 +109,8 @@ pub fn check_instance(model: &Model, record: &Instance) -> Result<(), Error> {
 /// Of the limits or restrictions of one.
 pub fn check_profile(model: &Model, profile: &Profile) -> Result<(), Error> {
     for project in model.projects.values() {
-        if model.holder(&project.name, Feature::Profiles) != profile.project {
+        let bound = restricted::is_restricted(project) || limits::any(project);
+        if !bound || model.holder(&project.name, Feature::Profiles) != profile.project {
             continue;
         }
         restricted::profile(project, profile)?;
