@@ -81,6 +81,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
         if call.app.db.model().profile(&profile.project, &profile.name).is_some() {
             return Err(Error::Exists { what: "Profile", name: profile.name.to_string() });
         }
+        call.app.instances.preview_profile(&call.app.db.model(), &profile)?;
         return Ok(response::empty());
     }
     let (url, project) = (format!("/1.0/profiles/{}", profile.name.in_url()), profile.project.clone());

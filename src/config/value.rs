@@ -243,15 +243,20 @@ impl Kind {
                 None => Ok(()),
             },
             Self::Ids => match names_of(value).find(|part| raw_idmap::range(part).is_none()) {
-                Some(part) => refuse(format!("{part:?} is neither an id nor a range of ids such as 1000-1999")),
+                Some(part) => {
+                    refuse(format!("{:?} is neither an id nor a range of ids such as 1000-1999", shortened(part)))
+                }
                 None => Ok(()),
             },
             Self::Paths => match names_of(value).find(|path| !path.starts_with('/')) {
-                Some(path) => refuse(format!("{path:?} must be an absolute path")),
+                Some(path) => refuse(format!("{:?} must be an absolute path", shortened(path))),
                 None => Ok(()),
             },
             Self::Subnets => match names_of(value).find(|part| !is_subnet(part)) {
-                Some(part) => refuse(format!("{part:?} must be a network and a subnet, such as uplink:192.0.2.0/24")),
+                Some(part) => {
+                    let part = shortened(part);
+                    refuse(format!("{part:?} must be a network and a subnet, such as uplink:192.0.2.0/24"))
+                }
                 None => Ok(()),
             },
             Self::Compression if is_compression(value) => Ok(()),
