@@ -41,6 +41,12 @@ pub fn link_instance(state: &Path, container: &str, volume: &Path) -> Result<(),
 
 fn link(link: &Path, to: &Path) -> Result<(), Error> {
     match std::os::unix::fs::symlink(to, link) {
+        // Left alone where it is right: a crash between the two steps would leave none.
+        Err(error)
+            if error.kind() == io::ErrorKind::AlreadyExists && std::fs::read_link(link).is_ok_and(|at| at == to) =>
+        {
+            Ok(())
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             std::fs::remove_file(link).map_err(io("remove", link))?;
             std::os::unix::fs::symlink(to, link).map_err(io("create", link))
