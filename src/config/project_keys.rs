@@ -28,7 +28,7 @@ const ALLOW: Kind = Kind::Word(&["block", "allow"]);
 pub const PROJECT_KEYS: &[ProjectRow] = &[
     row(
         "backups.compression_algorithm",
-        Kind::Compression,
+        Kind::Compressor,
         "",
         "What backups of the project are compressed with; kept, there are no backups yet.",
     ),
@@ -65,7 +65,7 @@ pub const PROJECT_KEYS: &[ProjectRow] = &[
     ),
     row(
         "images.compression_algorithm",
-        Kind::Compression,
+        Kind::Compressor,
         "",
         "What new images of the project are compressed with; kept, publishing is not there yet.",
     ),

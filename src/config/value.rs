@@ -64,8 +64,6 @@ pub enum Kind {
     Paths,
     /// Subnets with the network that they are reached by, with commas: `uplink:192.0.2.0/24`.
     Subnets,
-    /// A compressor, with options.
-    Compression,
 }
 
 /// What images and backups can be compressed by.
@@ -122,14 +120,6 @@ fn of_device(key: &str, value: &str) -> Result<(), &'static str> {
         "created" => fits(parse_bool(value).is_some(), "it must be true or false"),
         _ => Ok(()),
     }
-}
-
-/// What LXD 5 compresses with; `none` does not.
-const COMPRESSORS: &[&str] = &["bzip2", "gzip", "lz4", "lzma", "none", "squashfs", "xz", "zstd"];
-
-/// A compressor's name, and perhaps options for it.
-fn is_compression(value: &str) -> bool {
-    value.split_whitespace().next().is_some_and(|name| COMPRESSORS.contains(&name))
 }
 
 fn is_subnet(text: &str) -> bool {
@@ -259,8 +249,6 @@ impl Kind {
                 }
                 None => Ok(()),
             },
-            Self::Compression if is_compression(value) => Ok(()),
-            Self::Compression => refuse(format!("it must be one of {}", COMPRESSORS.join(", "))),
         }
     }
 
@@ -276,8 +264,7 @@ impl Kind {
             | Self::SnapshotPattern
             | Self::Uuid
             | Self::Compressor
-            | Self::OfDevice
-            | Self::Compression => "string",
+            | Self::OfDevice => "string",
             Self::Idmap | Self::RawLxc | Self::RawSeccomp | Self::Syscalls => "lines",
             Self::Schedule => "schedule",
             Self::Expiry => "lengths of time",
