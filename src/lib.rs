@@ -4,7 +4,7 @@
 //! held by `tests/architecture.rs`):
 //!
 //! ```text
-//! guest -> api -> {instance, storage, network, image, ops, auth} -> {profile, device, config, security, db, events}
+//! guest -> api -> {instance, storage, network, image, ops, auth} -> {project, profile, device, config, security, db, events}
 //!     -> {helper, lxc, sys} -> lxc-sys
 //! ```
 //! `names` stands below all of them: the typed identifiers that are parsed once, at the edge.
@@ -30,6 +30,7 @@ pub mod names;
 pub mod network;
 pub mod ops;
 pub mod profile;
+pub mod project;
 pub mod security;
 pub mod state_dir;
 pub mod storage;

@@ -172,12 +172,20 @@ fn path_segment(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// It becomes a part of the names of files, control groups and interfaces, before an underscore.
 fn project(text: &str) -> Result<(), &'static str> {
-    path_segment(text)?;
-    if text.contains('_') || text == "*" {
-        return Err("underscores are not allowed in a project's name");
+    match text {
+        "" => return Err("No name provided"),
+        "*" => return Err("Reserved project name"),
+        _ if text.contains('/') => return Err("Project names may not contain slashes"),
+        _ if text.contains(' ') => return Err("Project names may not contain spaces"),
+        _ if text.contains('_') => return Err("Project names may not contain underscores"),
+        _ if text.contains(['\'', '"']) => return Err("Project names may not contain quotes"),
+        _ => {}
     }
-    Ok(())
+    path_segment(text)?;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'+' | b'@');
+    if text.bytes().all(plain) { Ok(()) } else { Err("only letters, digits and the characters - . + @ are allowed") }
 }
 
 fn interface(text: &str) -> Result<(), &'static str> {
@@ -295,6 +303,11 @@ impl ProjectName {
         self.0 == DEFAULT_PROJECT
     }
 
+    /// The address of an object of this project: outside `default` the project stands in its query.
+    pub fn url(&self, path: impl fmt::Display) -> String {
+        if self.is_default() { path.to_string() } else { format!("{path}?project={}", self.in_url()) }
+    }
+
     /// The name of an instance's files and of its container in liblxc: `name`, or `project_name` outside `default`.
     pub fn prefixed(&self, name: &str) -> String {
         if self.is_default() { name.to_owned() } else { format!("{}_{}", self.0, name) }
@@ -314,6 +327,25 @@ impl InstanceKey {
     /// The name of the container in liblxc and of its directories.
     pub fn container(&self) -> String {
         self.project.prefixed(self.name.as_str())
+    }
+
+    /// Its address.
+    pub fn url(&self) -> String {
+        self.project.url(format_args!("/1.0/instances/{}", self.name))
+    }
+
+    /// Its name in DNS, `name` or, outside `default`, `name.project`; empty where the project's name has no place there.
+    pub fn hostname(&self) -> String {
+        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let part = |text: &str| {
+            (1..=62).contains(&text.len()) && !text.starts_with('-') && !text.ends_with('-') && plain(text)
+        };
+        let label = |text: &str| text.split('.').all(part);
+        match self.project.as_str() {
+            DEFAULT_PROJECT => self.name.to_string(),
+            project if label(project) => format!("{}.{project}", self.name),
+            _ => String::new(),
+        }
     }
 }
 
@@ -369,6 +401,13 @@ mod tests {
     fn only_the_default_project_has_no_prefix() {
         assert_eq!(ProjectName::default().prefixed("c1"), "c1");
         assert_eq!(ProjectName::new("p").unwrap().prefixed("c1"), "p_c1");
-        assert!(ProjectName::new("a_b").is_err());
+        for bad in ["", "a_b", "a b", "a/b", "a'b", "a\"b", "*", ".", "..", "-a", "a,b", "a\tb", "a%b"] {
+            assert!(ProjectName::new(bad).is_err(), "{bad}");
+        }
+        let p = ProjectName::new("p").unwrap();
+        assert_eq!(
+            (p.url("/1.0/x"), ProjectName::default().url("/1.0/x")),
+            ("/1.0/x?project=p".into(), "/1.0/x".into())
+        );
     }
 }

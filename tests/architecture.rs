@@ -14,7 +14,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("profile", &["db"]),
     ("device", &[]),
     ("security", &[]),
-    ("db", &[]),
+    ("db", &["config"]),
+    ("project", &["profile", "device", "config", "db"]),
     ("events", &[]),
     ("ops", &["events"]),
     ("auth", &["db"]),
@@ -25,15 +26,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "instance",
         &[
-            "storage", "network", "image", "profile", "device", "config", "security", "db", "events", "helper", "lxc",
-            "sys",
+            "storage", "network", "image", "project", "profile", "device", "config", "security", "db", "events",
+            "helper", "lxc", "sys",
         ],
     ),
     (
         "api",
         &[
-            "instance", "storage", "network", "image", "ops", "auth", "profile", "device", "config", "db", "events",
-            "sys", "lxc", "helper", "health",
+            "instance", "storage", "network", "image", "ops", "auth", "project", "profile", "device", "config", "db",
+            "events", "sys", "lxc", "helper", "health",
         ],
     ),
     ("guest", &["api", "instance", "ops", "profile", "config", "db", "events"]),

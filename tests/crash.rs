@@ -15,6 +15,8 @@ mod containers;
 mod objects;
 #[path = "crash/planted.rs"]
 mod planted;
+#[path = "crash/projects.rs"]
+mod projects;
 #[path = "crash/snapshots.rs"]
 mod snapshots;
 mod support;
@@ -134,11 +136,14 @@ fn crash(daemon: &mut Daemon, verbs: &[Verb], steady: &[&str]) {
 
 /// Waits for the automatic starts that follow readiness.
 fn settled(daemon: &Daemon) {
-    for row in rows(daemon, "SELECT name FROM instances") {
+    for row in rows(daemon, "SELECT name, project FROM instances") {
         eventually("what ran runs again", || {
-            let query = format!("SELECT config LIKE '%\"RUNNING\"%' FROM instances WHERE name = '{}'", row[0]);
+            let query = format!(
+                "SELECT config LIKE '%\"RUNNING\"%' FROM instances WHERE name = '{}' AND project = '{}'",
+                row[0], row[1]
+            );
             let ran = rows(daemon, &query).first().is_none_or(|row| row[0] == "1");
-            match daemon.status(&row[0]).as_str() {
+            match daemon.status_in(&row[1], &row[0]).as_str() {
                 "Running" | "Frozen" => ran,
                 "Stopped" => !ran,
                 _ => false,
@@ -261,6 +266,15 @@ fn images_and_profiles() {
         let mut daemon = Daemon::ready("overlay");
         daemon.busybox_unified();
         crash(&mut daemon, objects::IMAGES, &[]);
+    });
+}
+
+#[test]
+fn projects_and_moves_to_them() {
+    isolated("projects_and_moves_to_them", || {
+        let mut daemon = with_network();
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, projects::PROJECTS, &["steady"]);
     });
 }
 

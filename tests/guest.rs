@@ -392,3 +392,32 @@ fn the_first_process_may_ask_at_once() {
     eventually("an answer", || answer().contains("\r\n\r\n"));
     assert_eq!(taken_apart(&answer()), (200, "c1".to_owned()));
 }
+
+/// Each is told of itself, and sees the images that its project sees.
+#[test]
+fn of_two_with_one_name_each_is_told_of_itself() {
+    let daemon = ready(&["c1"]);
+    let source = daemon.root.join("ask");
+    daemon.lxc(&["image", "alias", "list"]).ok();
+    let target = daemon.api("GET", "/1.0/images/aliases/bb", "").1["metadata"]["target"].as_str().unwrap().to_owned();
+    daemon.api("PATCH", &format!("/1.0/images/{target}"), r#"{"public":true}"#);
+    for (project, images, status) in [("shares", "false", 200), ("own", "true", 404)] {
+        let lxc = |words: &[&str]| daemon.lxc(&[&["--project", project], words].concat()).ok();
+        let features = format!("features.images={images}");
+        daemon.lxc(&["project", "create", project, "-c", "features.profiles=false", "-c", &features]).ok();
+        lxc(&["init", "--empty", "e1"]);
+        let image = format!("/1.0/images/{target}/export");
+        // One project has no image to launch: the instance moves in.
+        daemon.lxc(&["init", "bb", "moves", "-c", "security.devlxd.images=true"]).ok();
+        daemon.lxc(&["move", "moves", "c1", "--target-project", project]).ok();
+        lxc(&["config", "set", "c1", &format!("user.name={project}")]);
+        lxc(&["start", "c1"]);
+        lxc(&["file", "push", "--mode", "0755", source.to_str().unwrap(), "c1/ask"]);
+        let told = |path: &str| taken_apart(&lxc(&["exec", "c1", "--", "/ask", "/dev/lxd/sock", "GET", path]));
+        assert_eq!(told("/1.0/config/user.name"), (200, project.to_owned()));
+        // The export is no text: its head says enough.
+        let head = lxc(&["exec", "c1", "--", "sh", "-c", &format!("/ask /dev/lxd/sock GET {image} | head -n 1")]);
+        assert!(head.contains(&status.to_string()), "{project}: {head}");
+    }
+    assert_eq!(get(&daemon, "c1", "/1.0/config/user.name"), (200, "c1".to_owned()));
+}

@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::Daemon;
-use warren::config::{INSTANCE_KEYS, Kind, Pattern, SERVER_KEYS, Scope};
+use warren::config::{INSTANCE_KEYS, Kind, PROJECT_KEYS, Pattern, SERVER_KEYS, Scope};
 
 /// A key of a row.
 fn concrete(pattern: Pattern) -> String {
@@ -44,6 +44,11 @@ fn misfits(kind: Kind) -> Vec<Value> {
             &["x", "=x", "ext4=", "a/b=x", "ext4=-x", "ext4=a/b", "ext4=a b", "ext4=a=b", "a=b\n", "ext4=a,b"]
         }
         Kind::Word(_) => &["no such word", "\n"],
+        Kind::Ids => &["a", "-1", "1-", "5-3", "1,,x", "4294967295", "1\n2"],
+        Kind::Paths => &["a", "/a,b", "../a", "/a\nb"],
+        Kind::Subnets => {
+            &["192.0.2.0/24", "x:", ":192.0.2.0/24", "x:192.0.2.0/33", "x:1.2.3/24", "x:fd00::/129", "x:a/1"]
+        }
         // One line of anything.
         Kind::Sysctl => &["a\nb"],
         _ => &["\u{1}"],
@@ -56,6 +61,7 @@ fn misfits(kind: Kind) -> Vec<Value> {
 fn no_key_takes_what_does_not_fit() {
     let daemon = Daemon::ready("overlay");
     daemon.lxc(&["launch", "bb", "c1"]).ok();
+    daemon.lxc(&["project", "create", "q1"]).ok();
     daemon.lxc(&["profile", "create", "p1"]).ok();
     let shown = |path: &str| daemon.api("GET", path, "").1["metadata"]["config"].clone();
     let mut wrong = Vec::new();
@@ -92,8 +98,11 @@ fn no_key_takes_what_does_not_fit() {
     for row in SERVER_KEYS {
         walk("/1.0", &concrete(row.pattern), row.kind, row.hidden);
     }
+    for row in PROJECT_KEYS {
+        walk("/1.0/projects/q1", &concrete(row.pattern), row.kind, false);
+    }
     for key in ["limits.memori", "x", "", "security", "user", "limits.", "a\nb", "LIMITS.MEMORY"] {
-        for path in ["/1.0/instances/c1", "/1.0/profiles/p1", "/1.0"] {
+        for path in ["/1.0/instances/c1", "/1.0/profiles/p1", "/1.0", "/1.0/projects/q1"] {
             let (status, answer) = daemon.api("PATCH", path, &json!({"config": {key: "1"}}).to_string());
             let message = answer["error"].as_str().unwrap_or_default();
             if status != 400 || !message.contains(&format!("{key:?}")) {

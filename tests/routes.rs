@@ -159,6 +159,7 @@ fn every_object_that_can_be_changed_is_guarded_by_its_etag() {
         ("/1.0/instances/c1/metadata".to_owned(), "PATCH", r#"{"properties":{"a":"b"}}"#),
         ("/1.0/instances/c1/snapshots/s".to_owned(), "PATCH", r#"{"expires_at":"2040-01-02T03:04:05Z"}"#),
         ("/1.0/profiles/default".to_owned(), "PATCH", described),
+        ("/1.0/projects/default".to_owned(), "PATCH", described),
         ("/1.0/storage-pools/p".to_owned(), "PATCH", described),
         (format!("/1.0/networks/{bridge}"), "PATCH", described),
         (format!("/1.0/networks/{bridge}/forwards/192.0.2.249"), "PATCH", described),

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use warren::config::{INSTANCE_KEYS, Pattern, SERVER_KEYS};
+use warren::config::{INSTANCE_KEYS, PROJECT_KEYS, Pattern, SERVER_KEYS};
 
 /// Of each test, `file::name`, its text.
 fn tests() -> Vec<(String, String)> {
@@ -111,7 +111,8 @@ fn page() -> String {
          test beyond those that try each with values that do not fit (`tests/keys.rs`), and those of its parser.\n\n\
          ## Keys\n\n| key | tests | version 2 |\n|---|---|---|\n",
     );
-    let keys = INSTANCE_KEYS.iter().map(|row| row.pattern).chain(SERVER_KEYS.iter().map(|row| row.pattern));
+    let (server, projects) = (SERVER_KEYS.iter().map(|row| row.pattern), PROJECT_KEYS.iter().map(|row| row.pattern));
+    let keys = INSTANCE_KEYS.iter().map(|row| row.pattern).chain(server).chain(projects);
     for pattern in keys {
         let name = match pattern {
             Pattern::Exact(name) | Pattern::Prefix(name) => name,

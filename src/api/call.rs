@@ -16,6 +16,7 @@ use super::entry::Peer;
 use super::error::Error;
 use super::filter::Filter;
 use super::response::{self, Response};
+use crate::db::Feature;
 use crate::events::lifecycle::Requestor;
 use crate::names::{InstanceKey, InstanceName, NameError, ProjectName};
 
@@ -109,9 +110,41 @@ impl Call {
     pub fn project(&self) -> Result<ProjectName, Error> {
         let name = match self.query("project") {
             None => return Ok(ProjectName::default()),
-            Some(text) => ProjectName::new(text).map_err(Error::Name)?,
+            Some(text) => ProjectName::new(text).map_err(|_| Error::NotFound("Project"))?,
         };
         if self.app.db.model().projects.contains_key(&name) { Ok(name) } else { Err(Error::NotFound("Project")) }
+    }
+
+    /// The project that holds what this call sees of a kind.
+    ///
+    /// # Errors
+    /// 404 when there is no such project.
+    pub fn holder(&self, feature: Feature) -> Result<ProjectName, Error> {
+        Ok(self.app.db.model().holder(&self.project()?, feature))
+    }
+
+    /// The project that a list is of; `None`: with `?all-projects=true`, it is of all.
+    ///
+    /// # Errors
+    /// 404 when there is no such project, 400 for both parameters.
+    pub fn scope(&self) -> Result<Option<ProjectName>, Error> {
+        let all = self.query("all-projects").is_some_and(|text| crate::config::parse_bool(text) == Some(true));
+        match (all, self.query("project")) {
+            (true, None) => Ok(None),
+            (true, Some(_)) => {
+                let reason = "Cannot specify a project when requesting all projects".to_owned();
+                Err(Error::Field { name: "project", reason })
+            }
+            (false, _) => Ok(Some(self.project()?)),
+        }
+    }
+
+    /// The same of a kind that projects share: the project that holds it.
+    ///
+    /// # Errors
+    /// As of [`Self::scope`].
+    pub fn scope_of(&self, feature: Feature) -> Result<Option<ProjectName>, Error> {
+        Ok(self.scope()?.map(|project| self.app.db.model().holder(&project, feature)))
     }
 
     /// `?filter=` of a list.
@@ -309,9 +342,25 @@ impl Call {
         self.lifecycle_with(action, url, &[]);
     }
 
+    /// The project in which the object at `url` lies.
+    fn lies_in(&self, url: &str) -> ProjectName {
+        let (model, project) = (self.app.db.model(), self.project().unwrap_or_default());
+        let mut parts = url.trim_start_matches("/1.0/").split('/');
+        let feature = match (parts.next(), parts.nth(1)) {
+            (Some("instances"), _) => return project,
+            (Some("images"), _) => Feature::Images,
+            (Some("profiles"), _) => Feature::Profiles,
+            (Some("networks" | "network-acls"), _) => Feature::Networks,
+            (Some("storage-pools"), Some("volumes")) => Feature::Volumes,
+            // Of the whole server.
+            _ => return ProjectName::default(),
+        };
+        model.holder(&project, feature)
+    }
+
     /// The same with details, by the names that LXD gives them.
     pub fn lifecycle_with(&self, action: &'static str, url: &str, details: &[(&str, serde_json::Value)]) {
-        let project = self.project().unwrap_or_default();
+        let project = self.lies_in(url);
         self.app.bus.lifecycle(crate::events::lifecycle::Lifecycle {
             action,
             source: url.to_owned(),

@@ -10,7 +10,7 @@ use super::server::AddressError;
 use super::websocket::NotAWebsocket;
 use crate::helper::files::Refusal;
 use crate::names::NameError;
-use crate::{auth, config, db, device, helper, image, instance, network, ops, profile, storage};
+use crate::{auth, config, db, device, helper, image, instance, network, ops, profile, project, storage};
 
 /// Why a request is refused.
 #[derive(Debug)]
@@ -47,6 +47,7 @@ pub enum Error {
     Config(config::Error),
     Device(device::Error),
     Profile(profile::Missing),
+    Project(project::Error),
     Image(image::Error),
     Storage(storage::Error),
     Network(network::Error),
@@ -96,6 +97,7 @@ impl fmt::Display for Error {
             Self::Config(error) => error.fmt(f),
             Self::Device(error) => error.fmt(f),
             Self::Profile(error) => error.fmt(f),
+            Self::Project(error) => error.fmt(f),
             Self::Image(error) => error.fmt(f),
             Self::Storage(error) => error.fmt(f),
             Self::Network(error) => error.fmt(f),
@@ -139,9 +141,35 @@ impl Error {
             Self::Operation(error) => operation(error),
             Self::Instance(error) => instance(error),
             Self::Profile(_) => StatusCode::NOT_FOUND,
+            Self::Project(error) => project(error),
             Self::Image(error) => image(error),
             Self::Storage(error) => storage(error),
         }
+    }
+}
+
+fn project(error: &project::Error) -> StatusCode {
+    match error {
+        project::Error::NotFound => StatusCode::NOT_FOUND,
+        project::Error::DefaultProject { .. } | project::Error::NetworkForbidden => StatusCode::FORBIDDEN,
+        project::Error::DefaultFeatures
+        | project::Error::NotEmpty { .. }
+        | project::Error::Feature { .. }
+        | project::Error::SharedProfiles
+        | project::Error::NoNetworks
+        | project::Error::Snapshots { .. }
+        | project::Error::Unset { .. }
+        | project::Error::NoSize { .. }
+        | project::Error::Unusable { .. }
+        | project::Error::TooMany { .. }
+        | project::Error::TooLow { .. }
+        | project::Error::Reached { .. }
+        | project::Error::BelowTotal { .. }
+        | project::Error::Key { .. }
+        | project::Error::LowLevel { .. }
+        | project::Error::Volatile { .. }
+        | project::Error::Device { .. }
+        | project::Error::Conflict { .. } => StatusCode::BAD_REQUEST,
     }
 }
 
@@ -231,6 +259,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::NoConsoleLog
         | instance::Error::NoSnapshot { .. }
         | instance::Error::Profile(_) => StatusCode::NOT_FOUND,
+        instance::Error::Project(error) => project(error),
         instance::Error::Exists { .. } | instance::Error::SnapshotExists { .. } => StatusCode::CONFLICT,
         instance::Error::Changed { .. } => StatusCode::PRECONDITION_FAILED,
         instance::Error::Storage(error) => storage(error),
@@ -312,6 +341,7 @@ from!(
     Config config::Error,
     Device device::Error,
     Profile profile::Missing,
+    Project project::Error,
     Image image::Error,
     Storage storage::Error,
     Network network::Error,

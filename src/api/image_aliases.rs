@@ -7,7 +7,7 @@ use super::error::Error;
 use super::images::{by_fingerprint, visible};
 use super::response::{self, Response};
 use super::wire;
-use crate::db::{Alias, Model};
+use crate::db::{Alias, Feature, Model};
 use crate::names::{AliasName, Fingerprint, ProjectName};
 
 type Result<T> = std::result::Result<T, Error>;
@@ -23,9 +23,10 @@ fn to_wire(alias: &Alias) -> wire::ImageAlias {
 
 /// `GET /1.0/images/aliases`.
 pub async fn list(call: Call) -> Result<Response> {
-    let (model, project) = (call.app.db.model(), call.project()?);
-    let aliases = model.aliases.values().filter(|alias| alias.project == project);
-    call.list(aliases, |alias| format!("/1.0/images/aliases/{}", alias.name.in_url()), |alias| to_wire(alias))
+    let (model, project) = (call.app.db.model(), call.scope_of(Feature::Images)?);
+    let aliases = model.aliases.values().filter(|alias| project.as_ref().is_none_or(|of| alias.project == *of));
+    let url = |alias: &&Arc<Alias>| alias.project.url(format_args!("/1.0/images/aliases/{}", alias.name.in_url()));
+    call.list(aliases, url, |alias| to_wire(alias))
 }
 
 fn find(call: &Call) -> Result<Arc<Alias>> {
@@ -55,11 +56,11 @@ fn target(model: &Model, project: &ProjectName, wanted: Option<&str>) -> Result<
 /// `POST /1.0/images/aliases`.
 pub async fn add(mut call: Call) -> Result<Response> {
     let body: wire::ImageAlias = call.json().await?;
-    let project = call.project()?;
+    let project = call.holder(Feature::Images)?;
     let name = AliasName::new(body.name)?;
     let alias = Alias {
         target: target(&call.app.db.model(), &project, body.target.as_deref())?,
-        project,
+        project: project.clone(),
         name: name.clone(),
         description: body.description,
     };
@@ -75,7 +76,7 @@ pub async fn add(mut call: Call) -> Result<Response> {
         .await?;
     let url = format!("/1.0/images/aliases/{}", name.in_url());
     call.lifecycle_with("image-alias-created", &url, &[("target", told.into())]);
-    Ok(response::created(&url))
+    Ok(response::created(&project.url(url)))
 }
 
 /// Changes target and description, or only what is named.
@@ -121,7 +122,7 @@ pub async fn rename(mut call: Call) -> Result<Response> {
     let old = find(&call)?;
     let new = AliasName::new(body.name)?;
     let url = format!("/1.0/images/aliases/{}", new.in_url());
-    let old_name = old.name.to_string();
+    let (old_name, project) = (old.name.to_string(), old.project.clone());
     call.app
         .db
         .write(move |tx| {
@@ -134,7 +135,7 @@ pub async fn rename(mut call: Call) -> Result<Response> {
         })
         .await?;
     call.lifecycle_with("image-alias-renamed", &url, &[("old_name", old_name.into())]);
-    Ok(response::created(&url))
+    Ok(response::created(&project.url(url)))
 }
 
 /// `DELETE /1.0/images/aliases/<name>`.

@@ -11,10 +11,11 @@ use super::call::{Call, blocking, parse_pairs, parse_query};
 use super::error::Error;
 use super::response::{self, Response};
 use super::wire;
-use crate::db::{self, Alias, Image, Phase};
+use crate::db::{self, Alias, Feature, Image, Phase};
 use crate::image::{Part, Received, Upload};
 use crate::names::{AliasName, Fingerprint, ProfileName, ProjectName};
 use crate::ops::Spec;
+use crate::project;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -60,7 +61,7 @@ fn headers(call: &Call) -> Result<Headers> {
 
 /// `POST /1.0/images`: an upload, raw (unified) or multipart (split).
 pub async fn create(mut call: Call) -> Result<Response> {
-    let project = call.project()?;
+    let project = call.holder(Feature::Images)?;
     let content_type = call.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let kind = content_type.to_ascii_lowercase();
     if kind.starts_with("application/json") {
@@ -175,6 +176,7 @@ async fn keep(app: &super::app::App, project: &ProjectName, received: Received, 
     let row = record.clone();
     app.db
         .write(move |tx| {
+            project::require(tx.model(), &row.project)?;
             if tx.model().image(&row.project, &row.fingerprint).is_some() {
                 return Err(Error::Exists { what: "Image with fingerprint", name: row.fingerprint.to_string() });
             }

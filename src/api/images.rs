@@ -13,7 +13,7 @@ use super::entry::Body;
 use super::error::Error;
 use super::response::{self, Response};
 use super::wire;
-use crate::db::{self, Image, Model, Phase, rfc3339};
+use crate::db::{self, Feature, Image, Model, Phase, rfc3339};
 use crate::image::StoredImage;
 use crate::names::{ProfileName, ProjectName};
 use crate::ops::Spec;
@@ -59,7 +59,7 @@ pub(super) fn by_fingerprint(model: &Model, project: &ProjectName, wanted: &str)
     among(model, project, wanted, |image| image.phase == Phase::Ready)
 }
 
-/// The image of a project whose fingerprint begins so, among those that may be seen.
+/// The image that a project sees whose fingerprint begins so, among those that may be seen.
 ///
 /// # Errors
 /// When there is none, or more than one.
@@ -71,10 +71,11 @@ pub(crate) fn among(
 ) -> Result<Arc<Image>> {
     // Clients hand on what a person typed.
     let wanted = wanted.to_ascii_lowercase();
+    let project = model.holder(project, Feature::Images);
     let mut found = model
         .images
         .values()
-        .filter(|image| image.project == *project && visible(image) && image.fingerprint.as_str().starts_with(&wanted));
+        .filter(|image| image.project == project && visible(image) && image.fingerprint.as_str().starts_with(&wanted));
     match (found.next(), found.next()) {
         (Some(image), None) if !wanted.is_empty() => Ok(Arc::clone(image)),
         (Some(_), Some(_)) => Err(Error::Ambiguous { fingerprint: wanted }),
@@ -91,10 +92,11 @@ fn find(call: &Call) -> Result<(Arc<Model>, Arc<Image>)> {
 
 /// `GET /1.0/images`.
 pub async fn list(call: Call) -> Result<Response> {
-    let (model, project) = (call.app.db.model(), call.project()?);
-    let seen = |image: &&Arc<Image>| image.project == project && visible(&call, image);
-    let images = model.images.values().filter(seen);
-    call.list(images, |image| format!("/1.0/images/{}", image.fingerprint), |image| to_wire(&model, image))
+    let (model, project) = (call.app.db.model(), call.scope_of(Feature::Images)?);
+    let of_it = |image: &Image| project.as_ref().is_none_or(|of| image.project == *of);
+    let images = model.images.values().filter(|image| of_it(image) && visible(&call, image));
+    let url = |image: &&Arc<Image>| image.project.url(format_args!("/1.0/images/{}", image.fingerprint));
+    call.list(images, url, |image| to_wire(&model, image))
 }
 
 fn modifiable(image: &Image) -> (bool, &wire::Config, bool, i64, &Vec<ProfileName>) {

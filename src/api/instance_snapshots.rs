@@ -13,6 +13,7 @@ use crate::instance::{self, NewSnapshot, SnapshotVerb};
 use crate::names::{InstanceKey, SnapshotName};
 use crate::ops::Handle;
 use crate::profile;
+use crate::project;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -106,7 +107,8 @@ impl Call {
 pub async fn list(call: Call) -> Result<Response> {
     let (model, record) = find(&call)?;
     let url = |snapshot: &&InstanceSnapshot| {
-        format!("{}/{}/snapshots/{}", call.tree.url(), record.key.name, snapshot.key.name.in_url())
+        let path = format!("{}/{}/snapshots/{}", call.tree.url(), record.key.name, snapshot.key.name.in_url());
+        record.key.project.url(path)
     };
     call.list(whole(&model, &record.key), url, |snapshot| to_wire(&model, snapshot))
 }
@@ -127,6 +129,7 @@ fn modifiable(record: &InstanceSnapshot) -> impl serde::Serialize {
 pub async fn create(mut call: Call) -> Result<Response> {
     let body: SnapshotsPost = call.json().await?;
     let (model, record) = find(&call)?;
+    project::may_make_snapshots(&model, &record.key.project)?;
     if body.stateful {
         return Err(Error::Unsupported {
             what: "snapshots of the running state (\"stateful\"); a snapshot without it has the files".to_owned(),

@@ -13,11 +13,12 @@ use super::response::{self, Response};
 use super::wire;
 use super::{instance_snapshots, instance_state, rendered};
 use crate::config;
-use crate::db::{self, Image, Model, Phase, rfc3339};
+use crate::db::{self, Feature, Image, Model, Phase, rfc3339};
 use crate::instance::{self, CopyOf, Definition, NewInstance, RootSource, Snapshot, SnapshotVerb, Target};
 use crate::names::{AliasName, InstanceKey, InstanceName, ProfileName, ProjectName, SnapshotName};
 use crate::ops::Spec;
 use crate::profile;
+use crate::project;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -76,7 +77,7 @@ pub(super) fn find(call: &Call) -> Result<(Arc<Model>, Arc<db::Instance>)> {
 /// `GET /1.0/instances?recursion=`.
 pub async fn list(call: Call) -> Result<Response> {
     let model = call.app.db.model();
-    let project = call.project()?;
+    let project = call.scope()?;
     let filter = call.filter()?;
     let wanted_kind = match call.query("instance-type").unwrap_or_default() {
         "" | "container" => true,
@@ -87,12 +88,13 @@ pub async fn list(call: Call) -> Result<Response> {
     let shown: Vec<(&Arc<db::Instance>, Snapshot)> = model
         .instances
         .values()
-        .filter(|record| wanted_kind && record.key.project == project)
+        .filter(|record| wanted_kind && project.as_ref().is_none_or(|of| record.key.project == *of))
         .map(|record| (record, call.app.instances.snapshot(&record.key)))
         .filter(|(record, snapshot)| filter.is_empty() || filter.passes(&json!(to_wire(&model, record, *snapshot))))
         .collect();
     if call.recursion() == 0 {
-        let urls = shown.iter().map(|(record, _)| format!("{}/{}", call.tree.url(), record.key.name));
+        let url = |key: &InstanceKey| key.project.url(format_args!("{}/{}", call.tree.url(), key.name));
+        let urls = shown.iter().map(|(record, _)| url(&record.key));
         return Ok(response::sync(urls.collect::<Vec<_>>()));
     }
     let pieces: Vec<_> =
@@ -148,6 +150,10 @@ pub async fn none_of(call: Call) -> Result<Response> {
 
 /// The image that a source names, by alias, fingerprint or properties.
 fn image_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource) -> Result<Arc<Image>> {
+    let project = &match source.project.as_str() {
+        "" => project.clone(),
+        name => seen_project(model, name)?,
+    };
     if !source.server.is_empty() && source.mode != "local" {
         return Err(Error::Unsupported { what: "images from remote servers; import the image first".to_owned() });
     }
@@ -167,13 +173,21 @@ fn image_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource)
         let reason = "it names no image: set \"alias\", \"fingerprint\" or \"properties\"".to_owned();
         return Err(Error::Field { name: "source", reason });
     }
+    let holder = model.holder(project, Feature::Images);
     let fits = |image: &&Arc<Image>| {
-        image.project == *project
+        image.project == holder
             && image.phase == Phase::Ready
             && source.properties.iter().all(|(key, value)| image.properties.get(key) == Some(value))
     };
     let newest = model.images.values().filter(fits).max_by_key(|image| image.created_at).cloned();
     newest.ok_or_else(|| Error::Field { name: "source", reason: "No matching image could be found".to_owned() })
+}
+
+/// A project by the name in a body.
+fn seen_project(model: &Model, name: &str) -> Result<ProjectName> {
+    let project = ProjectName::new(name).map_err(|_| project::Error::NotFound)?;
+    project::require(model, &project)?;
+    Ok(project)
 }
 
 /// What a source of type `copy` names: an instance, or a snapshot of one.
@@ -183,7 +197,7 @@ fn copy_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource) 
     }
     let project = match source.project.as_str() {
         "" => project.clone(),
-        name => ProjectName::new(name)?,
+        name => seen_project(model, name)?,
     };
     let (name, snapshot) = match source.source.split_once('/') {
         None => (source.source.as_str(), None),
@@ -245,6 +259,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
             Error::Field { name: "instance_type", reason }
         })?,
     };
+    let set = body.config.clone();
     // What is said itself goes before what a size stands for.
     config.extend(body.config);
     if body.stateful {
@@ -253,7 +268,10 @@ pub async fn create(mut call: Call) -> Result<Response> {
     let (mut profiles, mut devices) = (body.profiles, body.devices);
     let mut architecture = body.architecture;
     let source = match body.source.kind.as_str() {
-        "image" => RootSource::Image(image_of(&model, &project, &body.source)?.fingerprint.clone()),
+        "image" => {
+            let image = image_of(&model, &project, &body.source)?;
+            RootSource::Image { project: image.project.clone(), fingerprint: image.fingerprint.clone() }
+        }
         "none" => RootSource::Empty,
         "copy" => {
             let copy = copy_of(&model, &project, &body.source)?;
@@ -278,6 +296,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
     let name =
         if body.name.is_empty() { call.app.instances.fresh_name(&project)? } else { InstanceName::new(body.name)? };
     let key = InstanceKey { project, name };
+    project::check_own_keys(&model, &key, &wire::Config::new(), &set)?;
     let new = NewInstance {
         key: key.clone(),
         architecture,
@@ -312,10 +331,14 @@ pub async fn create(mut call: Call) -> Result<Response> {
 
 /// What `change` makes of an instance that still is what the client saw.
 fn definition(call: &Call, change: impl Fn(&db::Instance) -> Definition + Send + Sync + 'static) -> instance::Change {
-    let wanted = call.if_match();
-    Box::new(move |record| match wanted.differs(modifiable(record)) {
-        Some(etag) => Err(instance::Error::Changed { etag }),
-        None => Ok(change(record)),
+    let (wanted, app) = (call.if_match(), Arc::clone(&call.app));
+    Box::new(move |record| {
+        if let Some(etag) = wanted.differs(modifiable(record)) {
+            return Err(instance::Error::Changed { etag });
+        }
+        let new = change(record);
+        project::check_own_keys(&app.db.model(), &record.key, &record.config, &new.config)?;
+        Ok(new)
     })
 }
 
@@ -342,6 +365,14 @@ pub async fn put(mut call: Call) -> Result<Response> {
     call.app.instances.context().check_raw(&record.config, &new.config).await?;
     let key = record.key.clone();
     profile::expand(&model, &key.project, &new.profiles, &new.config, &new.devices)?;
+    project::check_own_keys(&model, &key, &record.config, &new.config)?;
+    let wanted = db::Instance {
+        config: new.config.clone(),
+        devices: new.devices.clone(),
+        profiles: new.profiles.clone(),
+        ..(*record).clone()
+    };
+    project::check_instance(&model, &wanted)?;
     let change = definition(&call, move |_| new.clone());
     if call.is_dry_run() {
         return Ok(response::sync(call.app.instances.preview(&key, &change)?));
@@ -398,28 +429,29 @@ pub async fn patch(mut call: Call) -> Result<Response> {
     Ok(response::empty())
 }
 
-/// `POST /1.0/instances/<name>`: another name.
+/// `POST /1.0/instances/<name>`: another name, or another project.
 pub async fn rename(mut call: Call) -> Result<Response> {
     let body: wire::InstancePost = call.json().await?;
     let (model, record) = find(&call)?;
+    let from = record.key.clone();
+    let project = match body.project.as_str() {
+        "" => from.project.clone(),
+        name => seen_project(&model, name)?,
+    };
+    let moves = project != from.project;
     for (asked, what) in [
-        (body.migration, "moving instances to another host"),
-        (!body.pool.is_empty(), "moving instances to another pool"),
-        (
-            !body.project.is_empty() && body.project != record.key.project.as_str(),
-            "moving instances to another project",
-        ),
+        (body.migration && !moves, "moving instances to another host"),
+        (!body.pool.is_empty() && body.pool != record.pool.as_str(), "moving instances to another pool"),
     ] {
         if asked {
             return Err(Error::Unsupported { what: what.to_owned() });
         }
     }
-    let from = record.key.clone();
-    let to = InstanceKey { project: from.project.clone(), name: InstanceName::new(body.name)? };
+    let to = InstanceKey { project, name: InstanceName::new(body.name)? };
     if model.instances.contains_key(&to) {
         return Err(Error::Instance(instance::Error::Exists { key: to }));
     }
-    let spec = spec(&call, &from, "Renaming instance");
+    let spec = spec(&call, &from, if moves { "Migrating instance" } else { "Renaming instance" });
     let (app, requestor) = (Arc::clone(&call.app), call.requestor());
     let operation = app.clone().ops.task(spec, async move |_| app.instances.rename(&from, to, Some(requestor)).await);
     Ok(response::accepted(&operation))

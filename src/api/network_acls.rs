@@ -8,10 +8,11 @@ use super::call::Call;
 use super::error::Error;
 use super::response::{self, Response};
 use super::wire;
-use crate::db::{Acl, Model, Tx};
+use crate::db::{Acl, Feature, Model, Tx};
 use crate::instance::network_spec;
-use crate::names::{AclName, ProjectName};
+use crate::names::AclName;
 use crate::network::{self, Direction};
+use crate::project;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -28,7 +29,7 @@ fn users(model: &Model, acl: &Acl) -> Vec<Arc<crate::db::Network>> {
 }
 
 fn used_by(model: &Model, acl: &Acl) -> Vec<String> {
-    users(model, acl).iter().map(|network| format!("/1.0/networks/{}", network.name)).collect()
+    users(model, acl).iter().map(|network| acl.project.url(format_args!("/1.0/networks/{}", network.name))).collect()
 }
 
 fn to_wire(model: &Model, acl: &Acl) -> wire::NetworkAcl {
@@ -53,7 +54,7 @@ fn url(name: &AclName) -> String {
 fn find(call: &Call) -> Result<(Arc<Model>, Arc<Acl>)> {
     let model = call.app.db.model();
     let name = call.named("name", "Network ACL", AclName::new)?;
-    let acl = model.acls.get(&(ProjectName::default(), name)).cloned().ok_or(Error::NotFound("Network ACL"))?;
+    let acl = model.acl(&call.project()?, &name).cloned().ok_or(Error::NotFound("Network ACL"))?;
     Ok((model, acl))
 }
 
@@ -68,8 +69,9 @@ fn check(acl: &Acl) -> Result<()> {
 
 /// `GET /1.0/network-acls`.
 pub async fn list(call: Call) -> Result<Response> {
-    let model = call.app.db.model();
-    call.list(model.acls.values(), |acl| url(&acl.name), |acl| to_wire(&model, acl))
+    let (model, project) = (call.app.db.model(), call.scope_of(Feature::Networks)?);
+    let acls = model.acls.values().filter(|acl| project.as_ref().is_none_or(|of| acl.project == *of));
+    call.list(acls, |acl| acl.project.url(url(&acl.name)), |acl| to_wire(&model, acl))
 }
 
 /// `GET /1.0/network-acls/<name>`.
@@ -93,7 +95,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
         return Err(invalid("Name is required: give the network ACL a name".to_owned()));
     }
     let acl = Acl {
-        project: ProjectName::default(),
+        project: call.holder(Feature::Networks)?,
         name: AclName::new(body.name)?,
         description: body.description,
         config: body.config,
@@ -101,10 +103,11 @@ pub async fn create(mut call: Call) -> Result<Response> {
         ingress: body.ingress,
     };
     check(&acl)?;
-    let url = url(&acl.name);
+    let (url, shown) = (url(&acl.name), acl.project.url(url(&acl.name)));
     call.app
         .db
         .write(move |tx| {
+            project::require(tx.model(), &acl.project)?;
             if tx.model().acls.contains_key(&(acl.project.clone(), acl.name.clone())) {
                 // LXD's status, 400, counts here.
                 return Err(invalid(format!("The network ACL {:?} already exists", acl.name.as_str())));
@@ -113,7 +116,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
         })
         .await?;
     call.lifecycle("network-acl-created", &url);
-    Ok(response::created(&url))
+    Ok(response::created(&shown))
 }
 
 /// Has the networks that use it follow.
@@ -206,7 +209,7 @@ pub async fn rename(mut call: Call) -> Result<Response> {
         .await?;
     let url = url(&name);
     call.lifecycle_with("network-acl-renamed", &url, &[("old_name", old.name.as_str().into())]);
-    Ok(response::created(&url))
+    Ok(response::created(&old.project.url(url)))
 }
 
 /// `DELETE /1.0/network-acls/<name>`.

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use super::call::Call;
 use super::error::Error;
+use super::networks::seen;
 use super::response::{self, Response};
 use super::wire;
 use crate::db::{Forward, ForwardKey, Model, Network, Tx};
 use crate::instance::network_spec;
-use crate::names::{NetworkName, ProjectName};
+use crate::names::NetworkName;
 use crate::network::{self, NetworkKind};
 
 type Result<T> = std::result::Result<T, Error>;
@@ -37,7 +38,7 @@ fn modifiable(forward: &Forward) -> (&String, &wire::Config, &Vec<wire::ForwardP
 
 fn network(call: &Call, model: &Model) -> Result<Arc<Network>> {
     let name = call.named("name", "Network", NetworkName::new)?;
-    let network = model.network(&ProjectName::default(), &name).cloned().ok_or(Error::NotFound("Network"))?;
+    let network = model.network(&seen(call, name.as_str())?, &name).cloned().ok_or(Error::NotFound("Network"))?;
     if network.kind != NetworkKind::Bridge.as_str() {
         let what = format!("forwards of a network of the type {}: only bridges have them", network.kind);
         return Err(Error::Unsupported { what });

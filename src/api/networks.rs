@@ -7,20 +7,25 @@ use super::call::{Call, blocking};
 use super::error::Error;
 use super::response::{self, Response};
 use super::wire;
-use crate::db::{Model, Network, Phase};
-use crate::device::Device;
+use crate::db::{Feature, Model, Network, Phase};
+use crate::device::{Device, NicType};
 use crate::instance::{Context, check_network_config, network_config, network_spec};
 use crate::names::{DeviceName, NetworkName, ProjectName};
 use crate::network::{self, BridgeSpec, HostInterface, NetworkKind, Overlap, Spec, UplinkSpec};
 use crate::profile::expand_instance;
+use crate::project;
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// Whether some of `devices` is connected to the interface `name`.
-fn uses(devices: &wire::Devices, name: &str) -> bool {
+/// Whether some of `devices` of `project` is connected to the interface `name`.
+fn uses(model: &Model, project: &ProjectName, devices: &wire::Devices, name: &str) -> bool {
     devices.iter().any(|(device, properties)| {
         let Ok(device) = DeviceName::new(device.clone()) else { return false };
         match Device::parse(&device, properties) {
+            // All managed networks lie in `default`.
+            Ok(Device::Nic(nic)) if matches!(nic.kind, NicType::Network(_)) => {
+                nic.kind.parent() == Some(name) && model.holder(project, Feature::Networks).is_default()
+            }
             Ok(Device::Nic(nic)) => nic.kind.parent() == Some(name),
             Ok(
                 Device::Root(_)
@@ -37,11 +42,12 @@ fn uses(devices: &wire::Devices, name: &str) -> bool {
 
 fn used_by(model: &Model, name: &str) -> Vec<String> {
     // With what their profiles give them, as it is then that instance which loses its network.
-    let instances = model.instances.values().filter(|i| uses(&expand_instance(model, i).devices, name));
-    let profiles = model.profiles.values().filter(|p| uses(&p.devices, name));
+    let uses = |project, devices: &wire::Devices| uses(model, project, devices, name);
+    let instances = model.instances.values().filter(|i| uses(&i.key.project, &expand_instance(model, i).devices));
+    let profiles = model.profiles.values().filter(|p| uses(&p.project, &p.devices));
     profiles
-        .map(|p| format!("/1.0/profiles/{}", p.name.in_url()))
-        .chain(instances.map(|i| format!("/1.0/instances/{}", i.key.name)))
+        .map(|p| p.project.url(format_args!("/1.0/profiles/{}", p.name.in_url())))
+        .chain(instances.map(|i| i.key.url()))
         .collect()
 }
 
@@ -69,21 +75,42 @@ fn unmanaged(model: &Model, interface: &HostInterface) -> wire::Network {
 
 /// `GET /1.0/networks`.
 pub async fn list(call: Call) -> Result<Response> {
-    let model = call.app.db.model();
+    let (model, project) = (call.app.db.model(), call.scope_of(Feature::Networks)?);
     let mut all: BTreeMap<String, wire::Network> = BTreeMap::new();
-    for interface in blocking(network::host_interfaces).await? {
-        all.insert(interface.name.clone(), unmanaged(&model, &interface));
+    // The host's own are seen where those of `default` are.
+    if project.as_ref().is_none_or(ProjectName::is_default) {
+        for interface in blocking(network::host_interfaces).await? {
+            all.insert(interface.name.clone(), unmanaged(&model, &interface));
+        }
     }
-    for network in model.networks.values() {
+    for network in model.networks.values().filter(|network| project.as_ref().is_none_or(|of| network.project == *of)) {
         all.insert(network.name.to_string(), managed(&model, network));
     }
+    if let Some(project) = call.scope()? {
+        all.retain(|name, _| project::sees_network(&model, &project, name));
+    }
     call.list(all.values(), |network| format!("/1.0/networks/{}", network.name), |network| (*network).clone())
+}
+
+/// The project of a call that is about a network which that project sees.
+pub(super) fn seen(call: &Call, name: &str) -> Result<ProjectName> {
+    let project = call.project()?;
+    let seen = project::sees_network(&call.app.db.model(), &project, name);
+    if seen { Ok(project) } else { Err(Error::NotFound("Network")) }
+}
+
+/// The same about an interface of the host, which those see who see the networks of `default`.
+fn interface_seen(call: &Call, name: &str) -> Result<()> {
+    let project = seen(call, name)?;
+    let seen = call.app.db.model().holder(&project, Feature::Networks).is_default();
+    if seen { Ok(()) } else { Err(Error::NotFound("Network")) }
 }
 
 fn find(call: &Call) -> Result<(Arc<Model>, Arc<Network>)> {
     let model = call.app.db.model();
     let name = call.named("name", "Network", NetworkName::new)?;
-    let network = model.network(&ProjectName::default(), &name).cloned().ok_or(Error::NotFound("Network"))?;
+    let project = seen(call, name.as_str())?;
+    let network = model.network(&project, &name).cloned().ok_or(Error::NotFound("Network"))?;
     Ok((model, network))
 }
 
@@ -101,6 +128,7 @@ pub async fn get(call: Call) -> Result<Response> {
         }
         Err(Error::NotFound(_)) => {
             let name = call.param("name").to_owned();
+            interface_seen(&call, &name)?;
             let interface =
                 blocking(move || network::host_interface(&name)).await?.ok_or(Error::NotFound("Network"))?;
             let etag = response::etag((&interface.name, interface.kind));
@@ -184,6 +212,10 @@ pub async fn create(mut call: Call) -> Result<Response> {
     let body: wire::Network = call.json().await?;
     let name = NetworkName::new(body.name)?;
     let kind = NetworkKind::parse(&body.kind)?;
+    if !call.holder(Feature::Networks)?.is_default() {
+        return Err(project::Error::NoNetworks.into());
+    }
+    seen(&call, name.as_str()).map_err(|_| project::Error::NetworkForbidden)?;
     check_network_config(&name, &body.config)?;
     let context = Arc::clone(call.app.instances.context());
     let _turn = context.networks.turn().await;
@@ -214,6 +246,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
             return Err(exists(&row.name));
         }
         network_spec(tx.model(), &row)?;
+        project::check_new_network(tx.model(), &row.project)?;
         Ok(tx.put_network(row)?)
     })
     .await?;
@@ -315,6 +348,7 @@ pub async fn rename(mut call: Call) -> Result<Response> {
     let context = Arc::clone(call.app.instances.context());
     let _turn = context.networks.turn().await;
     let (_, network) = find(&call)?;
+    seen(&call, &body.name).map_err(|_| project::Error::NetworkForbidden)?;
     if body.name.is_empty() {
         return Err(Error::Field { name: "name", reason: "New network name not provided".to_owned() });
     }
@@ -397,12 +431,32 @@ pub async fn leases(call: Call) -> Result<Response> {
         return Err(Error::Unsupported { what });
     }
     let spec = BridgeSpec::parse(&network.name, &network_config(&network))?;
-    Ok(response::sync(call.app.instances.context().networks.leases(&spec).await?))
+    let leases = call.app.instances.context().networks.leases(&spec).await?;
+    Ok(response::sync(of_project(leases, &call.project()?)))
+}
+
+/// The leases that a project sees: those of its instances, and in `default` those of nobody.
+fn of_project(mut leases: Vec<network::Lease>, project: &ProjectName) -> Vec<network::Lease> {
+    let of = |lease: &network::Lease| match lease.instance.as_deref().and_then(|key| key.split_once('_')) {
+        None => project.is_default(),
+        Some((name, _)) => name == project.as_str(),
+    };
+    leases.retain(of);
+    for lease in &mut leases {
+        // As in LXD, without the project that DNS adds.
+        if lease.instance.is_some()
+            && let Some(name) = lease.hostname.strip_suffix(&format!(".{project}"))
+        {
+            lease.hostname = name.to_owned();
+        }
+    }
+    leases
 }
 
 /// `GET /1.0/networks/<name>/state`.
 pub async fn state(call: Call) -> Result<Response> {
     let name = call.param("name").to_owned();
+    interface_seen(&call, &name)?;
     let checked = name.clone();
     if !blocking(move || network::interface_exists(&checked)).await? {
         return Err(Error::NotFound("Network"));

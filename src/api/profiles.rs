@@ -7,16 +7,16 @@ use super::error::Error;
 use super::response::{self, Response};
 use super::wire;
 use crate::config::{self, Scope};
-use crate::db::{Model, Profile};
+use crate::db::{Feature, Model, Profile};
 use crate::device;
 use crate::instance;
 use crate::names::{ProfileName, ProjectName};
+use crate::project;
 
 type Result<T> = std::result::Result<T, Error>;
 
 fn used_by(model: &Model, project: &ProjectName, name: &ProfileName) -> Vec<String> {
-    let users = model.instances.values().filter(|i| i.key.project == *project && i.profiles.contains(name));
-    users.map(|i| format!("/1.0/instances/{}", i.key.name)).collect()
+    instance::users_of(model, project, name).map(|user| user.key.url()).collect()
 }
 
 fn to_wire(model: &Model, profile: &Profile) -> wire::Profile {
@@ -43,11 +43,11 @@ fn find(call: &Call) -> Result<(Arc<Model>, Arc<Profile>)> {
 
 /// `GET /1.0/profiles`.
 pub async fn list(call: Call) -> Result<Response> {
-    let (model, project) = (call.app.db.model(), call.project()?);
-    let profiles = model.profiles.values().filter(|profile| profile.project == project);
+    let (model, project) = (call.app.db.model(), call.scope_of(Feature::Profiles)?);
+    let profiles = model.profiles.values().filter(|profile| project.as_ref().is_none_or(|of| profile.project == *of));
     call.list(
         profiles,
-        |profile| format!("/1.0/profiles/{}", profile.name.in_url()),
+        |profile| profile.project.url(format_args!("/1.0/profiles/{}", profile.name.in_url())),
         |profile| to_wire(&model, profile),
     )
 }
@@ -62,14 +62,14 @@ fn check(context: &instance::Context, profile: &Profile) -> Result<()> {
     context.check_privilege(&profile.config)?;
     config::validate_instance(&profile.config, Scope::Profile)?;
     device::validate(&profile.devices)?;
-    Ok(context.check_networks(&profile.devices)?)
+    Ok(context.check_networks(&profile.project, &profile.devices)?)
 }
 
 /// `POST /1.0/profiles`.
 pub async fn create(mut call: Call) -> Result<Response> {
     let body: wire::Profile = call.json().await?;
     let profile = Profile {
-        project: call.project()?,
+        project: call.holder(Feature::Profiles)?,
         name: ProfileName::new(body.name)?,
         description: body.description,
         config: body.config,
@@ -81,20 +81,23 @@ pub async fn create(mut call: Call) -> Result<Response> {
         if call.app.db.model().profile(&profile.project, &profile.name).is_some() {
             return Err(Error::Exists { what: "Profile", name: profile.name.to_string() });
         }
+        call.app.instances.preview_profile(&call.app.db.model(), &profile)?;
         return Ok(response::empty());
     }
-    let url = format!("/1.0/profiles/{}", profile.name.in_url());
+    let (url, project) = (format!("/1.0/profiles/{}", profile.name.in_url()), profile.project.clone());
     call.app
         .db
         .write(move |tx| {
+            project::require(tx.model(), &profile.project)?;
             if tx.model().profile(&profile.project, &profile.name).is_some() {
                 return Err(Error::Exists { what: "Profile", name: profile.name.to_string() });
             }
-            Ok(tx.put_profile(profile)?)
+            tx.put_profile(profile.clone())?;
+            Ok::<_, Error>(project::check_profile(tx.model(), &profile)?)
         })
         .await?;
     call.lifecycle("profile-created", &url);
-    Ok(response::created(&url))
+    Ok(response::created(&project.url(url)))
 }
 
 /// Replaces the modifiable part by what `change` makes of it.
@@ -155,7 +158,7 @@ pub async fn rename(mut call: Call) -> Result<Response> {
     if old.name.as_str() == "default" {
         return Err(Error::DefaultProfile);
     }
-    let url = format!("/1.0/profiles/{}", new.in_url());
+    let (url, project) = (format!("/1.0/profiles/{}", new.in_url()), old.project.clone());
     let old_name = old.name.to_string();
     call.app
         .db
@@ -166,20 +169,18 @@ pub async fn rename(mut call: Call) -> Result<Response> {
                 return Err(Error::Exists { what: "Profile", name: new.to_string() });
             }
             tx.put_profile(Profile { name: new.clone(), ..(**old).clone() })?;
-            for instance in model.instances.values().filter(|i| i.key.project == old.project) {
-                if instance.profiles.contains(&old.name) {
-                    let mut instance = (**instance).clone();
-                    for name in instance.profiles.iter_mut().filter(|name| **name == old.name) {
-                        *name = new.clone();
-                    }
-                    tx.put_instance(instance)?;
+            for instance in instance::users_of(&model, &old.project, &old.name) {
+                let mut instance = (**instance).clone();
+                for name in instance.profiles.iter_mut().filter(|name| **name == old.name) {
+                    *name = new.clone();
                 }
+                tx.put_instance(instance)?;
             }
             Ok::<_, Error>(tx.delete_profile(&old.project, &old.name)?)
         })
         .await?;
     call.lifecycle_with("profile-renamed", &url, &[("old_name", old_name.into())]);
-    Ok(response::created(&url))
+    Ok(response::created(&project.url(url)))
 }
 
 /// `DELETE /1.0/profiles/<name>`.

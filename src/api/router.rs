@@ -135,8 +135,15 @@ fn table() -> Vec<(String, Resource)> {
                 POST Trusted profiles::rename, DELETE Trusted profiles::delete,
             ),
         ),
-        ("/1.0/projects", resource!(GET Trusted projects::list)),
-        ("/1.0/projects/{name}", resource!(GET Trusted projects::get)),
+        ("/1.0/projects", resource!(GET Trusted projects::list, POST Trusted projects::create)),
+        (
+            "/1.0/projects/{name}",
+            resource!(
+                GET Trusted projects::get, PUT Trusted projects::put, PATCH Trusted projects::patch,
+                POST Trusted projects::rename, DELETE Trusted projects::delete,
+            ),
+        ),
+        ("/1.0/projects/{name}/state", resource!(GET Trusted projects::state)),
         ("/1.0/resources", resource!(GET Trusted resources::get)),
         ("/1.0/storage-pools", resource!(GET Trusted storage_pools::list, POST Trusted storage_pools::create)),
         (

@@ -20,12 +20,12 @@ fn used_by(model: &Model, name: &PoolName) -> Vec<String> {
     let profiles = model.profiles.values().filter(|p| device::pools(&p.devices).contains(name));
     instances
         .flat_map(|i| {
-            let url = format!("/1.0/instances/{}", i.key.name);
+            let url = |rest: &str| i.key.project.url(format_args!("/1.0/instances/{}{rest}", i.key.name));
             let of = model.snapshots_of(&i.key).into_iter().filter(|s| s.phase == Phase::Ready);
-            let snapshots: Vec<_> = of.map(|s| format!("{url}/snapshots/{}", s.key.name.in_url())).collect();
-            std::iter::once(url).chain(snapshots)
+            let snapshots: Vec<_> = of.map(|s| url(&format!("/snapshots/{}", s.key.name.in_url()))).collect();
+            std::iter::once(url("")).chain(snapshots)
         })
-        .chain(profiles.map(|p| format!("/1.0/profiles/{}", p.name.in_url())))
+        .chain(profiles.map(|p| p.project.url(format_args!("/1.0/profiles/{}", p.name.in_url()))))
         .collect()
 }
 

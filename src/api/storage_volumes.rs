@@ -26,7 +26,7 @@ fn volume(instance: &Instance) -> StorageVolume {
     StorageVolume {
         name: instance.key.name.to_string(),
         kind: CONTAINER.to_owned(),
-        used_by: vec![format!("/1.0/instances/{}", instance.key.name)],
+        used_by: vec![instance.key.url()],
         location: "none".to_owned(),
         content_type: "filesystem".to_owned(),
         project: instance.key.project.to_string(),
@@ -37,11 +37,15 @@ fn volume(instance: &Instance) -> StorageVolume {
 
 fn listed(call: &Call, pool: &PoolName, kind: Option<&str>) -> Result<Response> {
     let model = call.app.db.model();
-    let wanted = kind.is_none_or(|kind| kind == CONTAINER);
-    let url = |instance: &&Instance| {
-        format!("/1.0/storage-pools/{}/volumes/{CONTAINER}/{}", pool.in_url(), instance.key.name)
+    let project = call.scope()?;
+    let wanted = |instance: &&Instance| {
+        kind.is_none_or(|kind| kind == CONTAINER) && project.as_ref().is_none_or(|of| instance.key.project == *of)
     };
-    call.list(roots(&model, pool).filter(|_| wanted), url, |instance| volume(instance))
+    let url = |instance: &&Instance| {
+        let path = format!("/1.0/storage-pools/{}/volumes/{CONTAINER}/{}", pool.in_url(), instance.key.name);
+        instance.key.project.url(path)
+    };
+    call.list(roots(&model, pool).filter(wanted), url, |instance| volume(instance))
 }
 
 /// `GET /1.0/storage-pools/<pool>/volumes`.
@@ -65,8 +69,9 @@ pub async fn list_type(call: Call) -> Result<Response> {
 pub async fn get(call: Call) -> Result<Response> {
     let pool = pool_of(&call)?;
     let model = call.app.db.model();
-    let (kind, name) = (call.param("type"), call.param("volume"));
-    let found = roots(&model, &pool).find(|instance| kind == CONTAINER && instance.key.name.as_str() == name);
+    let (kind, name, project) = (call.param("type"), call.param("volume"), call.project()?);
+    let found = roots(&model, &pool)
+        .find(|instance| kind == CONTAINER && instance.key.name.as_str() == name && instance.key.project == project);
     found.map(|instance| response::sync(volume(instance))).ok_or(Error::NotFound("Storage volume"))
 }
 

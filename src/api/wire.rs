@@ -8,6 +8,7 @@ mod instance_source;
 mod metadata;
 mod networks;
 mod preview;
+mod project;
 pub mod resources;
 mod state;
 mod storage_volume;
@@ -21,6 +22,7 @@ pub use instance_source::InstanceSource;
 pub use metadata::{ImageMetadata, ImageTemplate};
 pub use networks::{AclRule, ForwardPort, NetworkAcl, NetworkForward, Warning};
 pub use preview::{ChangedDevice, ChangedKey, Preview, PreviewedInstance};
+pub use project::Project;
 pub use state::{Address, CpuState, DiskState, InstanceState, MemoryState, NetworkCounters, NetworkState};
 pub use storage_volume::StorageVolume;
 

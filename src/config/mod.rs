@@ -9,6 +9,7 @@ mod instance_type;
 pub mod intercept;
 pub mod limits;
 mod pool_keys;
+mod project_keys;
 pub mod raw_idmap;
 pub mod raw_lxc;
 pub mod raw_seccomp;
@@ -29,6 +30,7 @@ use crate::names::shortened;
 pub use instance_keys::{Effect, INSTANCE_KEYS, InstanceRow, Scope};
 pub use instance_type::limits_of;
 pub use pool_keys::{POOL_KEYS, PoolRow, pool_row, validate_pool};
+pub use project_keys::{PROJECT_KEYS, ProjectRow};
 pub use server_keys::{SERVER_KEYS, ServerRow};
 pub use size::{parse_part, parse_size};
 pub use value::{Kind, parse_bool, parse_int};
@@ -142,6 +144,25 @@ pub fn server_row(key: &str) -> Option<&'static ServerRow> {
     row(SERVER_KEYS, |row| row.pattern, key)
 }
 
+/// The row of a project's key.
+pub fn project_row(key: &str) -> Option<&'static ProjectRow> {
+    row(PROJECT_KEYS, |row| row.pattern, key)
+}
+
+/// Checks the configuration of a project.
+///
+/// # Errors
+/// With the first key that is unknown or has a value that does not fit.
+pub fn validate_project(config: &Config) -> Result<(), Error> {
+    for (key, value) in config {
+        let Some(row) = project_row(key).filter(|_| !key.contains(char::is_control)) else {
+            return Err(Error::UnknownKey { of: "project", key: key.clone() });
+        };
+        row.kind.check(key, value, false)?;
+    }
+    Ok(())
+}
+
 /// Checks the configuration of an instance or profile.
 ///
 /// # Errors
@@ -232,6 +253,9 @@ mod tests {
         for row in SERVER_KEYS {
             assert!(row.doc.len() > 20, "{}", row.pattern.shown());
         }
+        for row in PROJECT_KEYS {
+            assert!(row.doc.len() > 20, "{}", row.pattern.shown());
+        }
     }
 
     #[test]
@@ -240,6 +264,9 @@ mod tests {
             row.kind.check("default", row.default, false).unwrap();
         }
         for row in SERVER_KEYS.iter().filter(|row| !row.default.is_empty()) {
+            row.kind.check("default", row.default, false).unwrap();
+        }
+        for row in PROJECT_KEYS.iter().filter(|row| !row.default.is_empty()) {
             row.kind.check("default", row.default, false).unwrap();
         }
     }

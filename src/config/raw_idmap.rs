@@ -19,7 +19,7 @@ pub struct IdRow {
 }
 
 /// `N` or `N-M`: the first and how many. The last id of 32 bits means "none".
-fn range(text: &str) -> Option<(u32, u32)> {
+pub fn range(text: &str) -> Option<(u32, u32)> {
     let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u32>().ok())?;
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (number(first)?, number(last)?);

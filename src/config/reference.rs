@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::{INSTANCE_KEYS, POOL_KEYS, SERVER_KEYS, Scope};
+use super::{INSTANCE_KEYS, POOL_KEYS, PROJECT_KEYS, SERVER_KEYS, Scope};
 
 /// A row, as both forms show it.
 struct Entry {
@@ -58,6 +58,18 @@ fn pool() -> Vec<Entry> {
     POOL_KEYS.iter().map(entry).collect()
 }
 
+fn project() -> Vec<Entry> {
+    let entry = |row: &super::ProjectRow| Entry {
+        key: row.pattern.shown(),
+        kind: row.kind.shown(),
+        default: row.default,
+        live: None,
+        scope: "project",
+        doc: row.doc,
+    };
+    PROJECT_KEYS.iter().map(entry).collect()
+}
+
 /// The first word of a key.
 fn group(key: &str) -> &str {
     key.split('.').next().unwrap_or(key)
@@ -78,7 +90,12 @@ pub fn json() -> Value {
         }
         groups.into_iter().map(|(name, keys)| (name, json!({ "keys": keys }))).collect::<BTreeMap<_, _>>()
     };
-    json!({ "configs": { "instance": all(instance()), "server": all(server()), "storage-pool": all(pool()) } })
+    json!({ "configs": {
+        "instance": all(instance()),
+        "project": all(project()),
+        "server": all(server()),
+        "storage-pool": all(pool()),
+    } })
 }
 
 /// The page `docs/configuration.md`.
@@ -108,6 +125,7 @@ pub fn markdown() -> String {
         }
     };
     table("Instances and profiles", instance());
+    table("Projects", project());
     table("Server", server());
     table("Storage pools", pool());
     page
@@ -136,6 +154,7 @@ mod tests {
         };
         assert_eq!((count("instance"), count("server")), (INSTANCE_KEYS.len(), SERVER_KEYS.len()));
         assert_eq!(count("storage-pool"), POOL_KEYS.len());
+        assert_eq!(count("project"), PROJECT_KEYS.len());
         assert_eq!(answer["configs"]["instance"]["limits"]["keys"][0]["limits.cpu"]["liveupdate"], "yes");
     }
 }

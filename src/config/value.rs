@@ -58,6 +58,12 @@ pub enum Kind {
     FileSystems,
     /// Pairs of a file system and a program, with commas: `ext4=fuse2fs`.
     FusePrograms,
+    /// Ids of the host and ranges of them, with commas.
+    Ids,
+    /// Absolute paths, with commas.
+    Paths,
+    /// Subnets with the network that they are reached by, with commas: `uplink:192.0.2.0/24`.
+    Subnets,
 }
 
 /// What images and backups can be compressed by.
@@ -114,6 +120,20 @@ fn of_device(key: &str, value: &str) -> Result<(), &'static str> {
         "created" => fits(parse_bool(value).is_some(), "it must be true or false"),
         _ => Ok(()),
     }
+}
+
+fn is_subnet(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(uplink, subnet)| {
+        let address = |(address, bits): (&str, &str)| {
+            let most = match address.parse::<std::net::IpAddr>() {
+                Ok(std::net::IpAddr::V4(_)) => 32,
+                Ok(std::net::IpAddr::V6(_)) => 128,
+                Err(_) => return false,
+            };
+            bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+        };
+        !uplink.is_empty() && subnet.split_once('/').is_some_and(address)
+    })
 }
 
 impl Kind {
@@ -212,6 +232,23 @@ impl Kind {
                 )),
                 None => Ok(()),
             },
+            Self::Ids => match names_of(value).find(|part| raw_idmap::range(part).is_none()) {
+                Some(part) => {
+                    refuse(format!("{:?} is neither an id nor a range of ids such as 1000-1999", shortened(part)))
+                }
+                None => Ok(()),
+            },
+            Self::Paths => match names_of(value).find(|path| !path.starts_with('/')) {
+                Some(path) => refuse(format!("{:?} must be an absolute path", shortened(path))),
+                None => Ok(()),
+            },
+            Self::Subnets => match names_of(value).find(|part| !is_subnet(part)) {
+                Some(part) => {
+                    let part = shortened(part);
+                    refuse(format!("{part:?} must be a network and a subnet, such as uplink:192.0.2.0/24"))
+                }
+                None => Ok(()),
+            },
         }
     }
 
@@ -232,6 +269,7 @@ impl Kind {
             Self::Schedule => "schedule",
             Self::Expiry => "lengths of time",
             Self::Modules | Self::FileSystems | Self::FusePrograms => "list",
+            Self::Ids | Self::Paths | Self::Subnets => "list",
             Self::Size => "size",
             Self::Part => "size or per cent",
             Self::Cpus => "number or set of processors",

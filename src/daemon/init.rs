@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::admin::InitArguments;
 use super::dialogue::{Dialogue, some};
 use super::local::{self, request};
+use crate::names::ProjectName;
 use crate::state_dir::StateDir;
 
 /// The network that `init --auto` makes.
@@ -83,7 +84,7 @@ fn parse(text: &str) -> Result<Preseed, String> {
     }
     let mut preseed: Preseed = serde_norway::from_str(text).map_err(|e| format!("the preseed is not usable: {e}"))?;
     preseed.config.values_mut().for_each(as_text);
-    for list in [&mut preseed.networks, &mut preseed.storage_pools, &mut preseed.profiles] {
+    for list in [&mut preseed.networks, &mut preseed.storage_pools, &mut preseed.profiles, &mut preseed.projects] {
         for object in list {
             for key in ["config", "devices"] {
                 if let Some(value) = object.get_mut(key) {
@@ -254,18 +255,18 @@ async fn apply(socket: &Path, preseed: Preseed) -> Result<(), String> {
 }
 
 async fn steps(socket: &Path, preseed: Preseed, done: &mut Vec<Undo>) -> Result<(), local::Error> {
-    if !preseed.projects.is_empty() {
-        let message = "projects are not supported by this version: leave \"projects\" out".to_owned();
-        return Err(local::Error::Refused { status: 400, message });
-    }
     if !preseed.config.is_empty() {
         let old = request(socket, Method::GET, "/1.0", None).await?;
         done.push(Undo::Restore("/1.0".to_owned(), json!({"config": old["config"]})));
         request(socket, Method::PATCH, "/1.0", Some(&json!({"config": preseed.config}))).await?;
     }
-    for (kind, list) in
-        [("networks", preseed.networks), ("storage-pools", preseed.storage_pools), ("profiles", preseed.profiles)]
-    {
+    // Projects first: the others may name one.
+    for (kind, list) in [
+        ("projects", preseed.projects),
+        ("networks", preseed.networks),
+        ("storage-pools", preseed.storage_pools),
+        ("profiles", preseed.profiles),
+    ] {
         for object in list {
             create_or_change(socket, kind, object, done).await?;
         }
@@ -276,7 +277,7 @@ async fn steps(socket: &Path, preseed: Preseed, done: &mut Vec<Undo>) -> Result<
 async fn create_or_change(
     socket: &Path,
     kind: &str,
-    object: Map<String, Value>,
+    mut object: Map<String, Value>,
     done: &mut Vec<Undo>,
 ) -> Result<(), local::Error> {
     if let Some(key) = object.keys().find(|key| !ITEM.contains(&key.as_str())) {
@@ -284,11 +285,18 @@ async fn create_or_change(
         return Err(local::Error::Refused { status: 400, message });
     }
     let name = object.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let url = format!("/1.0/{kind}/{name}");
+    let project = object.remove("project").and_then(|project| project.as_str().map(str::to_owned)).unwrap_or_default();
+    let project = match project.as_str() {
+        "" => ProjectName::default(),
+        name => ProjectName::new(name)
+            .map_err(|error| local::Error::Refused { status: 400, message: format!("{kind}: {error}") })?,
+    };
+    let url = project.url(format_args!("/1.0/{kind}/{name}"));
     let old = match request(socket, Method::GET, &url, None).await {
         Ok(old) if !name.is_empty() => old,
         Ok(_) | Err(local::Error::Refused { status: 404, .. }) => {
-            request(socket, Method::POST, &format!("/1.0/{kind}"), Some(&Value::Object(object))).await?;
+            let list = project.url(format_args!("/1.0/{kind}"));
+            request(socket, Method::POST, &list, Some(&Value::Object(object))).await?;
             done.push(Undo::Delete(url));
             return Ok(());
         }
@@ -343,7 +351,7 @@ async fn dump(socket: &Path) -> Result<(), String> {
         networks: list(get("/1.0/networks?recursion=1").await?, &["name", "type", "description", "config"]),
         storage_pools: list(get("/1.0/storage-pools?recursion=1").await?, &["name", "driver", "description", "config"]),
         profiles: list(get("/1.0/profiles?recursion=1").await?, &["name", "description", "config", "devices"]),
-        projects: Vec::new(),
+        projects: list(get("/1.0/projects?recursion=1").await?, &["name", "description", "config"]),
     };
     println!("{}", serde_norway::to_string(&preseed).map_err(|e| e.to_string())?.trim_end());
     Ok(())

@@ -12,6 +12,7 @@ mod connection;
 mod error;
 mod model;
 mod peek;
+mod projects;
 mod schema;
 pub mod sql;
 mod tables;
@@ -21,8 +22,8 @@ mod writer;
 
 pub use error::Error;
 pub use model::{
-    Acl, Alias, Certificate, Forward, ForwardKey, Image, Instance, InstanceSnapshot, Model, Network, Phase, Pool,
-    Profile, Project,
+    Acl, Alias, Certificate, Feature, Forward, ForwardKey, Image, Instance, InstanceSnapshot, Model, Network, Phase,
+    Pool, Profile, Project,
 };
 pub use peek::{Peek, peek};
 pub use tx::Tx;

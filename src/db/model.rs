@@ -288,7 +288,49 @@ pub struct Model {
     pub certificates: Arc<BTreeMap<Fingerprint, Arc<Certificate>>>,
 }
 
+/// What a project may have of its own, or share with `default`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    /// Images and their aliases.
+    Images,
+    /// Profiles.
+    Profiles,
+    /// Custom storage volumes.
+    Volumes,
+    /// Networks, their forwards and access control lists.
+    Networks,
+}
+
+impl Feature {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Images, Self::Profiles, Self::Volumes, Self::Networks];
+
+    /// The project's key that decides it.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Images => "features.images",
+            Self::Profiles => "features.profiles",
+            Self::Volumes => "features.storage.volumes",
+            Self::Networks => "features.networks",
+        }
+    }
+}
+
+impl Project {
+    /// Whether it has these of its own. `default` has everything.
+    pub fn has(&self, feature: Feature) -> bool {
+        let own = |text: &String| crate::config::parse_bool(text) == Some(true);
+        self.name.is_default() || self.config.get(feature.key()).is_some_and(own)
+    }
+}
+
 impl Model {
+    /// The project that holds what `project` sees of a kind: itself, or `default`. Of a holder it is the holder again.
+    pub fn holder(&self, project: &ProjectName, feature: Feature) -> ProjectName {
+        let own = project.is_default() || self.projects.get(project).is_some_and(|record| record.has(feature));
+        if own { project.clone() } else { ProjectName::default() }
+    }
+
     /// The snapshots of an instance, the oldest first.
     pub fn snapshots_of(&self, instance: &InstanceKey) -> Vec<&Arc<InstanceSnapshot>> {
         let from = self.snapshots.range(SnapshotKey::first_of(instance)..);
@@ -298,23 +340,28 @@ impl Model {
         found
     }
 
-    /// A profile by name.
+    /// A profile by name, as `project` sees it.
     pub fn profile(&self, project: &ProjectName, name: &ProfileName) -> Option<&Arc<Profile>> {
-        self.profiles.get(&(project.clone(), name.clone()))
+        self.profiles.get(&(self.holder(project, Feature::Profiles), name.clone()))
     }
 
-    /// An image by its whole fingerprint.
+    /// An image by its whole fingerprint, as `project` sees it.
     pub fn image(&self, project: &ProjectName, fingerprint: &Fingerprint) -> Option<&Arc<Image>> {
-        self.images.get(&(project.clone(), fingerprint.clone()))
+        self.images.get(&(self.holder(project, Feature::Images), fingerprint.clone()))
     }
 
-    /// An alias by name.
+    /// An alias by name, as `project` sees it.
     pub fn alias(&self, project: &ProjectName, name: &AliasName) -> Option<&Arc<Alias>> {
-        self.aliases.get(&(project.clone(), name.clone()))
+        self.aliases.get(&(self.holder(project, Feature::Images), name.clone()))
     }
 
-    /// A managed network by name.
+    /// A managed network by name, as `project` sees it.
     pub fn network(&self, project: &ProjectName, name: &NetworkName) -> Option<&Arc<Network>> {
-        self.networks.get(&(project.clone(), name.clone()))
+        self.networks.get(&(self.holder(project, Feature::Networks), name.clone()))
+    }
+
+    /// An access control list by name, as `project` sees it.
+    pub fn acl(&self, project: &ProjectName, name: &AclName) -> Option<&Arc<Acl>> {
+        self.acls.get(&(self.holder(project, Feature::Networks), name.clone()))
     }
 }

@@ -27,7 +27,7 @@ impl Requestor {
 pub struct Lifecycle<'a> {
     /// The specification's name, e.g. `instance-started`.
     pub action: &'static str,
-    /// URL of the object.
+    /// Path of the object; the project is added.
     pub source: String,
     /// Its project.
     pub project: &'a ProjectName,
@@ -42,7 +42,9 @@ impl Bus {
     pub fn lifecycle(&self, event: Lifecycle<'_>) {
         let mut metadata = Map::new();
         metadata.insert("action".to_owned(), event.action.into());
-        metadata.insert("source".to_owned(), event.source.into());
+        let of_project = !event.source.starts_with("/1.0/projects/");
+        let source = if of_project { event.project.url(event.source) } else { event.source };
+        metadata.insert("source".to_owned(), source.into());
         if !event.context.is_empty() {
             metadata.insert("context".to_owned(), event.context.into());
         }

@@ -11,16 +11,22 @@ use crate::config;
 use crate::db::{self, Model, Phase};
 use crate::device::{Nic, NicType, Set};
 use crate::events::lifecycle::Requestor;
-use crate::names::{DeviceName, Fingerprint, InstanceKey, ProfileName, ProjectName, SnapshotName};
+use crate::names::{DeviceName, Fingerprint, InstanceKey, PoolName, ProfileName, ProjectName, SnapshotName};
 use crate::network::{self, BridgeSpec};
 use crate::profile;
+use crate::project;
 use crate::storage::{self, VolumeId};
 
 /// Where the root file system comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootSource {
     /// This image.
-    Image(Fingerprint),
+    Image {
+        /// The project whose image it is.
+        project: ProjectName,
+        /// Which one.
+        fingerprint: Fingerprint,
+    },
     /// Nowhere: it is empty.
     Empty,
     /// Another instance.
@@ -81,10 +87,17 @@ pub struct NewInstance {
 /// With everything that can be checked before anything is made.
 pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: String) -> Result<db::Instance, Error> {
     config::validate_instance(&new.config, config::Scope::Instance)?;
+    project::require(model, &new.key.project)?;
     if model.instances.contains_key(&new.key) || rename::still_named(model, &new.key, None) {
         return Err(Error::Exists { key: new.key });
     }
-    let expanded = profile::expand(model, &new.key.project, &new.profiles, &new.config, &new.devices)?;
+    let mut own_devices = new.devices;
+    if let RootSource::Copy(copy) = &new.source
+        && let Some(source) = model.instances.get(&copy.instance)
+    {
+        give_root(model, &new.key.project, &new.profiles, &mut own_devices, &source.pool)?;
+    }
+    let expanded = profile::expand(model, &new.key.project, &new.profiles, &new.config, &own_devices)?;
     context.check_privilege(&expanded.config)?;
     config::check_together(&expanded.config)?;
     let devices = Set::parse(&expanded.devices)?;
@@ -108,10 +121,9 @@ pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: Stri
     config.insert("volatile.uuid".to_owned(), uuid);
     guests::renew_identity(&mut config);
     give_addresses(&devices, &mut config)?;
-    if let RootSource::Image(fingerprint) = &new.source {
-        let image = model
-            .image(&new.key.project, fingerprint)
-            .ok_or_else(|| Error::ImageMissing { what: fingerprint.to_string() })?;
+    if let RootSource::Image { project, fingerprint } = &new.source {
+        let image =
+            model.image(project, fingerprint).ok_or_else(|| Error::ImageMissing { what: fingerprint.to_string() })?;
         if architecture.is_empty() {
             architecture.clone_from(&image.architecture);
         }
@@ -123,7 +135,7 @@ pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: Stri
         context.host.architecture().clone_into(&mut architecture);
     }
     context.host.check_architecture(&architecture)?;
-    Ok(db::Instance {
+    let record = db::Instance {
         key: new.key,
         phase: Phase::Creating,
         description: new.description,
@@ -131,11 +143,35 @@ pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: Stri
         ephemeral: new.ephemeral,
         profiles: new.profiles,
         config,
-        devices: new.devices,
+        devices: own_devices,
         created_at: db::now(),
         last_used_at: 0,
         pool,
-    })
+    };
+    project::check_instance(model, &record)?;
+    Ok(record)
+}
+
+/// Gives an instance that comes with its volume a root disk of its own on that volume's pool, where the profiles of its
+/// project have none.
+pub(super) fn give_root(
+    model: &Model,
+    project: &ProjectName,
+    profiles: &[ProfileName],
+    devices: &mut Devices,
+    pool: &PoolName,
+) -> Result<(), Error> {
+    let expanded = profile::expand(model, project, profiles, &Config::new(), devices)?;
+    if Set::parse(&expanded.devices)?.root.is_some() {
+        return Ok(());
+    }
+    let numbered = (0..).map(|number: u32| format!("root{number}"));
+    let mut names = std::iter::once("root".to_owned()).chain(numbered);
+    if let Some(name) = names.find(|name| !expanded.devices.contains_key(name)) {
+        let pairs = [("type", "disk"), ("path", "/"), ("pool", pool.as_str())];
+        devices.insert(name, pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+    }
+    Ok(())
 }
 
 /// Writes the row of a new instance. From here on the name is taken.
@@ -159,7 +195,7 @@ pub(super) async fn reserve(context: &Arc<Context>, new: NewInstance) -> Result<
 /// Refuses nics on managed networks that are not there, and fixed addresses that these do not have or that another
 /// instance has.
 pub(super) fn check_networks(model: &Model, key: &InstanceKey, devices: &Set) -> Result<(), Error> {
-    check_present(model, devices)?;
+    check_present(model, &key.project, devices)?;
     devices.nics.iter().try_for_each(|(device, nic)| check_addresses(model, key, device, nic))
 }
 
@@ -167,11 +203,10 @@ pub(super) fn check_networks(model: &Model, key: &InstanceKey, devices: &Set) ->
 ///
 /// # Errors
 /// [`Error::NoNetwork`].
-fn check_present(model: &Model, devices: &Set) -> Result<(), Error> {
+fn check_present(model: &Model, project: &ProjectName, devices: &Set) -> Result<(), Error> {
     for (device, nic) in &devices.nics {
-        // Networks belong to the default project.
         let NicType::Network(network) = &nic.kind else { continue };
-        match model.network(&ProjectName::default(), network) {
+        match model.network(project, network) {
             Some(record) => check_uplink(record, device, nic)?,
             None => return Err(Error::NoNetwork { device: device.to_string(), network: network.to_string() }),
         }
@@ -184,8 +219,8 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::NoNetwork`], [`Error::Device`].
-    pub fn check_networks(&self, devices: &Devices) -> Result<(), Error> {
-        check_present(&self.db.model(), &Set::parse(devices)?)
+    pub fn check_networks(&self, project: &ProjectName, devices: &Devices) -> Result<(), Error> {
+        check_present(&self.db.model(), project, &Set::parse(devices)?)
     }
 }
 
@@ -194,7 +229,7 @@ fn check_addresses(model: &Model, key: &InstanceKey, device: &DeviceName, nic: &
     if nic.addresses.is_empty() {
         return Ok(());
     }
-    let Some(record) = model.network(&ProjectName::default(), network) else { return Ok(()) };
+    let Some(record) = model.network(&key.project, network) else { return Ok(()) };
     let spec = BridgeSpec::parse(network, &super::network_config(record))?;
     let refuse = |reason: String| Err(Error::Plug { device: device.to_string(), reason });
     if let Some(address) = nic.ipv4_address() {
@@ -223,7 +258,7 @@ fn check_addresses(model: &Model, key: &InstanceKey, device: &DeviceName, nic: &
         let Ok(set) = Set::parse(&profile::expand_instance(model, other).devices) else { continue };
         for theirs in set.nics.values().filter(|theirs| theirs.kind == nic.kind) {
             if let Some(address) = theirs.addresses.iter().find(|address| nic.addresses.contains(address)) {
-                let name = &other.key.name;
+                let name = &other.key;
                 return refuse(format!("address {address} is instance {name}'s already: give each its own"));
             }
         }
@@ -278,7 +313,7 @@ async fn volume(
     match source {
         RootSource::Copy(_) => {}
         RootSource::Empty => blocking(move || pool.create_empty(&volume).map_err(Error::from)).await?,
-        RootSource::Image(fingerprint) => {
+        RootSource::Image { fingerprint, .. } => {
             let image =
                 context.images.get(fingerprint).map_err(|_| Error::ImageMissing { what: fingerprint.to_string() })?;
             blocking(move || pool.create_from_image(&volume, &image).map_err(Error::from)).await?;
@@ -307,8 +342,8 @@ async fn volume(
             for snapshot in snapshots {
                 tx.put_snapshot(db::InstanceSnapshot { phase: Phase::Ready, ..(*snapshot).clone() })?;
             }
-            if let RootSource::Image(fingerprint) = source
-                && let Some(image) = tx.model().image(&key.project, &fingerprint)
+            if let RootSource::Image { project, fingerprint } = source
+                && let Some(image) = tx.model().image(&project, &fingerprint)
             {
                 let mut image = (**image).clone();
                 image.last_used_at = db::now();

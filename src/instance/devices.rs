@@ -23,11 +23,12 @@ use super::error::Error;
 use super::inside::Inside;
 use super::plug::{self, Ready, refuse};
 use super::rates::Rates;
+use super::within::Within;
 use super::{Context, blocking, hardware, proxies};
 use crate::api::wire::{Config, Devices};
 use crate::device::{Disk, Plug, Propagation, Set, is_matched};
 use crate::helper::{ContainerRef, MountRequest};
-use crate::names::{DeviceName, InstanceKey};
+use crate::names::{DeviceName, InstanceKey, ProjectName};
 use crate::profile::Expanded;
 use crate::security::idmap::IdMap;
 use crate::security::{self, DeviceRules};
@@ -90,7 +91,7 @@ fn read_plugged(dir: &Path) -> Journal {
 /// [`Error::Plug`] with the device that cannot be had.
 pub(super) async fn prepare(
     context: &Arc<Context>,
-    container: &str,
+    key: &InstanceKey,
     expanded: &Expanded,
     map: Option<IdMap>,
     root: &Path,
@@ -101,7 +102,8 @@ pub(super) async fn prepare(
     if set.plugs.is_empty() {
         return Ok(Vec::new());
     }
-    let (dir, root, plugs) = (context.dir.devices(container), root.to_owned(), in_order(set.plugs.iter()));
+    let (dir, root, plugs) = (context.dir.devices(&key.container()), root.to_owned(), in_order(set.plugs.iter()));
+    let within = Within::of(context, &key.project);
     let (rules, devices, all) = (context.host.device_rules, devices.clone(), set.plugs);
     blocking(move || {
         // What an earlier life left.
@@ -109,7 +111,7 @@ pub(super) async fn prepare(
         make(&dir)?;
         let (mut lines, mut plugged) = (Rates::of(&all)?.lines()?, Devices::new());
         for (device, plug) in &plugs {
-            let Some(ready) = plug::ready(&dir, device, plug, map.as_ref())? else {
+            let Some(ready) = plug::ready(&dir, device, plug, &within, map.as_ref())? else {
                 tracing::info!(%device, "left out, as its source is missing");
                 continue;
             };
@@ -312,12 +314,14 @@ pub(super) struct Running {
     container: ContainerRef,
     pub(super) dir: PathBuf,
     pid: i32,
+    project: ProjectName,
 }
 
 impl Running {
     pub(super) fn new(context: &Arc<Context>, key: &InstanceKey, pid: i32) -> Self {
         let container = context.container(key);
-        Self { dir: context.dir.devices(&container.name), context: Arc::clone(context), container, pid }
+        let (dir, project) = (context.dir.devices(&container.name), key.project.clone());
+        Self { dir, context: Arc::clone(context), container, pid, project }
     }
 
     async fn read(&self) -> Result<Journal, Error> {
@@ -393,9 +397,10 @@ impl Running {
         if inside.users.is_some() && map.is_none() {
             return Err(refuse(device, "the instance has just ended"));
         }
+        let within = Within::of(&self.context, &self.project);
         let ready = blocking(move || {
             make(&dir)?;
-            plug::ready(&dir, &named, &what, map.as_ref())
+            plug::ready(&dir, &named, &what, &within, map.as_ref())
         });
         let Some(ready) = ready.await? else { return Ok(false) };
         if let Some(rule) = &ready.rule {
@@ -542,16 +547,22 @@ fn own_rule(path: &Path) -> Option<String> {
 ///
 /// # Errors
 /// [`Error::Plug`].
-pub(super) async fn check_sources(before: &Devices, after: &Devices) -> Result<(), Error> {
+pub(super) async fn check_sources(
+    context: &Context,
+    project: &ProjectName,
+    before: &Devices,
+    after: &Devices,
+) -> Result<(), Error> {
     let new = after.iter().filter(|(name, config)| before.get(*name) != Some(config));
     let new: Devices = new.map(|(name, config)| (name.clone(), config.clone())).collect();
     let plugs = Set::parse(&new)?.plugs;
     if plugs.is_empty() {
         return Ok(());
     }
+    let within = Within::of(context, project);
     blocking(move || {
         plugs.iter().try_for_each(|(device, plug)| match plug {
-            Plug::Disk(disk) => plug::open(device, &disk.source, disk.required).map(drop),
+            Plug::Disk(disk) => plug::open_within(device, disk, &within).map(drop),
             // As with LXD, it may come until the start.
             Plug::Node(_) => Ok(()),
         })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::state::Status;
 use crate::names::{InstanceKey, NameError, PoolName, SnapshotKey, SnapshotName};
-use crate::{config, db, device, helper, network, profile, storage};
+use crate::{config, db, device, helper, network, profile, project, storage};
 
 /// The errors of this room.
 #[derive(Debug)]
@@ -89,6 +89,7 @@ pub enum Error {
     Config(config::Error),
     Device(device::Error),
     Profile(profile::Missing),
+    Project(project::Error),
     Storage(storage::Error),
     Network(network::Error),
     Helper(helper::Error),
@@ -177,7 +178,7 @@ impl fmt::Display for Error {
             }
             Self::Name(error) => error.fmt(f),
             Self::Running => f.write_str("Instance is running"),
-            Self::RenameRunning => f.write_str("The instance is running: stop it to give it another name"),
+            Self::RenameRunning => f.write_str("The instance is running: stop it to rename or move it"),
             Self::AlreadyRunning => f.write_str("The instance is already running"),
             Self::AlreadyStopped => f.write_str("The instance is already stopped"),
             Self::NotRunning => f.write_str("The instance isn't running"),
@@ -231,6 +232,7 @@ impl fmt::Display for Error {
             Self::Config(error) => error.fmt(f),
             Self::Device(error) => error.fmt(f),
             Self::Profile(error) => error.fmt(f),
+            Self::Project(error) => error.fmt(f),
             Self::Storage(error) => error.fmt(f),
             Self::Network(error) => error.fmt(f),
             Self::Helper(error) => error.fmt(f),
@@ -316,6 +318,7 @@ from!(
     Config config::Error,
     Device device::Error,
     Profile profile::Missing,
+    Project project::Error,
     Storage storage::Error,
     Network network::Error,
     Helper helper::Error,

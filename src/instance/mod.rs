@@ -60,6 +60,7 @@ mod uevents;
 mod undo;
 mod update;
 mod waits;
+mod within;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -97,7 +98,7 @@ pub use ranges::Ranges;
 pub use shifting::Shifts;
 pub use snapshots::{NewSnapshot, Verb as SnapshotVerb, find as find_snapshot};
 pub use state::{Snapshot, Status};
-pub use update::{Change, Definition, is_own};
+pub use update::{Change, Definition, is_own, users_of};
 
 /// What this host is and has, found out once at the daemon's start.
 pub struct Host {

@@ -385,7 +385,7 @@ async fn register(
     let (Some(network), Some(mac)) = (network_of(entry), entry.interface.mac) else { return Ok(()) };
     let host = network::Host {
         instance: key.container(),
-        hostname: key.name.to_string(),
+        hostname: key.hostname(),
         device: device.clone(),
         mac,
         ipv4: nic.and_then(Nic::ipv4_address),

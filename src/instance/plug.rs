@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatVf
 use rustix::io::Errno;
 
 use super::error::Error;
+use super::within::Within;
 use crate::device::{Disk, Node, Plug, Propagation};
 use crate::names::DeviceName;
 use crate::security::idmap::IdMap;
@@ -55,9 +56,15 @@ pub(super) fn file_name(device: &DeviceName, plug: &Plug) -> String {
 
 /// Makes a plug ready in `dir`, the container's directory of devices. None: its source is missing, and need not be there.
 /// `map`: of an unprivileged container. Mounts and makes files.
-pub(super) fn ready(dir: &Path, device: &DeviceName, plug: &Plug, map: Option<&IdMap>) -> Result<Option<Ready>, Error> {
+pub(super) fn ready(
+    dir: &Path,
+    device: &DeviceName,
+    plug: &Plug,
+    within: &Within,
+    map: Option<&IdMap>,
+) -> Result<Option<Ready>, Error> {
     match plug {
-        Plug::Disk(disk) => ready_disk(dir, device, disk, map),
+        Plug::Disk(disk) => ready_disk(dir, device, disk, within, map),
         Plug::Node(node) => ready_node(&dir.join(file_name(device, plug)), device, node, map),
     }
 }
@@ -74,8 +81,23 @@ pub(super) fn open(device: &DeviceName, source: &str, required: bool) -> Result<
     }
 }
 
-fn ready_disk(dir: &Path, device: &DeviceName, disk: &Disk, map: Option<&IdMap>) -> Result<Option<Ready>, Error> {
-    let Some(source) = open(device, &disk.source, disk.required)? else { return Ok(None) };
+/// Opens the source of a disk that is a path of the host, where its project lets it lie.
+pub(super) fn open_within(device: &DeviceName, disk: &Disk, within: &Within) -> Result<Option<OwnedFd>, Error> {
+    let opened = open(device, &disk.source, disk.required)?;
+    if let Some(opened) = &opened {
+        within.check(device, opened)?;
+    }
+    Ok(opened)
+}
+
+fn ready_disk(
+    dir: &Path,
+    device: &DeviceName,
+    disk: &Disk,
+    within: &Within,
+    map: Option<&IdMap>,
+) -> Result<Option<Ready>, Error> {
+    let Some(source) = open_within(device, disk, within)? else { return Ok(None) };
     let failed = |what: &str| {
         let what = what.to_owned();
         move |error: io::Error| refuse(device, format!("{what}: {error}"))

@@ -1,14 +1,13 @@
 //! What a change would do, without doing it.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use super::error::Error;
 use super::manager::Manager;
 use super::update::{self, Change};
 use crate::api::wire::{ChangedDevice, ChangedKey, Preview, PreviewedInstance};
 use crate::config;
-use crate::db::{Instance, Model, Profile};
+use crate::db::{Model, Profile};
 use crate::device;
 use crate::names::InstanceKey;
 use crate::profile::{self, Expanded};
@@ -74,8 +73,7 @@ impl Manager {
     pub fn preview_profile(&self, model: &Model, new: &Profile) -> Result<Preview, Error> {
         let next = update::with_profile(model, new);
         update::check_profile(&next, &new.project, &new.name)?;
-        let uses = |record: &&Arc<Instance>| record.key.project == new.project && record.profiles.contains(&new.name);
-        let shown = model.instances.values().filter(uses).map(|record| {
+        let shown = update::users_of(model, &new.project, &new.name).map(|record| {
             let (before, after) = (profile::expand_instance(model, record), profile::expand_instance(&next, record));
             compare(&record.key, &before, &after, self.runs(&record.key))
         });

@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use super::error::Error;
 use super::manager::Manager;
 use super::request::{Request, Turns};
-use super::update::{check_profile, with_profile};
+use super::update::{check_profile, users_of, with_profile};
 use crate::db::{self, Model, Profile};
 use crate::names::{InstanceKey, ProfileName, ProjectName};
 
@@ -36,8 +36,7 @@ impl Held {
 }
 
 fn users(model: &Model, project: &ProjectName, name: &ProfileName) -> Vec<Arc<db::Instance>> {
-    let uses = |record: &&Arc<db::Instance>| record.key.project == *project && record.profiles.contains(name);
-    model.instances.values().filter(uses).cloned().collect()
+    users_of(model, project, name).cloned().collect()
 }
 
 impl Manager {

@@ -1,35 +1,42 @@
-//! Rename: the row first, then the files. A crash in between is finished at the next start.
+//! Rename, also into another project: the row first, then the files. A crash in between is finished at the next start.
 //!
 //! ```text
 //!  row "old" ──commit──> row "new" + volatile.renamed_from=old ──volume, link, logs──> marker removed
 //! ```
-//! Each step with the files is done only if it is still to do, so that all of them can be repeated.
+//! Each step with the files is done only if it is still to do, so that all of them can be repeated. The files of a project's
+//! instance bear its name, too: to move one there is to give its files another name.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, apparmor, blocking, confine, guests, marks};
+use super::{Context, apparmor, blocking, confine, create, guests, marks};
+use crate::config;
 use crate::db::{Instance, Model};
+use crate::device::Set;
 use crate::events::lifecycle::Requestor;
-use crate::names::InstanceKey;
+use crate::names::{InstanceKey, SnapshotKey, SnapshotName};
+use crate::profile;
+use crate::project;
 use crate::storage::{self, VolumeId};
 
 /// Says, while a rename is under way, which container name the files still have.
 pub(super) const MARKER: &str = "volatile.renamed_from";
 
-/// Gives a stopped instance another name.
+/// Gives a stopped instance another name, or another project, which must take it as it is.
 pub(super) async fn rename(
     context: &Arc<Context>,
     from: &InstanceKey,
     to: &InstanceKey,
     requestor: Option<&Requestor>,
 ) -> Result<(), Error> {
-    let record = swap_row(context, from, to).await?;
+    let snapshots: Vec<SnapshotName> =
+        context.db.model().snapshots_of(from).into_iter().map(|snapshot| snapshot.key.name.clone()).collect();
+    let record = swap_row(context, from, to, true).await?;
     if let Err(cause) = move_files(context, &record, &from.container()).await {
         let back = async {
             move_files(context, &Instance { key: from.clone(), ..record.clone() }, &to.container()).await?;
-            swap_row(context, to, from).await?;
+            swap_row(context, to, from, false).await?;
             marks::set(context, from, MARKER, None).await
         };
         return Err(match back.await {
@@ -38,8 +45,30 @@ pub(super) async fn rename(
         });
     }
     marks::set(context, to, MARKER, None).await?;
-    context.renamed(from, to, requestor);
+    if from.project == to.project {
+        context.renamed(from, to, requestor);
+    } else {
+        moved(context, &record, from, snapshots, requestor);
+    }
     Ok(())
+}
+
+/// Tells each of the projects what happened there, as LXD does.
+fn moved(
+    context: &Context,
+    record: &Instance,
+    from: &InstanceKey,
+    snapshots: Vec<SnapshotName>,
+    requestor: Option<&Requestor>,
+) {
+    let tell = |action, instance: &InstanceKey, name: &SnapshotName| {
+        let key = SnapshotKey { instance: instance.clone(), name: name.clone() };
+        context.snapshot_lifecycle(action, &key, &[], requestor);
+    };
+    context.created(record, requestor);
+    snapshots.iter().for_each(|name| tell("instance-snapshot-created", &record.key, name));
+    snapshots.iter().for_each(|name| tell("instance-snapshot-deleted", from, name));
+    context.lifecycle("instance-deleted", from, requestor);
 }
 
 /// Finishes a rename that a crash interrupted; none is fine.
@@ -59,8 +88,32 @@ pub(super) fn still_named(model: &Model, key: &InstanceKey, except: Option<&Inst
     others.into_iter().any(|record| record.config.get(MARKER) == Some(&container))
 }
 
-async fn swap_row(context: &Context, from: &InstanceKey, to: &InstanceKey) -> Result<Instance, Error> {
-    let (from, to) = (from.clone(), to.clone());
+/// Whether the project that `record` has now takes it as it is. Where the profiles there have no root disk, it gets its own.
+fn settle_in(context: &Context, model: &Model, record: &mut Instance) -> Result<(), Error> {
+    let project = &record.key.project;
+    project::require(model, project)?;
+    create::give_root(model, project, &record.profiles, &mut record.devices, &record.pool)?;
+    let expanded = profile::expand(model, project, &record.profiles, &record.config, &record.devices)?;
+    context.check_privilege(&expanded.config)?;
+    config::check_together(&expanded.config)?;
+    let devices = Set::parse(&expanded.devices)?;
+    create::check_networks(model, &record.key, &devices)?;
+    let pool = devices.root()?.pool.clone();
+    if pool != record.pool {
+        return Err(Error::PoolChange { from: record.pool.clone(), to: pool });
+    }
+    create::give_addresses(&devices, &mut record.config)?;
+    Ok(project::check_instance(model, record)?)
+}
+
+/// `checked`: what moves to another project must fit there.
+async fn swap_row(
+    context: &Arc<Context>,
+    from: &InstanceKey,
+    to: &InstanceKey,
+    checked: bool,
+) -> Result<Instance, Error> {
+    let (from, to, checking) = (from.clone(), to.clone(), Arc::clone(context));
     context
         .db
         .write(move |tx| {
@@ -71,6 +124,9 @@ async fn swap_row(context: &Context, from: &InstanceKey, to: &InstanceKey) -> Re
             record.config.insert(MARKER.to_owned(), from.container());
             guests::renew_identity(&mut record.config);
             record.key = to;
+            if checked && record.key.project != from.project {
+                settle_in(&checking, tx.model(), &mut record)?;
+            }
             let snapshots: Vec<_> = tx.model().snapshots_of(&from).into_iter().cloned().collect();
             tx.delete_instance(&from)?;
             tx.put_instance(record.clone())?;

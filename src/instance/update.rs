@@ -9,11 +9,12 @@ use super::snapshots::{HELD, restore};
 use super::{Context, create, devices, guests, nics, quota, ranges, rename, stop};
 use crate::api::wire::{Config, Devices};
 use crate::config;
-use crate::db::{Instance, Model, Profile};
+use crate::db::{Feature, Instance, Model, Profile};
 use crate::device::Set;
 use crate::events::lifecycle::Requestor;
 use crate::names::{InstanceKey, ProfileName, ProjectName};
 use crate::profile::{self, Expanded};
+use crate::project;
 
 /// What of an instance can be changed.
 #[derive(Debug, Clone)]
@@ -58,9 +59,7 @@ pub(super) fn with_profile(model: &Model, new: &Profile) -> Model {
 /// # Errors
 /// Of the first that cannot.
 pub(super) fn check_profile(model: &Model, project: &ProjectName, name: &ProfileName) -> Result<(), Error> {
-    let users =
-        model.instances.values().filter(|record| record.key.project == *project && record.profiles.contains(name));
-    for record in users {
+    for record in users_of(model, project, name) {
         let fits = || -> Result<(), Error> {
             let expanded = profile::expand_instance(model, record);
             config::check_together(&expanded.config)?;
@@ -71,7 +70,22 @@ pub(super) fn check_profile(model: &Model, project: &ProjectName, name: &Profile
         };
         fits().map_err(|cause| Error::OfUser { key: record.key.clone(), cause: Box::new(cause) })?;
     }
-    Ok(())
+    match model.profile(project, name) {
+        Some(profile) => Ok(project::check_profile(model, profile)?),
+        None => Ok(()),
+    }
+}
+
+/// The instances that use a profile, of all projects that see it. `project` holds it.
+pub fn users_of<'a>(
+    model: &'a Model,
+    project: &'a ProjectName,
+    name: &'a ProfileName,
+) -> impl Iterator<Item = &'a Arc<Instance>> {
+    let uses = move |record: &&Arc<Instance>| {
+        record.profiles.contains(name) && model.holder(&record.key.project, Feature::Profiles) == *project
+    };
+    model.instances.values().filter(uses)
 }
 
 /// The record that `change` makes of `old`, checked whole.
@@ -122,6 +136,7 @@ pub(super) fn changed(
     };
     record.config.retain(|key, _| gone(key).is_none());
     create::give_addresses(&devices, &mut record.config)?;
+    project::check_instance(model, &record)?;
     Ok((record, expanded))
 }
 
@@ -159,7 +174,9 @@ pub(super) async fn update(
                 }
             },
             None => {
-                if let Err(error) = devices::check_sources(&before.devices, &expanded.devices).await {
+                if let Err(error) =
+                    devices::check_sources(context, &key.project, &before.devices, &expanded.devices).await
+                {
                     quota::undo(quota).await;
                     return Err(error);
                 }
@@ -181,6 +198,8 @@ pub(super) async fn update(
                         pair.is_some_and(|(now, before)| Arc::ptr_eq(now, before))
                     });
                 if same {
+                    // Others of the project may have taken of its limits meanwhile.
+                    project::check_instance(now, &record)?;
                     tx.put_instance(record)?;
                 }
                 Ok::<_, Error>(same)

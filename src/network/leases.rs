@@ -62,6 +62,7 @@ impl Entry {
                 IpAddr::V6(v6) => line.push_str(&format!(",[{v6}]")),
             }
         }
+        let named = named && !self.hostname.is_empty();
         if named { format!("{line},{}\n", self.hostname) } else { format!("#{}\n{line}\n", self.hostname) }
     }
 
@@ -88,7 +89,7 @@ impl Entry {
 
     /// The instance, as far as the file's name tells: all before the device.
     fn instance(&self) -> String {
-        self.file.split('.').next().unwrap_or_default().to_owned()
+        self.file.split('.').next().unwrap_or_default().replace('=', ".")
     }
 }
 

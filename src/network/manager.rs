@@ -20,7 +20,7 @@ use crate::sys::netlink::{Link, MacAddr, Scope, Socket};
 pub struct Host {
     /// The instance's key as its files have it: `name`, or `project_name` outside `default`.
     pub instance: String,
-    /// Its name in DNS: the instance's plain name.
+    /// Its name in DNS: the instance's, and outside `default` the project's after a dot; empty: none.
     pub hostname: String,
     /// The device.
     pub device: DeviceName,
@@ -240,7 +240,15 @@ fn host_file(instance: &str, device: &DeviceName) -> Result<String, Error> {
     if instance.contains('/') {
         DeviceName::new(instance)?;
     }
-    Ok(format!("{instance}.{device}"))
+    // What stands before the first dot is the instance: its project may have dots.
+    Ok(format!("{}.{device}", instance.replace('.', "=")))
+}
+
+/// A part of a name in DNS; an instance's name is one, a project's may begin with a digit.
+fn dns_label(label: &str) -> Result<(), crate::names::NameError> {
+    let digit = label.starts_with(|c: char| c.is_ascii_digit());
+    let named = if digit { format!("d{label}") } else { label.to_owned() };
+    crate::names::InstanceName::new(named).map(drop)
 }
 
 impl Inner {
@@ -343,7 +351,9 @@ impl Inner {
         let named = modes.get(network) != Some(&DnsMode::Dynamic);
         let file = host_file(&host.instance, &host.device)?;
         // It becomes a word of dnsmasq's configuration.
-        crate::names::InstanceName::new(host.hostname.clone())?;
+        for label in host.hostname.split('.').filter(|_| !host.hostname.is_empty()) {
+            dns_label(label)?;
+        }
         let addresses = host.ipv4.map(IpAddr::V4).into_iter().chain(host.ipv6.map(IpAddr::V6)).collect();
         let entry = Entry { file, mac: host.mac, addresses, hostname: host.hostname.clone() };
         let files = self.prepare(network)?;

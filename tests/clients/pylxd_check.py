@@ -129,6 +129,24 @@ def storage(client):
     refused("a deleted pool", 404, lambda: client.storage_pools.get("py"))
 
 
+def projects(client):
+    project = client.projects.create("py", description="of python", config={"features.images": "false", "features.profiles": "false"})
+    check("project", project.description == "of python" and project.config["features.storage.volumes"] == "true")
+    project.description = "changed"
+    project.save(wait=True)
+    check("description", client.projects.get("py").description == "changed")
+    project = project.rename("py2")
+    check("renamed", client.projects.exists("py2") and not client.projects.exists("py"))
+    inside = pylxd.Client(project="py2")
+    inside.instances.create({"name": "o1", "source": {"type": "image", "alias": "bb"}}, wait=True)
+    check("apart", inside.instances.exists("o1") and not client.instances.exists("o1"))
+    check("used", client.projects.get("py2").used_by == ["/1.0/instances/o1?project=py2"])
+    refused("one that is not empty", 400, project.delete)
+    inside.instances.get("o1").delete(wait=True)
+    project.delete()
+    refused("a deleted project", 404, lambda: client.projects.get("py2"))
+
+
 def operations_and_events(client):
     events = client.events(event_types={pylxd.EventType.Lifecycle})
     check("projects", [p.name for p in client.projects.all()] == ["default"])
@@ -143,7 +161,7 @@ def operations_and_events(client):
 def main():
     client = pylxd.Client()
     start = time.monotonic()
-    for part in (the_server, profiles, images, storage, operations_and_events, instances):
+    for part in (the_server, profiles, images, storage, projects, operations_and_events, instances):
         part(client)
         print(f"{part.__name__}: ok", file=sys.stderr)
     print(f"{passed} passed, 0 failed")

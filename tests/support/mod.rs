@@ -2,6 +2,7 @@
 //! it left on the host fails the test.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod api;
 pub mod caller;
 pub mod http;
 pub mod namespaces;
@@ -321,7 +322,12 @@ impl Daemon {
 
     /// The state of an instance, in a word.
     pub fn status(&self, name: &str) -> String {
-        let (_, answer) = self.api("GET", &format!("/1.0/instances/{name}"), "");
+        self.status_in("default", name)
+    }
+
+    /// The same of one in a project.
+    pub fn status_in(&self, project: &str, name: &str) -> String {
+        let (_, answer) = self.api("GET", &format!("/1.0/instances/{name}?project={project}"), "");
         answer["metadata"]["status"].as_str().unwrap_or("none").to_owned()
     }
 
@@ -388,6 +394,24 @@ impl Daemon {
         tree
     }
 
+    /// All projects but `default`, with the images, profiles and ACLs of them; there are no instances any more.
+    fn delete_projects(&self) {
+        let (_, list) = self.api("GET", "/1.0/projects", "");
+        for project in list["metadata"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            if project == "/1.0/projects/default" {
+                continue;
+            }
+            let (_, shown) = self.api("GET", project, "");
+            for url in shown["metadata"]["used_by"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                let (status, answer) = self.api("DELETE", url, "");
+                if status == 202 {
+                    self.api("GET", &format!("{}/wait", answer["operation"].as_str().unwrap_or_default()), "");
+                }
+            }
+            self.api("DELETE", project, "");
+        }
+    }
+
     /// What of this daemon is on the host: mounts, control groups, processes. (Interfaces and firewall rules bear no mark
     /// of their daemon: packaging/test compares those of the host before and after all tests.)
     pub fn leftovers(&self) -> Vec<String> {
@@ -444,9 +468,11 @@ impl Drop for Daemon {
             self.start();
         }
         // Everything is deleted by the API, so that clean-up itself is tested.
-        let (_, list) = self.api("GET", "/1.0/instances", "");
+        let (_, list) = self.api("GET", "/1.0/instances?all-projects=true", "");
         for url in list["metadata"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            let (status, answer) = self.api("PUT", &format!("{url}/state"), r#"{"action":"stop","force":true}"#);
+            let (path, query) = url.split_once('?').unwrap_or((url, ""));
+            let state = format!("{path}/state?{query}");
+            let (status, answer) = self.api("PUT", &state, r#"{"action":"stop","force":true}"#);
             if status == 202 {
                 self.api("GET", &format!("{}/wait", answer["operation"].as_str().unwrap_or_default()), "");
             }
@@ -456,6 +482,7 @@ impl Drop for Daemon {
             }
         }
         self.api("PUT", "/1.0/profiles/default", "{}");
+        self.delete_projects();
         for kind in ["images", "networks?recursion=1", "network-acls", "storage-pools"] {
             let (_, list) = self.api("GET", &format!("/1.0/{kind}"), "");
             for object in list["metadata"].as_array().into_iter().flatten() {

@@ -79,6 +79,15 @@ fn names(daemon: &Daemon, query: &str) -> BTreeSet<String> {
     rows(daemon, query).into_iter().filter_map(|row| row.into_iter().next()).collect()
 }
 
+/// An instance as its files are called.
+const KEY: &str = "CASE project WHEN 'default' THEN name ELSE project || '_' || name END";
+
+/// A column as the end of addresses.
+fn shown_as(column: &str, table: &str) -> String {
+    let project = "CASE project WHEN 'default' THEN '' ELSE '?project=' || project END";
+    format!("SELECT {column} || {project} FROM {table}")
+}
+
 fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
     for table in ["instances", "snapshots", "images", "pools", "networks"] {
         for row in rows(daemon, &format!("SELECT * FROM {table} WHERE phase <> 'ready'")) {
@@ -86,9 +95,11 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
         }
     }
     let mut instances = BTreeMap::new();
-    for row in rows(daemon, "SELECT name, pool, config FROM instances") {
+    // By the names of their files.
+    let of_project = |table: &str| format!("SELECT {KEY}, pool, config, project, name FROM {table}");
+    for row in rows(daemon, &of_project("instances")) {
         let config: BTreeMap<String, String> = serde_json::from_str(&row[2]).unwrap();
-        let status = daemon.status(&row[0]);
+        let status = daemon.status_in(&row[3], &row[4]);
         let up = matches!(status.as_str(), "Running" | "Frozen");
         if !up && status != "Stopped" {
             findings.push(format!("the instance {} is {status}", row[0]));
@@ -108,7 +119,8 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
         }
         instances.insert(row[0].clone(), Instance { pool: row[1].clone(), up, interfaces });
     }
-    for alias in rows(daemon, "SELECT name FROM aliases WHERE target NOT IN (SELECT fingerprint FROM images)") {
+    let lost = "SELECT name FROM aliases WHERE project || target NOT IN (SELECT project || fingerprint FROM images)";
+    for alias in rows(daemon, lost) {
         findings.push(format!("the alias {alias:?} of no image"));
     }
     for renamed in rows(daemon, "SELECT name FROM networks WHERE config LIKE '%renamed_from%' OR phase <> 'ready'") {
@@ -120,13 +132,14 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
     }
     // What the API shows is what the rows say.
     for (url, query) in [
-        ("/1.0/instances", "SELECT name FROM instances"),
-        ("/1.0/images", "SELECT fingerprint FROM images"),
-        ("/1.0/images/aliases", "SELECT name FROM aliases"),
-        ("/1.0/profiles", "SELECT name FROM profiles"),
+        ("/1.0/instances?all-projects=true", shown_as("name", "instances").as_str()),
+        ("/1.0/images?all-projects=true", shown_as("fingerprint", "images").as_str()),
+        ("/1.0/images/aliases?all-projects=true", shown_as("name", "aliases").as_str()),
+        ("/1.0/profiles?all-projects=true", shown_as("name", "profiles").as_str()),
+        ("/1.0/projects", "SELECT name FROM projects"),
         ("/1.0/storage-pools", "SELECT name FROM pools"),
         ("/1.0/certificates", "SELECT fingerprint FROM certificates"),
-        ("/1.0/network-acls", "SELECT name FROM network_acls"),
+        ("/1.0/network-acls?all-projects=true", shown_as("name", "network_acls").as_str()),
         ("/1.0/warnings", "SELECT uuid FROM warnings"),
     ] {
         let (_, list) = daemon.api("GET", url, "");
@@ -137,7 +150,7 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
         }
     }
     let mut snapshots: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for row in rows(daemon, "SELECT instance, name FROM snapshots") {
+    for row in rows(daemon, &format!("SELECT {}, name FROM snapshots", KEY.replace("name", "instance"))) {
         snapshots.entry(row[0].clone()).or_default().insert(row[1].clone());
     }
     Model {

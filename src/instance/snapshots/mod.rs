@@ -26,6 +26,7 @@ use crate::db::{self, InstanceSnapshot, Model, Phase, Seconds};
 use crate::events::lifecycle::Requestor;
 use crate::names::{InstanceKey, SnapshotKey, SnapshotName};
 use crate::profile;
+use crate::project;
 use crate::storage::{self, Pause, Pool, VolumeId};
 use pause::Held;
 
@@ -151,6 +152,7 @@ pub(super) async fn create(
     let record = context
         .db
         .write(move |tx| {
+            project::may_make_snapshots(tx.model(), &of.project)?;
             let record = row(tx.model(), &of, &new)?;
             tx.put_snapshot(record.clone())?;
             Ok::<_, Error>(record)

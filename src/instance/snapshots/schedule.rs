@@ -14,6 +14,7 @@ use crate::db::{Model, Phase, Seconds};
 use crate::instance::Manager;
 use crate::names::{InstanceKey, SnapshotKey};
 use crate::profile;
+use crate::project;
 
 /// The snapshots that have expired.
 fn expired(model: &Model, now: Seconds) -> Vec<SnapshotKey> {
@@ -41,6 +42,7 @@ fn due(model: &Model, at: time::OffsetDateTime, up: impl Fn(&InstanceKey) -> boo
         };
         let expanded = profile::expand_instance(model, record).config;
         schedule_of(&expanded).is_some_and(|schedule| schedule.fits(at))
+            && project::may_make_snapshots(model, &key.project).is_ok()
             && (up(key) || config::bool_of(&expanded, "snapshots.schedule.stopped"))
     };
     model.instances.keys().filter(wanted).cloned().collect()
