@@ -19,6 +19,7 @@ pub mod snapshot_pattern;
 mod syscall_names;
 pub mod syscalls;
 mod value;
+mod volume_keys;
 
 use std::fmt;
 
@@ -30,6 +31,7 @@ pub use instance_type::limits_of;
 pub use server_keys::{SERVER_KEYS, ServerRow};
 pub use size::{parse_part, parse_size};
 pub use value::{Kind, parse_bool, parse_int};
+pub use volume_keys::{VOLUME_KEYS, is_unmapped, validate_volume};
 
 /// The longest value of a key, bytes. LXD's database takes values up to 256 KiB.
 pub const MAX_VALUE: usize = 256 * 1024;

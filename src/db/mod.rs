@@ -22,7 +22,7 @@ mod writer;
 pub use error::Error;
 pub use model::{
     Acl, Alias, Certificate, Forward, ForwardKey, Image, Instance, InstanceSnapshot, Model, Network, Phase, Pool,
-    Profile, Project,
+    Profile, Project, Volume, VolumeSnapshot,
 };
 pub use peek::{Peek, peek};
 pub use tx::Tx;

@@ -73,6 +73,16 @@ pub(super) fn live(trees: &[(PathBuf, PathBuf)], pause: &dyn Pause) -> Result<()
     second.and(resumed)
 }
 
+/// The same of a tree in use whose users nobody can hold: each file as it was at some moment of the copy.
+///
+/// # Errors
+/// As of [`tree`].
+pub(super) fn unheld(from: &Path, to: &Path) -> Result<(), Error> {
+    let seen = first(from, to)?;
+    // What goes while it is looked at is gone.
+    pass::<true>(from, to, Some(&seen)).map(drop)
+}
+
 fn first(from: &Path, to: &Path) -> Result<Seen, Error> {
     // Pages that are written through a mapping take their time from the first write after they were written out.
     walk::open(from).and_then(|root| rustix::fs::syncfs(&root).map_err(|e| io("write out", from)(e.into())))?;

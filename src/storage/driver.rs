@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::copy::Pause;
+use super::copy::{self, Pause};
 use super::error::Error;
+use super::files::{make_dir, remove_dir};
 use crate::image::StoredImage;
 use crate::names::Fingerprint;
 use crate::security::idmap::IdMap;
@@ -42,6 +43,23 @@ pub(super) enum Make<'a> {
     },
 }
 
+/// What a new custom volume holds. It has no root beside other things: its files lie in the volume itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Files<'a> {
+    /// Nothing.
+    Empty,
+    /// What the custom volume or snapshot `of` has now.
+    Copy {
+        /// Where it lies.
+        of: &'a Path,
+        /// Somebody may be writing to it.
+        live: bool,
+    },
+}
+
+/// Of a new custom volume, as LXD has it.
+const FILES_MODE: u32 = 0o711;
+
 /// A backend.
 pub(super) trait Driver: Send + Sync {
     /// Makes the volume `new`, which is not there.
@@ -52,4 +70,18 @@ pub(super) trait Driver: Send + Sync {
     fn lower(&self, volume: &Path) -> Option<Fingerprint>;
     /// Removes a volume that was moved out of the way, with what only it needed.
     fn discard(&self, pool: &Path, trash: &Path) -> Result<(), Error>;
+
+    /// Makes the custom volume, or snapshot of one, `new`, which is not there. What it is of lies in the same pool.
+    fn make_files(&self, new: &Path, what: Files<'_>) -> Result<(), Error> {
+        match what {
+            Files::Empty => make_dir(new, FILES_MODE),
+            Files::Copy { of, live: false } => copy::tree(of, new),
+            Files::Copy { of, live: true } => copy::unheld(of, new),
+        }
+    }
+
+    /// Removes a custom volume, or a snapshot of one, that was moved out of the way.
+    fn discard_files(&self, trash: &Path) -> Result<(), Error> {
+        remove_dir(trash)
+    }
 }

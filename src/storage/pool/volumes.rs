@@ -12,7 +12,7 @@ use crate::security::idmap::IdMap;
 use crate::storage::copy::Pause;
 use crate::storage::driver::{Make, RootMount};
 use crate::storage::error::{Error, io};
-use crate::storage::files::{make_dir, scratch, trash};
+use crate::storage::files::{is_custom, make_dir, scratch, trash};
 use crate::storage::volume::VolumeId;
 use crate::storage::{nested, shift};
 use crate::sys::mount;
@@ -229,6 +229,9 @@ impl Pool {
             Ok(found) if !found.is_dir() => return std::fs::remove_file(path).map_err(io("remove", path)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Ok(_) | Err(_) => {}
+        }
+        if is_custom(path) {
+            return self.driver.discard_files(path);
         }
         unmount_below(path)?;
         self.driver.discard(&self.root, path)
