@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::networks::check_uplink;
-use super::{Context, Stages, blocking, guests, rename, snapshots};
+use super::{Context, Stages, blocking, guests, rename, snapshots, volumes};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{self, Model, Phase};
@@ -89,6 +89,7 @@ pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: Stri
     config::check_together(&expanded.config)?;
     let devices = Set::parse(&expanded.devices)?;
     check_networks(model, &new.key, &devices)?;
+    volumes::check(model, &new.key.project, &devices)?;
     let pool = devices.root()?.pool.clone();
     if !model.pools.get(&pool).is_some_and(|record| record.phase == Phase::Ready) {
         return Err(Error::NoSuchPool(pool));

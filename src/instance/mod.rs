@@ -58,6 +58,7 @@ mod stop;
 mod uevents;
 mod undo;
 mod update;
+mod volumes;
 mod waits;
 
 use std::collections::BTreeMap;

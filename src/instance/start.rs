@@ -106,7 +106,7 @@ async fn steps(
         let (context, name) = (Arc::clone(context), container.name.clone());
         undo.push(async move { plugs::forget(&context, &name).await });
     }
-    let plugged = plugs::prepare(context, &container.name, &expanded, map.clone(), &root.path).await?;
+    let plugged = plugs::prepare(context, key, &expanded, map.clone(), &root.path).await?;
     let logs = context.dir.logs(&container.name);
     let log = logs.join("lxc.log");
     let hook = helper::stop_hook(&context.dir.hook_socket(), &context.dir.spool(), &container.name);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::apply::apply;
 use super::error::Error;
 use super::snapshots::{HELD, restore};
-use super::{Context, create, devices, guests, nics, ranges, rename, stop};
+use super::{Context, create, devices, guests, nics, ranges, rename, stop, volumes};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{Instance, Model, Profile};
@@ -66,6 +66,7 @@ pub(super) fn check_profile(model: &Model, project: &ProjectName, name: &Profile
             config::check_together(&expanded.config)?;
             let devices = Set::parse(&expanded.devices)?;
             create::check_networks(model, &record.key, &devices)?;
+            volumes::check(model, &record.key.project, &devices)?;
             let pool = devices.root()?.pool.clone();
             if pool == record.pool { Ok(()) } else { Err(Error::PoolChange { from: record.pool.clone(), to: pool }) }
         };
@@ -89,6 +90,7 @@ pub(super) fn changed(
     config::check_together(&expanded.config)?;
     let devices = Set::parse(&expanded.devices)?;
     create::check_networks(model, &record.key, &devices)?;
+    volumes::check(model, &record.key.project, &devices)?;
     if let Some((_, root)) = devices.root.as_ref().filter(|(_, root)| root.pool != record.pool) {
         return Err(Error::PoolChange { from: record.pool, to: root.pool.clone() });
     }
@@ -152,13 +154,14 @@ pub(super) async fn update(
         let applied = match pid {
             Some(pid) => Some(apply(context, key, pid, &before, &expanded).await?),
             None => {
-                devices::check_sources(&before.devices, &expanded.devices).await?;
+                devices::check_sources(context, &key.project, &before.devices, &expanded.devices).await?;
                 None
             }
         };
         if let Some(applied) = &applied {
             applied.remember(&mut record.config);
         }
+        let devices = Set::parse(&expanded.devices)?;
         let written = context
             .db
             .write(move |tx| {
@@ -171,6 +174,8 @@ pub(super) async fn update(
                         pair.is_some_and(|(now, before)| Arc::ptr_eq(now, before))
                     });
                 if same {
+                    // Others delete volumes, too.
+                    volumes::check(now, project, &devices)?;
                     tx.put_instance(record)?;
                 }
                 Ok::<_, Error>(same)

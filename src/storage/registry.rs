@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::Error;
+use super::locks::VolumeLocks;
 use super::pool::{DriverKind, Pool, PoolSpec};
 use super::probe::Probes;
 use crate::api::wire::Config;
@@ -19,6 +20,7 @@ pub struct Registry {
     state_dir: PathBuf,
     probes: Arc<Probes>,
     pools: Mutex<BTreeMap<PoolName, Entry>>,
+    locks: VolumeLocks,
 }
 
 impl Registry {
@@ -26,7 +28,7 @@ impl Registry {
     pub fn new(state_dir: PathBuf) -> Self {
         let probes = Arc::new(Probes::remembering(&state_dir, &state_dir.join("run/probed")));
         probes.clear();
-        Self { state_dir, probes, pools: Mutex::default() }
+        Self { state_dir, probes, pools: Mutex::default(), locks: VolumeLocks::default() }
     }
 
     fn pools(&self) -> MutexGuard<'_, BTreeMap<PoolName, Entry>> {
@@ -36,6 +38,11 @@ impl Registry {
     /// What the host can do.
     pub fn probes(&self) -> &Probes {
         &self.probes
+    }
+
+    /// Who works on which custom volume.
+    pub fn locks(&self) -> &VolumeLocks {
+        &self.locks
     }
 
     /// The drivers that work here. Asking tries them, once.
