@@ -4,7 +4,7 @@
 //! held by `tests/architecture.rs`):
 //!
 //! ```text
-//! guest -> api -> {instance, storage, network, image, ops, auth} -> {profile, device, config, security, db, events}
+//! guest -> api -> volume -> {instance, storage, network, image, ops, auth} -> {profile, device, config, security, db, events}
 //!     -> {helper, lxc, sys} -> lxc-sys
 //! ```
 //! `names` stands below all of them: the typed identifiers that are parsed once, at the edge.
@@ -34,3 +34,4 @@ pub mod security;
 pub mod state_dir;
 pub mod storage;
 pub mod sys;
+pub mod volume;

@@ -28,7 +28,7 @@ impl fmt::Display for NameError {
 impl std::error::Error for NameError {}
 
 /// What cannot stand for itself in a URL's path, beside what is no ASCII.
-const IN_URL: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS
+pub const IN_URL: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS
     .add(b' ')
     .add(b'"')
     .add(b'#')

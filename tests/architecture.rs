@@ -29,11 +29,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "sys",
         ],
     ),
+    ("volume", &["instance", "storage", "device", "config", "db", "events"]),
     (
         "api",
         &[
-            "instance", "storage", "network", "image", "ops", "auth", "profile", "device", "config", "db", "events",
-            "sys", "lxc", "helper", "health",
+            "volume", "instance", "storage", "network", "image", "ops", "auth", "profile", "device", "config", "db",
+            "events", "sys", "lxc", "helper", "health",
         ],
     ),
     ("guest", &["api", "instance", "ops", "profile", "config", "db", "events"]),

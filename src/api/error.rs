@@ -10,7 +10,7 @@ use super::server::AddressError;
 use super::websocket::NotAWebsocket;
 use crate::helper::files::Refusal;
 use crate::names::NameError;
-use crate::{auth, config, db, device, helper, image, instance, network, ops, profile, storage};
+use crate::{auth, config, db, device, helper, image, instance, network, ops, profile, storage, volume};
 
 /// Why a request is refused.
 #[derive(Debug)]
@@ -49,6 +49,7 @@ pub enum Error {
     Profile(profile::Missing),
     Image(image::Error),
     Storage(storage::Error),
+    Volume(volume::Error),
     Network(network::Error),
     Db(db::Error),
 }
@@ -98,6 +99,7 @@ impl fmt::Display for Error {
             Self::Profile(error) => error.fmt(f),
             Self::Image(error) => error.fmt(f),
             Self::Storage(error) => error.fmt(f),
+            Self::Volume(error) => error.fmt(f),
             Self::Network(error) => error.fmt(f),
             Self::Db(error) => error.fmt(f),
         }
@@ -141,6 +143,7 @@ impl Error {
             Self::Profile(_) => StatusCode::NOT_FOUND,
             Self::Image(error) => image(error),
             Self::Storage(error) => storage(error),
+            Self::Volume(error) => volume(error),
         }
     }
 }
@@ -209,6 +212,24 @@ fn storage(error: &storage::Error) -> StatusCode {
         | storage::Error::Damaged { .. }
         | storage::Error::Io { .. } => StatusCode::BAD_REQUEST,
         storage::Error::Image(error) => image(error),
+    }
+}
+
+fn volume(error: &volume::Error) -> StatusCode {
+    match error {
+        volume::Error::NotFound | volume::Error::NoSuchPool { .. } | volume::Error::NoSnapshot { .. } => {
+            StatusCode::NOT_FOUND
+        }
+        volume::Error::Exists { .. } | volume::Error::SnapshotExists { .. } => StatusCode::CONFLICT,
+        volume::Error::Changed { .. } => StatusCode::PRECONDITION_FAILED,
+        volume::Error::InUse { .. }
+        | volume::Error::Running { .. }
+        | volume::Error::Name(_)
+        | volume::Error::Config(_)
+        | volume::Error::Pattern { .. }
+        | volume::Error::Db(_) => StatusCode::BAD_REQUEST,
+        volume::Error::Storage(error) => storage(error),
+        volume::Error::Undo { cause, .. } => volume(cause),
     }
 }
 
@@ -304,6 +325,7 @@ from!(
     Profile profile::Missing,
     Image image::Error,
     Storage storage::Error,
+    Volume volume::Error,
     Network network::Error,
     Db db::Error,
 );

@@ -22,7 +22,9 @@ pub use metadata::{ImageMetadata, ImageTemplate};
 pub use networks::{AclRule, ForwardPort, NetworkAcl, NetworkForward, Warning};
 pub use preview::{ChangedDevice, ChangedKey, Preview, PreviewedInstance};
 pub use state::{Address, CpuState, DiskState, InstanceState, MemoryState, NetworkCounters, NetworkState};
-pub use storage_volume::StorageVolume;
+pub use storage_volume::{
+    StorageVolume, StorageVolumePost, StorageVolumePut, StorageVolumeSnapshot, StorageVolumeSource, StorageVolumesPost,
+};
 
 /// Configuration: key to value, both text.
 pub type Config = BTreeMap<String, String>;

@@ -150,7 +150,8 @@ pub(super) fn parse(mut properties: Properties<'_>) -> Result<AnyDisk, Error> {
     let source = match pool {
         None => Source::Host(clean(source).ok_or_else(|| refuse("source", source, SOURCE))?),
         Some(pool) => {
-            let pool = PoolName::new(pool).map_err(|_| refuse("pool", pool, "it must be the name of a storage pool"))?;
+            let pool =
+                PoolName::new(pool).map_err(|_| refuse("pool", pool, "it must be the name of a storage pool"))?;
             let (name, below) = source.split_once('/').unwrap_or((source, ""));
             let volume = VolumeName::new(name).map_err(|_| {
                 refuse("source", source, "the name of a custom volume of the pool, perhaps with a path below it")

@@ -375,7 +375,8 @@ impl Running {
         let rates = {
             let (old, new, places) = (old.clone(), new.clone(), self.places.clone());
             // What was limited on a source that is gone is limited no more.
-            let rates = move || Ok::<_, Error>((Rates::of(&old, &places).unwrap_or_default(), Rates::of(&new, &places)?));
+            let rates =
+                move || Ok::<_, Error>((Rates::of(&old, &places).unwrap_or_default(), Rates::of(&new, &places)?));
             blocking(rates).await?
         };
         let mut changed = Changed { running: self, before: plugged.clone(), done: Vec::new() };

@@ -111,7 +111,10 @@ fn ready_disk(
     let mut attributes = mount::Attributes::default();
     // A device node in a volume is a container's own.
     if of_volume && kind == FileType::BlockDevice {
-        return Err(refuse(device, "what its source names in the volume is a device: only files and directories are shown"));
+        return Err(refuse(
+            device,
+            "what its source names in the volume is a device: only files and directories are shown",
+        ));
     }
     let tree = if kind == FileType::BlockDevice {
         let mut options = vec![if disk.readonly { "ro" } else { "rw" }];
@@ -141,7 +144,9 @@ fn ready_disk(
         let (uids, gids) = map.mount_maps(false);
         let mapped = userns::with_maps(&uids, &gids).and_then(|users| mount::map_ids(&tree, &*users));
         let what = match of_volume {
-            true => "its volume's file system cannot map ids, which unprivileged containers need unless the volume has security.unmapped",
+            true => {
+                "its volume's file system cannot map ids, which unprivileged containers need unless the volume has security.unmapped"
+            }
             false => "shift=true: the file system of its source cannot map ids",
         };
         mapped.map_err(failed(what))?;

@@ -66,6 +66,10 @@ pub(super) trait Driver: Send + Sync {
     fn make(&self, pool: &Path, new: &Path, what: Make<'_>) -> Result<(), Error>;
     /// Makes `volume`'s root ready at `rootfs` below it, with ids mapped by `map`; read-only when it is a snapshot.
     fn mount(&self, pool: &Path, volume: &Path, map: Option<&IdMap>) -> Result<RootMount, Error>;
+    /// The directories that hold what is `volume`'s own.
+    fn own(&self, _pool: &Path, volume: &Path) -> Vec<PathBuf> {
+        vec![volume.to_owned()]
+    }
     /// The image that `volume` needs for its life, if any.
     fn lower(&self, volume: &Path) -> Option<Fingerprint>;
     /// Removes a volume that was moved out of the way, with what only it needed.

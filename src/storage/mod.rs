@@ -31,6 +31,7 @@ mod pool;
 mod probe;
 mod registry;
 mod shift;
+mod usage;
 mod volume;
 mod walk;
 
@@ -43,4 +44,5 @@ pub use pool::{DriverKind, Pool, PoolSpec, Resources, Shifting};
 pub use probe::{Feature, Probes};
 pub use registry::Registry;
 pub use shift::Progress;
+pub use usage::Usage;
 pub use volume::{VolumeId, VolumeKind};

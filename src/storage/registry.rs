@@ -8,6 +8,7 @@ use super::error::Error;
 use super::locks::VolumeLocks;
 use super::pool::{DriverKind, Pool, PoolSpec};
 use super::probe::Probes;
+use super::usage::Usage;
 use crate::api::wire::Config;
 use crate::db;
 use crate::names::{Fingerprint, PoolName};
@@ -21,6 +22,7 @@ pub struct Registry {
     probes: Arc<Probes>,
     pools: Mutex<BTreeMap<PoolName, Entry>>,
     locks: VolumeLocks,
+    usage: Usage,
 }
 
 impl Registry {
@@ -28,7 +30,8 @@ impl Registry {
     pub fn new(state_dir: PathBuf) -> Self {
         let probes = Arc::new(Probes::remembering(&state_dir, &state_dir.join("run/probed")));
         probes.clear();
-        Self { state_dir, probes, pools: Mutex::default(), locks: VolumeLocks::default() }
+        let (pools, locks, usage) = (Mutex::default(), VolumeLocks::default(), Usage::default());
+        Self { state_dir, probes, pools, locks, usage }
     }
 
     fn pools(&self) -> MutexGuard<'_, BTreeMap<PoolName, Entry>> {
@@ -43,6 +46,11 @@ impl Registry {
     /// Who works on which custom volume.
     pub fn locks(&self) -> &VolumeLocks {
         &self.locks
+    }
+
+    /// What volumes use.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
     }
 
     /// The drivers that work here. Asking tries them, once.

@@ -385,6 +385,12 @@ impl Driver for Overlay {
         Ok(RootMount { path: rootfs, lxc_options: None, stored: None })
     }
 
+    fn own(&self, pool: &Path, volume: &Path) -> Vec<PathBuf> {
+        let record = read(volume, RECORD).ok();
+        let upper = record.and_then(|record| record.upper).map(|upper| upper.files(pool));
+        upper.into_iter().chain([volume.join(NESTED)]).collect()
+    }
+
     fn lower(&self, volume: &Path) -> Option<Fingerprint> {
         read(volume, RECORD).ok().and_then(|record| record.lower)
     }

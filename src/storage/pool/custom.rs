@@ -13,7 +13,7 @@ use crate::storage::copy;
 use crate::storage::driver::Files;
 use crate::storage::error::{Error, io};
 use crate::storage::files::{custom_scratch, custom_trash, make_dir};
-use crate::storage::volume::VolumeId;
+use crate::storage::volume::{VolumeId, VolumeKind};
 
 impl Pool {
     /// Makes an empty custom volume.
@@ -46,21 +46,21 @@ impl Pool {
     ///
     /// # Errors
     /// Then the volume is what it was.
-    pub fn replace_custom<T>(
+    pub fn replace_custom<T, E: From<Error>>(
         &self,
         volume: &VolumeId,
         from: &Self,
         of: &VolumeId,
         live: bool,
-        alone: impl FnOnce() -> Result<T, Error>,
-    ) -> Result<PathBuf, Error> {
+        alone: impl FnOnce() -> Result<T, E>,
+    ) -> Result<PathBuf, E> {
         let (path, of) = (self.there(volume)?, from.there(of)?);
         let scratch = custom_scratch(&self.root);
         let swapped = (|| {
             self.fill(&scratch, from, &of, live)?;
             let _alone = alone()?;
             rustix::fs::renameat_with(CWD, &scratch, CWD, &path, RenameFlags::EXCHANGE)
-                .map_err(|errno| io("replace", &path)(errno.into()))
+                .map_err(|errno| E::from(io("replace", &path)(errno.into())))
         })();
         if swapped.is_err() {
             // The cause is what is told; what stays here is cleared at the next opening.
@@ -90,6 +90,15 @@ impl Pool {
             let _ = std::fs::remove_dir(self.snapshots_of(volume));
         }
         Ok(Some(trash))
+    }
+
+    /// The directories that hold what is a volume's own.
+    pub(in crate::storage) fn files_of(&self, volume: &VolumeId) -> Vec<PathBuf> {
+        let path = self.path(volume);
+        match volume.kind() {
+            VolumeKind::Custom => vec![path],
+            VolumeKind::Container => self.driver.own(&self.root, &path),
+        }
     }
 
     fn there(&self, volume: &VolumeId) -> Result<PathBuf, Error> {
