@@ -18,6 +18,8 @@ mod planted;
 #[path = "crash/snapshots.rs"]
 mod snapshots;
 mod support;
+#[path = "crash/volumes.rs"]
+mod volumes;
 
 use std::time::{Duration, Instant};
 
@@ -243,6 +245,16 @@ fn snapshots_on_dir() {
         let mut daemon = Daemon::ready("dir");
         daemon.lxc(&["launch", "bb", "steady"]).ok();
         crash(&mut daemon, snapshots::SNAPSHOTS, &["steady"]);
+    });
+}
+
+#[test]
+fn custom_volumes() {
+    isolated("custom_volumes", || {
+        let mut daemon = Daemon::ready("overlay");
+        daemon.lxc(&["storage", "create", "q", "dir"]).ok();
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, volumes::VOLUMES, &["steady"]);
     });
 }
 

@@ -1,7 +1,7 @@
 //! `dir`: the files in the volume; the ids are mapped by an id-mapped mount over the root itself, or shifted on the disk.
 //! Snapshots and copies are copies, which share content where the file system can.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::copy;
@@ -63,6 +63,11 @@ impl Driver for Dir {
             .map_err(io("make an id-mapped mount of", &rootfs))?;
         }
         Ok(RootMount { path: rootfs, lxc_options: None, stored: None })
+    }
+
+    fn own(&self, _pool: &Path, volume: &Path) -> Vec<PathBuf> {
+        // What may be mounted over it is the same.
+        vec![volume.join("rootfs")]
     }
 
     fn lower(&self, _volume: &Path) -> Option<Fingerprint> {

@@ -456,6 +456,15 @@ impl Drop for Daemon {
             }
         }
         self.api("PUT", "/1.0/profiles/default", "{}");
+        let (_, pools) = self.api("GET", "/1.0/storage-pools", "");
+        for pool in pools["metadata"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let (_, list) = self.api("GET", &format!("{pool}/volumes/custom"), "");
+            let urls = list["metadata"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            // Snapshots go with their volume.
+            for url in urls.filter(|url| !url.contains("/snapshots/")) {
+                self.api("DELETE", url, "");
+            }
+        }
         for kind in ["images", "networks?recursion=1", "network-acls", "storage-pools"] {
             let (_, list) = self.api("GET", &format!("/1.0/{kind}"), "");
             for object in list["metadata"].as_array().into_iter().flatten() {

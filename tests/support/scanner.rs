@@ -36,6 +36,8 @@ struct Model {
     images: BTreeSet<String>,
     pools: BTreeSet<String>,
     networks: BTreeSet<String>,
+    /// Snapshots of custom volumes, by directory of the volume, by pool.
+    volumes: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
 }
 
 struct Scanner<'a> {
@@ -77,7 +79,7 @@ fn names(daemon: &Daemon, query: &str) -> BTreeSet<String> {
 }
 
 fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
-    for table in ["instances", "snapshots", "images", "pools", "networks"] {
+    for table in ["instances", "snapshots", "images", "pools", "networks", "volumes", "volume_snapshots"] {
         for row in rows(daemon, &format!("SELECT * FROM {table} WHERE phase <> 'ready'")) {
             findings.push(format!("a row of {table} between two states: {row:?}"));
         }
@@ -133,6 +135,20 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
             findings.push(format!("{url} shows {shown:?}, the rows say {recorded:?}"));
         }
     }
+    let mut volumes: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    for row in rows(daemon, "SELECT pool, project, name, renamed_from FROM volumes") {
+        if !row[3].is_empty() {
+            findings.push(format!("the volume {} is half renamed", row[2]));
+        }
+        volumes.entry(row[0].clone()).or_default().insert(format!("{}_{}", row[1], row[2]), BTreeSet::new());
+    }
+    for row in rows(daemon, "SELECT pool, project, volume, name, renamed_from FROM volume_snapshots") {
+        if !row[4].is_empty() {
+            findings.push(format!("the snapshot {} of the volume {} is half renamed", row[3], row[2]));
+        }
+        let of = volumes.entry(row[0].clone()).or_default().entry(format!("{}_{}", row[1], row[2]));
+        of.or_default().insert(row[3].clone());
+    }
     let mut snapshots: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for row in rows(daemon, "SELECT instance, name FROM snapshots") {
         snapshots.entry(row[0].clone()).or_default().insert(row[1].clone());
@@ -144,6 +160,7 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
         pools: names(daemon, "SELECT name FROM pools"),
         // Of others nothing is on the host.
         networks: names(daemon, "SELECT name FROM networks WHERE kind = 'bridge'"),
+        volumes,
     }
 }
 
@@ -179,8 +196,16 @@ impl Scanner<'_> {
         let must = "backups containers database devices devlxd images logs networks run security server.crt server.key \
                     snapshots storage-pools unix.socket";
         self.holds(&state, must.split_whitespace().map(str::to_owned), &[]);
-        for empty in ["backups", "devices", "run/spool"] {
+        for empty in ["backups", "run/spool"] {
             self.holds(&state.join(empty), [], &[]);
+        }
+        // What is plugged into a running one, and its nodes.
+        let up = self.up();
+        self.holds(&state.join("devices"), [], &up.iter().map(String::as_str).collect::<Vec<_>>());
+        for name in &up {
+            let dir = state.join("devices").join(name);
+            let nodes: Vec<String> = entries(&dir).into_iter().filter(|file| file.starts_with("unix.")).collect();
+            self.holds(&dir, [], &nodes.iter().map(String::as_str).chain(["plugged.json"]).collect::<Vec<_>>());
         }
         self.holds(
             &state.join("run"),
@@ -242,8 +267,19 @@ impl Scanner<'_> {
             let place = pools.join(&name);
             let directories = "containers containers-snapshots custom custom-snapshots images .new .trash";
             self.holds(&place, directories.split_whitespace().map(str::to_owned), &["lost+found", "layers"]);
-            for empty in ["custom", "custom-snapshots", ".new", ".trash"] {
+            for empty in [".new", ".trash"] {
                 self.holds(&place.join(empty), [], &[]);
+            }
+            let custom = self.model.volumes.get(&name).cloned().unwrap_or_default();
+            self.holds(&place.join("custom"), custom.keys().cloned().collect::<Vec<_>>(), &[]);
+            let with: Vec<String> = custom
+                .iter()
+                .filter(|(_, snapshots)| !snapshots.is_empty())
+                .map(|(volume, _)| volume.clone())
+                .collect();
+            self.holds(&place.join("custom-snapshots"), with, &[]);
+            for (volume, snapshots) in custom.into_iter().filter(|(_, snapshots)| !snapshots.is_empty()) {
+                self.holds(&place.join("custom-snapshots").join(volume), snapshots, &[]);
             }
             let here = self.model.instances.iter().filter(|(_, instance)| instance.pool == name);
             let here: Vec<String> = here.map(|(name, _)| name.clone()).collect();
