@@ -187,10 +187,9 @@ async fn follow_snapshots(
     for gone in mine.iter().filter(|one| !theirs.iter().any(|other| same(one, other))) {
         delete_held(context, to, &gone.key.name, requestor).await?;
     }
-    let mut number = mine.last().map_or(0, |last| last.number + 1);
-    for new in theirs.iter().filter(|one| !mine.iter().any(|other| same(one, other))) {
+    let next = mine.last().map_or(0, |last| last.number + 1);
+    for (number, new) in (next..).zip(theirs.iter().filter(|one| !mine.iter().any(|other| same(one, other)))) {
         let record = of_copy(new, to, number);
-        number += 1;
         let key = record.key.clone();
         context.db.write(move |tx| Ok::<_, Error>(tx.put_volume_snapshot(record)?)).await?;
         let (pool, source, name) = (context.pools.get(&from.pool)?, VolumeId::custom(from), key.name.clone());
