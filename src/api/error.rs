@@ -202,6 +202,7 @@ fn storage(error: &storage::Error) -> StatusCode {
         | storage::Error::DriverUnavailable { .. }
         | storage::Error::NoIdMappedMounts { .. }
         | storage::Error::ShiftRefused
+        | storage::Error::Shifted { .. }
         | storage::Error::UnknownKey { .. }
         | storage::Error::Value { .. }
         | storage::Error::NotEmpty { .. }
@@ -259,7 +260,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::StopTimeout { .. }
         | instance::Error::NoSuchPool(_)
         | instance::Error::PoolChange { .. }
-        | instance::Error::OtherPool { .. }
+        | instance::Error::MoveRunning
         | instance::Error::OfUsers { .. }
         | instance::Error::NoController { .. }
         | instance::Error::Limit { .. }

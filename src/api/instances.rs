@@ -15,7 +15,7 @@ use super::{instance_snapshots, instance_state, rendered};
 use crate::config;
 use crate::db::{self, Image, Model, Phase, rfc3339};
 use crate::instance::{self, CopyOf, Definition, NewInstance, RootSource, Snapshot, SnapshotVerb, Target};
-use crate::names::{AliasName, InstanceKey, InstanceName, ProfileName, ProjectName, SnapshotName};
+use crate::names::{AliasName, InstanceKey, InstanceName, PoolName, ProfileName, ProjectName, SnapshotName};
 use crate::ops::Spec;
 use crate::profile;
 
@@ -176,9 +176,6 @@ fn image_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource)
 
 /// What a source of type `copy` names: an instance, or a snapshot of one.
 fn copy_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource) -> Result<CopyOf> {
-    if source.refresh {
-        return Err(Error::Unsupported { what: "bringing copies up to date (\"refresh\")".to_owned() });
-    }
     let project = match source.project.as_str() {
         "" => project.clone(),
         name => ProjectName::new(name)?,
@@ -255,6 +252,11 @@ pub async fn create(mut call: Call) -> Result<Response> {
         "none" => RootSource::Empty,
         "copy" => {
             let copy = copy_of(&model, &project, &body.source)?;
+            let there =
+                InstanceName::new(body.name.as_str()).ok().map(|name| InstanceKey { project: project.clone(), name });
+            if let Some(key) = there.filter(|key| body.source.refresh && model.instances.contains_key(key)) {
+                return refresh(&call, copy, key);
+            }
             let mut definition = copied_definition(&model, &copy)?;
             definition.config.extend(config);
             definition.devices.extend(devices);
@@ -303,6 +305,23 @@ pub async fn create(mut call: Call) -> Result<Response> {
             let stages = instance_state::telling_shift(&app, &key, &handle, start).await?;
             handle.add_metadata("start_stages", stages.to_json());
         }
+        Ok::<(), instance::Error>(())
+    });
+    Ok(response::accepted(&operation))
+}
+
+/// Brings an earlier copy up to date.
+fn refresh(call: &Call, of: CopyOf, key: InstanceKey) -> Result<Response> {
+    if call.app.instances.snapshot(&key).status.is_up() {
+        return Err(Error::Instance(instance::Error::Running));
+    }
+    if call.is_dry_run() {
+        return Err(Error::Unsupported { what: "a dry run of a refresh".to_owned() });
+    }
+    let (app, requestor) = (Arc::clone(&call.app), call.requestor());
+    let operation = call.app.ops.task(spec(call, &key, "Creating instance"), async move |handle| {
+        let stages = app.instances.refresh(&of, &key, Some(&requestor)).await?;
+        handle.add_metadata("stages", stages.to_json());
         Ok::<(), instance::Error>(())
     });
     Ok(response::accepted(&operation))
@@ -400,17 +419,14 @@ pub async fn patch(mut call: Call) -> Result<Response> {
 pub async fn rename(mut call: Call) -> Result<Response> {
     let body: wire::InstancePost = call.json().await?;
     let (model, record) = find(&call)?;
-    for (asked, what) in [
-        (body.migration, "moving instances to another host"),
-        (!body.pool.is_empty(), "moving instances to another pool"),
-        (
-            !body.project.is_empty() && body.project != record.key.project.as_str(),
-            "moving instances to another project",
-        ),
-    ] {
-        if asked {
-            return Err(Error::Unsupported { what: what.to_owned() });
-        }
+    if !body.project.is_empty() && body.project != record.key.project.as_str() {
+        return Err(Error::Unsupported { what: "moving instances to another project".to_owned() });
+    }
+    if !body.pool.is_empty() {
+        return move_to(&call, &model, &record, body);
+    }
+    if body.migration {
+        return Err(Error::Unsupported { what: "moving instances to another host".to_owned() });
     }
     let from = record.key.clone();
     let to = InstanceKey { project: from.project.clone(), name: InstanceName::new(body.name)? };
@@ -420,6 +436,31 @@ pub async fn rename(mut call: Call) -> Result<Response> {
     let spec = spec(&call, &from, "Renaming instance");
     let (app, requestor) = (Arc::clone(&call.app), call.requestor());
     let operation = app.clone().ops.task(spec, async move |_| app.instances.rename(&from, to, Some(requestor)).await);
+    Ok(response::accepted(&operation))
+}
+
+/// To another pool, perhaps by another name. A daemon that dies between the two leaves it there by its old name.
+fn move_to(call: &Call, model: &Model, record: &db::Instance, body: wire::InstancePost) -> Result<Response> {
+    let from = record.key.clone();
+    let name = if body.name.is_empty() { from.name.clone() } else { InstanceName::new(body.name)? };
+    let to = InstanceKey { project: from.project.clone(), name };
+    let pool = PoolName::new(body.pool.clone()).map_err(|_| Error::NotFound("Storage pool"))?;
+    if !model.pools.contains_key(&pool) {
+        return Err(Error::NotFound("Storage pool"));
+    }
+    if to != from && model.instances.contains_key(&to) {
+        return Err(Error::Instance(instance::Error::Exists { key: to }));
+    }
+    if call.app.instances.snapshot(&from).status.is_up() {
+        return Err(Error::Instance(instance::Error::MoveRunning));
+    }
+    let verb = SnapshotVerb::Move { pool, snapshots: !(body.instance_only || body.container_only) };
+    let (app, requestor) = (Arc::clone(&call.app), call.requestor());
+    let operation = call.app.ops.task(spec(call, &from, "Migrating instance"), async move |handle| {
+        let stages = app.instances.on_snapshots(&from, verb, Some(requestor.clone())).await?;
+        handle.add_metadata("stages", stages.to_json());
+        if to == from { Ok(()) } else { app.instances.rename(&from, to, Some(requestor)).await }
+    });
     Ok(response::accepted(&operation))
 }
 

@@ -285,6 +285,12 @@ pub struct InstancePost {
     /// To another project.
     #[serde(deserialize_with = "null_default")]
     pub project: String,
+    /// Without its snapshots.
+    #[serde(deserialize_with = "null_default", skip_serializing)]
+    pub instance_only: bool,
+    /// The older word for that.
+    #[serde(deserialize_with = "null_default", skip_serializing)]
+    pub container_only: bool,
 }
 
 /// Body of `POST /1.0/instances/<name>/exec`.

@@ -212,6 +212,7 @@ impl Actor {
             // Looked at before the next request.
             Request::Sources => {}
             Request::Hold { next, turns } => self.hold(&next, turns).await,
+            Request::Still { ready, done } => self.still(ready, done).await,
             Request::Rename { to, requestor, reply } => {
                 let answer = match decide(Verb::Rename, self.status()) {
                     Decision::Allow => self.rename(&to, requestor.as_ref()).await,

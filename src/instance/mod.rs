@@ -37,6 +37,7 @@ mod lxcfs;
 mod manager;
 mod marks;
 mod metadata;
+mod moves;
 mod networks;
 mod nics;
 mod petname;

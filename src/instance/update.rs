@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::apply::apply;
 use super::error::Error;
 use super::snapshots::{HELD, restore};
-use super::{Context, create, devices, guests, nics, ranges, rename, stop, volumes};
+use super::{Context, create, devices, guests, moves, nics, ranges, rename, stop, volumes};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{Instance, Model, Profile};
@@ -42,7 +42,16 @@ const UUID: &str = "volatile.uuid";
 /// Keys by which the daemon finds its way back after a crash. No client changes them, and they are no part of what a client
 /// saw when it changes something else.
 pub fn is_own(key: &str) -> bool {
-    let own = [stop::POWER, stop::RESTART, rename::MARKER, restore::MARKER, HELD, guests::READY];
+    let own = [
+        stop::POWER,
+        stop::RESTART,
+        rename::MARKER,
+        restore::MARKER,
+        HELD,
+        guests::READY,
+        moves::MOVING,
+        moves::MOVED_FROM,
+    ];
     nics::is_live_key(key) || ranges::is_own(key) || own.contains(&key)
 }
 
@@ -75,6 +84,25 @@ pub(super) fn check_profile(model: &Model, project: &ProjectName, name: &Profile
     Ok(())
 }
 
+/// What tells an instance from all others stays its own: the stock client's `copy --refresh` writes the whole configuration
+/// of the source into the copy.
+fn keep_identity(model: &Model, old: &Instance, config: &mut Config) {
+    let is_identity = |key: &str| key == "volatile.uuid" || (key.starts_with("volatile.") && key.ends_with(".hwaddr"));
+    let new = config.iter().filter(|(key, value)| is_identity(key) && old.config.get(*key) != Some(value));
+    let of_another = |key: &str, value: &str| {
+        let mut others = model.instances.values().filter(|other| other.key != old.key);
+        others.any(|other| other.config.get(key).is_some_and(|theirs| theirs == value))
+    };
+    let taken: Vec<String> =
+        new.filter(|(key, value)| of_another(key, value)).map(|(key, _)| key.clone()).collect();
+    for key in taken {
+        match old.config.get(&key) {
+            Some(own) => config.insert(key, own.clone()),
+            None => config.remove(&key),
+        };
+    }
+}
+
 /// The record that `change` makes of `old`, checked whole.
 pub(super) fn changed(
     context: &Context,
@@ -103,6 +131,7 @@ pub(super) fn changed(
     if let (None, Some(id)) = (record.config.get(UUID), old.config.get(UUID)) {
         record.config.insert(UUID.to_owned(), id.clone());
     }
+    keep_identity(model, old, &mut record.config);
     if !new.architecture.is_empty() {
         context.host.check_architecture(&new.architecture)?;
         record.architecture = new.architecture;

@@ -15,7 +15,7 @@ mod single;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ use rustix::io::Errno;
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
 use super::walk::{self, Entry, Visit, walk};
+use crate::sys::mount;
 
 pub(super) use single::Single;
 
@@ -73,7 +74,19 @@ pub(super) fn live(trees: &[(PathBuf, PathBuf)], pause: &dyn Pause) -> Result<()
     second.and(resumed)
 }
 
-/// The same of a tree in use whose users nobody can hold: each file as it was at some moment of the copy.
+/// Copies the directory `rootfs` of a volume as it lies on the disk.
+///
+/// # Errors
+/// As of [`live`].
+pub(super) fn root(of: &Path, held: Option<&dyn Pause>, to: &Path) -> Result<(), Error> {
+    let Some(pause) = held else { return tree(&of.join("rootfs"), to) };
+    // What is mounted over it shows the ids of the host: the mount below that one is what is copied.
+    let below = mount::clone_of(of).map_err(io("open", of))?;
+    let from = PathBuf::from(format!("/proc/self/fd/{}", below.as_raw_fd())).join("rootfs");
+    live(&[(from, to.to_owned())], pause)
+}
+
+/// As [`tree`], of a tree in use whose users nobody can hold: each file as it was at some moment of the copy.
 ///
 /// # Errors
 /// As of [`tree`].
@@ -292,8 +305,7 @@ impl<const LIVE: bool> Copy<'_, LIVE> {
         match rustix::fs::unlinkat(place, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(Errno::ISDIR) => {
-                let path =
-                    PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(place))).join(name);
+                let path = PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd())).join(name);
                 remove_dir(&path).map_err(|_| writing("remove")(Errno::IO))
             }
             Err(error) => Err(writing("remove")(error)),
@@ -384,7 +396,7 @@ fn fill(made: Option<File>, place: &OwnedFd, name: &OsStr, entry: &Entry<'_>, in
         let there = rustix::fs::openat(place, name, flags, Mode::empty()).map_err(writing("open"))?;
         attributes(entry, &there, inherits)?;
         if entry.kind() != FileType::Symlink {
-            let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&there));
+            let link = format!("/proc/self/fd/{}", there.as_raw_fd());
             rustix::fs::chmod(link, mode(stat)).map_err(writing("set the mode of"))?;
         }
         return rustix::fs::utimensat(place, name, &times(stat), NAME).map_err(writing("set the times of"));
@@ -445,7 +457,7 @@ fn piece(from: &File, to: &File, at: u64, length: usize) -> Result<u64, Stage> {
 /// The default ACL of a directory is only returned.
 fn attributes(entry: &Entry<'_>, made: impl AsFd, replace: bool) -> Result<Option<Vec<u8>>, Stage> {
     let from = entry.link();
-    let to = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&made.as_fd()));
+    let to = format!("/proc/self/fd/{}", made.as_fd().as_raw_fd());
     let names = list(&from).map_err(reading("list the attributes of"))?;
     if replace {
         for name in list(&to).map_err(writing("list the attributes of"))? {

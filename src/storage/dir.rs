@@ -1,11 +1,10 @@
 //! `dir`: the files in the volume; the ids are mapped by an id-mapped mount over the root itself, or shifted on the disk.
 //! Snapshots and copies are copies, which share content where the file system can.
 
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::copy::{self, Pause};
+use super::copy;
 use super::driver::{Driver, Make, RootMount};
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
@@ -26,15 +25,6 @@ impl Dir {
     }
 }
 
-/// Copies the root of a volume as it lies on the disk.
-fn root_of(of: &Path, live: Option<&dyn Pause>, to: &Path) -> Result<(), Error> {
-    let Some(pause) = live else { return copy::tree(&of.join("rootfs"), to) };
-    // What is mounted over it shows the ids of the host: the mount below that one is what is copied.
-    let below = mount::clone_of(of).map_err(io("open", of))?;
-    let from = PathBuf::from(format!("/proc/self/fd/{}", below.as_raw_fd())).join("rootfs");
-    copy::live(&[(from, to.to_owned())], pause)
-}
-
 /// What belongs to a volume beside its root.
 const BESIDE: &[&str] = &["metadata.yaml", "templates", shift::STORED];
 
@@ -46,7 +36,7 @@ impl Driver for Dir {
             Make::Empty => make_dir(&new.join("rootfs"), 0o755),
             Make::Snapshot { of, live } | Make::Copy { of, live } => {
                 shift::settle(of)?;
-                root_of(of, live, &new.join("rootfs"))?;
+                copy::root(of, live, &new.join("rootfs"))?;
                 copy::parts(of, new, BESIDE)
             }
         }

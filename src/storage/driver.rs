@@ -57,6 +57,9 @@ pub(super) enum Files<'a> {
     },
 }
 
+/// Fills an empty root.
+pub(super) type Fill<'a> = &'a mut dyn FnMut(&Path) -> Result<(), Error>;
+
 /// Of a new custom volume, as LXD has it.
 const FILES_MODE: u32 = 0o711;
 
@@ -74,6 +77,23 @@ pub(super) trait Driver: Send + Sync {
     fn lower(&self, volume: &Path) -> Option<Fingerprint>;
     /// Removes a volume that was moved out of the way, with what only it needed.
     fn discard(&self, pool: &Path, trash: &Path) -> Result<(), Error>;
+
+    /// Makes the files of the image ready that `volume` stands on.
+    fn wake(&self, _pool: &Path, _volume: &Path) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Copies the root of `volume` to the directory `to`, in whatever pool, with the ids that the container sees; as
+    /// [`Make::Copy`] does.
+    fn copy_root(&self, _pool: &Path, volume: &Path, live: Option<&dyn Pause>, to: &Path) -> Result<(), Error> {
+        copy::root(volume, live, to)
+    }
+
+    /// Makes the volume `new`, which is not there, whose root `fill` fills: it is given a directory that is empty.
+    fn make_filled(&self, pool: &Path, new: &Path, _snapshot: bool, fill: Fill<'_>) -> Result<(), Error> {
+        self.make(pool, new, Make::Empty)?;
+        fill(&new.join("rootfs"))
+    }
 
     /// Makes the custom volume, or snapshot of one, `new`, which is not there. What it is of lies in the same pool.
     fn make_files(&self, new: &Path, what: Files<'_>) -> Result<(), Error> {

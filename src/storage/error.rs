@@ -18,6 +18,7 @@ pub enum Error {
     DriverUnavailable { driver: &'static str, reason: String },
     NoIdMappedMounts { reason: String },
     ShiftRefused,
+    Shifted { pool: PoolName },
     UnknownKey { driver: &'static str, key: String },
     Value { key: &'static str, value: String, expected: &'static str },
     NotEmpty { path: PathBuf },
@@ -54,6 +55,12 @@ impl fmt::Display for Error {
                 f,
                 "The ids of its files would have to be shifted, which \"security.protection.shift\" forbids: unset it, \
                  or give the instance back the id map of \"volatile.last_state.idmap\""
+            ),
+            Self::Shifted { pool } => write!(
+                f,
+                "The files of the instance are stored with ids of the host, which only pools of driver dir take: {:?} is \
+                 none; start it once as a privileged one, or name another pool",
+                pool.as_str()
             ),
             Self::UnknownKey { driver, key } => {
                 write!(f, "Unknown configuration key {key:?} of a {driver} storage pool; it takes source and user.*")

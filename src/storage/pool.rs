@@ -1,5 +1,6 @@
 //! A pool: its directory, its driver, and the order of steps that no crash may break.
 
+mod across;
 mod custom;
 mod images;
 mod volumes;

@@ -95,7 +95,9 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
         if up != (config.get("volatile.last_state.power").map(String::as_str) == Some("RUNNING")) {
             findings.push(format!("the instance {} is {status}, its row says something else", row[0]));
         }
-        for half in ["volatile.renamed_from", "volatile.restoring", "volatile.held"] {
+        for half in
+            ["volatile.renamed_from", "volatile.restoring", "volatile.held", "volatile.moving", "volatile.moved_from"]
+        {
             if let Some(value) = config.get(half) {
                 findings.push(format!("the instance {} still has {half}={value}", row[0]));
             }

@@ -36,13 +36,12 @@ impl Pool {
         scratch(&self.root)
     }
 
-    /// Makes `volume` by `what`, then `finish`es it where it is still nobody's.
-    fn make(
+    /// Makes `volume` by `make_it`, where it is still nobody's.
+    pub(super) fn make(
         &self,
         volume: &VolumeId,
         lower: Option<&Fingerprint>,
-        what: Make<'_>,
-        finish: impl FnOnce(&Path) -> Result<(), Error>,
+        make_it: impl FnOnce(&Path) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let path = self.path(volume);
         if path.exists() {
@@ -50,8 +49,7 @@ impl Pool {
         }
         let new = self.scratch();
         let make = || {
-            self.driver.make(&self.root, &new, what)?;
-            finish(&new)?;
+            make_it(&new)?;
             if volume.is_snapshot() {
                 make_dir(&self.snapshots_of(volume), 0o700)?;
             }
@@ -78,7 +76,7 @@ impl Pool {
     /// Then nothing of it stays.
     pub fn create_from_image(&self, volume: &VolumeId, image: &StoredImage) -> Result<(), Error> {
         let lower = (self.spec.driver != DriverKind::Dir).then_some(&image.fingerprint);
-        self.make(volume, lower, Make::Image(image), |_| Ok(()))
+        self.make(volume, lower, |new| self.driver.make(&self.root, new, Make::Image(image)))
     }
 
     /// Makes an empty volume.
@@ -86,7 +84,7 @@ impl Pool {
     /// # Errors
     /// Then nothing of it stays.
     pub fn create_empty(&self, volume: &VolumeId) -> Result<(), Error> {
-        self.make(volume, None, Make::Empty, |_| Ok(()))
+        self.make(volume, None, |new| self.driver.make(&self.root, new, Make::Empty))
     }
 
     /// Makes a snapshot of a volume: what it has now. It is mounted only when it is `live`.
@@ -94,7 +92,7 @@ impl Pool {
     /// # Errors
     /// Then nothing of it stays.
     pub fn snapshot(&self, volume: &VolumeId, name: &SnapshotName, live: Option<&dyn Pause>) -> Result<(), Error> {
-        self.clone(volume, &volume.at(name), live, |_| Ok(()))
+        self.clone(volume, &volume.at(name), live)
     }
 
     /// Makes `to` with what `from`, a volume of this pool or a snapshot of one, has now.
@@ -102,16 +100,10 @@ impl Pool {
     /// # Errors
     /// Then nothing of it stays.
     pub fn copy(&self, from: &VolumeId, to: &VolumeId, live: Option<&dyn Pause>) -> Result<(), Error> {
-        self.clone(from, to, live, |_| Ok(()))
+        self.clone(from, to, live)
     }
 
-    fn clone(
-        &self,
-        from: &VolumeId,
-        to: &VolumeId,
-        live: Option<&dyn Pause>,
-        finish: impl FnOnce(&Path) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn clone(&self, from: &VolumeId, to: &VolumeId, live: Option<&dyn Pause>) -> Result<(), Error> {
         let of = self.path(from);
         if !of.is_dir() {
             return Err(Error::NoSuchVolume { volume: from.to_string() });
@@ -122,7 +114,7 @@ impl Pool {
         let lower = self.driver.lower(&of);
         let of = of.as_path();
         let what = if to.is_snapshot() { Make::Snapshot { of, live } } else { Make::Copy { of, live } };
-        self.make(to, lower.as_ref(), what, finish)
+        self.make(to, lower.as_ref(), |new| self.driver.make(&self.root, new, what))
     }
 
     /// Puts what a snapshot has in the place of its volume, which is not mounted: one or the other is there at any time.
@@ -131,24 +123,37 @@ impl Pool {
     /// # Errors
     /// Then the volume is what it was.
     pub fn restore(&self, volume: &VolumeId, name: &SnapshotName, token: &str) -> Result<PathBuf, Error> {
-        let path = self.path(volume);
         let mark = |made: &Path| {
             let file = made.join(RESTORED);
             std::fs::write(&file, token).map_err(io("write", file))
         };
-        self.unmount(volume)?;
-        let lower = self.driver.lower(&self.path(&volume.at(name)));
-        let (of, scratch) = (self.path(&volume.at(name)), self.scratch());
+        let of = self.path(&volume.at(name));
         if !of.is_dir() {
             return Err(Error::NoSuchVolume { volume: volume.at(name).to_string() });
         }
+        let lower = self.driver.lower(&of);
+        self.replace(volume, lower.as_ref(), |scratch| {
+            self.driver.make(&self.root, scratch, Make::Copy { of: &of, live: None })?;
+            mark(scratch)
+        })
+    }
+
+    /// Makes something by `make` and puts it in the place of a volume that is not mounted: one or the other is there at any
+    /// time. Returns what is to be purged.
+    pub(super) fn replace(
+        &self,
+        volume: &VolumeId,
+        lower: Option<&Fingerprint>,
+        make: impl FnOnce(&Path) -> Result<(), Error>,
+    ) -> Result<PathBuf, Error> {
+        let (path, scratch) = (self.path(volume), self.scratch());
+        self.unmount(volume)?;
         let swap = || {
-            self.driver.make(&self.root, &scratch, Make::Copy { of: &of, live: None })?;
-            mark(&scratch)?;
+            make(&scratch)?;
             rustix::fs::renameat_with(CWD, &scratch, CWD, &path, RenameFlags::EXCHANGE)
-                .map_err(|errno| io("restore", &path)(errno.into()))
+                .map_err(|errno| io("replace", &path)(errno.into()))
         };
-        let swapped = match &lower {
+        let swapped = match lower {
             Some(fingerprint) => self.with_image(fingerprint, swap),
             None => swap(),
         };
