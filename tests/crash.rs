@@ -9,6 +9,8 @@
 //! contains it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "crash/across.rs"]
+mod across;
 #[path = "crash/containers.rs"]
 mod containers;
 #[path = "crash/objects.rs"]
@@ -245,6 +247,26 @@ fn snapshots_on_dir() {
         let mut daemon = Daemon::ready("dir");
         daemon.lxc(&["launch", "bb", "steady"]).ok();
         crash(&mut daemon, snapshots::SNAPSHOTS, &["steady"]);
+    });
+}
+
+#[test]
+fn across_pools() {
+    isolated("across_pools", || {
+        let mut daemon = Daemon::ready("overlay");
+        daemon.lxc(&["storage", "create", "q", "dir"]).ok();
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, across::ACROSS, &["steady"]);
+    });
+}
+
+#[test]
+fn across_pools_to_overlay() {
+    isolated("across_pools_to_overlay", || {
+        let mut daemon = Daemon::ready("dir");
+        daemon.lxc(&["storage", "create", "q", "overlay"]).ok();
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, across::ACROSS, &["steady"]);
     });
 }
 

@@ -93,8 +93,7 @@ fn keep_identity(model: &Model, old: &Instance, config: &mut Config) {
         let mut others = model.instances.values().filter(|other| other.key != old.key);
         others.any(|other| other.config.get(key).is_some_and(|theirs| theirs == value))
     };
-    let taken: Vec<String> =
-        new.filter(|(key, value)| of_another(key, value)).map(|(key, _)| key.clone()).collect();
+    let taken: Vec<String> = new.filter(|(key, value)| of_another(key, value)).map(|(key, _)| key.clone()).collect();
     for key in taken {
         match old.config.get(&key) {
             Some(own) => config.insert(key, own.clone()),

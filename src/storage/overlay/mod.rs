@@ -448,14 +448,16 @@ impl Overlay {
             Some(fingerprint) => lower_of(pool, fingerprint)?,
             None => volume.join("lower"),
         });
-        let (layers, place) = (scratch(pool), scratch(pool));
-        make_dir(&layers, 0o700)?;
+        // Not the scratch itself: after a crash a mount point could not be moved out of the way.
+        let scratch = scratch(pool);
+        let place = scratch.join("root");
+        make_dir(&scratch, 0o700)?;
         make_dir(&place, 0o700)?;
-        let copied = mount_layers(&layers, &lowers, None, &place, None).and_then(|()| copy::tree(&place, to));
+        let copied = mount_layers(&scratch, &lowers, None, &place, None).and_then(|()| copy::tree(&place, to));
         // What cannot be taken away now is cleared at the next opening.
         let _ = mount::unmount(&place);
         let _ = std::fs::remove_dir(&place);
-        let _ = std::fs::remove_dir(&layers);
+        let _ = std::fs::remove_dir(&scratch);
         copied
     }
 

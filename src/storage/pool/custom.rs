@@ -81,15 +81,12 @@ impl Pool {
     pub fn delete_custom(&self, volume: &VolumeId) -> Result<Option<PathBuf>, Error> {
         let path = self.path(volume);
         let trash = custom_trash(&self.root);
-        match std::fs::rename(&path, &trash) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            result => result.map_err(io("remove", &path))?,
-        }
-        if volume.is_snapshot() {
-            // Others are there still.
-            let _ = std::fs::remove_dir(self.snapshots_of(volume));
-        }
-        Ok(Some(trash))
+        let moved = match std::fs::rename(&path, &trash) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            result => Some(result.map(|()| trash).map_err(io("remove", &path))?),
+        };
+        self.forget_snapshots(volume);
+        Ok(moved)
     }
 
     /// The directories that hold what is a volume's own.

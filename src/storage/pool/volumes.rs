@@ -181,21 +181,25 @@ impl Pool {
     pub fn delete_volume(&self, volume: &VolumeId) -> Result<Option<PathBuf>, Error> {
         let path = self.path(volume);
         if !path.exists() {
+            self.forget_snapshots(volume);
             return Ok(None);
         }
         let lower = self.driver.lower(&path);
         let trash = trash(&self.root);
         std::fs::rename(&path, &trash).map_err(io("remove", &path))?;
-        if volume.is_snapshot() {
-            // Others are there still.
-            let _ = std::fs::remove_dir(self.snapshots_of(volume));
-        }
+        self.forget_snapshots(volume);
         if let Some(fingerprint) = lower
             && self.image_dir(&fingerprint).join(GONE).exists()
         {
             self.delete_image(&fingerprint)?;
         }
         Ok(Some(trash))
+    }
+
+    /// Removes the directory of a volume's snapshots, if there are none; a crash may have left it before the first one.
+    pub(super) fn forget_snapshots(&self, volume: &VolumeId) {
+        // Not empty: some are there still.
+        let _ = std::fs::remove_dir(self.snapshots_of(volume));
     }
 
     /// Gives a volume that is not mounted another name, with its snapshots; one that has it already is fine.
