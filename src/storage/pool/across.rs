@@ -100,3 +100,100 @@ impl Pool {
         if shifted { copy::parts(of, new, &[shift::STORED]) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::names::PoolName;
+    use crate::storage::copy::tests::{aged, assert_alike, zoo};
+    use crate::storage::pool::PoolSpec;
+    use crate::storage::probe::Probes;
+
+    struct Place {
+        dir: tempfile::TempDir,
+        probes: Arc<Probes>,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+            fs::create_dir(dir.path().join("storage-pools")).unwrap();
+            let probes = Arc::new(Probes::new(dir.path()));
+            Self { dir, probes }
+        }
+
+        fn pool(&self, name: &str, driver: DriverKind) -> Arc<Pool> {
+            let name = PoolName::new(name).unwrap();
+            let state_dir = self.dir.path().to_owned();
+            let spec = PoolSpec { name, driver, config: Default::default(), state_dir };
+            // Not made but opened: that tries nothing, for which the daemon's program would be needed.
+            fs::create_dir(self.dir.path().join("storage-pools").join(spec.name.as_str())).unwrap();
+            Pool::open(spec, &self.probes).unwrap()
+        }
+    }
+
+    /// From one driver to the other and back, as a volume and as a snapshot: content and all that belongs to a file.
+    #[test]
+    fn every_kind_of_file_comes_through() {
+        let place = Place::new();
+        let pools =
+            [place.pool("a", DriverKind::Dir), place.pool("b", DriverKind::Overlay), place.pool("c", DriverKind::Dir)];
+        let [a, b, c] = &pools;
+        let volume = VolumeId::container("v");
+        a.create_empty(&volume).unwrap();
+        let root = a.path(&volume).join("rootfs");
+        zoo(&root);
+        fs::remove_dir_all(root.join("deep")).unwrap();
+        // What is overlayfs's own has no place in a root: containers cannot make it.
+        fs::remove_file(root.join("gone")).unwrap();
+        for (name, attribute) in [("dir", "trusted.overlay.opaque"), ("link", "trusted.overlay.origin")] {
+            rustix::fs::lremovexattr(root.join(name), attribute).unwrap();
+        }
+        fs::write(a.path(&volume).join("metadata.yaml"), "x").unwrap();
+        aged(&root);
+        b.copy_from(&volume, a, &volume, None).unwrap();
+        c.copy_from(&volume, b, &volume, None).unwrap();
+        assert_alike(&root, &c.path(&volume).join("rootfs"));
+        assert_eq!(fs::read(c.path(&volume).join("metadata.yaml")).unwrap(), b"x");
+
+        let (one, two) = (SnapshotName::new("one").unwrap(), SnapshotName::new("two").unwrap());
+        b.copy_from(&volume.at(&one), a, &volume, None).unwrap();
+        c.copy_from(&volume.at(&two), b, &volume.at(&one), None).unwrap();
+        assert_alike(&root, &c.path(&volume.at(&two)).join("rootfs"));
+        assert_eq!(b.snapshot_names(&volume).unwrap(), [one.clone()]);
+
+        // What was changed over a layer, deletions too.
+        fs::remove_file(root.join("plain")).unwrap();
+        fs::write(root.join("new"), "new").unwrap();
+        aged(&root);
+        let old = b.refresh_from(&volume, a, &volume, None).unwrap();
+        b.purge(&old).unwrap();
+        let old = c.refresh_from(&volume, b, &volume, None).unwrap();
+        c.purge(&old).unwrap();
+        assert_alike(&root, &c.path(&volume).join("rootfs"));
+        for pool in &pools {
+            for name in [".new", ".trash"] {
+                assert_eq!(fs::read_dir(pool.root.join(name)).unwrap().count(), 0, "{name}");
+            }
+        }
+    }
+
+    /// Docker's layers lie beside the root of an overlay, and in the root of anything else.
+    #[test]
+    fn a_directory_for_docker_goes_where_it_belongs() {
+        let place = Place::new();
+        let (a, b) = (place.pool("a", DriverKind::Dir), place.pool("b", DriverKind::Overlay));
+        let (volume, back) = (VolumeId::container("v"), VolumeId::container("back"));
+        a.create_empty(&volume).unwrap();
+        let docker = a.path(&volume).join("rootfs/var/lib/docker");
+        fs::create_dir_all(docker.join("vfs")).unwrap();
+        fs::write(docker.join("vfs/layer"), "x").unwrap();
+        b.copy_from(&volume, &a, &volume, None).unwrap();
+        assert_eq!(fs::read(b.path(&volume).join("nested/docker/vfs/layer")).unwrap(), b"x");
+        a.copy_from(&back, &b, &volume, None).unwrap();
+        assert_eq!(fs::read(a.path(&back).join("rootfs/var/lib/docker/vfs/layer")).unwrap(), b"x");
+    }
+}
