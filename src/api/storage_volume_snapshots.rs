@@ -155,19 +155,15 @@ pub async fn patch(mut call: Call) -> Result<Response> {
 async fn update(call: Call, description: Option<String>, expires_at: Option<String>) -> Result<Response> {
     let (model, record) = call.custom_volume("changed")?;
     let name = call.volume_snapshot_name()?;
-    let snapshot = volume::find_snapshot(&model, &record.key, &name)?;
-    call.if_match().check(modifiable(snapshot))?;
+    volume::find_snapshot(&model, &record.key, &name)?;
     // Without the field nothing changes, as with instances' snapshots.
     let expires_at = expires_at.as_deref().map(moment).transpose()?;
     let change = SnapshotChange { description, expires_at };
-    let (app, requestor, wanted) = (Arc::clone(&call.app), call.requestor(), call.if_match());
-    let (spec, key) = (spec(&call, &record.key, "Updating storage volume snapshot"), record.key.clone());
-    let operation = call.app.ops.task(spec, async move |_| {
-        let fits = move |record: &VolumeSnapshot| match wanted.differs(modifiable(record)) {
-            Some(etag) => Err(volume::Error::Changed { etag }),
-            None => Ok(()),
-        };
-        volume::update_snapshot(&app.instances, &key, &name, change, fits, Some(&requestor)).await
-    });
-    Ok(response::accepted(&operation))
+    let wanted = call.if_match();
+    let fits = move |record: &VolumeSnapshot| match wanted.differs(modifiable(record)) {
+        Some(etag) => Err(volume::Error::Changed { etag }),
+        None => Ok(()),
+    };
+    volume::update_snapshot(&call.app.instances, &record.key, &name, change, fits, Some(&call.requestor())).await?;
+    Ok(response::empty())
 }

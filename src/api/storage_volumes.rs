@@ -55,6 +55,11 @@ impl Call {
         let pool = self.pool_name()?;
         let kind = self.volume_type()?;
         if kind != CUSTOM {
+            let model = self.app.db.model();
+            let name = self.param("volume");
+            if kind == CONTAINER && !roots(&model, &pool, &self.project()?).iter().any(|root| root.name == name) {
+                return Err(Error::NotFound("Storage pool volume"));
+            }
             // LXD's words, which programs look for.
             let reason = format!(
                 "Storage volumes of type {kind:?} cannot be {doing} with the storage API: use /1.0/instances or /1.0/images"

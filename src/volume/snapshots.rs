@@ -15,7 +15,7 @@ use crate::names::{SnapshotName, VolumeKey, VolumeSnapshotKey};
 pub struct NewSnapshot {
     /// `None`: by the pattern of the volume.
     pub name: Option<SnapshotName>,
-    /// Free text.
+    /// Free text; empty: the volume's.
     pub description: String,
     /// When it is to be deleted. `None`: as the volume says; 0 is never.
     pub expires_at: Option<Seconds>,
@@ -65,7 +65,7 @@ fn row(model: &Model, volume: &VolumeKey, new: &NewSnapshot) -> Result<VolumeSna
         key: key(volume, &name),
         number: others.last().map_or(0, |last| last.number + 1),
         phase: Phase::Creating,
-        description: new.description.clone(),
+        description: if new.description.is_empty() { &record.description } else { &new.description }.clone(),
         config: record.config.clone(),
         created_at: now,
         expires_at: new.expires_at.unwrap_or(usual),
@@ -196,7 +196,7 @@ pub async fn rename(
             Err(failure) => Error::Undo { cause: Box::new(cause), failure: Box::new(failure) },
         });
     }
-    let old_name = [("old_name", format!("{}/{from}", volume.name).into())];
+    let old_name = [("old_name", from.as_str().into())];
     told_of_snapshot(context, "storage-volume-snapshot-renamed", &new, &old_name, requestor);
     Ok(())
 }
