@@ -14,7 +14,7 @@ use super::wire;
 use super::{instance_snapshots, instance_state, rendered};
 use crate::config;
 use crate::db::{self, Image, Model, Phase, rfc3339};
-use crate::instance::{self, CopyOf, Definition, NewInstance, RootSource, Snapshot, SnapshotVerb, Target};
+use crate::instance::{self, Asked, CopyOf, Definition, NewInstance, RootSource, Snapshot, SnapshotVerb, Target};
 use crate::names::{AliasName, InstanceKey, InstanceName, PoolName, ProfileName, ProjectName, SnapshotName};
 use crate::ops::Spec;
 use crate::profile;
@@ -194,31 +194,8 @@ fn copy_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource) 
         return Err(missing());
     }
     let snapshot = snapshot.map(SnapshotName::new).transpose()?;
-    Ok(CopyOf { instance, snapshot, snapshots: !(source.instance_only || source.container_only) })
-}
-
-/// What a copy takes over of the definition of what it is of; without what only that one is.
-fn copied_definition(model: &Model, copy: &CopyOf) -> Result<Definition> {
-    let (config, devices, architecture, profiles) = match &copy.snapshot {
-        Some(name) => {
-            let of = instance::find_snapshot(model, &copy.instance, name)?;
-            (&of.config, &of.devices, &of.architecture, &of.profiles)
-        }
-        None => {
-            let of = model.instances.get(&copy.instance).ok_or(Error::NotFound("Instance"))?;
-            (&of.config, &of.devices, &of.architecture, &of.profiles)
-        }
-    };
-    let mut config = config.clone();
-    config.retain(|key, _| !key.starts_with("volatile.") || key == "volatile.base_image");
-    Ok(Definition {
-        config,
-        devices: devices.clone(),
-        architecture: architecture.clone(),
-        profiles: profiles.clone(),
-        ephemeral: false,
-        description: String::new(),
-    })
+    let snapshots = !(source.instance_only || source.container_only);
+    Ok(CopyOf { instance, snapshot, snapshots, asked: Asked::default() })
 }
 
 /// `POST /1.0/instances`.
@@ -251,20 +228,17 @@ pub async fn create(mut call: Call) -> Result<Response> {
         "image" => RootSource::Image(image_of(&model, &project, &body.source)?.fingerprint.clone()),
         "none" => RootSource::Empty,
         "copy" => {
-            let copy = copy_of(&model, &project, &body.source)?;
+            let mut copy = copy_of(&model, &project, &body.source)?;
             let there =
                 InstanceName::new(body.name.as_str()).ok().map(|name| InstanceKey { project: project.clone(), name });
             if let Some(key) = there.filter(|key| body.source.refresh && model.instances.contains_key(key)) {
                 return refresh(&call, copy, key);
             }
-            let mut definition = copied_definition(&model, &copy)?;
-            definition.config.extend(config);
-            definition.devices.extend(devices);
-            (config, devices) = (definition.config, definition.devices);
-            profiles.get_or_insert_with(|| definition.profiles.iter().map(ToString::to_string).collect());
-            if architecture.is_empty() {
-                architecture = definition.architecture;
-            }
+            let asked = profiles.take().map(profile_names).transpose()?;
+            copy.asked = Asked { config, devices, profiles: asked, architecture };
+            let definition = instance::definition_of_copy(&model, &copy)?;
+            (config, devices, architecture) = (definition.config, definition.devices, definition.architecture);
+            profiles = Some(definition.profiles.iter().map(ToString::to_string).collect());
             RootSource::Copy(copy)
         }
         "migration" | "backup" => {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::copied::Asked;
 use super::error::Error;
 use super::networks::check_uplink;
 use super::{Context, Stages, blocking, guests, rename, snapshots, volumes};
@@ -36,11 +37,13 @@ pub struct CopyOf {
     pub snapshot: Option<SnapshotName>,
     /// Its snapshots are copied, too.
     pub snapshots: bool,
+    /// What is said of the copy itself.
+    pub asked: Asked,
 }
 
 /// The rows of the snapshots that come along with a copy.
-fn rows_of_snapshots(model: &Model, new: &db::Instance, source: &RootSource) -> Vec<db::InstanceSnapshot> {
-    let RootSource::Copy(CopyOf { instance, snapshot: None, snapshots: true }) = source else { return Vec::new() };
+pub(super) fn rows_of_snapshots(model: &Model, new: &db::Instance, source: &RootSource) -> Vec<db::InstanceSnapshot> {
+    let RootSource::Copy(CopyOf { instance, snapshot: None, snapshots: true, .. }) = source else { return Vec::new() };
     let whole = model.snapshots_of(instance).into_iter().filter(|record| record.phase == Phase::Ready);
     whole.map(|record| row_of_snapshot(model, new, record)).collect()
 }

@@ -7,7 +7,7 @@ use super::super::error::Error;
 use super::super::request::Answer;
 use super::super::state::Status;
 use super::super::waits::gone;
-use super::super::{Stages, marks, moves, stop};
+use super::super::{Stages, copied, marks, moves, stop};
 use super::copies::copy;
 use super::{NewSnapshot, Use, Verb, create, delete, rename, restore, schedule};
 use crate::events::lifecycle::Requestor;
@@ -30,7 +30,10 @@ impl Actor {
                     stages.add("held", milliseconds);
                 }
             }
-            Verb::Copy { snapshot, to } => self.copy(snapshot, &to, false, &mut stages).await?,
+            Verb::Copy { of, to } => {
+                copied::read_again(&self.context, &of, &to).await?;
+                self.copy(of.snapshot, &to, false, &mut stages).await?;
+            }
             Verb::Refresh { snapshot, to } => self.copy(snapshot, &to, true, &mut stages).await?,
             Verb::Move { pool, snapshots } => {
                 if !matches!(self.state, State::Stopped | State::Error) {

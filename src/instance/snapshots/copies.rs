@@ -53,7 +53,7 @@ impl Manager {
     /// Has the task of its source make the volumes of a copy; anything else is no copy.
     pub(in super::super) async fn copied(&self, record: &db::Instance, source: &RootSource) -> Result<(), Error> {
         let RootSource::Copy(copy) = source else { return Ok(()) };
-        let verb = Verb::Copy { snapshot: copy.snapshot.clone(), to: record.key.clone() };
+        let verb = Verb::Copy { of: copy.clone(), to: record.key.clone() };
         self.on_snapshots(&copy.instance, verb, None).await.map(drop)
     }
 

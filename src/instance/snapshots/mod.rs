@@ -19,6 +19,7 @@ mod schedule;
 
 use std::sync::Arc;
 
+use super::create::CopyOf;
 use super::error::Error;
 use super::{Context, blocking, marks, rename, update};
 use crate::config::{schedule as times, snapshot_pattern};
@@ -55,10 +56,10 @@ pub enum Verb {
         /// Its new name.
         to: SnapshotName,
     },
-    /// Makes the volumes of a copy of the instance, or of a snapshot of it, and of the snapshots that the copy's rows name.
+    /// Makes the volumes of a copy of the instance, or of a snapshot of it, and of the snapshots that come along.
     Copy {
-        /// `None`: as it is now.
-        snapshot: Option<SnapshotName>,
+        /// What it is of: this instance.
+        of: CopyOf,
         /// The copy, whose rows are there.
         to: InstanceKey,
     },
