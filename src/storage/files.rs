@@ -60,7 +60,11 @@ pub fn link_instance(state: &Path, container: &str, volume: &Path) -> Result<(),
 
 fn link(link: &Path, to: &Path) -> Result<(), Error> {
     match std::os::unix::fs::symlink(to, link) {
+        // Left alone where it is right: a crash between removing and making it would lose it.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if std::fs::read_link(link).is_ok_and(|found| found == to) {
+                return Ok(());
+            }
             std::fs::remove_file(link).map_err(io("remove", link))?;
             std::os::unix::fs::symlink(to, link).map_err(io("create", link))
         }

@@ -163,7 +163,7 @@ mod tests {
         b.copy_from(&volume.at(&one), a, &volume, None).unwrap();
         c.copy_from(&volume.at(&two), b, &volume.at(&one), None).unwrap();
         assert_alike(&root, &c.path(&volume.at(&two)).join("rootfs"));
-        assert_eq!(b.snapshot_names(&volume).unwrap(), [one.clone()]);
+        assert_eq!(b.snapshot_names(&volume).unwrap(), std::slice::from_ref(&one));
 
         // What was changed over a layer, deletions too.
         fs::remove_file(root.join("plain")).unwrap();
