@@ -6,6 +6,7 @@ mod dialogue;
 mod doctor;
 mod init;
 mod local;
+mod pools;
 mod sql;
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -201,11 +202,10 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
 async fn recover(app: &Arc<App>) {
     let model = app.db.model();
     let context = Arc::clone(app.instances.context());
-    let (pools, records, dir) = (Arc::clone(&context.pools), Arc::clone(&model.pools), context.dir.clone());
+    let (pools, records) = (Arc::clone(&context.pools), Arc::clone(&model.pools));
     let opened = tokio::task::spawn_blocking(move || {
-        // One whose making or deletion a crash interrupted may have no place yet, or no more.
-        let has_place = |record: &&Arc<crate::db::Pool>| dir.pool(&record.name).symlink_metadata().is_ok();
-        let expected = records.values().filter(|record| record.phase == Phase::Ready || has_place(record));
+        // One whose making or deletion a crash interrupted has no volumes: it is cleared as it is.
+        let expected = records.values().filter(|record| record.phase == Phase::Ready);
         expected.for_each(|record| pools.open(record));
     })
     .await;
@@ -233,12 +233,18 @@ async fn clear_pools(app: &Arc<App>) {
     let model = app.db.model();
     for record in model.pools.values().filter(|record| record.phase != Phase::Ready).cloned() {
         let pools = Arc::clone(&app.instances.context().pools);
-        let name = record.name.clone();
-        let gone = tokio::task::spawn_blocking(move || pools.delete(&name)).await;
-        match gone {
-            Ok(Ok(()) | Err(storage::Error::NoSuchPool { .. })) => {}
-            Ok(Err(error)) => tracing::error!(pool = %record.name, %error, "clearing a half-made pool"),
-            Err(error) => tracing::error!(pool = %record.name, %error, "clearing a half-made pool"),
+        let half = Arc::clone(&record);
+        match tokio::task::spawn_blocking(move || pools.undo(&half)).await {
+            Ok(Ok(())) => {}
+            // Its row stays, so that the next start tries again.
+            Ok(Err(error)) => {
+                tracing::error!(pool = %record.name, %error, "clearing a half-made pool");
+                continue;
+            }
+            Err(error) => {
+                tracing::error!(pool = %record.name, %error, "clearing a half-made pool");
+                continue;
+            }
         }
         let name = record.name.clone();
         if let Err(error) = app.db.write(move |tx| tx.delete_pool(&name)).await {
@@ -343,6 +349,7 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     tokio::spawn(async move { following.instances.follow_hardware().await });
     let following = Arc::clone(app.instances.context());
     tokio::spawn(async move { following.follow_networks().await });
+    tokio::spawn(pools::follow(Arc::clone(&app)));
     let starting = Arc::clone(&app);
     tokio::spawn(async move { starting.instances.autostart(&ran).await });
     let following = Arc::clone(&app);

@@ -153,6 +153,7 @@ impl StateDir {
             ("database/global", 0o700),
             ("devices", 0o711),
             ("devlxd", 0o755),
+            ("disks", 0o700),
             ("images", 0o700),
             ("logs", 0o700),
             ("networks", 0o711),

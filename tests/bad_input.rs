@@ -164,7 +164,7 @@ fn without_a_range_of_ids_the_refusal_says_which_line_to_add() {
     );
     let (_, server) = daemon.api("GET", "/1.0", "");
     let drivers = &server["metadata"]["environment"]["storage_supported_drivers"];
-    assert_eq!(drivers.as_array().unwrap().len(), 1);
+    assert!(drivers.as_array().unwrap().iter().all(|driver| driver["Name"] != "overlay"), "{drivers}");
     daemon.set_up("dir");
     daemon.lxc(&["launch", "bb", "c1"]).ok();
 }

@@ -135,16 +135,16 @@ fn images_come_in_both_formats_and_go() {
 }
 
 #[test]
-fn a_unified_image_runs_on_both_drivers_and_outlives_its_deletion() {
+fn a_unified_image_runs_on_all_drivers_and_outlives_its_deletion() {
     let daemon = Daemon::bare();
     let unified = daemon.busybox_unified();
     daemon.lxc(&["image", "import", unified.to_str().unwrap(), "--alias", "u"]).ok();
-    for driver in ["overlay", "dir"] {
+    for driver in ["overlay", "dir", "btrfs"] {
         daemon.lxc(&["storage", "create", driver, driver]).ok();
         daemon.lxc(&["launch", "u", &format!("on-{driver}"), "-s", driver]).ok();
     }
     daemon.lxc(&["image", "delete", "u"]).ok();
-    for driver in ["overlay", "dir"] {
+    for driver in ["overlay", "dir", "btrfs"] {
         let name = format!("on-{driver}");
         daemon.lxc(&["restart", "--force", &name]).ok();
         assert_eq!(daemon.lxc(&["exec", &name, "--", "hostname"]).ok().trim(), name);

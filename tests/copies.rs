@@ -89,6 +89,11 @@ fn an_instance_of_a_dir_pool_is_copied() {
 }
 
 #[test]
+fn an_instance_of_a_btrfs_pool_is_copied() {
+    is_copied("btrfs");
+}
+
+#[test]
 fn what_is_wrong_is_refused_and_nothing_stays() {
     let daemon = Daemon::ready("overlay");
     daemon.lxc(&["init", "bb", "c1"]).ok();

@@ -281,6 +281,15 @@ fn custom_volumes() {
 }
 
 #[test]
+fn snapshots_on_btrfs() {
+    isolated("snapshots_on_btrfs", || {
+        let mut daemon = Daemon::ready("btrfs");
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, snapshots::SNAPSHOTS, &["steady"]);
+    });
+}
+
+#[test]
 fn images_and_profiles() {
     isolated("images_and_profiles", || {
         let mut daemon = Daemon::ready("overlay");

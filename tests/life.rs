@@ -63,6 +63,42 @@ fn a_reboot_from_inside_brings_it_back_with_fresh_configuration() {
 }
 
 #[test]
+fn a_reboot_while_no_daemon_is_there_brings_back_all_that_it_had() {
+    let mut daemon = Daemon::ready("overlay");
+    let source = daemon.root.join("source");
+    std::fs::create_dir_all(&source).unwrap();
+    std::fs::write(source.join("who"), "disk").unwrap();
+    let disk = format!("source={}", source.display());
+    for name in ["plain", "first", "later"] {
+        daemon.lxc(&["init", "bb", name, "-c", "boot.autostart=false"]).ok();
+    }
+    daemon.lxc(&["config", "device", "add", "first", "d", "disk", "path=/d", &disk]).ok();
+    for name in ["plain", "first", "later"] {
+        daemon.lxc(&["start", name]).ok();
+    }
+    daemon.lxc(&["config", "device", "add", "later", "d", "disk", "path=/d", &disk]).ok();
+    let inits = ["plain", "first", "later"].map(|name| daemon.instance_pid(name));
+    daemon.terminate();
+    for pid in inits {
+        // busybox's init reboots on SIGTERM.
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+    for pid in inits {
+        eventually("init is gone", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
+    daemon.start();
+    for (name, old) in ["plain", "first", "later"].iter().zip(inits) {
+        eventually("it has come up again", || {
+            daemon.status(name) == "Running" && ![0, old].contains(&daemon.instance_pid(name))
+        });
+    }
+    for name in ["first", "later"] {
+        assert_eq!(daemon.lxc(&["exec", name, "--", "cat", "/d/who"]).ok(), "disk");
+    }
+}
+
+#[test]
 fn a_poweroff_from_inside_stops_it_and_an_ephemeral_one_vanishes() {
     let daemon = Daemon::ready("overlay");
     daemon.lxc(&["launch", "bb", "c1"]).ok();

@@ -90,6 +90,11 @@ fn an_instance_of_a_dir_pool_goes_back() {
     goes_back("dir");
 }
 
+#[test]
+fn an_instance_of_a_btrfs_pool_goes_back() {
+    goes_back("btrfs");
+}
+
 /// More than a volume may have layers: each still has its own content.
 #[test]
 fn many_snapshots_each_keep_their_own() {

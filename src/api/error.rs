@@ -203,13 +203,23 @@ fn storage(error: &storage::Error) -> StatusCode {
         | storage::Error::NoIdMappedMounts { .. }
         | storage::Error::ShiftRefused
         | storage::Error::Shifted { .. }
-        | storage::Error::UnknownKey { .. }
+        | storage::Error::Key(_)
+        | storage::Error::Source { .. }
+        | storage::Error::Absent { .. }
+        | storage::Error::Format { .. }
+        | storage::Error::Mount { .. }
+        | storage::Error::QuotaTooSmall { .. }
+        | storage::Error::NoQuotas { .. }
+        | storage::Error::Busy { .. }
         | storage::Error::Value { .. }
         | storage::Error::NotEmpty { .. }
         | storage::Error::InUse { .. }
         | storage::Error::NoSuchVolume { .. }
         | storage::Error::Hold { .. }
         | storage::Error::NoSpace { .. }
+        | storage::Error::Full { .. }
+        | storage::Error::ReadOnly { .. }
+        | storage::Error::Failing { .. }
         | storage::Error::Damaged { .. }
         | storage::Error::Io { .. } => StatusCode::BAD_REQUEST,
         storage::Error::Image(error) => image(error),

@@ -10,11 +10,16 @@ use super::app::App;
 use super::call::Call;
 use super::error::Error;
 use super::instances::{find, spec};
+use super::rendered::Root;
 use super::response::{self, Response};
 use super::wire;
+use crate::db::{Instance, Model};
+use crate::device::Set;
 use crate::instance::{self, Stages, Target};
 use crate::names::InstanceKey;
 use crate::ops::{Handle, Spec};
+use crate::profile;
+use crate::storage::VolumeId;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -25,8 +30,17 @@ const AT_A_TIME: usize = 8;
 pub async fn get(call: Call) -> Result<Response> {
     let (_, record) = find(&call)?;
     let snapshot = call.app.instances.snapshot(&record.key);
-    let state = call.app.rendered.state(&record.key, snapshot).await?;
+    let root = root_of(&call, &call.app.db.model(), &record);
+    let state = call.app.rendered.state(&record.key, snapshot, root).await?;
     Ok(response::sync_json(&state))
+}
+
+/// The root volume of an instance, if its pool's file system counts what it has.
+pub(super) fn root_of(call: &Call, model: &Model, record: &Instance) -> Option<Root> {
+    let pool = call.app.instances.context().pools.get(&record.pool).ok().filter(|pool| pool.counts())?;
+    let set = Set::parse(&profile::expand_instance(model, record).devices).ok()?;
+    let device = set.root?.0.to_string();
+    Some(Root { device, pool, volume: VolumeId::of(&record.key) })
 }
 
 /// A wished change, parsed.

@@ -100,8 +100,9 @@ pub async fn list(call: Call) -> Result<Response> {
     let texts: Vec<Bytes> = if call.recursion() == 1 {
         pieces.iter().map(|piece| piece.json.clone()).collect()
     } else {
-        let wanted: Vec<_> = shown.iter().map(|(record, snapshot)| (&record.key, *snapshot)).collect();
-        let states = call.app.rendered.states(&wanted).await?;
+        let root = |record: &db::Instance| instance_state::root_of(&call, &model, record);
+        let wanted = shown.iter().map(|(record, snapshot)| (&record.key, *snapshot, root(record))).collect();
+        let states = call.app.rendered.states(wanted).await?;
         pieces.iter().zip(&states).map(|(piece, state)| piece.full(state)).collect()
     };
     Ok(response::sync_json(&rendered::join(&texts)))
@@ -121,7 +122,8 @@ pub async fn get(call: Call) -> Result<Response> {
     let json = if call.recursion() == 0 {
         piece.json.clone()
     } else {
-        piece.full(&call.app.rendered.state(&record.key, snapshot).await?)
+        let root = instance_state::root_of(&call, &model, &record);
+        piece.full(&call.app.rendered.state(&record.key, snapshot, root).await?)
     };
     Ok(response::with_etag(response::sync_json(&json), &piece.etag))
 }

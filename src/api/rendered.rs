@@ -17,10 +17,12 @@ use super::error::Error;
 use super::instance_snapshots;
 use super::instances::{modifiable, to_wire};
 use super::response;
+use super::wire::{DiskState, InstanceState};
 use crate::db::{self, InstanceSnapshot, Model, Profile};
 use crate::instance::{self, Snapshot};
 use crate::names::{InstanceKey, ProfileName, ProjectName, SnapshotKey};
 use crate::state_dir::StateDir;
+use crate::storage::{Pool, VolumeId};
 
 /// How long a reading of the live state is good for.
 const FRESH: Duration = Duration::from_millis(100);
@@ -131,8 +133,13 @@ impl Rendered {
     ///
     /// # Errors
     /// Only when the daemon ends.
-    pub(super) async fn state(&self, key: &InstanceKey, snapshot: Snapshot) -> Result<Bytes, Error> {
-        let mut states = self.states(&[(key, snapshot)]).await?;
+    pub(super) async fn state(
+        &self,
+        key: &InstanceKey,
+        snapshot: Snapshot,
+        root: Option<Root>,
+    ) -> Result<Bytes, Error> {
+        let mut states = self.states(vec![(key, snapshot, root)]).await?;
         Ok(states.pop().unwrap_or_default())
     }
 
@@ -140,24 +147,27 @@ impl Rendered {
     ///
     /// # Errors
     /// Only when the daemon ends.
-    pub(super) async fn states(&self, wanted: &[(&InstanceKey, Snapshot)]) -> Result<Vec<Bytes>, Error> {
+    pub(super) async fn states(
+        &self,
+        wanted: Vec<(&InstanceKey, Snapshot, Option<Root>)>,
+    ) -> Result<Vec<Bytes>, Error> {
         let mut states = vec![Bytes::new(); wanted.len()];
         let mut stale = Vec::new();
         // In the order of their keys, as everybody does who takes several: nobody waits in a circle.
-        for (index, (key, snapshot)) in wanted.iter().enumerate() {
+        for (index, (key, snapshot, root)) in wanted.into_iter().enumerate() {
             let state = states.get_mut(index);
-            if !snapshot.status.is_up() {
+            if !snapshot.status.is_up() && root.is_none() {
                 if let Some(state) = state {
                     *state =
-                        instance::live_states(&[(*snapshot, Path::new(""))]).first().map(json_of).unwrap_or_default();
+                        instance::live_states(&[(snapshot, Path::new(""))]).first().map(json_of).unwrap_or_default();
                 }
                 continue;
             }
             let reading = self.slot(key).lock_owned().await;
-            let fresh = |reading: &&Reading| reading.snapshot == *snapshot && reading.at.elapsed() < FRESH;
+            let fresh = |reading: &&Reading| reading.snapshot == snapshot && reading.at.elapsed() < FRESH;
             match (reading.as_ref().filter(fresh), state) {
                 (Some(reading), Some(state)) => *state = reading.json.clone(),
-                _ => stale.push((index, *snapshot, self.dir.nics(&key.container()), reading)),
+                _ => stale.push(Stale { index, snapshot, nics: self.dir.nics(&key.container()), root, reading }),
             }
         }
         let share = stale.len().div_ceil(READERS).max(1);
@@ -176,17 +186,49 @@ impl Rendered {
     }
 }
 
-/// One whose state is to be read: its place in the list, the file of its nics, and where the reading goes.
-type Stale = (usize, Snapshot, PathBuf, OwnedMutexGuard<Option<Reading>>);
+/// The volume of an instance's root disk, in a pool whose file system counts what volumes have.
+pub(super) struct Root {
+    /// Name of the disk.
+    pub(super) device: String,
+    /// Its pool.
+    pub(super) pool: Arc<Pool>,
+    /// Its volume.
+    pub(super) volume: VolumeId,
+}
+
+/// One whose state is to be read.
+struct Stale {
+    /// Its place in the list.
+    index: usize,
+    snapshot: Snapshot,
+    /// The file of its nics.
+    nics: PathBuf,
+    root: Option<Root>,
+    /// Where the reading goes.
+    reading: OwnedMutexGuard<Option<Reading>>,
+}
+
+/// What the root disk has, for the state.
+fn add_root(state: &mut InstanceState, root: Option<&Root>) {
+    let Some(root) = root else { return };
+    match root.pool.usage(&root.volume) {
+        Ok(Some(usage)) => {
+            let usage = i64::try_from(usage.used).unwrap_or(i64::MAX);
+            state.disk.insert(root.device.clone(), DiskState { usage });
+        }
+        Ok(None) => {}
+        Err(error) => tracing::debug!(%error, "a state is shown without its disk"),
+    }
+}
 
 fn read(stale: Vec<Stale>) -> Vec<(usize, Bytes)> {
-    let snapshots: Vec<(Snapshot, &Path)> =
-        stale.iter().map(|(_, snapshot, nics, _)| (*snapshot, nics.as_path())).collect();
+    let snapshots: Vec<(Snapshot, &Path)> = stale.iter().map(|one| (one.snapshot, one.nics.as_path())).collect();
     let states = instance::live_states(&snapshots);
-    let keep = |((index, snapshot, _, mut slot), state): (Stale, _)| {
+    let keep = |(mut one, mut state): (Stale, InstanceState)| {
+        add_root(&mut state, one.root.as_ref());
         let json = json_of(&state);
-        *slot = Some(Reading { snapshot, at: Instant::now(), json: json.clone() });
-        (index, json)
+        *one.reading = Some(Reading { snapshot: one.snapshot, at: Instant::now(), json: json.clone() });
+        (one.index, json)
     };
     stale.into_iter().zip(states).map(keep).collect()
 }
@@ -227,10 +269,10 @@ mod tests {
         // A process of ours stands in for an init.
         let own = Snapshot { status: instance::Status::Running, pid: i32::try_from(std::process::id()).unwrap() };
         let rendered = Rendered::new(StateDir::new("/nowhere".into()));
-        let states = rendered.states(&[(&a, Snapshot::STOPPED), (&b, own)]).await.unwrap();
+        let states = rendered.states(vec![(&a, Snapshot::STOPPED, None), (&b, own, None)]).await.unwrap();
         let parsed: Vec<serde_json::Value> = states.iter().map(|s| serde_json::from_slice(s).unwrap()).collect();
         assert_eq!((&parsed[0]["status"], &parsed[1]["pid"]), (&"Stopped".into(), &own.pid.into()));
-        let again = rendered.states(&[(&b, own)]).await.unwrap();
+        let again = rendered.states(vec![(&b, own, None)]).await.unwrap();
         assert_eq!(again[0], states[1], "shared while it is fresh");
     }
 }

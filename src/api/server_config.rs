@@ -115,7 +115,8 @@ fn environment(call: &Call, config: &Config, project: &str) -> Value {
     let kernel = text(uname.release());
     let version = |driver: &crate::storage::DriverKind| match driver {
         crate::storage::DriverKind::Dir => "1".to_owned(),
-        crate::storage::DriverKind::Overlay => kernel.clone(),
+        // What these can do is the kernel's.
+        crate::storage::DriverKind::Overlay | crate::storage::DriverKind::Btrfs => kernel.clone(),
     };
     let supported: Vec<Value> = drivers
         .iter()

@@ -11,7 +11,7 @@ use super::wire;
 use crate::db::{Model, Phase, Pool};
 use crate::device;
 use crate::names::PoolName;
-use crate::storage::{self, DriverKind};
+use crate::storage::DriverKind;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -92,7 +92,9 @@ pub async fn create(mut call: Call) -> Result<Response> {
 /// Makes a pool: row (phase `creating`), directories, phase `ready`.
 async fn add(call: &Call, name: PoolName, driver: String, description: String, config: wire::Config) -> Result<()> {
     let kind = DriverKind::parse(&driver)?;
-    storage::Pool::validate(kind, &config)?;
+    let spec = call.app.instances.context().pools.spec(&name, kind, &config);
+    // Decided before anything is made, and written down with the row: a crash leaves nothing that it does not name.
+    let config = blocking(move || spec.complete()).await?;
     let mut record = Pool { name: name.clone(), phase: Phase::Creating, driver, description, config: config.clone() };
     let row = record.clone();
     let db = &call.app.db;
@@ -116,30 +118,59 @@ async fn add(call: &Call, name: PoolName, driver: String, description: String, c
     db.write(move |tx| Ok::<_, Error>(tx.put_pool(record)?)).await
 }
 
+/// What a pool keeps though a whole new configuration does not name it: it cannot be another one.
+const KEPT: &[&str] = &["source", "size", "volatile.initial_source"];
+
 async fn update(call: Call, change: impl FnOnce(&Pool) -> Pool + Send + 'static) -> Result<Response> {
     let (_, old) = find(&call)?;
     let wanted = call.if_match();
     let shown = to_wire(&call, &call.app.db.model(), &old).config.get("source").cloned();
     let url = format!("/1.0/storage-pools/{}", old.name.in_url());
-    call.app
+    let pools = Arc::clone(&call.app.instances.context().pools);
+    let checking = Arc::clone(&pools);
+    let (before, after) = call
+        .app
         .db
         .write(move |tx| {
             let old = tx.model().pools.get(&old.name).cloned().ok_or(Error::NotFound("Storage pool"))?;
             wanted.check((&old.description, &old.config))?;
             let mut new = change(&old);
-            let source = |pool: &Pool| pool.config.get("source").filter(|source| !source.is_empty()).cloned();
-            if source(&new) == shown && source(&old).is_none() {
+            new.config.retain(|_, value| !value.is_empty());
+            for key in KEPT {
+                if let (false, Some(value)) = (new.config.contains_key(*key), old.config.get(*key)) {
+                    new.config.insert((*key).to_owned(), value.clone());
+                }
+            }
+            if new.config.get("source") == shown.as_ref() && !old.config.contains_key("source") {
                 // The source that is shown for a pool without one came back in a whole object.
                 new.config.remove("source");
             }
-            storage::Pool::validate(DriverKind::parse(&new.driver)?, &new.config)?;
-            if source(&new) != source(&old) {
-                let reason = "the source of a pool cannot be changed".to_owned();
-                return Err(Error::Field { name: "source", reason });
-            }
-            Ok(tx.put_pool(new)?)
+            checking.may_change(&old, &new.config)?;
+            tx.put_pool(new.clone())?;
+            Ok::<_, Error>((old, new))
         })
         .await?;
+    let is = after.config.clone();
+    // The row first: what a crash interrupts here, the next start does.
+    if let Err(error) = blocking(move || pools.follow(&after)).await {
+        let pools = Arc::clone(&call.app.instances.context().pools);
+        let undone = call.app.db.write(move |tx| {
+            match tx.model().pools.get(&before.name) {
+                // Somebody else has changed it meanwhile, and it was followed.
+                Some(now) if now.config != is => Ok(None),
+                None => Ok(None),
+                Some(now) => {
+                    let old = Pool { config: before.config.clone(), ..(**now).clone() };
+                    tx.put_pool(old.clone())?;
+                    Ok::<_, Error>(Some(old))
+                }
+            }
+        });
+        if let Some(old) = undone.await? {
+            blocking(move || pools.follow(&old)).await?;
+        }
+        return Err(error);
+    }
     call.lifecycle("storage-pool-updated", &url);
     Ok(response::empty())
 }
@@ -190,6 +221,7 @@ pub async fn delete(call: Call) -> Result<Response> {
     }
     let name = pool.name.clone();
     db.write(move |tx| Ok::<_, Error>(tx.delete_pool(&name)?)).await?;
+    db.forget_warnings(Some(&format!("/1.0/storage-pools/{}", pool.name.in_url()))).await;
     call.lifecycle("storage-pool-deleted", &format!("/1.0/storage-pools/{}", pool.name.in_url()));
     Ok(response::empty())
 }

@@ -8,6 +8,7 @@ mod instance_keys;
 mod instance_type;
 pub mod intercept;
 pub mod limits;
+mod pool_keys;
 pub mod raw_idmap;
 pub mod raw_lxc;
 pub mod raw_seccomp;
@@ -28,6 +29,7 @@ use crate::names::shortened;
 
 pub use instance_keys::{Effect, INSTANCE_KEYS, InstanceRow, Scope};
 pub use instance_type::limits_of;
+pub use pool_keys::{POOL_KEYS, PoolRow, pool_row, validate_pool};
 pub use server_keys::{SERVER_KEYS, ServerRow};
 pub use size::{parse_part, parse_size};
 pub use value::{Kind, parse_bool, parse_int};
@@ -77,7 +79,7 @@ impl Pattern {
 pub enum Error {
     /// No row has this key.
     UnknownKey {
-        /// "instance" or "server".
+        /// "instance", "server" or another object.
         of: &'static str,
         /// The key.
         key: String,

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::{INSTANCE_KEYS, SERVER_KEYS, Scope};
+use super::{INSTANCE_KEYS, POOL_KEYS, SERVER_KEYS, Scope};
 
 /// A row, as both forms show it.
 struct Entry {
@@ -46,6 +46,18 @@ fn server() -> Vec<Entry> {
     SERVER_KEYS.iter().map(entry).collect()
 }
 
+fn pool() -> Vec<Entry> {
+    let entry = |row: &super::PoolRow| Entry {
+        key: row.key.to_owned(),
+        kind: row.kind.shown(),
+        default: row.default,
+        live: Some(row.changes),
+        scope: if row.drivers.is_empty() { "all drivers" } else { "some drivers" },
+        doc: row.doc,
+    };
+    POOL_KEYS.iter().map(entry).collect()
+}
+
 /// The first word of a key.
 fn group(key: &str) -> &str {
     key.split('.').next().unwrap_or(key)
@@ -66,7 +78,7 @@ pub fn json() -> Value {
         }
         groups.into_iter().map(|(name, keys)| (name, json!({ "keys": keys }))).collect::<BTreeMap<_, _>>()
     };
-    json!({ "configs": { "instance": all(instance()), "server": all(server()) } })
+    json!({ "configs": { "instance": all(instance()), "server": all(server()), "storage-pool": all(pool()) } })
 }
 
 /// The page `docs/configuration.md`.
@@ -97,6 +109,7 @@ pub fn markdown() -> String {
     };
     table("Instances and profiles", instance());
     table("Server", server());
+    table("Storage pools", pool());
     page
 }
 
@@ -122,6 +135,7 @@ mod tests {
             groups.values().map(|group| group["keys"].as_array().unwrap().len()).sum::<usize>()
         };
         assert_eq!((count("instance"), count("server")), (INSTANCE_KEYS.len(), SERVER_KEYS.len()));
+        assert_eq!(count("storage-pool"), POOL_KEYS.len());
         assert_eq!(answer["configs"]["instance"]["limits"]["keys"][0]["limits.cpu"]["liveupdate"], "yes");
     }
 }

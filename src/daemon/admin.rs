@@ -66,9 +66,15 @@ pub(super) struct InitArguments {
     /// Password by which clients are trusted
     #[arg(long, requires = "auto")]
     pub(super) trust_password: Option<String>,
-    /// Storage driver: overlay or dir [default: the first that works here]
+    /// Storage driver: overlay, btrfs or dir [default: the first that works here; btrfs with a device]
     #[arg(long, requires = "auto")]
     pub(super) storage_backend: Option<String>,
+    /// Make the storage pool on this block device
+    #[arg(long, requires = "auto", conflicts_with = "storage_create_loop")]
+    pub(super) storage_create_device: Option<String>,
+    /// Make the storage pool on a file of its own, of so many GiB
+    #[arg(long, requires = "auto")]
+    pub(super) storage_create_loop: Option<u32>,
     /// Name of the storage pool
     #[arg(long, requires = "auto", default_value = "default")]
     pub(super) storage_pool: String,

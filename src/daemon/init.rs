@@ -213,10 +213,19 @@ async fn automatic(arguments: &InitArguments, socket: &Path) -> Result<Preseed, 
     if let Some(password) = &arguments.trust_password {
         preseed.config.insert("core.trust_password".to_owned(), password.clone().into());
     }
-    let driver = arguments.storage_backend.clone().or_else(|| found.drivers().into_iter().next());
+    let device = arguments.storage_create_device.as_ref();
+    let usual = || if device.is_some() { Some("btrfs".to_owned()) } else { found.drivers().into_iter().next() };
+    let driver = arguments.storage_backend.clone().or_else(usual);
     if !found.pools.contains(&arguments.storage_pool) {
         let driver = driver.unwrap_or_else(|| "dir".to_owned());
-        preseed.storage_pools.push(object(json!({"name": arguments.storage_pool, "driver": driver})));
+        let mut pool = json!({"name": arguments.storage_pool, "driver": driver});
+        if let Some(device) = device {
+            pool["config"] = json!({"source": device});
+        }
+        if let Some(size) = arguments.storage_create_loop {
+            pool["config"] = json!({"size": format!("{size}GiB")});
+        }
+        preseed.storage_pools.push(object(pool));
     }
     let network = found.network.clone().unwrap_or_else(|| {
         preseed.networks.push(object(json!({"name": BRIDGE, "type": "bridge"})));

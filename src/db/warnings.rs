@@ -50,11 +50,21 @@ pub enum WarningKind {
     NetworkObstructed,
     /// A network's addresses are those of something else, too.
     NetworkOverlap,
+    /// What a storage pool lies on is not there.
+    PoolUnavailable,
+    /// Nothing can be written to a storage pool any more.
+    PoolReadOnly,
 }
 
 impl WarningKind {
-    const ALL: [Self; 4] =
-        [Self::NetworkUnavailable, Self::NetworkRepaired, Self::NetworkObstructed, Self::NetworkOverlap];
+    const ALL: [Self; 6] = [
+        Self::NetworkUnavailable,
+        Self::NetworkRepaired,
+        Self::NetworkObstructed,
+        Self::NetworkOverlap,
+        Self::PoolUnavailable,
+        Self::PoolReadOnly,
+    ];
 
     /// The text by which the API shows it, and the database knows it.
     pub fn as_str(self) -> &'static str {
@@ -63,13 +73,15 @@ impl WarningKind {
             Self::NetworkRepaired => "Network repaired",
             Self::NetworkObstructed => "Network traffic obstructed by the host",
             Self::NetworkOverlap => "Network addresses overlap",
+            Self::PoolUnavailable => "Storage pool unavailable",
+            Self::PoolReadOnly => "Storage pool read-only",
         }
     }
 
     /// How bad it is.
     pub fn severity(self) -> Severity {
         match self {
-            Self::NetworkUnavailable => Severity::High,
+            Self::NetworkUnavailable | Self::PoolUnavailable | Self::PoolReadOnly => Severity::High,
             Self::NetworkObstructed | Self::NetworkOverlap => Severity::Moderate,
             Self::NetworkRepaired => Severity::Low,
         }

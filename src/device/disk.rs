@@ -6,6 +6,8 @@ use crate::names::{PoolName, VolumeName};
 /// The disk with `path=/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootDisk {
+    /// What its volume may hold, bytes.
+    pub size: Option<u64>,
     /// The pool of the root volume.
     pub pool: PoolName,
 }
@@ -131,9 +133,16 @@ pub(super) fn parse(mut properties: Properties<'_>) -> Result<AnyDisk, Error> {
     // A relative one counts from the root, as with LXD.
     let path = clean(&format!("/{path}")).ok_or_else(|| refuse("path", path, PATH))?;
     let (pool, source) = (properties.take("pool"), properties.take("source"));
-    if let Some(size) = properties.take("size") {
-        return Err(refuse("size", size, "quotas of disks are not supported by this version"));
-    }
+    // A quota is the volume's: of the root here, of a custom volume its own.
+    let mut size = |property| match properties.take(property) {
+        None | Some("") => Ok(None),
+        Some(text) if path != "/" => Err(refuse(property, text, "only the root disk has it")),
+        Some(text) => match rate(text) {
+            Some(Rate::Bytes(bytes)) => Ok((bytes > 0).then_some(bytes)),
+            Some(Rate::Operations(_)) | None => Err(refuse(property, text, "a size such as 512MiB or 10GB")),
+        },
+    };
+    let (quota, _state) = (size("size")?, size("size.state")?);
     if path == "/" {
         if let Some(source) = source {
             return Err(refuse("source", source, "a root disk has none"));
@@ -141,7 +150,7 @@ pub(super) fn parse(mut properties: Properties<'_>) -> Result<AnyDisk, Error> {
         let pool = pool.ok_or_else(|| missing("pool", "name the storage pool of the root disk"))?;
         let pool = PoolName::new(pool).map_err(|_| refuse("pool", pool, "it must be the name of a storage pool"))?;
         properties.end()?;
-        return Ok(AnyDisk::Root(RootDisk { pool }));
+        return Ok(AnyDisk::Root(RootDisk { pool, size: quota }));
     }
     let source = source.ok_or_else(|| {
         let hint = "a file, directory or block device of the host; with pool=, the name of a custom volume";

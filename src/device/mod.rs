@@ -464,6 +464,8 @@ mod tests {
             (vec![("type", "disk"), ("path", "/a"), ("source", "v"), ("pool", "p"), ("shift", "true")], "\"shift\""),
             (vec![("type", "disk"), ("source", "v"), ("pool", "p")], "\"path\""),
             (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("size", "1GB")], "\"size\""),
+            (vec![("type", "disk"), ("path", "/"), ("pool", "p"), ("size", "much")], "\"size\""),
+            (vec![("type", "disk"), ("path", "/"), ("pool", "p"), ("size.state", "abc")], "\"size.state\""),
             (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("limits.read", "fast")], "\"limits.read\""),
             (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("color", "red")], "\"color\""),
             (vec![("type", "unix-char")], "\"path\""),

@@ -231,8 +231,11 @@ impl Reader<'_> {
     }
 
     fn name(&mut self, property: &'static str) -> Result<Option<String>, Error> {
-        let expected = "an interface's name has 1 to 15 letters, digits, '-', '_' or '.'";
-        self.read(property, |text| is_interface(text).then(|| text.to_owned()), expected)
+        let expected =
+            "an interface's name has 1 to 15 letters, digits, '-', '_' or '.', and is neither all nor default";
+        // Below /proc/sys/net two directories are called so that are no interface's.
+        let fits = |text: &str| is_interface(text) && !matches!(text, "all" | "default");
+        self.read(property, |text| fits(text).then(|| text.to_owned()), expected)
     }
 
     fn flag(&mut self, property: &'static str) -> Result<bool, Error> {

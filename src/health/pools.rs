@@ -40,7 +40,7 @@ fn check(pool: &PoolView) -> Check {
         name: "",
         needed: true,
         cost: "its containers do not start",
-        mend: "bring its source back (mount it), then restart warrend",
+        mend: "bring its source back (mount it): it works again by itself",
     };
     let full = About {
         cost: "containers will soon be told that no space is left",

@@ -2,7 +2,8 @@
 //!
 //! `LXC_TARGET` says `stop` or `reboot` (lxc.container.conf(5), `lxc.hook.version = 1`). With the daemon there, a reboot
 //! makes the hook fail on purpose: the monitor then ends (seen with liblxc 5.0.2; a failing `lxc.hook.stop` changes nothing), and the daemon starts the container with fresh configuration.
-//! With the daemon away, the hook leaves a record in the spool directory and succeeds: the monitor reboots by itself.
+//! With the daemon away, the hook leaves a record in the spool directory and succeeds: the monitor reboots by itself. Not
+//! one that has devices, which only the daemon can bring: it waits for the next daemon to start it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream as StdStream;
@@ -13,6 +14,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
+
+use crate::state_dir::StateDir;
 
 /// How long a hook waits for the daemon before it counts as away.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -55,9 +58,16 @@ pub fn main(arguments: &[String]) -> ExitCode {
         Err(_) => {
             // Nothing more can be done when this fails, too: the next start then finds the container down.
             let _ = leave(Path::new(spool), &record);
-            ExitCode::SUCCESS
+            let waits = target == Target::Reboot && has_devices(Path::new(spool), container);
+            if waits { ExitCode::FAILURE } else { ExitCode::SUCCESS }
         }
     }
+}
+
+/// Whether the daemon has put devices into the container: their mounts were made for this life only.
+fn has_devices(spool: &Path, container: &str) -> bool {
+    let root = spool.parent().and_then(Path::parent);
+    root.is_some_and(|root| StateDir::new(root.to_owned()).devices(container).exists())
 }
 
 fn tell(socket: &Path, record: &Record) -> io::Result<()> {

@@ -16,8 +16,7 @@ use super::policy::{Decision, Verb, decide};
 use super::request::{Answer, Request, StopKind, Turns};
 use super::state::{Snapshot, Status};
 use super::waits::{answer_to, at, gone, init_gone};
-use super::{Context, Stages, adopt, delete, hotplug, limits, lxcfs, proxies, rename, start, stop, update};
-use crate::config;
+use super::{Context, Stages, adopt, delete, hotplug, limits, lxcfs, proxies, quota, rename, start, stop, update};
 use crate::db::Model;
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
@@ -309,23 +308,41 @@ impl Actor {
     async fn hold(&self, next: &Model, turns: Turns) {
         let Turns { begun, mut go, ready, kept } = turns;
         let now = self.context.db.model();
-        let expanded = match (self.live(), now.instances.get(&self.key)) {
-            (Some(live), Some(record)) => {
-                Some((live.pid, profile::expand_instance(&now, record), profile::expand_instance(next, record)))
+        let expanded = now
+            .instances
+            .get(&self.key)
+            .map(|record| (profile::expand_instance(&now, record), profile::expand_instance(next, record)));
+        // Of one that is down, too: it is its volume's.
+        let quota = match &expanded {
+            Some((before, after)) => quota::change(&self.context, &self.key, before, after).await,
+            None => Ok(None),
+        };
+        let quota = match quota {
+            Ok(quota) => quota,
+            Err(error) => return drop(begun.send(Err(error))),
+        };
+        let applied = match (self.live(), expanded) {
+            (Some(live), Some((before, after))) => {
+                match apply::begin(&self.context, &self.key, live.pid, &before, &after).await {
+                    Ok(applied) => Some((live.pid, before, after, applied)),
+                    Err(error) => {
+                        quota::undo(quota).await;
+                        return drop(begun.send(Err(error)));
+                    }
+                }
             }
             (None, _) | (_, None) => None,
         };
-        let applied = match expanded {
-            Some((pid, before, after)) => match apply::begin(&self.context, &self.key, pid, &before, &after).await {
-                Ok(applied) => Some((pid, before, after, applied)),
-                Err(error) => return drop(begun.send(Err(error))),
-            },
-            None => None,
-        };
         let _ = begun.send(Ok(()));
         let goes_on = go.wait_for(|go| *go).await.is_ok();
+        if !goes_on {
+            quota::undo(quota).await;
+            return match applied {
+                Some((.., applied)) => applied.undo().await,
+                None => {}
+            };
+        }
         let applied = match applied {
-            Some((.., applied)) if !goes_on => return applied.undo().await,
             Some((pid, before, after, applied)) => {
                 let applied = applied.go_on(&self.context, &self.key, pid, &before, &after).await;
                 applied.map(|applied| Some((before, after, applied)))
@@ -341,11 +358,19 @@ impl Actor {
                         applied.kept().await;
                         self.context.guests.tell(&self.key, &before, &after);
                     }
-                    (Err(_), Some((.., applied))) => applied.undo().await,
-                    (_, None) => {}
+                    (Err(_), applied) => {
+                        quota::undo(quota).await;
+                        if let Some((.., applied)) = applied {
+                            applied.undo().await;
+                        }
+                    }
+                    (Ok(()), None) => {}
                 }
             }
-            Err(error) => drop(ready.send(Err(error))),
+            Err(error) => {
+                quota::undo(quota).await;
+                drop(ready.send(Err(error)));
+            }
         }
     }
 
@@ -354,14 +379,6 @@ impl Actor {
         self.leases.release().await?;
         self.context.ranges.give_back(&self.key.container());
         rename::rename(&self.context, &self.key, to, requestor).await
-    }
-
-    /// Whether its configuration, or a profile's, keeps it from being deleted on request.
-    fn check_protection(&self) -> Result<(), Error> {
-        let model = self.context.db.model();
-        let record = model.instances.get(&self.key).ok_or(Error::NotFound)?;
-        let config = profile::expand_instance(&model, record).config;
-        if config::bool_of(&config, "security.protection.delete") { Err(Error::Protected) } else { Ok(()) }
     }
 
     async fn delete(&mut self, requestor: Option<&Requestor>) -> Result<(), Error> {

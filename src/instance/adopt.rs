@@ -51,7 +51,7 @@ pub(super) async fn adopt(
     context: &Arc<Context>,
     record: &db::Instance,
     points: &BTreeSet<PathBuf>,
-    told: impl Fn(&str) -> bool,
+    told: impl Fn(&str) -> Option<hook::Target>,
 ) -> Result<Found, Error> {
     match record.phase {
         Phase::Creating => {
@@ -95,10 +95,14 @@ pub(super) async fn adopt(
     monitor_gone(context, record).await;
     // Asked only now: the hook of a container that was just going down has run by the time it is down. And always: a
     // word that stays would be read as that of a later life.
-    let left = left_word(context, &container);
+    let word = left_word(context, &container).or_else(|| told(&container));
     let restarting = record.config.contains_key(stop::RESTART);
-    let turned_off = (left || told(&container)) && !restarting;
+    let turned_off = word == Some(hook::Target::Stop) && !restarting;
     stop::clean_up(context, &record.key, !turned_off, false).await?;
+    if word == Some(hook::Target::Reboot) {
+        // It waited for this daemon to come up again, whatever is usual.
+        stop::mark_restart(context, &record.key, Some("kill")).await?;
+    }
     if turned_off && record.ephemeral {
         delete::finish(context, record).await?;
         tracing::info!(instance = %record.key, "deleted an ephemeral instance that went down");
@@ -112,7 +116,7 @@ pub(super) async fn again(context: &Arc<Context>, key: &InstanceKey) -> Option<F
     let record = context.db.model().instances.get(key).cloned()?;
     let points = super::blocking(|| Ok::<_, Error>(crate::sys::mount::below(Path::new("/")).unwrap_or_default()));
     let points = points.await.unwrap_or_default().into_iter().collect();
-    match adopt(context, &record, &points, |_| false).await {
+    match adopt(context, &record, &points, |_| None).await {
         Ok(found) => {
             tracing::info!(instance = %key, "it is known again how it is");
             Some(found)
@@ -198,13 +202,13 @@ async fn monitor_gone(context: &Context, record: &db::Instance) {
     }
 }
 
-/// Whether a stop hook left word, while no daemon was there, that the container went down to stay down.
-fn left_word(context: &Context, container: &str) -> bool {
+/// What for a container went down while no daemon was there, if its stop hook left word.
+fn left_word(context: &Context, container: &str) -> Option<hook::Target> {
     match hook::take_word(&context.dir.spool(), container) {
-        Ok(record) => record.is_some_and(|record| record.target == hook::Target::Stop),
+        Ok(record) => record.map(|record| record.target),
         Err(error) => {
             tracing::warn!(%container, %error, "reading what its stop hook left");
-            false
+            None
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::copied::Asked;
 use super::error::Error;
 use super::networks::check_uplink;
-use super::{Context, Stages, blocking, guests, rename, snapshots, volumes};
+use super::{Context, Stages, blocking, guests, quota, rename, snapshots, volumes};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{self, Model, Phase};
@@ -311,6 +311,7 @@ async fn volume(
             blocking(move || pool.create_from_image(&volume, &image).map_err(Error::from)).await?;
         }
     }
+    quota::begin(context, record).await?;
     stages.mark("volume");
     let (root, container) = (context.dir.root().to_owned(), record.key.container());
     let path = context.pools.get(&record.pool)?.path(&VolumeId::of(&record.key));

@@ -81,7 +81,7 @@ pub struct Manager {
     context: Arc<Context>,
     handles: Mutex<BTreeMap<InstanceKey, Handle>>,
     /// Containers of which a stop hook told, until all are adopted.
-    ended: Mutex<BTreeSet<String>>,
+    ended: Mutex<BTreeMap<String, HookTarget>>,
     limits: files::Limits,
     consoles: Consoles,
     profile_changes: tokio::sync::Mutex<()>,
@@ -121,7 +121,7 @@ impl Manager {
         self.handles().values().any(|handle| handle.snapshot.borrow().status == Status::Starting)
     }
 
-    fn ended(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    fn ended(&self) -> MutexGuard<'_, BTreeMap<String, HookTarget>> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -441,14 +441,13 @@ impl Manager {
 
     /// What a stop hook told.
     pub fn hook(&self, record: &Record) {
-        if record.target == HookTarget::Stop {
-            self.ended().insert(record.container.clone());
-            return;
-        }
         let handles = self.handles();
-        if let Some((_, handle)) = handles.iter().find(|(key, _)| key.container() == record.container) {
+        let handle = handles.iter().find(|(key, _)| key.container() == record.container).map(|(_, handle)| handle);
+        match (record.target, handle) {
             // An actor that is gone has no container to reboot.
-            let _ = handle.requests.send(Request::Reboot);
+            (HookTarget::Reboot, Some(handle)) => drop(handle.requests.send(Request::Reboot)),
+            // One that is being adopted just now is told so, too.
+            (target, _) => drop(self.ended().insert(record.container.clone(), target)),
         }
     }
 
@@ -463,7 +462,7 @@ impl Manager {
             .unwrap_or_default();
         let points: BTreeSet<PathBuf> = points.into_iter().collect();
         let adopting = model.instances.values().map(|record| async {
-            let found = adopt::adopt(&self.context, record, &points, |name| self.ended().contains(name)).await;
+            let found = adopt::adopt(&self.context, record, &points, |name| self.ended().get(name).copied()).await;
             (&record.key, found)
         });
         // Side by side: one whose monitor is slow to answer must not hold up the others.

@@ -47,6 +47,7 @@ mod policy;
 mod preview;
 mod profile_change;
 mod proxies;
+mod quota;
 mod ranges;
 mod rates;
 mod rename;

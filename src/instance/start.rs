@@ -11,6 +11,7 @@ use super::error::Error;
 use super::intercept;
 use super::lease::Leases;
 use super::limits;
+use super::quota;
 use super::render::{self, Plan};
 use super::stop;
 use super::undo::Undo;
@@ -80,6 +81,7 @@ async fn steps(
 
     let container = context.container(key);
     let pool = context.pools.get(&record.pool)?;
+    quota::settle(context, &record, &expanded).await?;
     let root = match leases.root_with(map.as_ref(), nesting).await? {
         Some(root) => root,
         None => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::apply::apply;
 use super::error::Error;
 use super::snapshots::{HELD, restore};
-use super::{Context, create, devices, guests, moves, nics, ranges, rename, stop, volumes};
+use super::{Context, create, devices, guests, moves, nics, quota, ranges, rename, stop, volumes};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{Instance, Model, Profile};
@@ -179,10 +179,22 @@ pub(super) async fn update(
             check_root(&expanded)?;
         }
         let before = profile::expand_instance(&model, &old);
+        let quota = quota::change(context, key, &before, &expanded).await?;
         let applied = match pid {
-            Some(pid) => Some(apply(context, key, pid, &before, &expanded).await?),
+            Some(pid) => match apply(context, key, pid, &before, &expanded).await {
+                Ok(applied) => Some(applied),
+                Err(error) => {
+                    quota::undo(quota).await;
+                    return Err(error);
+                }
+            },
             None => {
-                devices::check_sources(context, &key.project, &before.devices, &expanded.devices).await?;
+                if let Err(error) =
+                    devices::check_sources(context, &key.project, &before.devices, &expanded.devices).await
+                {
+                    quota::undo(quota).await;
+                    return Err(error);
+                }
                 None
             }
         };
@@ -218,6 +230,7 @@ pub(super) async fn update(
                 if let Some(applied) = applied {
                     applied.undo().await;
                 }
+                quota::undo(quota).await;
                 result?;
             }
         }

@@ -27,7 +27,7 @@ use rustix::io::Errno;
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
 use super::walk::{self, Entry, Visit, walk};
-use crate::sys::mount;
+use crate::sys::{btrfs, mount};
 
 pub(super) use single::Single;
 
@@ -259,7 +259,7 @@ impl<const LIVE: bool> Copy<'_, LIVE> {
         }
         let mut new = true;
         if name != OsStr::new(".") {
-            match rustix::fs::mkdirat(place, name, Mode::RWXU) {
+            match make_like(place, name, entry) {
                 Err(Errno::EXIST) if self.seen.is_some() => new = false,
                 result => result.map_err(writing("create"))?,
             }
@@ -359,6 +359,14 @@ fn times(stat: &Stat) -> Timestamps {
         last_access: at(stat.st_atime, stat.st_atime_nsec),
         last_modification: at(stat.st_mtime, stat.st_mtime_nsec),
     }
+}
+
+/// Makes a directory; a subvolume of one, where that can be: who made it (Docker does) needs it as such.
+fn make_like(place: &OwnedFd, name: &OsStr, entry: &Entry<'_>) -> Result<(), Errno> {
+    if entry.is_subvolume() && btrfs::create(place, name).is_ok() {
+        return Ok(());
+    }
+    rustix::fs::mkdirat(place, name, Mode::RWXU)
 }
 
 fn same_kind(a: &Stat, b: &Stat) -> bool {

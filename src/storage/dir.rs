@@ -9,6 +9,7 @@ use super::driver::{Driver, Make, RootMount};
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
 use super::probe::Probes;
+use super::quota::{self, Counted};
 use super::shift;
 use crate::image::Limits;
 use crate::names::Fingerprint;
@@ -28,9 +29,29 @@ impl Dir {
 /// What belongs to a volume beside its root.
 const BESIDE: &[&str] = &["metadata.yaml", "templates", shift::STORED];
 
+/// Mounts a volume's root over itself, with ids mapped by `map` when they `can` be; else the files have the ids of the host.
+pub(super) fn mount_mapped(volume: &Path, map: Option<&IdMap>, can: bool) -> Result<RootMount, Error> {
+    let rootfs = volume.join("rootfs");
+    if let Some(map) = map {
+        let (uids, gids) = map.mount_maps(false);
+        (|| {
+            let clone = mount::clone_of(&rootfs)?;
+            if can {
+                mount::map_ids(&clone, &*userns::with_maps(&uids, &gids)?)?;
+            }
+            // Not nosuid: sudo inside must work. Setuid files are the container's root's, who is nobody outside.
+            mount::set_nodev(&clone)?;
+            mount::attach(&clone, &rootfs)
+        })()
+        .map_err(io("make an id-mapped mount of", &rootfs))?;
+    }
+    Ok(RootMount { path: rootfs, lxc_options: None, stored: None })
+}
+
 impl Driver for Dir {
     fn make(&self, _pool: &Path, new: &Path, what: Make<'_>) -> Result<(), Error> {
         make_dir(new, 0o700)?;
+        quota::begin(new);
         match what {
             Make::Image(image) => image.unpack(new, &Limits::default()).map(drop).map_err(Error::from),
             Make::Empty => make_dir(&new.join("rootfs"), 0o755),
@@ -43,22 +64,19 @@ impl Driver for Dir {
     }
 
     fn mount(&self, _pool: &Path, volume: &Path, map: Option<&IdMap>) -> Result<RootMount, Error> {
-        let rootfs = volume.join("rootfs");
-        if let Some(map) = map {
-            let (uids, gids) = map.mount_maps(false);
-            (|| {
-                let clone = mount::clone_of(&rootfs)?;
-                // Else the files have the ids of the host.
-                if self.probes.id_mapped_missing().is_none() {
-                    mount::map_ids(&clone, &*userns::with_maps(&uids, &gids)?)?;
-                }
-                // Not nosuid: sudo inside must work. Setuid files are the container's root's, who is nobody outside.
-                mount::set_nodev(&clone)?;
-                mount::attach(&clone, &rootfs)
-            })()
-            .map_err(io("make an id-mapped mount of", &rootfs))?;
-        }
-        Ok(RootMount { path: rootfs, lxc_options: None, stored: None })
+        mount_mapped(volume, map, self.probes.id_mapped_missing().is_none())
+    }
+
+    fn set_quota(&self, volume: &Path, bytes: Option<u64>) -> Result<(), Error> {
+        quota::limit_directory(volume, bytes)
+    }
+
+    fn counts(&self, pool: &Path) -> bool {
+        quota::counts_directories(pool)
+    }
+
+    fn usage(&self, volume: &Path) -> Result<Option<Counted>, Error> {
+        quota::usage_of_directory(volume)
     }
 
     fn own(&self, _pool: &Path, volume: &Path) -> Vec<PathBuf> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::copy::{self, Pause};
 use super::error::Error;
 use super::files::{make_dir, remove_dir};
+use super::quota::Counted;
 use crate::image::StoredImage;
 use crate::names::Fingerprint;
 use crate::security::idmap::IdMap;
@@ -75,7 +76,7 @@ pub(super) trait Driver: Send + Sync {
     }
     /// The image that `volume` needs for its life, if any.
     fn lower(&self, volume: &Path) -> Option<Fingerprint>;
-    /// Removes a volume that was moved out of the way, with what only it needed.
+    /// Removes a volume that was moved out of the way, with what only it needed; or the files of an image.
     fn discard(&self, pool: &Path, trash: &Path) -> Result<(), Error>;
 
     /// Makes the files of the image ready that `volume` stands on.
@@ -107,5 +108,28 @@ pub(super) trait Driver: Send + Sync {
     /// Removes a custom volume, or a snapshot of one, that was moved out of the way.
     fn discard_files(&self, trash: &Path) -> Result<(), Error> {
         remove_dir(trash)
+    }
+    /// Limits what a volume may have, bytes; `None`: as much as there is.
+    fn set_quota(&self, volume: &Path, bytes: Option<u64>) -> Result<(), Error>;
+    /// Whether [`Self::usage`] may tell anything. It costs nothing.
+    fn counts(&self, pool: &Path) -> bool;
+    /// What it has, by what the file system counts anyway; `None`: it does not.
+    fn usage(&self, volume: &Path) -> Result<Option<Counted>, Error>;
+    /// Makes the snapshot of `of` where it is to be, in one step, sealed; `false`: that cannot be done.
+    fn snapshot_in_place(&self, _of: &Path, _snapshot: &Path) -> Result<bool, Error> {
+        Ok(false)
+    }
+    /// Removes a volume where it lies, in one step; `false`: that cannot be done.
+    fn remove_in_place(&self, _volume: &Path) -> Result<bool, Error> {
+        Ok(false)
+    }
+    /// Lets nobody write to a snapshot that is in its place. A crash before that leaves one whose row says that it is half
+    /// made.
+    fn seal(&self, _snapshot: &Path) -> Result<(), Error> {
+        Ok(())
+    }
+    /// Takes that away from what is to be moved or removed.
+    fn unseal(&self, _path: &Path) -> Result<(), Error> {
+        Ok(())
     }
 }

@@ -4,8 +4,10 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::config;
 use crate::image;
 use crate::names::PoolName;
+use crate::sys::holders::Holder;
 
 /// The errors of this room.
 #[derive(Debug)]
@@ -19,7 +21,14 @@ pub enum Error {
     NoIdMappedMounts { reason: String },
     ShiftRefused,
     Shifted { pool: PoolName },
-    UnknownKey { driver: &'static str, key: String },
+    Key(config::Error),
+    Source { source: String, reason: String },
+    Absent { source: String, reason: String },
+    Format { path: PathBuf, said: String },
+    Mount { device: PathBuf, place: PathBuf, options: String, error: io::Error },
+    QuotaTooSmall { path: PathBuf, used: u64, asked: u64 },
+    NoQuotas { path: PathBuf, reason: String },
+    Busy { pool: PoolName, holders: Vec<Holder> },
     Value { key: &'static str, value: String, expected: &'static str },
     NotEmpty { path: PathBuf },
     InUse { pool: PoolName, by: String },
@@ -27,6 +36,9 @@ pub enum Error {
     NoSuchVolume { volume: String },
     Hold { error: io::Error },
     NoSpace { path: PathBuf },
+    Full { pool: PoolName, path: PathBuf },
+    ReadOnly { pool: PoolName, path: PathBuf },
+    Failing { pool: PoolName, doing: &'static str, path: PathBuf, error: io::Error },
     Image(image::Error),
     Damaged { path: PathBuf, reason: String },
     Io { doing: &'static str, path: PathBuf, error: io::Error },
@@ -41,7 +53,10 @@ impl fmt::Display for Error {
                 write!(f, "Storage pool {:?} is not available: {reason}", pool.as_str())
             }
             Self::UnknownDriver { driver } => {
-                write!(f, "Unknown storage driver {driver:?} in field \"driver\"; this version has dir and overlay")
+                write!(
+                    f,
+                    "Unknown storage driver {driver:?} in field \"driver\"; this version has btrfs, dir and overlay"
+                )
             }
             Self::DriverUnavailable { driver, reason } => {
                 write!(f, "The storage driver {driver:?} does not work on this host: {reason}; use \"dir\"")
@@ -62,8 +77,34 @@ impl fmt::Display for Error {
                  none; start it once as a privileged one, or name another pool",
                 pool.as_str()
             ),
-            Self::UnknownKey { driver, key } => {
-                write!(f, "Unknown configuration key {key:?} of a {driver} storage pool; it takes source and user.*")
+            Self::Key(error) => error.fmt(f),
+            Self::Source { source, reason } => write!(f, "The source {source} cannot be a storage pool: {reason}"),
+            Self::Absent { source, reason } => {
+                write!(f, "{source} {reason}; the pool works again, by itself, when it is back")
+            }
+            Self::Format { path, said } => write!(f, "Cannot make a file system on {}: {said}", path.display()),
+            Self::Mount { device, place, options, error } => {
+                let (device, place) = (device.display(), place.display());
+                write!(f, "Cannot mount {device} at {place} with the options {options:?}: {error}")
+            }
+            Self::QuotaTooSmall { path, used, asked } => write!(
+                f,
+                "The volume {} has {used} bytes already, more than the size of {asked}: name a larger one, or delete \
+                 files first",
+                path.display()
+            ),
+            Self::NoQuotas { path, reason } => write!(
+                f,
+                "The size of the volume {} cannot be limited: {reason}; leave \"size\" out, or use a pool of driver \
+                 btrfs",
+                path.display()
+            ),
+            Self::Busy { pool, holders } if holders.is_empty() => {
+                write!(f, "Storage pool {:?} is busy, though no process is seen to use it: try again", pool.as_str())
+            }
+            Self::Busy { pool, holders } => {
+                let holders: Vec<String> = holders.iter().map(ToString::to_string).collect();
+                write!(f, "Storage pool {:?} is busy: {}; end that and try again", pool.as_str(), holders.join(", "))
             }
             Self::Value { key, value, expected } => {
                 write!(f, "Invalid value {value:?} for storage pool key {key:?}: {expected}")
@@ -80,6 +121,26 @@ impl fmt::Display for Error {
             Self::NoSpace { path } => {
                 write!(f, "No space left on the disk of {}: free some and try again", path.display())
             }
+            Self::Full { pool, path } => write!(
+                f,
+                "Storage pool {:?} is full: No space left for {}; delete what nobody needs, or make the pool larger",
+                pool.as_str(),
+                path.display()
+            ),
+            Self::ReadOnly { pool, path } => write!(
+                f,
+                "Storage pool {:?} is read-only, so {} cannot be written: an error of its disk may be why (see the \
+                 kernel's log); mount it writable again, or stop its instances, and it is mounted anew",
+                pool.as_str(),
+                path.display()
+            ),
+            Self::Failing { pool, doing, path, error } => write!(
+                f,
+                "What storage pool {:?} lies on fails: cannot {doing} {}: {error}; see the kernel's log, and bring its \
+                 disk back",
+                pool.as_str(),
+                path.display()
+            ),
             Self::Image(error) => error.fmt(f),
             Self::Damaged { path, reason } => write!(f, "The volume file {} is damaged: {reason}", path.display()),
             Self::Io { doing, path, error } => write!(f, "Cannot {doing} {}: {error}", path.display()),
@@ -88,6 +149,12 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<config::Error> for Error {
+    fn from(error: config::Error) -> Self {
+        Self::Key(error)
+    }
+}
 
 impl From<image::Error> for Error {
     fn from(error: image::Error) -> Self {

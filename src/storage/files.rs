@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, io};
+use crate::sys::btrfs;
 
 /// Makes a directory of this mode, whatever the umask; one that is there keeps its content.
 pub(super) fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
@@ -45,6 +46,16 @@ pub(super) fn is_custom(path: &Path) -> bool {
 /// Removes a directory with all it has; none is fine. Never crosses into what a symlink names.
 pub(super) fn remove_dir(path: &Path) -> Result<(), Error> {
     match std::fs::remove_dir_all(path) {
+        // Of subvolumes in it some cannot be removed file by file.
+        Err(error) if error.kind() != io::ErrorKind::NotFound && btrfs::is_here(path) => super::btrfs::remove(path),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io("remove", path)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// The same of a directory in which there are no subvolumes.
+pub(super) fn remove_plain(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io("remove", path)(error)),
         Ok(()) | Err(_) => Ok(()),
     }
@@ -60,11 +71,9 @@ pub fn link_instance(state: &Path, container: &str, volume: &Path) -> Result<(),
 
 fn link(link: &Path, to: &Path) -> Result<(), Error> {
     match std::os::unix::fs::symlink(to, link) {
-        // Left alone where it is right: a crash between removing and making it would lose it.
+        // Who looks meanwhile finds it.
+        Err(_) if std::fs::read_link(link).is_ok_and(|now| now == to) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if std::fs::read_link(link).is_ok_and(|found| found == to) {
-                return Ok(());
-            }
             std::fs::remove_file(link).map_err(io("remove", link))?;
             std::os::unix::fs::symlink(to, link).map_err(io("create", link))
         }

@@ -19,6 +19,7 @@
 //!     .new/<volume>, .trash/…    half made, half deleted: cleared from when the pool is opened
 //! ```
 
+mod btrfs;
 mod copy;
 mod dir;
 mod driver;
@@ -29,8 +30,10 @@ mod nested;
 mod overlay;
 mod pool;
 mod probe;
+mod quota;
 mod registry;
 mod shift;
+mod source;
 mod usage;
 mod volume;
 mod walk;
@@ -42,7 +45,8 @@ pub use files::{link_instance, link_snapshots, unlink_instance, unlink_snapshots
 pub use locks::VolumeLocks;
 pub use pool::{DriverKind, Pool, PoolSpec, Resources, Shifting};
 pub use probe::{Feature, Probes};
-pub use registry::Registry;
+pub use quota::Counted;
+pub use registry::{Registry, Retried};
 pub use shift::Progress;
 pub use usage::Usage;
 pub use volume::{VolumeId, VolumeKind};

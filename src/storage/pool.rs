@@ -3,21 +3,27 @@
 mod across;
 mod custom;
 mod images;
+mod purges;
 mod volumes;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tokio::sync::Notify;
 
 use super::driver::Driver;
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
 use super::probe::Probes;
 use super::shift::Progress;
-use super::{dir, overlay};
+use super::{btrfs, dir, overlay, source};
 use crate::api::wire::Config;
+use crate::config;
+use crate::image;
 use crate::names::{Fingerprint, PoolName};
 use crate::sys::mount;
 
@@ -28,14 +34,61 @@ pub enum DriverKind {
     Dir,
     /// Shared images under an upper directory per container.
     Overlay,
+    /// Subvolumes and their snapshots.
+    Btrfs,
 }
 
 impl DriverKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Dir, Self::Overlay, Self::Btrfs];
+
     /// The word of the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dir => "dir",
             Self::Overlay => "overlay",
+            Self::Btrfs => "btrfs",
+        }
+    }
+
+    /// Whether volumes are made of files of an image that lie in the pool once.
+    pub(super) fn shares_images(self) -> bool {
+        match self {
+            Self::Dir => false,
+            Self::Overlay | Self::Btrfs => true,
+        }
+    }
+
+    /// Whether the ids of files are changed on the disk where they cannot be mapped by a mount: nothing shares them.
+    pub(super) fn shifts(self) -> bool {
+        match self {
+            Self::Dir | Self::Btrfs => true,
+            Self::Overlay => false,
+        }
+    }
+
+    /// Whether its snapshots are read-only by the file system itself.
+    pub(super) fn seals(self) -> bool {
+        match self {
+            Self::Dir | Self::Overlay => false,
+            Self::Btrfs => true,
+        }
+    }
+
+    /// Whether those who work on a volume are held while a snapshot of it is made.
+    pub fn holds(self) -> bool {
+        match self {
+            Self::Dir | Self::Overlay => true,
+            Self::Btrfs => false,
+        }
+    }
+
+    /// Why it does not work here; `None` when it does.
+    pub(super) fn missing(self, probes: &Probes) -> Option<String> {
+        match self {
+            Self::Dir => None,
+            Self::Overlay => probes.overlay_missing(),
+            Self::Btrfs => probes.btrfs_missing(),
         }
     }
 
@@ -47,6 +100,7 @@ impl DriverKind {
         match word {
             "dir" => Ok(Self::Dir),
             "overlay" => Ok(Self::Overlay),
+            "btrfs" => Ok(Self::Btrfs),
             other => Err(Error::UnknownDriver { driver: other.to_owned() }),
         }
     }
@@ -69,6 +123,27 @@ pub struct PoolSpec {
     pub config: Config,
     /// The daemon's state directory.
     pub state_dir: PathBuf,
+}
+
+impl PoolSpec {
+    /// Where it lies, or is mounted, or a link leads there.
+    pub(super) fn place(&self) -> PathBuf {
+        self.state_dir.join("storage-pools").join(self.name.as_str())
+    }
+
+    /// The file that it is on, if it is on one.
+    pub(super) fn file(&self) -> PathBuf {
+        self.state_dir.join("disks").join(format!("{}.img", self.name))
+    }
+
+    /// The configuration of a new pool, with what was left open decided: it is to be written down before anything is made.
+    /// Blocking.
+    ///
+    /// # Errors
+    /// When a key is unknown, does not fit, or two of them do not fit together.
+    pub fn complete(&self) -> Result<Config, Error> {
+        source::complete(self)
+    }
 }
 
 /// What a mount may do when files have to be shifted.
@@ -99,6 +174,12 @@ pub struct Pool {
     probes: Arc<Probes>,
     /// Each is held while the shared files of its image are made, mounted or removed; one image never waits for another.
     images: Mutex<BTreeMap<Fingerprint, Arc<Mutex<()>>>>,
+    /// Removals that nobody waits for.
+    purges: purges::Purges,
+    /// Somebody is to look at pools.
+    alarm: Arc<Notify>,
+    /// Whether its file system counts what volumes have, and when that was found.
+    counts: Mutex<Option<(bool, Instant)>>,
 }
 
 const DIRECTORIES: &[(&str, u32)] = &[
@@ -124,61 +205,30 @@ impl Pool {
     /// # Errors
     /// With the first key that is unknown or does not fit.
     pub fn validate(driver: DriverKind, config: &Config) -> Result<(), Error> {
-        for (key, value) in config {
-            match key.as_str() {
-                "source" if value.is_empty() || Path::new(value).is_absolute() => {}
-                "source" => {
-                    return Err(Error::Value { key: "source", value: value.clone(), expected: "an absolute path" });
-                }
-                "volatile.initial_source" => {}
-                "size" => {
-                    return Err(Error::Value {
-                        key: "size",
-                        value: value.clone(),
-                        expected: "pools of a fixed size are not supported by this version; leave it out",
-                    });
-                }
-                key if key.starts_with("user.") && key.len() > 5 => {}
-                _ => return Err(Error::UnknownKey { driver: driver.as_str(), key: key.clone() }),
+        config::validate_pool(driver.as_str(), config)?;
+        match config.get("source") {
+            Some(source) if source.contains('\0') => {
+                Err(Error::Value { key: "source", value: source.clone(), expected: "a path" })
             }
+            Some(_) | None => Ok(()),
         }
-        Ok(())
     }
 
-    fn place(spec: &PoolSpec) -> PathBuf {
-        spec.state_dir.join("storage-pools").join(spec.name.as_str())
-    }
-
-    /// Makes a pool.
+    /// Makes a pool, whose configuration is [complete](PoolSpec::complete).
     ///
     /// # Errors
-    /// When the driver does not work here, or the source is not an empty directory.
-    pub fn create(spec: PoolSpec, probes: &Arc<Probes>) -> Result<Arc<Self>, Error> {
-        Self::validate(spec.driver, &spec.config)?;
-        if spec.driver == DriverKind::Overlay
-            && let Some(reason) = probes.overlay_missing()
-        {
-            return Err(Error::DriverUnavailable { driver: "overlay", reason });
+    /// When the driver does not work here, or the source cannot be one. Then nothing of it stays.
+    pub fn create(spec: PoolSpec, probes: &Arc<Probes>, alarm: &Arc<Notify>) -> Result<Arc<Self>, Error> {
+        if let Some(reason) = spec.driver.missing(probes) {
+            return Err(Error::DriverUnavailable { driver: spec.driver.as_str(), reason });
         }
-        let place = Self::place(&spec);
-        match spec.config.get("source").filter(|source| !source.is_empty()) {
-            None => make_dir(&place, 0o711)?,
-            Some(source) => {
-                let source = Path::new(source);
-                let mut entries = std::fs::read_dir(source).map_err(io("open the source", source))?;
-                // A fresh file system has this one directory.
-                if entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != "lost+found")) {
-                    return Err(Error::NotEmpty { path: source.to_owned() });
-                }
-                std::fs::set_permissions(source, PermissionsExt::from_mode(0o711))
-                    .map_err(io("set the mode of", source))?;
-                std::os::unix::fs::symlink(source, &place).map_err(io("create", &place))?;
-            }
-        }
-        let opened = Self::open(spec.clone(), probes);
+        source::create(&spec)?;
+        let root = spec.place();
+        let made = directories(spec.driver).try_for_each(|(name, mode)| make_dir(&root.join(name), *mode));
+        let opened = made.and_then(|()| Self::open(spec.clone(), probes, alarm));
         if opened.is_err() {
             // Nothing of a pool that did not come up stays; its own error is the one to tell.
-            let _ = remove_place(&place);
+            let _ = Self::undo(&spec);
         }
         opened
     }
@@ -186,10 +236,18 @@ impl Pool {
     /// Opens a pool that was made before, and clears what a crash left half made or half deleted.
     ///
     /// # Errors
-    /// When its place is missing or cannot be written.
-    pub fn open(spec: PoolSpec, probes: &Arc<Probes>) -> Result<Arc<Self>, Error> {
-        let place = Self::place(&spec);
+    /// When what it lies on is missing or cannot be written.
+    pub fn open(spec: PoolSpec, probes: &Arc<Probes>, alarm: &Arc<Notify>) -> Result<Arc<Self>, Error> {
+        source::attach(&spec)?;
+        let place = spec.place();
         let root = place.canonicalize().map_err(io("open", &place))?;
+        // Of a disk that is not mounted the mount point is there, empty: the pool must not begin anew in it.
+        if !root.join("containers").is_dir() {
+            let source = source::Source::of(&spec).to_string();
+            let reason =
+                format!("does not hold the pool ({} has no \"containers\"); is its disk mounted?", root.display());
+            return Err(Error::Absent { source, reason });
+        }
         for (name, mode) in directories(spec.driver) {
             make_dir(&root.join(name), *mode)?;
         }
@@ -202,8 +260,11 @@ impl Pool {
         let driver: Box<dyn Driver> = match spec.driver {
             DriverKind::Dir => Box::new(dir::Dir::new(Arc::clone(&probes))),
             DriverKind::Overlay => Box::new(overlay::Overlay::default()),
+            DriverKind::Btrfs => Box::new(btrfs::Btrfs::new(Arc::clone(&probes))),
         };
-        let pool = Arc::new(Self { spec, root, driver, probes, images: Mutex::default() });
+        let (images, purges, counts) = (Mutex::default(), purges::Purges::default(), Mutex::default());
+        let alarm = Arc::clone(alarm);
+        let pool = Arc::new(Self { spec, root, driver, probes, images, purges, alarm, counts });
         let left = pool.left_by_a_crash()?;
         pool.clear_unused_images()?;
         if !left.is_empty() {
@@ -249,6 +310,25 @@ impl Pool {
         Ok(())
     }
 
+    /// An error that names this pool where that is what is wrong; who follows pools looks at it.
+    pub(super) fn told(&self, error: Error) -> Error {
+        let pool = self.spec.name.clone();
+        let told = match error {
+            Error::NoSpace { path } | Error::Image(image::Error::NoSpace { path }) => {
+                return Error::Full { pool, path };
+            }
+            Error::Io { path, error, .. } if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+                Error::ReadOnly { pool, path }
+            }
+            Error::Io { doing, path, error } if error.raw_os_error() == Some(libc::EIO) => {
+                Error::Failing { pool, doing, path, error }
+            }
+            other => return other,
+        };
+        self.alarm.notify_one();
+        told
+    }
+
     /// Its name.
     pub fn name(&self) -> &PoolName {
         &self.spec.name
@@ -271,15 +351,45 @@ impl Pool {
                 return Err(Error::InUse { pool: self.spec.name.clone(), by });
             }
         }
-        for (name, _) in directories(self.spec.driver) {
-            // Only what is below our own directories: the source itself may be a mount of the administrator's.
-            let directory = self.root.join(name);
-            for point in mount::below(&directory).map_err(io("list the mounts below", &directory))? {
-                mount::unmount(&point).map_err(io("unmount", point))?;
-            }
-            remove_dir(&directory)?;
+        self.purges.close();
+        let removed = Self::undo(&self.spec);
+        if removed.is_err() {
+            // It goes on being used.
+            let _ = source::attach(&self.spec);
+            self.purges.open();
         }
-        remove_place(&Self::place(&self.spec))
+        removed
+    }
+
+    /// Removes all that there is of a pool, whole or not, and what it lies on where that is its own.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] with who uses it, or with what cannot be removed.
+    pub(super) fn undo(spec: &PoolSpec) -> Result<(), Error> {
+        if !source::Source::of(spec).is_mounted_here()
+            && let Ok(root) = spec.place().canonicalize()
+        {
+            for (name, _) in directories(spec.driver) {
+                // Only what is below our own directories: the source itself may be a mount of the administrator's.
+                let directory = root.join(name);
+                for point in mount::below(&directory).map_err(io("list the mounts below", &directory))? {
+                    mount::unmount(&point).map_err(io("unmount", point))?;
+                }
+                match spec.driver {
+                    DriverKind::Btrfs => btrfs::remove(&directory)?,
+                    DriverKind::Dir | DriverKind::Overlay => remove_dir(&directory)?,
+                }
+            }
+        }
+        source::remove(spec)
+    }
+
+    /// Whether nothing can be written to it, though nobody asked for that.
+    pub(super) fn is_read_only(&self) -> bool {
+        let asked =
+            self.spec.config.get("btrfs.mount_options").is_some_and(|options| options.split(',').any(|o| o == "ro"));
+        let flags = rustix::fs::statvfs(&self.root).map(|stat| stat.f_flag);
+        !asked && flags.is_ok_and(|flags| flags.contains(rustix::fs::StatVfsMountFlags::RDONLY))
     }
 
     /// Room of the file system it lies on.
@@ -299,11 +409,3 @@ impl Pool {
 
 /// Marks the shared files of an image that is deleted but still needed.
 const GONE: &str = "deleted";
-
-/// Removes the pool's own directory, or the link to its source.
-fn remove_place(place: &Path) -> Result<(), Error> {
-    if place.is_symlink() {
-        return std::fs::remove_file(place).map_err(io("remove", place));
-    }
-    remove_dir(place)
-}

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use super::error::Error;
 use super::files::{make_dir, remove_dir};
-use super::overlay;
+use super::{overlay, source};
 use crate::security::idmap::{IdMap, IdRange, MINIMUM};
 use crate::sys::{mount, userns};
 
@@ -31,10 +31,12 @@ pub struct Probes {
     memory: Option<std::path::PathBuf>,
     idmapped: OnceLock<Option<String>>,
     overlay: OnceLock<Option<String>>,
+    btrfs: OnceLock<Option<String>>,
 }
 
 const ID_MAPPED_OFF: &[&str] =
     &["WARREN_IDMAPPED_MOUNTS_DISABLE", "LXD_IDMAPPED_MOUNTS_DISABLE", "WARREN_DISABLE_IDMAPPED_MOUNTS"];
+const BTRFS_OFF: &[&str] = &["WARREN_DISABLE_BTRFS"];
 const OVERLAY_OFF: &[&str] = &["WARREN_DISABLE_OVERLAY"];
 
 fn switched_off(names: &[&str]) -> Option<String> {
@@ -45,7 +47,13 @@ fn switched_off(names: &[&str]) -> Option<String> {
 impl Probes {
     /// Nothing tried yet; `scratch` is a directory on the file system in question, for the trials.
     pub fn new(scratch: &Path) -> Self {
-        Self { scratch: scratch.to_owned(), memory: None, idmapped: OnceLock::new(), overlay: OnceLock::new() }
+        Self {
+            scratch: scratch.to_owned(),
+            memory: None,
+            idmapped: OnceLock::new(),
+            overlay: OnceLock::new(),
+            btrfs: OnceLock::new(),
+        }
     }
 
     /// The same, and what works is remembered in the file `memory` for the next start.
@@ -106,6 +114,23 @@ impl Probes {
                 switched_off(OVERLAY_OFF)
                     .or_else(|| self.id_mapped_missing())
                     .or_else(|| self.attempt("overlay_idmapped", try_overlay))
+            })
+            .clone()
+    }
+
+    /// Why the btrfs driver does not work; `None` when it does. Only looked at: making a file system takes its time, and a
+    /// pool's creation says what fails.
+    pub fn btrfs_missing(&self) -> Option<String> {
+        self.btrfs
+            .get_or_init(|| {
+                let missing = || match () {
+                    () if !source::knows("btrfs") => Some("the kernel has no btrfs".to_owned()),
+                    () if !source::has_tool("mkfs.btrfs") => {
+                        Some("there is no mkfs.btrfs: install the package btrfs-progs".to_owned())
+                    }
+                    () => None,
+                };
+                switched_off(BTRFS_OFF).or_else(missing)
             })
             .clone()
     }

@@ -4,17 +4,32 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::error::Error;
 use super::locks::VolumeLocks;
 use super::pool::{DriverKind, Pool, PoolSpec};
 use super::probe::Probes;
+use super::source::{self, Source};
 use super::usage::Usage;
 use crate::api::wire::Config;
 use crate::db;
 use crate::names::{Fingerprint, PoolName};
 
-/// A pool that should be there, or why it is not.
-type Entry = Result<Arc<Pool>, String>;
+/// A pool that should be there: open, or why it is not.
+struct Entry {
+    spec: PoolSpec,
+    opened: Result<Arc<Pool>, String>,
+}
+
+/// What became of a pool that was not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retried {
+    /// Its name.
+    pub pool: PoolName,
+    /// Why it still is not there; `None`: it is back.
+    pub reason: Option<String>,
+}
 
 /// All pools by name. One that could not be opened is kept with the reason: its instances say why they do not start.
 pub struct Registry {
@@ -23,6 +38,7 @@ pub struct Registry {
     pools: Mutex<BTreeMap<PoolName, Entry>>,
     locks: VolumeLocks,
     usage: Usage,
+    alarm: Arc<Notify>,
 }
 
 impl Registry {
@@ -31,7 +47,7 @@ impl Registry {
         let probes = Arc::new(Probes::remembering(&state_dir, &state_dir.join("run/probed")));
         probes.clear();
         let (pools, locks, usage) = (Mutex::default(), VolumeLocks::default(), Usage::default());
-        Self { state_dir, probes, pools, locks, usage }
+        Self { state_dir, probes, pools, locks, usage, alarm: Arc::default() }
     }
 
     fn pools(&self) -> MutexGuard<'_, BTreeMap<PoolName, Entry>> {
@@ -53,27 +69,88 @@ impl Registry {
         &self.usage
     }
 
-    /// The drivers that work here. Asking tries them, once.
-    pub fn drivers(&self) -> Vec<DriverKind> {
-        let mut drivers = vec![DriverKind::Dir];
-        if self.probes.overlay_missing().is_none() {
-            drivers.push(DriverKind::Overlay);
-        }
-        drivers
+    /// Rung when something is wrong with what a pool lies on.
+    pub fn alarm(&self) -> &Notify {
+        &self.alarm
     }
 
-    fn spec(&self, name: &PoolName, driver: DriverKind, config: &Config) -> PoolSpec {
+    /// The drivers that work here. Asking tries them, once.
+    pub fn drivers(&self) -> Vec<DriverKind> {
+        DriverKind::ALL.into_iter().filter(|driver| driver.missing(&self.probes).is_none()).collect()
+    }
+
+    /// A pool of this daemon.
+    pub fn spec(&self, name: &PoolName, driver: DriverKind, config: &Config) -> PoolSpec {
         PoolSpec { name: name.clone(), driver, config: config.clone(), state_dir: self.state_dir.clone() }
+    }
+
+    fn spec_of(&self, record: &db::Pool) -> Result<PoolSpec, Error> {
+        DriverKind::parse(&record.driver).map(|driver| self.spec(&record.name, driver, &record.config))
+    }
+
+    fn try_open(&self, spec: &PoolSpec) -> Result<Arc<Pool>, Error> {
+        let pool = Pool::open(spec.clone(), &self.probes, &self.alarm)?;
+        // A change of its configuration that a crash interrupted, or that came while it was away.
+        source::follow(spec)?;
+        Ok(pool)
     }
 
     /// Opens a recorded pool; a failure is kept, not returned. Blocking.
     pub fn open(&self, record: &db::Pool) {
-        let opened = DriverKind::parse(&record.driver)
-            .and_then(|driver| Pool::open(self.spec(&record.name, driver, &record.config), &self.probes));
+        let spec = match self.spec_of(record) {
+            Ok(spec) => spec,
+            Err(error) => return tracing::error!(pool = %record.name, %error, "the storage pool is not available"),
+        };
+        let opened = self.try_open(&spec);
         if let Err(error) = &opened {
             tracing::error!(pool = %record.name, %error, "the storage pool is not available");
         }
-        self.pools().insert(record.name.clone(), opened.map_err(|error| error.to_string()));
+        let opened = opened.map_err(|error| error.to_string());
+        self.pools().insert(record.name.clone(), Entry { spec, opened });
+    }
+
+    /// The pools that are not there, why, and the paths at which what they lie on may come.
+    pub fn away(&self) -> Vec<(PoolName, String, Vec<PathBuf>)> {
+        let pools = self.pools();
+        let away = pools.iter().filter_map(|(name, entry)| {
+            let reason = entry.opened.as_ref().err()?.clone();
+            Some((name.clone(), reason, Source::of(&entry.spec).paths()))
+        });
+        away.collect()
+    }
+
+    /// The open pools to which nothing can be written though their configuration does not say so: an error of the device
+    /// makes file systems so. One that nobody uses is let go, to be opened anew. Blocking, though it reads nothing.
+    pub fn read_only(&self) -> Vec<PoolName> {
+        let mut stay = Vec::new();
+        for pool in self.all_open().into_iter().filter(|pool| pool.is_read_only()) {
+            if !pool.let_go() {
+                stay.push(pool.name().clone());
+                continue;
+            }
+            let reason = "its file system failed and was taken away; it is tried again".to_owned();
+            if let Some(entry) = self.pools().get_mut(pool.name()) {
+                entry.opened = Err(reason);
+            }
+        }
+        stay
+    }
+
+    /// Tries again to open the pools that are not there. Blocking.
+    pub fn retry(&self) -> Vec<Retried> {
+        let away = |(_, entry): &(&PoolName, &Entry)| entry.opened.is_err();
+        let specs: Vec<PoolSpec> = self.pools().iter().filter(away).map(|(_, entry)| entry.spec.clone()).collect();
+        let retry = |spec: PoolSpec| {
+            let opened = self.try_open(&spec).map_err(|error| error.to_string());
+            let retried = Retried { pool: spec.name.clone(), reason: opened.as_ref().err().cloned() };
+            let mut pools = self.pools();
+            // It may have been deleted meanwhile.
+            if let Some(entry) = pools.get_mut(&spec.name).filter(|entry| entry.opened.is_err()) {
+                entry.opened = opened;
+            }
+            retried
+        };
+        specs.into_iter().map(retry).collect()
     }
 
     /// Makes a pool. Blocking.
@@ -81,25 +158,71 @@ impl Registry {
     /// # Errors
     /// Then nothing of it stays.
     pub fn create(&self, name: &PoolName, driver: DriverKind, config: &Config) -> Result<(), Error> {
-        let pool = Pool::create(self.spec(name, driver, config), &self.probes)?;
-        self.pools().insert(name.clone(), Ok(pool));
+        let spec = self.spec(name, driver, config);
+        let opened = Ok(Pool::create(spec.clone(), &self.probes, &self.alarm)?);
+        self.pools().insert(name.clone(), Entry { spec, opened });
         Ok(())
     }
 
-    /// Removes an empty pool. Blocking.
+    /// Whether a pool may have this configuration instead of that of its row.
+    ///
+    /// # Errors
+    /// With the key that is unknown, does not fit, or cannot be changed so.
+    pub fn may_change(&self, record: &db::Pool, config: &Config) -> Result<(), Error> {
+        let old = self.spec_of(record)?;
+        Pool::validate(old.driver, config)?;
+        source::may_change(&old, &self.spec(&record.name, old.driver, config))
+    }
+
+    /// Brings an open pool to the configuration that its row has by now; one that is away comes with it. Blocking.
+    ///
+    /// # Errors
+    /// With what cannot be done; another call may bring it back.
+    pub fn follow(&self, record: &db::Pool) -> Result<(), Error> {
+        let spec = self.spec_of(record)?;
+        let open = match self.pools().get_mut(&record.name) {
+            Some(entry) => {
+                entry.spec = spec.clone();
+                entry.opened.is_ok()
+            }
+            None => false,
+        };
+        if open { source::follow(&spec) } else { Ok(()) }
+    }
+
+    /// Removes an empty pool; of one that is not there, what there is. Blocking.
     ///
     /// # Errors
     /// When it holds volumes, or cannot be removed.
     pub fn delete(&self, name: &PoolName) -> Result<(), Error> {
-        self.get(name)?.delete()?;
+        let found = self.pools().get(name).map(|entry| (entry.spec.clone(), entry.opened.as_ref().ok().cloned()));
+        match found {
+            None => return Err(Error::NoSuchPool { pool: name.clone() }),
+            Some((_, Some(pool))) => pool.delete()?,
+            Some((spec, None)) => Pool::undo(&spec)?,
+        }
         self.pools().remove(name);
         Ok(())
     }
 
-    /// Takes away the mounts that the open pools keep for their images, at the daemon's end; they come back by
-    /// themselves. One that a running container needs stays. Blocking.
+    /// Removes what a crash left of a pool that was being made or deleted. Blocking.
+    ///
+    /// # Errors
+    /// With what cannot be removed.
+    pub fn undo(&self, record: &db::Pool) -> Result<(), Error> {
+        Pool::undo(&self.spec_of(record)?)?;
+        self.pools().remove(&record.name);
+        Ok(())
+    }
+
+    fn all_open(&self) -> Vec<Arc<Pool>> {
+        self.pools().values().filter_map(|entry| entry.opened.as_ref().ok().cloned()).collect()
+    }
+
+    /// Takes away the mounts of the open pools and those that they keep for their images, at the daemon's end; they come
+    /// back by themselves. One that a running container needs stays. Blocking.
     pub fn rest(&self) {
-        for pool in self.pools().values().flatten() {
+        for pool in self.all_open() {
             pool.rest();
         }
     }
@@ -109,7 +232,7 @@ impl Registry {
     /// # Errors
     /// When there is none, or it could not be opened.
     pub fn get(&self, name: &PoolName) -> Result<Arc<Pool>, Error> {
-        match self.pools().get(name) {
+        match self.pools().get(name).map(|entry| &entry.opened) {
             None => Err(Error::NoSuchPool { pool: name.clone() }),
             Some(Ok(pool)) => Ok(Arc::clone(pool)),
             Some(Err(reason)) => Err(Error::Unavailable { pool: name.clone(), reason: reason.clone() }),
@@ -121,7 +244,6 @@ impl Registry {
     /// # Errors
     /// Of the first pool where its files cannot be removed.
     pub fn delete_image(&self, fingerprint: &Fingerprint) -> Result<(), Error> {
-        let open: Vec<Arc<Pool>> = self.pools().values().filter_map(|entry| entry.as_ref().ok().cloned()).collect();
-        open.iter().try_for_each(|pool| pool.delete_image(fingerprint))
+        self.all_open().iter().try_for_each(|pool| pool.delete_image(fingerprint))
     }
 }

@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::error::{Error, io};
+use crate::sys::btrfs;
 
 /// Threads at a time, at most.
 const THREADS: usize = 8;
@@ -38,6 +39,12 @@ impl<'a> Entry<'a> {
 
     pub(super) fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.stat.st_mode)
+    }
+
+    /// Whether it is the directory of a btrfs subvolume.
+    pub(super) fn is_subvolume(&self) -> bool {
+        // Of others the number alone tells, and costs nothing.
+        self.stat.st_ino == 256 && btrfs::is_subvolume(&self.place).unwrap_or(false)
     }
 
     /// Where it lies below the root; `.` is the root itself.

@@ -369,6 +369,21 @@ pub fn is_mounted(path: &Path) -> io::Result<bool> {
     Ok(below(path)?.iter().any(|point| point == path))
 }
 
+/// What is mounted at `path`, as it was named: a block device, for file systems on one.
+///
+/// # Errors
+/// When the table cannot be read.
+pub fn device_at(path: &Path) -> io::Result<Option<PathBuf>> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    // Behind the optional fields, a hyphen, the kind of the file system and what it is of.
+    let device = |line: &str| {
+        let (mount, of) = line.split_once(" - ")?;
+        let here = PathBuf::from(unescape(mount.split(' ').nth(4)?)) == path;
+        here.then(|| of.split(' ').nth(1).map(|device| PathBuf::from(unescape(device)))).flatten()
+    };
+    Ok(table.lines().rev().find_map(device))
+}
+
 /// Undoes the octal escapes of blanks in the table.
 fn unescape(text: &str) -> String {
     text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")

@@ -248,6 +248,11 @@ fn make_pool(caller: &Caller, name: &str, driver: &str) {
     caller.call("POST", "/1.0/storage-pools", &json!({"name": name, "driver": driver}).to_string());
 }
 
+fn make_file_pool(caller: &Caller, name: &str, driver: &str, size: &str) {
+    let body = json!({"name": name, "driver": driver, "config": {"size": size}});
+    caller.call("POST", "/1.0/storage-pools", &body.to_string());
+}
+
 fn forget_pool(daemon: &Daemon, name: &str) {
     gone(daemon, &pool(name));
 }
@@ -318,6 +323,42 @@ pub(super) const HOST: &[Verb] = &[
         },
         act: |caller, name| drop(caller.call("DELETE", &pool(name), "")),
         holds: usable,
+        tidy: forget_pool,
+    },
+    Verb {
+        name: "create a btrfs pool on a file",
+        prepare: nothing,
+        act: |caller, name| make_file_pool(caller, name, "btrfs", "200MiB"),
+        holds: usable,
+        tidy: forget_pool,
+    },
+    Verb {
+        name: "create an overlay pool on a file",
+        prepare: nothing,
+        act: |caller, name| make_file_pool(caller, name, "overlay", "400MiB"),
+        holds: usable,
+        tidy: forget_pool,
+    },
+    Verb {
+        name: "delete a btrfs pool that held an image",
+        prepare: |daemon, name| {
+            make_file_pool(&caller(daemon), name, "btrfs", "200MiB");
+            usable(daemon, name);
+        },
+        act: |caller, name| drop(caller.call("DELETE", &pool(name), "")),
+        holds: usable,
+        tidy: forget_pool,
+    },
+    Verb {
+        name: "grow a btrfs pool",
+        prepare: |daemon, name| make_file_pool(&caller(daemon), name, "btrfs", "300MiB"),
+        act: |caller, name| drop(caller.call("PATCH", &pool(name), r#"{"config":{"size":"500MiB"}}"#)),
+        holds: |daemon, name| {
+            usable(daemon, name);
+            let size = if shown(daemon, &pool(name))["config"]["size"] == "300MiB" { 300 } else { 500 };
+            let space = shown(daemon, &format!("{}/resources", pool(name)))["space"]["total"].clone();
+            assert_eq!(space, json!(size << 20));
+        },
         tidy: forget_pool,
     },
     Verb {

@@ -35,6 +35,8 @@ struct Model {
     /// Fingerprints of images.
     images: BTreeSet<String>,
     pools: BTreeSet<String>,
+    /// Those of them that are on a file of their own.
+    on_files: BTreeSet<String>,
     networks: BTreeSet<String>,
     /// Snapshots of custom volumes, by directory of the volume, by pool.
     volumes: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
@@ -56,6 +58,7 @@ pub fn scan(daemon: &Daemon) -> Vec<String> {
     scanner.pools();
     scanner.networks();
     scanner.mounts();
+    scanner.loops();
     scanner.cgroups();
     scanner.interfaces();
     scanner.rules();
@@ -160,6 +163,7 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
         snapshots,
         images: names(daemon, "SELECT fingerprint FROM images"),
         pools: names(daemon, "SELECT name FROM pools"),
+        on_files: names(daemon, "SELECT name FROM pools WHERE config LIKE '%/disks/%'"),
         // Of others nothing is on the host.
         networks: names(daemon, "SELECT name FROM networks WHERE kind = 'bridge'"),
         volumes,
@@ -195,7 +199,7 @@ impl Scanner<'_> {
 
     fn directories(&mut self) {
         let state = self.state.clone();
-        let must = "backups containers database devices devlxd images logs networks run security server.crt server.key \
+        let must = "backups containers database devices devlxd disks images logs networks run security server.crt server.key \
                     snapshots storage-pools unix.socket";
         self.holds(&state, must.split_whitespace().map(str::to_owned), &[]);
         for empty in ["backups", "run/spool"] {
@@ -265,6 +269,8 @@ impl Scanner<'_> {
     fn pools(&mut self) {
         let pools = self.state.join("storage-pools");
         self.holds(&pools, self.model.pools.clone(), &[]);
+        let files: Vec<String> = self.model.on_files.iter().map(|name| format!("{name}.img")).collect();
+        self.holds(&self.state.join("disks"), files, &[]);
         for name in self.model.pools.clone() {
             let place = pools.join(&name);
             let directories = "containers containers-snapshots custom custom-snapshots images .new .trash";
@@ -372,6 +378,8 @@ impl Scanner<'_> {
                     "containers" => self.model.instances.get(*name).is_some_and(|instance| instance.up),
                     _ => false,
                 },
+                // Its own file system.
+                Ok([pool]) => self.model.on_files.contains(*pool),
                 // The place for Docker: where a volume has one, it goes with the root.
                 Ok([pool, kind, name, rootfs, "var", "lib", "docker"])
                     if (*kind, *rootfs) == ("containers", "rootfs") =>
@@ -386,6 +394,18 @@ impl Scanner<'_> {
             }
             if !seen.insert(point.clone()) {
                 self.finding(format!("mounted twice: {}", point.display()));
+            }
+        }
+    }
+
+    /// Devices of files of the daemon's: those of pools, and of the images that are mounted.
+    fn loops(&mut self) {
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        for device in entries(Path::new("/sys/class/block")) {
+            let file = Path::new("/sys/class/block").join(&device).join("loop/backing_file");
+            let file = std::fs::read_to_string(file).unwrap_or_default();
+            if file.contains(self.daemon.root.to_str().unwrap()) && !table.contains(&format!(" /dev/{device} ")) {
+                self.finding(format!("without an owner: the loop device {device} of {}", file.trim()));
             }
         }
     }

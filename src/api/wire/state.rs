@@ -31,10 +31,8 @@ pub struct InstanceState {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DiskState {
-    /// Bytes in use.
+    /// Bytes that nothing else has.
     pub usage: i64,
-    /// Bytes in all, 0 when unlimited.
-    pub total: i64,
 }
 
 /// Use of memory, bytes.

@@ -202,9 +202,12 @@ async fn holding(
     used: Use,
     work: impl FnOnce(Option<&dyn Pause>) -> Result<(), Error> + Send + 'static,
 ) -> Result<Option<f64>, Error> {
+    let (pool, _) = place(context, instance)?;
     let held = match used {
         Use::None => None,
         Use::Files | Use::Running { frozen: true } => Some(Held::nobody()),
+        // The file system makes the snapshot in one step.
+        Use::Running { .. } if !pool.driver().holds() => Some(Held::nobody()),
         Use::Running { frozen: false } => Some(Held::group(&group(context, instance))),
     };
     let marks = held.as_ref().is_some_and(Held::is_of_somebody);

@@ -22,6 +22,7 @@ use super::copy::{self, Pause, Single};
 use super::driver::{Driver, Fill, Make, RootMount};
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir, scratch};
+use super::quota::{self, Counted};
 use crate::image::{Limits, StoredImage};
 use crate::names::Fingerprint;
 use crate::security::idmap::IdMap;
@@ -101,6 +102,12 @@ const BESIDE: &[&str] = &["metadata.yaml", "templates"];
 const NESTED: &str = "nested";
 
 impl Overlay {
+    /// What a volume writes to. It lies in a directory of the pool, as volumes do.
+    fn upper(&self, volume: &Path) -> Result<Option<PathBuf>, Error> {
+        let pool = volume.ancestors().nth(2).unwrap_or(Path::new("/"));
+        Ok(read(volume, RECORD)?.upper.map(|upper| upper.path(pool)))
+    }
+
     /// The record, when what a crash left of a change to it has been cleared.
     fn settled(&self, pool: &Path, volume: &Path) -> Result<Volume, Error> {
         let mut record = read(volume, RECORD)?;
@@ -174,6 +181,9 @@ impl Overlay {
                 remove_dir(&merged.path(pool).join("work"))?;
             }
             self.layers.make(pool, &next, &old.id)?;
+            if let Some(limit) = quota::usage_of_directory(&upper.path(pool))?.and_then(|usage| usage.limit) {
+                quota::limit_directory(&next.path(pool), Some(limit))?;
+            }
             // The root's own owner and mode are those of the topmost layer.
             let (root, top) = (Single::new(&next.files(pool)), Path::new(""));
             root.directory(&files, top)?;
@@ -420,6 +430,21 @@ impl Driver for Overlay {
         let record = read(volume, RECORD).ok();
         let upper = record.and_then(|record| record.upper).map(|upper| upper.files(pool));
         upper.into_iter().chain([volume.join(NESTED)]).collect()
+    }
+
+    fn set_quota(&self, volume: &Path, bytes: Option<u64>) -> Result<(), Error> {
+        match self.upper(volume)? {
+            Some(upper) => quota::limit_directory(&upper, bytes),
+            None => Ok(()),
+        }
+    }
+
+    fn counts(&self, pool: &Path) -> bool {
+        quota::counts_directories(pool)
+    }
+
+    fn usage(&self, volume: &Path) -> Result<Option<Counted>, Error> {
+        self.upper(volume)?.map_or(Ok(None), |upper| quota::usage_of_directory(&upper))
     }
 
     fn lower(&self, volume: &Path) -> Option<Fingerprint> {

@@ -7,7 +7,8 @@ use std::sync::{Arc, PoisonError};
 use super::{GONE, Pool};
 use crate::names::Fingerprint;
 use crate::storage::error::{Error, io};
-use crate::storage::files::remove_dir;
+use crate::storage::files::trash;
+use crate::storage::source;
 use crate::sys::mount;
 
 impl Pool {
@@ -56,7 +57,11 @@ impl Pool {
         for point in mount::below(&image).map_err(io("list the mounts below", &image))? {
             mount::unmount(&point).map_err(io("unmount", point))?;
         }
-        remove_dir(&image)
+        // In one step, so that no half of it is ever taken for the whole.
+        self.driver.unseal(&image)?;
+        let trash = trash(&self.root);
+        std::fs::rename(&image, &trash).map_err(io("remove", &image))?;
+        self.driver.discard(&self.root, &trash)
     }
 
     /// Takes the mounts of images away that nothing uses.
@@ -69,6 +74,16 @@ impl Pool {
             let unmount = || rustix::mount::unmount(&point, rustix::mount::UnmountFlags::NOFOLLOW);
             let _ = self.with_image(&fingerprint, unmount);
         }
+        source::rest(&self.spec);
+    }
+
+    /// Takes the pool's own file system away, if it has one that nobody uses; whether it did.
+    pub(in crate::storage) fn let_go(&self) -> bool {
+        if !source::Source::of(&self.spec).is_mounted_here() {
+            return false;
+        }
+        self.rest();
+        mount::is_mounted(&self.root).is_ok_and(|mounted| !mounted)
     }
 
     /// Whether a volume or a snapshot stands on an image.

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags};
 
@@ -13,12 +15,16 @@ use crate::storage::copy::Pause;
 use crate::storage::driver::{Make, RootMount};
 use crate::storage::error::{Error, io};
 use crate::storage::files::{is_custom, make_dir, scratch, trash};
+use crate::storage::quota::Counted;
 use crate::storage::volume::VolumeId;
 use crate::storage::{nested, shift};
 use crate::sys::mount;
 
 /// In a volume that a restore has put in the place of another one: which restore.
 const RESTORED: &str = "restored";
+
+/// Whether a pool counts is asked anew after so long.
+const ASKED: Duration = Duration::from_secs(10);
 
 impl Pool {
     /// Where a volume lies.
@@ -53,7 +59,11 @@ impl Pool {
             if volume.is_snapshot() {
                 make_dir(&self.snapshots_of(volume), 0o700)?;
             }
-            std::fs::rename(&new, &path).map_err(io("create", &path))
+            std::fs::rename(&new, &path).map_err(io("create", &path))?;
+            match volume.is_snapshot() {
+                true => self.driver.seal(&path),
+                false => Ok(()),
+            }
         };
         // The image stays until the volume is where it is looked for.
         let made = match lower {
@@ -64,10 +74,13 @@ impl Pool {
             // The cause is what is told; what stays here is cleared at the next opening.
             let _ = self.discard(&new);
             if volume.is_snapshot() {
+                if let Ok(Some(trash)) = self.delete_volume(volume) {
+                    let _ = self.discard(&trash);
+                }
                 let _ = std::fs::remove_dir(self.snapshots_of(volume));
             }
         }
-        made
+        made.map_err(|error| self.told(error))
     }
 
     /// Makes a root volume from an image.
@@ -75,7 +88,7 @@ impl Pool {
     /// # Errors
     /// Then nothing of it stays.
     pub fn create_from_image(&self, volume: &VolumeId, image: &StoredImage) -> Result<(), Error> {
-        let lower = (self.spec.driver != DriverKind::Dir).then_some(&image.fingerprint);
+        let lower = self.spec.driver.shares_images().then_some(&image.fingerprint);
         self.make(volume, lower, |new| self.driver.make(&self.root, new, Make::Image(image)))
     }
 
@@ -113,8 +126,29 @@ impl Pool {
         }
         let lower = self.driver.lower(&of);
         let of = of.as_path();
+        if to.is_snapshot() && self.snapshot_in_place(of, to).map_err(|error| self.told(error))? {
+            return Ok(());
+        }
         let what = if to.is_snapshot() { Make::Snapshot { of, live } } else { Make::Copy { of, live } };
         self.make(to, lower.as_ref(), |new| self.driver.make(&self.root, new, what))
+    }
+
+    /// Has the driver make a snapshot where it is to be, if it can; then it is there, whole, or it is not.
+    fn snapshot_in_place(&self, of: &Path, to: &VolumeId) -> Result<bool, Error> {
+        let (path, directory) = (self.path(to), self.snapshots_of(to));
+        if !self.spec.driver.seals() {
+            return Ok(false);
+        }
+        if path.exists() {
+            return Err(Error::VolumeExists { volume: to.to_string() });
+        }
+        make_dir(&directory, 0o700)?;
+        let made = self.driver.snapshot_in_place(of, &path);
+        if made.is_err() {
+            // Others may be there.
+            let _ = std::fs::remove_dir(directory);
+        }
+        made
     }
 
     /// Puts what a snapshot has in the place of its volume, which is not mounted: one or the other is there at any time.
@@ -150,6 +184,10 @@ impl Pool {
         self.unmount(volume)?;
         let swap = || {
             make(&scratch)?;
+            // What it may have is the instance's, not the snapshot's.
+            if let Some(limit) = self.usage(volume)?.and_then(|usage| usage.limit) {
+                self.driver.set_quota(&scratch, Some(limit))?;
+            }
             rustix::fs::renameat_with(CWD, &scratch, CWD, &path, RenameFlags::EXCHANGE)
                 .map_err(|errno| io("replace", &path)(errno.into()))
         };
@@ -161,11 +199,43 @@ impl Pool {
             // The cause is what is told; what stays here is cleared at the next opening.
             let _ = self.discard(&scratch);
         }
-        swapped?;
+        swapped.map_err(|error| self.told(error))?;
         // From here on it is the old one that lies there.
         let old = trash(&self.root);
         std::fs::rename(&scratch, &old).map_err(io("remove", &scratch))?;
         Ok(old)
+    }
+
+    /// Limits what a volume may have, bytes; `None`: as much as there is.
+    ///
+    /// # Errors
+    /// When it has more already, or the file system cannot.
+    pub fn set_quota(&self, volume: &VolumeId, bytes: Option<u64>) -> Result<(), Error> {
+        self.driver.set_quota(&self.path(volume), bytes).map_err(|error| self.told(error))?;
+        // It may count only from now on.
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
+    }
+
+    /// Whether the file system may count what volumes have.
+    pub fn counts(&self) -> bool {
+        let mut known = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        match *known {
+            Some((counts, at)) if counts || at.elapsed() < ASKED => counts,
+            Some(_) | None => {
+                let counts = self.driver.counts(&self.root);
+                *known = Some((counts, Instant::now()));
+                counts
+            }
+        }
+    }
+
+    /// What a volume has, by what the file system counts; `None`: it does not. No file is looked at.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn usage(&self, volume: &VolumeId) -> Result<Option<Counted>, Error> {
+        self.driver.usage(&self.path(volume))
     }
 
     /// Whether the restore of this token has taken place.
@@ -184,9 +254,16 @@ impl Pool {
             self.forget_snapshots(volume);
             return Ok(None);
         }
+        if self.driver.remove_in_place(&path).map_err(|error| self.told(error))? {
+            if volume.is_snapshot() {
+                let _ = std::fs::remove_dir(self.snapshots_of(volume));
+            }
+            return Ok(None);
+        }
         let lower = self.driver.lower(&path);
         let trash = trash(&self.root);
-        std::fs::rename(&path, &trash).map_err(io("remove", &path))?;
+        let away = self.driver.unseal(&path).and_then(|()| std::fs::rename(&path, &trash).map_err(io("remove", &path)));
+        away.map_err(|error| self.told(error))?;
         self.forget_snapshots(volume);
         if let Some(fingerprint) = lower
             && self.image_dir(&fingerprint).join(GONE).exists()
@@ -219,7 +296,7 @@ impl Pool {
         self.unmount(from)?;
         for (old, new) in &pairs {
             if old.exists() {
-                std::fs::rename(old, new).map_err(io("rename", old))?;
+                std::fs::rename(old, new).map_err(|error| self.told(io("rename", old)(error)))?;
             }
         }
         Ok(())
@@ -230,7 +307,7 @@ impl Pool {
     /// # Errors
     /// What stays is removed at the next opening.
     pub fn purge(&self, trash: &Path) -> Result<(), Error> {
-        self.discard(trash)
+        self.purges.run(|| self.discard(trash))
     }
 
     pub(super) fn discard(&self, path: &Path) -> Result<(), Error> {
@@ -263,18 +340,20 @@ impl Pool {
         self.unmount(volume)?;
         let stored = match (self.spec.driver, map.and_then(|_| self.probes.id_mapped_missing())) {
             (_, None) => None,
-            (DriverKind::Dir, Some(_)) => map,
-            (DriverKind::Overlay, Some(reason)) => return Err(Error::NoIdMappedMounts { reason }),
+            (driver, Some(_)) if driver.shifts() => map,
+            (_, Some(reason)) => return Err(Error::NoIdMappedMounts { reason }),
         };
         // Whatever made it: a link would be taken for what it leads to, on the host.
         let rootfs = path.join("rootfs");
         if !rootfs.symlink_metadata().is_ok_and(|found| found.is_dir()) {
             return Err(Error::Damaged { path: rootfs, reason: "it is no directory".to_owned() });
         }
-        if self.spec.driver == DriverKind::Dir {
+        if self.spec.driver.shifts() {
             shift::bring(&path, stored, shifting.refuse, &shifting.progress)?;
         }
-        self.admit(&path, map)?;
+        if !volume.is_snapshot() {
+            self.admit(&path, map).map_err(|error| self.told(error))?;
+        }
         let mount = || self.driver.mount(&self.root, &path, map);
         let mounted = match self.driver.lower(&path) {
             Some(fingerprint) => self.with_image(&fingerprint, mount),
@@ -290,7 +369,7 @@ impl Pool {
             // The cause is what is told.
             let _ = self.unmount(volume);
         }
-        Ok(RootMount { stored: stored.cloned(), ..mounted? })
+        Ok(RootMount { stored: stored.cloned(), ..mounted.map_err(|error| self.told(error))? })
     }
 
     /// Nobody but the container's root may walk in; he needs no more than that (and has it only here).
