@@ -34,7 +34,7 @@ use crate::security::DeviceRules;
 use crate::state_dir::{self, MAX_SOCKET_PATH, StateDir};
 use crate::sys::cgroup::{Hierarchies, Version};
 use crate::sys::{activation, peercred, process};
-use crate::{guest, image, storage};
+use crate::{guest, image, storage, volume};
 
 /// At the end, an instance that is in the middle of something is not waited for longer than this.
 const REST: std::time::Duration = std::time::Duration::from_secs(10);
@@ -165,7 +165,7 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
     let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let certificate = ServerCertificate::load_or_create(dir.root(), &host_name).map_err(|e| e.to_string())?;
     let images = image::Store::open(dir.images()).map_err(|e| e.to_string())?;
-    let instances = Manager::new(Context {
+    let instances = Arc::new(Manager::new(Context {
         db: Arc::clone(&db),
         bus: bus.clone(),
         launcher: Launcher::new(),
@@ -180,7 +180,7 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         sources: Sources::default(),
         apparmor: AppArmor::find(says(&["WARREN_SECURITY_APPARMOR", "LXD_SECURITY_APPARMOR"], false)),
         host: host(),
-    });
+    }));
     Ok(Arc::new(App {
         db,
         ops: Operations::new(bus.clone()),
@@ -212,6 +212,7 @@ async fn recover(app: &Arc<App>) {
     if let Err(error) = opened {
         tracing::error!(%error, "opening the storage pools");
     }
+    volume::settle(app.instances.context()).await;
     for image in model.images.values().filter(|image| image.phase != Phase::Ready) {
         if let Err(error) = crate::api::remove_image(app, image).await {
             tracing::error!(image = %image.fingerprint, %error, "clearing an interrupted upload or deletion");
@@ -352,7 +353,7 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     let starting = Arc::clone(&app);
     tokio::spawn(async move { starting.instances.autostart(&ran).await });
     let following = Arc::clone(&app);
-    tokio::spawn(async move { following.instances.follow_schedules().await });
+    tokio::spawn(async move { volume::follow_schedules(&following.instances).await });
     let ended = {
         let [first, second, third] = &mut terminate;
         let (Ok(first), Ok(second), Ok(third)) = (first, second, third) else {

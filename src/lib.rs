@@ -4,7 +4,8 @@
 //! held by `tests/architecture.rs`):
 //!
 //! ```text
-//! guest -> api -> {instance, storage, network, image, ops, auth} -> {project, profile, device, config, security, db, events}
+//! guest -> api -> volume -> {instance, storage, network, image, ops, auth}
+//!     -> {project, profile, device, config, security, db, events}
 //!     -> {helper, lxc, sys} -> lxc-sys
 //! ```
 //! `names` stands below all of them: the typed identifiers that are parsed once, at the edge.
@@ -35,3 +36,4 @@ pub mod security;
 pub mod state_dir;
 pub mod storage;
 pub mod sys;
+pub mod volume;

@@ -28,7 +28,7 @@ impl fmt::Display for NameError {
 impl std::error::Error for NameError {}
 
 /// What cannot stand for itself in a URL's path, beside what is no ASCII.
-const IN_URL: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS
+pub const IN_URL: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS
     .add(b' ')
     .add(b'"')
     .add(b'#')
@@ -240,6 +240,23 @@ fn snapshot(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+fn volume(text: &str) -> Result<(), &'static str> {
+    // With the project's name before it, it is the name of a directory (`NAME_MAX`).
+    if text.is_empty() || text.len() > 180 {
+        return Err("a name has 1 to 180 bytes");
+    }
+    if text == "." || text == ".." {
+        return Err("a name is not \".\" or \"..\"");
+    }
+    if text.contains('/') {
+        return Err("Storage volume names may not contain slashes");
+    }
+    if text.contains(char::is_control) {
+        return Err("control characters are not allowed");
+    }
+    Ok(())
+}
+
 fn fingerprint(text: &str) -> Result<(), &'static str> {
     if text.len() != 64 || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
         return Err("a fingerprint is a SHA-256 in 64 lower-case hexadecimal digits");
@@ -266,6 +283,10 @@ name_type!(
 name_type!(
     /// A snapshot of an instance or a volume; unique there.
     SnapshotName, "snapshot name", snapshot
+);
+name_type!(
+    /// A custom storage volume; unique in its pool and project.
+    VolumeName, "storage volume name", volume
 );
 name_type!(
     /// A device of an instance or profile.
@@ -374,6 +395,52 @@ impl SnapshotKey {
 impl fmt::Display for SnapshotKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.instance, self.name)
+    }
+}
+
+/// A custom volume's full key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VolumeKey {
+    /// The pool.
+    pub pool: PoolName,
+    /// The project.
+    pub project: ProjectName,
+    /// The name, unique within both.
+    pub name: VolumeName,
+}
+
+impl VolumeKey {
+    /// The name of its directory, which always has the project's before it.
+    pub fn directory(&self) -> String {
+        format!("{}_{}", self.project, self.name)
+    }
+}
+
+impl fmt::Display for VolumeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.pool, self.directory())
+    }
+}
+
+/// The full key of a custom volume's snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VolumeSnapshotKey {
+    /// The volume that it is of.
+    pub volume: VolumeKey,
+    /// Its name, unique within the volume.
+    pub name: SnapshotName,
+}
+
+impl VolumeSnapshotKey {
+    /// Not after any snapshot of `volume`: names have no characters before this one.
+    pub fn first_of(volume: &VolumeKey) -> Self {
+        Self { volume: volume.clone(), name: SnapshotName("!".to_owned()) }
+    }
+}
+
+impl fmt::Display for VolumeSnapshotKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.volume, self.name)
     }
 }
 

@@ -9,6 +9,8 @@
 //! contains it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "crash/across.rs"]
+mod across;
 #[path = "crash/containers.rs"]
 mod containers;
 #[path = "crash/objects.rs"]
@@ -20,6 +22,8 @@ mod projects;
 #[path = "crash/snapshots.rs"]
 mod snapshots;
 mod support;
+#[path = "crash/volumes.rs"]
+mod volumes;
 
 use std::time::{Duration, Instant};
 
@@ -248,6 +252,36 @@ fn snapshots_on_dir() {
         let mut daemon = Daemon::ready("dir");
         daemon.lxc(&["launch", "bb", "steady"]).ok();
         crash(&mut daemon, snapshots::SNAPSHOTS, &["steady"]);
+    });
+}
+
+#[test]
+fn across_pools() {
+    isolated("across_pools", || {
+        let mut daemon = Daemon::ready("overlay");
+        daemon.lxc(&["storage", "create", "q", "dir"]).ok();
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, across::ACROSS, &["steady"]);
+    });
+}
+
+#[test]
+fn across_pools_to_overlay() {
+    isolated("across_pools_to_overlay", || {
+        let mut daemon = Daemon::ready("dir");
+        daemon.lxc(&["storage", "create", "q", "overlay"]).ok();
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, across::ACROSS, &["steady"]);
+    });
+}
+
+#[test]
+fn custom_volumes() {
+    isolated("custom_volumes", || {
+        let mut daemon = Daemon::ready("overlay");
+        daemon.lxc(&["storage", "create", "q", "dir"]).ok();
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, volumes::VOLUMES, &["steady"]);
     });
 }
 

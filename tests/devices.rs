@@ -431,7 +431,7 @@ fn what_does_not_fit_is_refused_by_name() {
         ("disk", vec![from.as_str(), "path=/d", "color=red"], ["\"dev\"", "\"color\""]),
         ("disk", vec![from.as_str(), "path=/../d"], ["\"dev\"", "\"path\""]),
         ("disk", vec!["path=/d"], ["\"dev\"", "\"source\""]),
-        ("disk", vec!["source=vol", "pool=p", "path=/d"], ["\"dev\"", "\"pool\""]),
+        ("disk", vec!["source=vol", "pool=nosuch", "path=/d"], ["\"dev\"", "Storage pool \"nosuch\""]),
         ("disk", vec![from.as_str(), "path=/d", "size=1GB"], ["\"dev\"", "\"size\""]),
         ("disk", vec![from.as_str(), "path=/d", "readonly=maybe"], ["\"dev\"", "\"readonly\""]),
         ("disk", vec![from.as_str(), "path=/d", "limits.read=fast"], ["\"dev\"", "\"limits.read\""]),

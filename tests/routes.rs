@@ -152,6 +152,8 @@ fn every_object_that_can_be_changed_is_guarded_by_its_etag() {
     daemon.api("POST", &format!("/1.0/networks/{bridge}/forwards"), r#"{"listen_address":"192.0.2.249"}"#);
     daemon.lxc(&["network", "acl", "create", "a1"]).ok();
     daemon.lxc(&["snapshot", "c1", "s"]).ok();
+    daemon.lxc(&["storage", "volume", "create", "p", "v"]).ok();
+    daemon.lxc(&["storage", "volume", "snapshot", "p", "v", "s"]).ok();
     let objects = [
         ("/1.0".to_owned(), "PATCH", r#"{"config":{"user.a":"b"}}"#),
         ("/1.0/instances/c1".to_owned(), "PATCH", described),
@@ -161,6 +163,8 @@ fn every_object_that_can_be_changed_is_guarded_by_its_etag() {
         ("/1.0/profiles/default".to_owned(), "PATCH", described),
         ("/1.0/projects/default".to_owned(), "PATCH", described),
         ("/1.0/storage-pools/p".to_owned(), "PATCH", described),
+        ("/1.0/storage-pools/p/volumes/custom/v".to_owned(), "PATCH", described),
+        ("/1.0/storage-pools/p/volumes/custom/v/snapshots/s".to_owned(), "PATCH", described),
         (format!("/1.0/networks/{bridge}"), "PATCH", described),
         (format!("/1.0/networks/{bridge}/forwards/192.0.2.249"), "PATCH", described),
         ("/1.0/network-acls/a1".to_owned(), "PATCH", described),

@@ -24,7 +24,7 @@ pub struct App {
     /// The websockets of clients.
     pub sockets: Sockets,
     /// The instances, and by their context pools, networks and images.
-    pub instances: instance::Manager,
+    pub instances: Arc<instance::Manager>,
     /// The instances as JSON.
     pub rendered: super::Rendered,
     /// Wrong passwords.

@@ -10,7 +10,7 @@ use super::server::AddressError;
 use super::websocket::NotAWebsocket;
 use crate::helper::files::Refusal;
 use crate::names::NameError;
-use crate::{auth, config, db, device, helper, image, instance, network, ops, profile, project, storage};
+use crate::{auth, config, db, device, helper, image, instance, network, ops, profile, project, storage, volume};
 
 /// Why a request is refused.
 #[derive(Debug)]
@@ -50,6 +50,7 @@ pub enum Error {
     Project(project::Error),
     Image(image::Error),
     Storage(storage::Error),
+    Volume(volume::Error),
     Network(network::Error),
     Db(db::Error),
 }
@@ -100,6 +101,7 @@ impl fmt::Display for Error {
             Self::Project(error) => error.fmt(f),
             Self::Image(error) => error.fmt(f),
             Self::Storage(error) => error.fmt(f),
+            Self::Volume(error) => error.fmt(f),
             Self::Network(error) => error.fmt(f),
             Self::Db(error) => error.fmt(f),
         }
@@ -144,6 +146,7 @@ impl Error {
             Self::Project(error) => project(error),
             Self::Image(error) => image(error),
             Self::Storage(error) => storage(error),
+            Self::Volume(error) => volume(error),
         }
     }
 }
@@ -227,6 +230,7 @@ fn storage(error: &storage::Error) -> StatusCode {
         | storage::Error::DriverUnavailable { .. }
         | storage::Error::NoIdMappedMounts { .. }
         | storage::Error::ShiftRefused
+        | storage::Error::Shifted { .. }
         | storage::Error::Key(_)
         | storage::Error::Source { .. }
         | storage::Error::Absent { .. }
@@ -247,6 +251,24 @@ fn storage(error: &storage::Error) -> StatusCode {
         | storage::Error::Damaged { .. }
         | storage::Error::Io { .. } => StatusCode::BAD_REQUEST,
         storage::Error::Image(error) => image(error),
+    }
+}
+
+fn volume(error: &volume::Error) -> StatusCode {
+    match error {
+        volume::Error::NotFound | volume::Error::NoSuchPool { .. } | volume::Error::NoSnapshot { .. } => {
+            StatusCode::NOT_FOUND
+        }
+        volume::Error::Exists { .. } | volume::Error::SnapshotExists { .. } => StatusCode::CONFLICT,
+        volume::Error::Changed { .. } => StatusCode::PRECONDITION_FAILED,
+        volume::Error::InUse { .. }
+        | volume::Error::Running { .. }
+        | volume::Error::Name(_)
+        | volume::Error::Config(_)
+        | volume::Error::Pattern { .. }
+        | volume::Error::Db(_) => StatusCode::BAD_REQUEST,
+        volume::Error::Storage(error) => storage(error),
+        volume::Error::Undo { cause, .. } => volume(cause),
     }
 }
 
@@ -277,7 +299,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::StopTimeout { .. }
         | instance::Error::NoSuchPool(_)
         | instance::Error::PoolChange { .. }
-        | instance::Error::OtherPool { .. }
+        | instance::Error::MoveRunning
         | instance::Error::OfUsers { .. }
         | instance::Error::NoController { .. }
         | instance::Error::Limit { .. }
@@ -344,6 +366,7 @@ from!(
     Project project::Error,
     Image image::Error,
     Storage storage::Error,
+    Volume volume::Error,
     Network network::Error,
     Db db::Error,
 );

@@ -18,7 +18,7 @@ use crate::project;
 type Result<T> = std::result::Result<T, Error>;
 
 /// How LXD writes that there is no time.
-const NO_TIME: &str = "0001-01-01T00:00:00Z";
+pub(super) const NO_TIME: &str = "0001-01-01T00:00:00Z";
 
 /// Body of `POST …/snapshots`.
 #[derive(Debug, Default, Deserialize)]
@@ -83,7 +83,7 @@ fn whole<'a>(model: &'a Model, key: &InstanceKey) -> impl Iterator<Item = &'a In
 }
 
 /// A point in time that a client names; none or LXD's zero time is never.
-fn moment(text: &str) -> Result<db::Seconds> {
+pub(super) fn moment(text: &str) -> Result<db::Seconds> {
     if text.is_empty() || text == NO_TIME {
         return Ok(0);
     }

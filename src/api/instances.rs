@@ -14,8 +14,8 @@ use super::wire;
 use super::{instance_snapshots, instance_state, rendered};
 use crate::config;
 use crate::db::{self, Feature, Image, Model, Phase, rfc3339};
-use crate::instance::{self, CopyOf, Definition, NewInstance, RootSource, Snapshot, SnapshotVerb, Target};
-use crate::names::{AliasName, InstanceKey, InstanceName, ProfileName, ProjectName, SnapshotName};
+use crate::instance::{self, Asked, CopyOf, Definition, NewInstance, RootSource, Snapshot, SnapshotVerb, Target};
+use crate::names::{AliasName, InstanceKey, InstanceName, PoolName, ProfileName, ProjectName, SnapshotName};
 use crate::ops::Spec;
 use crate::profile;
 use crate::project;
@@ -192,9 +192,6 @@ fn seen_project(model: &Model, name: &str) -> Result<ProjectName> {
 
 /// What a source of type `copy` names: an instance, or a snapshot of one.
 fn copy_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource) -> Result<CopyOf> {
-    if source.refresh {
-        return Err(Error::Unsupported { what: "bringing copies up to date (\"refresh\")".to_owned() });
-    }
     let project = match source.project.as_str() {
         "" => project.clone(),
         name => seen_project(model, name)?,
@@ -213,31 +210,8 @@ fn copy_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource) 
         return Err(missing());
     }
     let snapshot = snapshot.map(SnapshotName::new).transpose()?;
-    Ok(CopyOf { instance, snapshot, snapshots: !(source.instance_only || source.container_only) })
-}
-
-/// What a copy takes over of the definition of what it is of; without what only that one is.
-fn copied_definition(model: &Model, copy: &CopyOf) -> Result<Definition> {
-    let (config, devices, architecture, profiles) = match &copy.snapshot {
-        Some(name) => {
-            let of = instance::find_snapshot(model, &copy.instance, name)?;
-            (&of.config, &of.devices, &of.architecture, &of.profiles)
-        }
-        None => {
-            let of = model.instances.get(&copy.instance).ok_or(Error::NotFound("Instance"))?;
-            (&of.config, &of.devices, &of.architecture, &of.profiles)
-        }
-    };
-    let mut config = config.clone();
-    config.retain(|key, _| !key.starts_with("volatile.") || key == "volatile.base_image");
-    Ok(Definition {
-        config,
-        devices: devices.clone(),
-        architecture: architecture.clone(),
-        profiles: profiles.clone(),
-        ephemeral: false,
-        description: String::new(),
-    })
+    let snapshots = !(source.instance_only || source.container_only);
+    Ok(CopyOf { instance, snapshot, snapshots, asked: Asked::default() })
 }
 
 /// `POST /1.0/instances`.
@@ -274,15 +248,17 @@ pub async fn create(mut call: Call) -> Result<Response> {
         }
         "none" => RootSource::Empty,
         "copy" => {
-            let copy = copy_of(&model, &project, &body.source)?;
-            let mut definition = copied_definition(&model, &copy)?;
-            definition.config.extend(config);
-            definition.devices.extend(devices);
-            (config, devices) = (definition.config, definition.devices);
-            profiles.get_or_insert_with(|| definition.profiles.iter().map(ToString::to_string).collect());
-            if architecture.is_empty() {
-                architecture = definition.architecture;
+            let mut copy = copy_of(&model, &project, &body.source)?;
+            let there =
+                InstanceName::new(body.name.as_str()).ok().map(|name| InstanceKey { project: project.clone(), name });
+            if let Some(key) = there.filter(|key| body.source.refresh && model.instances.contains_key(key)) {
+                return refresh(&call, copy, key);
             }
+            let asked = profiles.take().map(profile_names).transpose()?;
+            copy.asked = Asked { config, devices, profiles: asked, architecture };
+            let definition = instance::definition_of_copy(&model, &copy)?;
+            (config, devices, architecture) = (definition.config, definition.devices, definition.architecture);
+            profiles = Some(definition.profiles.iter().map(ToString::to_string).collect());
             RootSource::Copy(copy)
         }
         "migration" | "backup" => {
@@ -324,6 +300,23 @@ pub async fn create(mut call: Call) -> Result<Response> {
             let stages = instance_state::telling_shift(&app, &key, &handle, start).await?;
             handle.add_metadata("start_stages", stages.to_json());
         }
+        Ok::<(), instance::Error>(())
+    });
+    Ok(response::accepted(&operation))
+}
+
+/// Brings an earlier copy up to date.
+fn refresh(call: &Call, of: CopyOf, key: InstanceKey) -> Result<Response> {
+    if call.app.instances.snapshot(&key).status.is_up() {
+        return Err(Error::Instance(instance::Error::Running));
+    }
+    if call.is_dry_run() {
+        return Err(Error::Unsupported { what: "a dry run of a refresh".to_owned() });
+    }
+    let (app, requestor) = (Arc::clone(&call.app), call.requestor());
+    let operation = call.app.ops.task(spec(call, &key, "Creating instance"), async move |handle| {
+        let stages = app.instances.refresh(&of, &key, Some(&requestor)).await?;
+        handle.add_metadata("stages", stages.to_json());
         Ok::<(), instance::Error>(())
     });
     Ok(response::accepted(&operation))
@@ -439,13 +432,15 @@ pub async fn rename(mut call: Call) -> Result<Response> {
         name => seen_project(&model, name)?,
     };
     let moves = project != from.project;
-    for (asked, what) in [
-        (body.migration && !moves, "moving instances to another host"),
-        (!body.pool.is_empty() && body.pool != record.pool.as_str(), "moving instances to another pool"),
-    ] {
-        if asked {
-            return Err(Error::Unsupported { what: what.to_owned() });
-        }
+    if moves && !body.pool.is_empty() && body.pool != record.pool.as_str() {
+        let what = "moving an instance to another project and another pool at once: do one after the other".to_owned();
+        return Err(Error::Unsupported { what });
+    }
+    if !moves && !body.pool.is_empty() {
+        return move_to(&call, &model, &record, body);
+    }
+    if !moves && body.migration {
+        return Err(Error::Unsupported { what: "moving instances to another host".to_owned() });
     }
     let to = InstanceKey { project, name: InstanceName::new(body.name)? };
     if model.instances.contains_key(&to) {
@@ -454,6 +449,31 @@ pub async fn rename(mut call: Call) -> Result<Response> {
     let spec = spec(&call, &from, if moves { "Migrating instance" } else { "Renaming instance" });
     let (app, requestor) = (Arc::clone(&call.app), call.requestor());
     let operation = app.clone().ops.task(spec, async move |_| app.instances.rename(&from, to, Some(requestor)).await);
+    Ok(response::accepted(&operation))
+}
+
+/// To another pool, perhaps by another name. A daemon that dies between the two leaves it there by its old name.
+fn move_to(call: &Call, model: &Model, record: &db::Instance, body: wire::InstancePost) -> Result<Response> {
+    let from = record.key.clone();
+    let name = if body.name.is_empty() { from.name.clone() } else { InstanceName::new(body.name)? };
+    let to = InstanceKey { project: from.project.clone(), name };
+    let pool = PoolName::new(body.pool.clone()).map_err(|_| Error::NotFound("Storage pool"))?;
+    if !model.pools.contains_key(&pool) {
+        return Err(Error::NotFound("Storage pool"));
+    }
+    if to != from && model.instances.contains_key(&to) {
+        return Err(Error::Instance(instance::Error::Exists { key: to }));
+    }
+    if call.app.instances.snapshot(&from).status.is_up() {
+        return Err(Error::Instance(instance::Error::MoveRunning));
+    }
+    let verb = SnapshotVerb::Move { pool, snapshots: !(body.instance_only || body.container_only) };
+    let (app, requestor) = (Arc::clone(&call.app), call.requestor());
+    let operation = call.app.ops.task(spec(call, &from, "Migrating instance"), async move |handle| {
+        let stages = app.instances.on_snapshots(&from, verb, Some(requestor.clone())).await?;
+        handle.add_metadata("stages", stages.to_json());
+        if to == from { Ok(()) } else { app.instances.rename(&from, to, Some(requestor)).await }
+    });
     Ok(response::accepted(&operation))
 }
 

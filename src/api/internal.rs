@@ -65,6 +65,7 @@ pub async fn schedule(mut call: Call) -> Result<Response, Error> {
         reason: format!("{:?} is no time; write one as 2030-12-31T23:59:00Z", crate::names::shortened(text)),
     })?;
     call.app.instances.snapshot_round(at).await;
+    crate::volume::round(&call.app.instances, at).await;
     Ok(response::empty())
 }
 

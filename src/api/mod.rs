@@ -37,6 +37,7 @@ mod router;
 pub mod server;
 mod server_config;
 mod storage_pools;
+mod storage_volume_snapshots;
 mod storage_volumes;
 mod warnings;
 pub(crate) mod websocket;

@@ -62,7 +62,8 @@ fn check(context: &instance::Context, profile: &Profile) -> Result<()> {
     context.check_privilege(&profile.config)?;
     config::validate_instance(&profile.config, Scope::Profile)?;
     device::validate(&profile.devices)?;
-    Ok(context.check_networks(&profile.project, &profile.devices)?)
+    context.check_networks(&profile.project, &profile.devices)?;
+    Ok(context.check_volumes(&profile.project, &profile.devices)?)
 }
 
 /// `POST /1.0/profiles`.

@@ -19,7 +19,8 @@ use super::response::{self, Response};
 use super::{
     certificates, console, events, exec, files, image_aliases, image_upload, images, instance_metadata,
     instance_snapshots, instance_state, instances, internal, logs, network_acls, network_forwards, networks,
-    operations, profiles, projects, resources, server_config, storage_pools, storage_volumes, warnings,
+    operations, profiles, projects, resources, server_config, storage_pools, storage_volume_snapshots, storage_volumes,
+    warnings,
 };
 use crate::auth::is_trusted;
 
@@ -162,7 +163,26 @@ fn table() -> Vec<(String, Resource)> {
             "/1.0/storage-pools/{name}/volumes/{type}",
             resource!(GET Trusted storage_volumes::list_type, POST Trusted storage_volumes::create),
         ),
-        ("/1.0/storage-pools/{name}/volumes/{type}/{volume}", resource!(GET Trusted storage_volumes::get)),
+        (
+            "/1.0/storage-pools/{name}/volumes/{type}/{volume}",
+            resource!(
+                GET Trusted storage_volumes::get, PUT Trusted storage_volumes::put, PATCH Trusted storage_volumes::patch,
+                POST Trusted storage_volumes::rename, DELETE Trusted storage_volumes::delete,
+            ),
+        ),
+        ("/1.0/storage-pools/{name}/volumes/{type}/{volume}/state", resource!(GET Trusted storage_volumes::state)),
+        (
+            "/1.0/storage-pools/{name}/volumes/{type}/{volume}/snapshots",
+            resource!(GET Trusted storage_volume_snapshots::list, POST Trusted storage_volume_snapshots::create),
+        ),
+        (
+            "/1.0/storage-pools/{name}/volumes/{type}/{volume}/snapshots/{snapshot}",
+            resource!(
+                GET Trusted storage_volume_snapshots::get, PUT Trusted storage_volume_snapshots::put,
+                PATCH Trusted storage_volume_snapshots::patch, POST Trusted storage_volume_snapshots::rename,
+                DELETE Trusted storage_volume_snapshots::delete,
+            ),
+        ),
         ("/1.0/warnings", resource!(GET Trusted warnings::list)),
         (
             "/1.0/warnings/{uuid}",

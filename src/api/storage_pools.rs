@@ -26,7 +26,21 @@ fn used_by(model: &Model, name: &PoolName) -> Vec<String> {
             std::iter::once(url("")).chain(snapshots)
         })
         .chain(profiles.map(|p| p.project.url(format_args!("/1.0/profiles/{}", p.name.in_url()))))
+        .chain(volumes(model, name))
         .collect()
+}
+
+/// The custom volumes of a pool, with their snapshots.
+fn volumes<'a>(model: &'a Model, pool: &'a PoolName) -> impl Iterator<Item = String> + 'a {
+    let here = model.volumes.values().filter(move |volume| volume.key.pool == *pool);
+    here.flat_map(|volume| {
+        let key = &volume.key;
+        let project = if key.project.is_default() { String::new() } else { format!("?project={}", key.project) };
+        let url = format!("/1.0/storage-pools/{}/volumes/custom/{}", key.pool.in_url(), key.name.in_url());
+        let of = model.snapshots_of_volume(key).into_iter().filter(|s| s.phase == Phase::Ready);
+        let snapshots: Vec<_> = of.map(|s| format!("{url}/snapshots/{}{project}", s.key.name.in_url())).collect();
+        std::iter::once(format!("{url}{project}")).chain(snapshots)
+    })
 }
 
 fn to_wire(call: &Call, model: &Model, pool: &Pool) -> wire::StoragePool {

@@ -1,82 +1,438 @@
-//! `/1.0/storage-pools/<pool>/volumes`: the roots of instances. Custom volumes are of a later version.
+//! `/1.0/storage-pools/<pool>/volumes`: custom volumes, and, to be looked at, the roots of instances and images.
 
-use super::call::Call;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::call::{Call, blocking};
 use super::error::Error;
 use super::response::{self, Response};
-use super::wire::StorageVolume;
-use crate::db::{Instance, Model, rfc3339};
-use crate::names::PoolName;
+use super::wire::{self, StorageVolume};
+use crate::config;
+use crate::db::{Instance, Model, Phase, Volume, rfc3339};
+use crate::names::{PoolName, ProjectName, SnapshotName, VolumeKey, VolumeName};
+use crate::ops::Spec;
+use crate::storage::VolumeId;
+use crate::volume::{self, CopyOf, Definition, User, Users};
 
 type Result<T> = std::result::Result<T, Error>;
 
 /// The types of volumes that LXD's API knows, in its order.
 const TYPES: &[&str] = &["container", "virtual-machine", "custom", "image"];
 const CONTAINER: &str = "container";
+pub(super) const CUSTOM: &str = "custom";
+const FILES: &str = "filesystem";
 
-fn pool_of(call: &Call) -> Result<PoolName> {
-    let name = call.named("name", "Storage pool", PoolName::new)?;
-    if call.app.db.model().pools.contains_key(&name) { Ok(name) } else { Err(Error::NotFound("Storage pool")) }
+impl Call {
+    pub(super) fn pool_name(&self) -> Result<PoolName> {
+        let name = self.named("name", "Storage pool", PoolName::new)?;
+        if self.app.db.model().pools.contains_key(&name) { Ok(name) } else { Err(Error::NotFound("Storage pool")) }
+    }
+
+    /// The type of volumes that the path names.
+    fn volume_type(&self) -> Result<&'static str> {
+        let kind = self.param("type");
+        TYPES.iter().copied().find(|known| *known == kind).ok_or_else(|| Error::Field {
+            name: "type",
+            reason: format!(
+                "Invalid storage volume type name {:?}: use {}",
+                crate::names::shortened(kind),
+                TYPES.join(", ")
+            ),
+        })
+    }
+
+    /// The project whose custom volumes the request is about.
+    pub(super) fn volume_project(&self) -> Result<ProjectName> {
+        let project = self.project()?;
+        Ok(self.app.db.model().project_of_volumes(&project))
+    }
+
+    /// The custom volume that the path names, which is there. `doing` is for what only those have.
+    pub(super) fn custom_volume(&self, doing: &str) -> Result<(Arc<Model>, Arc<Volume>)> {
+        let pool = self.pool_name()?;
+        let kind = self.volume_type()?;
+        if kind != CUSTOM {
+            let model = self.app.db.model();
+            let name = self.param("volume");
+            if kind == CONTAINER && !roots(&model, &pool, &self.project()?).iter().any(|root| root.name == name) {
+                return Err(Error::NotFound("Storage pool volume"));
+            }
+            // LXD's words, which programs look for.
+            let reason = format!(
+                "Storage volumes of type {kind:?} cannot be {doing} with the storage API: use /1.0/instances or /1.0/images"
+            );
+            return Err(Error::Field { name: "type", reason });
+        }
+        let name = self.named("volume", "Storage pool volume", VolumeName::new)?;
+        let key = VolumeKey { pool, project: self.volume_project()?, name };
+        let model = self.app.db.model();
+        let record = volume::find(&model, &key)?.clone();
+        Ok((model, record))
+    }
 }
 
-fn roots<'a>(model: &'a Model, pool: &'a PoolName) -> impl Iterator<Item = &'a Instance> {
-    model.instances.values().map(|instance| &**instance).filter(move |instance| instance.pool == *pool)
+/// What of a volume a client can change, for its ETag.
+fn modifiable(record: &Volume) -> impl Serialize {
+    (record.key.name.clone(), record.description.clone(), record.config.clone())
 }
 
-fn volume(instance: &Instance) -> StorageVolume {
+fn to_wire(record: &Volume, users: &[User]) -> StorageVolume {
     StorageVolume {
-        name: instance.key.name.to_string(),
-        kind: CONTAINER.to_owned(),
-        used_by: vec![instance.key.url()],
+        config: record.config.clone(),
+        description: record.description.clone(),
+        name: record.key.name.to_string(),
+        kind: CUSTOM.to_owned(),
+        used_by: users.iter().map(User::url).collect(),
         location: "none".to_owned(),
-        content_type: "filesystem".to_owned(),
-        project: instance.key.project.to_string(),
-        created_at: rfc3339(instance.created_at),
+        content_type: FILES.to_owned(),
+        project: record.key.project.to_string(),
+        created_at: rfc3339(record.created_at),
+    }
+}
+
+fn other(kind: &str, project: &ProjectName, name: String, used_by: String, created_at: i64) -> StorageVolume {
+    StorageVolume {
+        name,
+        kind: kind.to_owned(),
+        used_by: vec![used_by],
+        location: "none".to_owned(),
+        content_type: FILES.to_owned(),
+        project: project.to_string(),
+        created_at: rfc3339(created_at),
         ..StorageVolume::default()
     }
 }
 
-fn listed(call: &Call, pool: &PoolName, kind: Option<&str>) -> Result<Response> {
-    let model = call.app.db.model();
-    let project = call.scope()?;
-    let wanted = |instance: &&Instance| {
-        kind.is_none_or(|kind| kind == CONTAINER) && project.as_ref().is_none_or(|of| instance.key.project == *of)
+fn root(instance: &Instance) -> StorageVolume {
+    let key = &instance.key;
+    other(CONTAINER, &key.project, key.name.to_string(), format!("/1.0/instances/{}", key.name), instance.created_at)
+}
+
+/// The roots of instances of a project in a pool, with their snapshots.
+fn roots(model: &Model, pool: &PoolName, project: &ProjectName) -> Vec<StorageVolume> {
+    let here = model.instances.values().filter(|i| i.pool == *pool && i.key.project == *project);
+    let mut found = Vec::new();
+    for instance in here {
+        found.push(root(instance));
+        let name = &instance.key.name;
+        let snapshots = model.snapshots_of(&instance.key).into_iter().filter(|one| one.phase == Phase::Ready);
+        found.extend(snapshots.map(|one| {
+            let snapshot = &one.key.name;
+            let url = format!("/1.0/instances/{name}/snapshots/{}", snapshot.in_url());
+            other(CONTAINER, &instance.key.project, format!("{name}/{snapshot}"), url, one.created_at)
+        }));
+    }
+    found
+}
+
+/// The custom volumes of a project in a pool, with their snapshots.
+fn customs(model: &Model, pool: &PoolName, project: &ProjectName) -> Vec<StorageVolume> {
+    let users = Users::of(model);
+    let here = |key: &VolumeKey| key.pool == *pool && key.project == *project;
+    let mut found = Vec::new();
+    for record in model.volumes.values().filter(|record| here(&record.key) && record.phase == Phase::Ready) {
+        found.push(to_wire(record, users.get(&record.key)));
+        let snapshots = model.snapshots_of_volume(&record.key).into_iter().filter(|one| one.phase == Phase::Ready);
+        found.extend(snapshots.map(|one| StorageVolume {
+            config: one.config.clone(),
+            description: one.description.clone(),
+            name: format!("{}/{}", record.key.name, one.key.name),
+            created_at: rfc3339(one.created_at),
+            ..to_wire(record, &[])
+        }));
+    }
+    found
+}
+
+/// The images of a project that lie ready in a pool.
+async fn images(call: &Call, model: &Model, pool: &PoolName, project: &ProjectName) -> Result<Vec<StorageVolume>> {
+    let Ok(open) = call.app.instances.context().pools.get(pool) else { return Ok(Vec::new()) };
+    let here = blocking(move || Ok::<_, Error>(open.images())).await?;
+    let known = here.into_iter().filter_map(|fingerprint| model.image(project, &fingerprint).cloned());
+    let shown = |image: Arc<crate::db::Image>| {
+        let name = image.fingerprint.to_string();
+        let url = format!("/1.0/images/{name}");
+        other("image", project, name, url, image.uploaded_at)
     };
-    let url = |instance: &&Instance| {
-        let path = format!("/1.0/storage-pools/{}/volumes/{CONTAINER}/{}", pool.in_url(), instance.key.name);
-        instance.key.project.url(path)
+    Ok(known.map(shown).collect())
+}
+
+/// The URL of a volume or a snapshot of one.
+fn url_of(pool: &PoolName, volume: &StorageVolume) -> String {
+    let part = |text: &str| percent_encoding::utf8_percent_encode(text, crate::names::IN_URL).to_string();
+    let name = match volume.name.split_once('/') {
+        None => part(&volume.name),
+        Some((name, snapshot)) => format!("{}/snapshots/{}", part(name), part(snapshot)),
     };
-    call.list(roots(&model, pool).filter(wanted), url, |instance| volume(instance))
+    format!("/1.0/storage-pools/{}/volumes/{}/{name}", pool.in_url(), volume.kind)
+}
+
+async fn listed(call: &Call, kind: Option<&str>) -> Result<Response> {
+    let pool = call.pool_name()?;
+    let (model, project) = (call.app.db.model(), call.project()?);
+    let wanted = |one: &str| kind.is_none_or(|kind| kind == one);
+    let mut found = Vec::new();
+    if wanted(CONTAINER) {
+        found.extend(roots(&model, &pool, &project));
+    }
+    if wanted(CUSTOM) {
+        found.extend(customs(&model, &pool, &model.project_of_volumes(&project)));
+    }
+    if wanted("image") {
+        found.extend(images(call, &model, &pool, &project).await?);
+    }
+    call.list(found, |volume| url_of(&pool, volume), Clone::clone)
 }
 
 /// `GET /1.0/storage-pools/<pool>/volumes`.
 pub async fn list(call: Call) -> Result<Response> {
-    let pool = pool_of(&call)?;
-    listed(&call, &pool, None)
+    listed(&call, None).await
 }
 
 /// `GET /1.0/storage-pools/<pool>/volumes/<type>`.
 pub async fn list_type(call: Call) -> Result<Response> {
-    let pool = pool_of(&call)?;
-    let kind = call.param("type");
-    if !TYPES.contains(&kind) {
-        let reason = format!("{kind:?} is not known: use {}", TYPES.join(", "));
-        return Err(Error::Field { name: "type", reason });
-    }
-    listed(&call, &pool, Some(kind))
+    call.pool_name()?;
+    let kind = call.volume_type()?;
+    listed(&call, Some(kind)).await
+}
+
+/// A volume of another type than custom.
+async fn get_other(call: &Call, kind: &str) -> Result<StorageVolume> {
+    let (pool, project, model) = (call.pool_name()?, call.project()?, call.app.db.model());
+    let all = match kind {
+        CONTAINER => roots(&model, &pool, &project),
+        "image" => images(call, &model, &pool, &project).await?,
+        _ => Vec::new(),
+    };
+    let name = call.param("volume");
+    all.into_iter().find(|volume| volume.name == name).ok_or(Error::NotFound("Storage pool volume"))
 }
 
 /// `GET /1.0/storage-pools/<pool>/volumes/<type>/<volume>`.
 pub async fn get(call: Call) -> Result<Response> {
-    let pool = pool_of(&call)?;
+    call.pool_name()?;
+    let kind = call.volume_type()?;
+    if kind != CUSTOM {
+        let volume = get_other(&call, kind).await?;
+        let tag = response::etag((&volume.name, &volume.description, &volume.config));
+        return Ok(response::tagged(volume, &tag));
+    }
+    let (model, record) = call.custom_volume("read")?;
+    let users = Users::of_one(&model, &record.key);
+    Ok(response::tagged(to_wire(&record, &users), &response::etag(modifiable(&record))))
+}
+
+/// `GET …/<volume>/state`: what it uses, where that is known without looking at every file.
+pub async fn state(call: Call) -> Result<Response> {
+    let pool = call.pool_name()?;
+    let kind = call.volume_type()?;
+    let id = if kind == CUSTOM {
+        VolumeId::custom(&call.custom_volume("read")?.1.key)
+    } else {
+        let volume = get_other(&call, kind).await?;
+        match (kind, volume.name.split_once('/')) {
+            (CONTAINER, None) => VolumeId::container(&call.project()?.prefixed(&volume.name)),
+            _ => return Ok(response::sync(json!({"usage": null}))),
+        }
+    };
+    let open = call.app.instances.context().pools.get(&pool)?;
+    let used = call.app.instances.context().pools.usage().of(&open, &id).await;
+    Ok(response::sync(json!({"usage": used.map(|used| json!({"used": used}))})))
+}
+
+/// An operation on a volume.
+pub(super) fn spec(call: &Call, key: &VolumeKey, description: &'static str) -> Spec {
+    let url = format!("/1.0/storage-pools/{}/volumes/custom/{}", key.pool.in_url(), key.name.in_url());
+    Spec {
+        description,
+        project: key.project.clone(),
+        resources: BTreeMap::from([("storage_volumes".to_owned(), vec![url])]),
+        metadata: None,
+        requestor: Some(call.requestor()),
+        may_cancel: false,
+    }
+}
+
+/// What a source of type `copy` names.
+fn copy_of(call: &Call, source: &wire::StorageVolumeSource) -> Result<CopyOf> {
     let model = call.app.db.model();
-    let (kind, name, project) = (call.param("type"), call.param("volume"), call.project()?);
-    let found = roots(&model, &pool)
-        .find(|instance| kind == CONTAINER && instance.key.name.as_str() == name && instance.key.project == project);
-    found.map(|instance| response::sync(volume(instance))).ok_or(Error::NotFound("Storage volume"))
+    let pool = match source.pool.as_str() {
+        "" => call.pool_name()?,
+        name => PoolName::new(name).map_err(|_| Error::NotFound("Storage pool"))?,
+    };
+    if !model.pools.contains_key(&pool) {
+        return Err(Error::NotFound("Storage pool"));
+    }
+    let project = match source.project.as_str() {
+        "" => call.volume_project()?,
+        name => model.project_of_volumes(&ProjectName::new(name)?),
+    };
+    let (name, snapshot) = match source.name.split_once('/') {
+        None => (source.name.as_str(), None),
+        Some((name, snapshot)) => (name, Some(SnapshotName::new(snapshot)?)),
+    };
+    if name.is_empty() {
+        let reason = "its field \"name\" names no volume to copy".to_owned();
+        return Err(Error::Field { name: "source", reason });
+    }
+    let name = VolumeName::new(name).map_err(|_| Error::NotFound("Storage pool volume"))?;
+    let key = VolumeKey { pool, project, name };
+    volume::find(&model, &key)?;
+    if let Some(snapshot) = &snapshot {
+        volume::find_snapshot(&model, &key, snapshot)?;
+    }
+    Ok(CopyOf { volume: key, snapshot, snapshots: !source.volume_only })
 }
 
 /// `POST /1.0/storage-pools/<pool>/volumes[/<type>]`.
-pub async fn create(call: Call) -> Result<Response> {
-    pool_of(&call)?;
-    Err(Error::Unsupported { what: "custom storage volumes".to_owned() })
+pub async fn create(mut call: Call) -> Result<Response> {
+    let body: wire::StorageVolumesPost = call.json().await?;
+    let pool = call.pool_name()?;
+    let kind = if call.param("type").is_empty() { body.kind.as_str() } else { call.volume_type()? };
+    match kind {
+        CUSTOM => {}
+        "" => {
+            let reason = "it is missing: You must provide a storage volume type of the storage volume".to_owned();
+            return Err(Error::Field { name: "type", reason });
+        }
+        other => {
+            let other = crate::names::shortened(other);
+            let reason = format!("Currently not allowed to create storage volumes of type {other:?}: use \"custom\"");
+            return Err(Error::Field { name: "type", reason });
+        }
+    }
+    match body.content_type.as_str() {
+        "" | FILES => {}
+        "block" | "iso" => {
+            let what = format!("volumes of content type {:?}: they are disks of virtual machines", body.content_type);
+            return Err(Error::Unsupported { what });
+        }
+        other => {
+            let reason =
+                format!("Invalid volume content type name {:?}: use filesystem", crate::names::shortened(other));
+            return Err(Error::Field { name: "content_type", reason });
+        }
+    }
+    if body.name.is_empty() {
+        return Err(Error::Field { name: "name", reason: "No name provided".to_owned() });
+    }
+    let key = VolumeKey { pool, project: call.volume_project()?, name: VolumeName::new(body.name)? };
+    config::validate_volume(&body.config)?;
+    let asked = Definition { description: body.description, config: body.config };
+    let there = volume::find(&call.app.db.model(), &key).is_ok();
+    match body.source.kind.as_str() {
+        "" | "none" => {
+            volume::create(&call.app.instances, &key, asked, Some(&call.requestor())).await?;
+            Ok(response::empty())
+        }
+        "copy" => {
+            let of = copy_of(&call, &body.source)?;
+            let refresh = body.source.refresh;
+            if there && !refresh {
+                return Err(Error::Volume(volume::Error::Exists { name: key.name }));
+            }
+            let (app, requestor) = (Arc::clone(&call.app), call.requestor());
+            let operation = call.app.ops.task(spec(&call, &key, "Copying storage volume"), async move |_| {
+                if refresh {
+                    return volume::refresh(&app.instances, &of, &key, asked, Some(&requestor)).await;
+                }
+                volume::copy(&app.instances, &of, &key, asked, Some(&requestor)).await
+            });
+            Ok(response::accepted(&operation))
+        }
+        "migration" | "backup" => Err(Error::Unsupported { what: format!("volumes from a {}", body.source.kind) }),
+        other => {
+            let reason = format!("the type {:?} is not known: use \"copy\" or none", crate::names::shortened(other));
+            Err(Error::Field { name: "source", reason })
+        }
+    }
+}
+
+/// `PUT /1.0/storage-pools/<pool>/volumes/custom/<volume>`; with `restore` back to a snapshot.
+pub async fn put(mut call: Call) -> Result<Response> {
+    let body: wire::StorageVolumePut = call.json().await?;
+    let (_, record) = call.custom_volume("changed")?;
+    if !body.restore.is_empty() {
+        call.if_match().check(modifiable(&record))?;
+        let name = SnapshotName::new(body.restore)?;
+        volume::restore(&call.app.instances, &record.key, &name, Some(&call.requestor())).await?;
+        return Ok(response::empty());
+    }
+    update(call, &record, move |_| Definition { description: body.description, config: body.config }).await
+}
+
+/// `PATCH /1.0/storage-pools/<pool>/volumes/custom/<volume>`: only what the body names.
+pub async fn patch(mut call: Call) -> Result<Response> {
+    let (part, named): (wire::StorageVolumePut, _) = call.json_part().await?;
+    let (_, record) = call.custom_volume("changed")?;
+    if !part.restore.is_empty() {
+        return Err(Error::Field { name: "restore", reason: "only PUT restores a snapshot".to_owned() });
+    }
+    update(call, &record, move |old| {
+        let mut config = old.config.clone();
+        config.extend(part.config);
+        let description = if named.has("description") { part.description } else { old.description.clone() };
+        Definition { description, config }
+    })
+    .await
+}
+
+async fn update(
+    call: Call,
+    record: &Volume,
+    change: impl FnOnce(&Volume) -> Definition + Send + 'static,
+) -> Result<Response> {
+    let wanted = call.if_match();
+    let change = move |old: &Volume| match wanted.differs(modifiable(old)) {
+        Some(etag) => Err(volume::Error::Changed { etag }),
+        None => Ok(change(old)),
+    };
+    volume::update(&call.app.instances, &record.key, change, Some(&call.requestor())).await?;
+    Ok(response::empty())
+}
+
+/// `POST /1.0/storage-pools/<pool>/volumes/custom/<volume>`: another name, pool or project.
+pub async fn rename(mut call: Call) -> Result<Response> {
+    let body: wire::StorageVolumePost = call.json().await?;
+    let (model, record) = call.custom_volume("renamed")?;
+    if body.migration {
+        return Err(Error::Unsupported { what: "moving volumes to another host".to_owned() });
+    }
+    let from = record.key.clone();
+    let mut to = VolumeKey { name: VolumeName::new(body.name)?, ..from.clone() };
+    if !body.pool.is_empty() {
+        to.pool = PoolName::new(body.pool).map_err(|_| Error::NotFound("Storage pool"))?;
+    }
+    if !body.project.is_empty() {
+        to.project = model.project_of_volumes(&ProjectName::new(body.project)?);
+    }
+    if !model.pools.contains_key(&to.pool) {
+        return Err(Error::NotFound("Storage pool"));
+    }
+    if !model.projects.contains_key(&to.project) {
+        return Err(Error::NotFound("Project"));
+    }
+    if volume::find(&model, &to).is_ok() {
+        return Err(Error::Volume(volume::Error::Exists { name: to.name }));
+    }
+    if (&to.pool, &to.project) == (&from.pool, &from.project) {
+        volume::rename(&call.app.instances, &from, &to, Some(&call.requestor())).await?;
+        let url = format!("/1.0/storage-pools/{}/volumes/custom/{}", to.pool.in_url(), to.name.in_url());
+        return Ok(response::created(&url));
+    }
+    let (app, requestor) = (Arc::clone(&call.app), call.requestor());
+    let operation = call.app.ops.task(spec(&call, &from, "Moving storage volume"), async move |_| {
+        volume::move_to(&app.instances, &from, &to, Some(&requestor)).await
+    });
+    Ok(response::accepted(&operation))
+}
+
+/// `DELETE /1.0/storage-pools/<pool>/volumes/custom/<volume>`.
+pub async fn delete(call: Call) -> Result<Response> {
+    let (_, record) = call.custom_volume("deleted")?;
+    volume::delete(&call.app.instances, &record.key, Some(&call.requestor())).await?;
+    Ok(response::empty())
 }

@@ -24,7 +24,9 @@ pub use networks::{AclRule, ForwardPort, NetworkAcl, NetworkForward, Warning};
 pub use preview::{ChangedDevice, ChangedKey, Preview, PreviewedInstance};
 pub use project::Project;
 pub use state::{Address, CpuState, DiskState, InstanceState, MemoryState, NetworkCounters, NetworkState};
-pub use storage_volume::StorageVolume;
+pub use storage_volume::{
+    StorageVolume, StorageVolumePost, StorageVolumePut, StorageVolumeSnapshot, StorageVolumeSource, StorageVolumesPost,
+};
 
 /// Configuration: key to value, both text.
 pub type Config = BTreeMap<String, String>;
@@ -285,6 +287,12 @@ pub struct InstancePost {
     /// To another project.
     #[serde(deserialize_with = "null_default")]
     pub project: String,
+    /// Without its snapshots.
+    #[serde(deserialize_with = "null_default", skip_serializing)]
+    pub instance_only: bool,
+    /// The older word for that.
+    #[serde(deserialize_with = "null_default", skip_serializing)]
+    pub container_only: bool,
 }
 
 /// Body of `POST /1.0/instances/<name>/exec`.

@@ -11,6 +11,7 @@ use crate::db::{self, Model, Peek};
 use crate::instance::wants_start;
 use crate::profile;
 use crate::state_dir::StateDir;
+use crate::volume;
 
 /// Why the daemon is needed; `None` when it is not.
 fn reason(model: &Model) -> Option<&'static str> {
@@ -28,6 +29,9 @@ fn reason(model: &Model) -> Option<&'static str> {
     let scheduled = |expanded: &Config| expanded.get("snapshots.schedule").is_some_and(|when| !when.is_empty());
     if instances().any(|(_, expanded)| scheduled(&expanded)) {
         return Some("Daemon has scheduled instance snapshots, activating...");
+    }
+    if volume::has_schedule(model) {
+        return Some("Daemon has scheduled volume snapshots, activating...");
     }
     None
 }

@@ -23,7 +23,7 @@ mod writer;
 pub use error::Error;
 pub use model::{
     Acl, Alias, Certificate, Feature, Forward, ForwardKey, Image, Instance, InstanceSnapshot, Model, Network, Phase,
-    Pool, Profile, Project,
+    Pool, Profile, Project, Volume, VolumeSnapshot,
 };
 pub use peek::{Peek, peek};
 pub use tx::Tx;

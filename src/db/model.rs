@@ -8,6 +8,7 @@ use crate::api::wire::{AclRule, Config, Devices, ForwardPort};
 use crate::db::{Seconds, Warning};
 use crate::names::{
     AclName, AliasName, Fingerprint, InstanceKey, NetworkName, PoolName, ProfileName, ProjectName, SnapshotKey,
+    SnapshotName, VolumeKey, VolumeName, VolumeSnapshotKey,
 };
 
 /// Where an object stands in its life. `Creating` and `Deleting` are the journal of multi-step work: what a crash
@@ -188,6 +189,44 @@ pub struct Pool {
     pub config: Config,
 }
 
+/// A custom storage volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Pool, project and name.
+    pub key: VolumeKey,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Free text.
+    pub description: String,
+    /// Configuration.
+    pub config: Config,
+    /// When it was made.
+    pub created_at: Seconds,
+    /// The name that its files may still have, while it is being renamed.
+    pub renamed_from: Option<VolumeName>,
+}
+
+/// A snapshot of a custom volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeSnapshot {
+    /// Volume and name.
+    pub key: VolumeSnapshotKey,
+    /// Grows with each snapshot of the volume: the order in which they were made.
+    pub number: i64,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Free text.
+    pub description: String,
+    /// The volume's configuration as it was.
+    pub config: Config,
+    /// When it was made.
+    pub created_at: Seconds,
+    /// When it is to be deleted; 0 is never.
+    pub expires_at: Seconds,
+    /// The name that its files may still have, while it is being renamed.
+    pub renamed_from: Option<SnapshotName>,
+}
+
 /// A managed network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
@@ -281,6 +320,8 @@ pub struct Model {
     pub images: Arc<BTreeMap<(ProjectName, Fingerprint), Arc<Image>>>,
     pub aliases: Arc<BTreeMap<(ProjectName, AliasName), Arc<Alias>>>,
     pub pools: Arc<BTreeMap<PoolName, Arc<Pool>>>,
+    pub volumes: Arc<BTreeMap<VolumeKey, Arc<Volume>>>,
+    pub volume_snapshots: Arc<BTreeMap<VolumeSnapshotKey, Arc<VolumeSnapshot>>>,
     pub networks: Arc<BTreeMap<(ProjectName, NetworkName), Arc<Network>>>,
     pub forwards: Arc<BTreeMap<ForwardKey, Arc<Forward>>>,
     pub acls: Arc<BTreeMap<(ProjectName, AclName), Arc<Acl>>>,
@@ -338,6 +379,20 @@ impl Model {
             from.map(|(_, record)| record).take_while(|record| record.key.instance == *instance).collect();
         found.sort_by_key(|record| record.number);
         found
+    }
+
+    /// The snapshots of a custom volume, the oldest first.
+    pub fn snapshots_of_volume(&self, volume: &VolumeKey) -> Vec<&Arc<VolumeSnapshot>> {
+        let from = self.volume_snapshots.range(VolumeSnapshotKey::first_of(volume)..);
+        let mut found: Vec<_> =
+            from.map(|(_, record)| record).take_while(|record| record.key.volume == *volume).collect();
+        found.sort_by_key(|record| record.number);
+        found
+    }
+
+    /// The project whose custom volumes the instances of `project` use: its own, or `default`.
+    pub fn project_of_volumes(&self, project: &ProjectName) -> ProjectName {
+        self.holder(project, Feature::Volumes)
     }
 
     /// A profile by name, as `project` sees it.

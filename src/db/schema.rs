@@ -23,6 +23,14 @@ diesel::table! { images (project, fingerprint) {
 } }
 diesel::table! { aliases (project, name) { project -> Text, name -> Text, description -> Text, target -> Text, } }
 diesel::table! { pools (name) { name -> Text, phase -> Text, driver -> Text, description -> Text, config -> Text, } }
+diesel::table! { volumes (pool, project, name) {
+    pool -> Text, project -> Text, name -> Text, phase -> Text, description -> Text, config -> Text,
+    created_at -> BigInt, renamed_from -> Text,
+} }
+diesel::table! { volume_snapshots (pool, project, volume, name) {
+    pool -> Text, project -> Text, volume -> Text, name -> Text, number -> BigInt, phase -> Text, description -> Text,
+    config -> Text, created_at -> BigInt, expires_at -> BigInt, renamed_from -> Text,
+} }
 diesel::table! { networks (project, name) {
     project -> Text, name -> Text, phase -> Text, kind -> Text, description -> Text, config -> Text,
 } }
@@ -90,5 +98,15 @@ CREATE TABLE network_acls (project TEXT NOT NULL REFERENCES projects (name), nam
 CREATE TABLE warnings (uuid TEXT PRIMARY KEY NOT NULL, kind TEXT NOT NULL, project TEXT NOT NULL, entity TEXT NOT NULL,
   status TEXT NOT NULL, message TEXT NOT NULL, count INTEGER NOT NULL, first_seen INTEGER NOT NULL,
   last_seen INTEGER NOT NULL) WITHOUT ROWID;
+"#,
+    r#"
+CREATE TABLE volumes (pool TEXT NOT NULL REFERENCES pools (name), project TEXT NOT NULL REFERENCES projects (name),
+  name TEXT NOT NULL, phase TEXT NOT NULL, description TEXT NOT NULL, config TEXT NOT NULL, created_at INTEGER NOT NULL,
+  renamed_from TEXT NOT NULL, PRIMARY KEY (pool, project, name)) WITHOUT ROWID;
+CREATE TABLE volume_snapshots (pool TEXT NOT NULL, project TEXT NOT NULL, volume TEXT NOT NULL, name TEXT NOT NULL,
+  number INTEGER NOT NULL, phase TEXT NOT NULL, description TEXT NOT NULL, config TEXT NOT NULL,
+  created_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, renamed_from TEXT NOT NULL,
+  PRIMARY KEY (pool, project, volume, name),
+  FOREIGN KEY (pool, project, volume) REFERENCES volumes (pool, project, name) ON DELETE CASCADE) WITHOUT ROWID;
 "#,
 ];

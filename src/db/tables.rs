@@ -7,9 +7,10 @@ use serde::de::DeserializeOwned;
 use super::error::Error;
 use super::model::{
     Acl, Alias, Certificate, Forward, Image, Instance, InstanceSnapshot, Model, Network, Phase, Pool, Profile, Project,
+    Volume, VolumeSnapshot,
 };
 use super::schema;
-use crate::names::{InstanceKey, NameError, SnapshotKey};
+use crate::names::{InstanceKey, NameError, SnapshotKey, VolumeKey, VolumeSnapshotKey};
 
 fn json<T: Serialize>(value: &T) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|e| Error::Statement { reason: e.to_string() })
@@ -57,6 +58,14 @@ row!(ImageRow, schema::images, (project, fingerprint), {
 row!(AliasRow, schema::aliases, (project, name), { project: String, name: String, description: String, target: String });
 row!(PoolRow, schema::pools, (name), {
     name: String, phase: String, driver: String, description: String, config: String,
+});
+row!(VolumeRow, schema::volumes, (pool, project, name), {
+    pool: String, project: String, name: String, phase: String, description: String, config: String, created_at: i64,
+    renamed_from: String,
+});
+row!(VolumeSnapshotRow, schema::volume_snapshots, (pool, project, volume, name), {
+    pool: String, project: String, volume: String, name: String, number: i64, phase: String, description: String,
+    config: String, created_at: i64, expires_at: i64, renamed_from: String,
 });
 row!(NetworkRow, schema::networks, (project, name), {
     project: String, name: String, phase: String, kind: String, description: String, config: String,
@@ -277,6 +286,79 @@ impl PoolRow {
     }
 }
 
+/// A name that may be none.
+fn perhaps<T: std::str::FromStr<Err = NameError>>(what: &str, text: &str) -> Result<Option<T>, Error> {
+    if text.is_empty() { Ok(None) } else { named(what, text.parse()).map(Some) }
+}
+
+impl VolumeRow {
+    pub(super) fn of(record: &Volume) -> Result<Self, Error> {
+        Ok(Self {
+            pool: record.key.pool.to_string(),
+            project: record.key.project.to_string(),
+            name: record.key.name.to_string(),
+            phase: record.phase.as_str().to_owned(),
+            description: record.description.clone(),
+            config: json(&record.config)?,
+            created_at: record.created_at,
+            renamed_from: record.renamed_from.as_ref().map(ToString::to_string).unwrap_or_default(),
+        })
+    }
+
+    fn record(self) -> Result<Volume, Error> {
+        let what = format!("volumes/{}/{}/{}", self.pool, self.project, self.name);
+        Ok(Volume {
+            key: VolumeKey {
+                pool: named(&what, self.pool.parse())?,
+                project: named(&what, self.project.parse())?,
+                name: named(&what, self.name.parse())?,
+            },
+            phase: phase(&what, &self.phase)?,
+            config: parse(&what, &self.config)?,
+            created_at: self.created_at,
+            renamed_from: perhaps(&what, &self.renamed_from)?,
+            description: self.description,
+        })
+    }
+}
+
+impl VolumeSnapshotRow {
+    pub(super) fn of(record: &VolumeSnapshot) -> Result<Self, Error> {
+        Ok(Self {
+            pool: record.key.volume.pool.to_string(),
+            project: record.key.volume.project.to_string(),
+            volume: record.key.volume.name.to_string(),
+            name: record.key.name.to_string(),
+            number: record.number,
+            phase: record.phase.as_str().to_owned(),
+            description: record.description.clone(),
+            config: json(&record.config)?,
+            created_at: record.created_at,
+            expires_at: record.expires_at,
+            renamed_from: record.renamed_from.as_ref().map(ToString::to_string).unwrap_or_default(),
+        })
+    }
+
+    fn record(self) -> Result<VolumeSnapshot, Error> {
+        let what = format!("volume_snapshots/{}/{}/{}/{}", self.pool, self.project, self.volume, self.name);
+        let volume = VolumeKey {
+            pool: named(&what, self.pool.parse())?,
+            project: named(&what, self.project.parse())?,
+            name: named(&what, self.volume.parse())?,
+        };
+        Ok(VolumeSnapshot {
+            key: VolumeSnapshotKey { volume, name: named(&what, self.name.parse())? },
+            number: self.number,
+            phase: phase(&what, &self.phase)?,
+            config: parse(&what, &self.config)?,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            renamed_from: perhaps(&what, &self.renamed_from)?,
+            description: self.description,
+        })
+    }
+}
+
 impl NetworkRow {
     pub(super) fn of(record: &Network) -> Result<Self, Error> {
         Ok(Self {
@@ -406,6 +488,8 @@ pub(super) fn load(connection: &mut SqliteConnection) -> Result<(Model, Vec<Erro
     read!(pools, PoolRow, pools, |r: &Pool| r.name.clone());
     read!(instances, InstanceRow, instances, |r: &Instance| r.key.clone());
     read!(snapshots, SnapshotRow, snapshots, |r: &InstanceSnapshot| r.key.clone());
+    read!(volumes, VolumeRow, volumes, |r: &Volume| r.key.clone());
+    read!(volume_snapshots, VolumeSnapshotRow, volume_snapshots, |r: &VolumeSnapshot| r.key.clone());
     read!(images, ImageRow, images, |r: &Image| (r.project.clone(), r.fingerprint.clone()));
     read!(aliases, AliasRow, aliases, |r: &Alias| (r.project.clone(), r.name.clone()));
     read!(networks, NetworkRow, networks, |r: &Network| (r.project.clone(), r.name.clone()));

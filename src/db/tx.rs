@@ -7,16 +7,17 @@ use diesel::prelude::*;
 use super::error::Error;
 use super::model::{
     Acl, Alias, Certificate, Forward, ForwardKey, Image, Instance, InstanceSnapshot, Model, Network, Pool, Profile,
-    Project,
+    Project, Volume, VolumeSnapshot,
 };
 use super::schema;
 use super::tables::{
     AclRow, AliasRow, CertificateRow, ConfigRow, ForwardRow, ImageRow, InstanceRow, NetworkRow, PoolRow, ProfileRow,
-    ProjectRow, SnapshotRow,
+    ProjectRow, SnapshotRow, VolumeRow, VolumeSnapshotRow,
 };
 use crate::api::wire::Config;
 use crate::names::{
     AclName, AliasName, Fingerprint, InstanceKey, NetworkName, PoolName, ProfileName, ProjectName, SnapshotKey,
+    VolumeKey, VolumeSnapshotKey,
 };
 
 /// What a closure given to [`crate::db::Database::write`] works on.
@@ -92,6 +93,18 @@ impl Tidy for Pool {
     }
 }
 
+impl Tidy for Volume {
+    fn tidy(&mut self) {
+        tidy(&mut self.config);
+    }
+}
+
+impl Tidy for VolumeSnapshot {
+    fn tidy(&mut self) {
+        tidy(&mut self.config);
+    }
+}
+
 impl Tidy for Network {
     fn tidy(&mut self) {
         tidy(&mut self.config);
@@ -150,6 +163,15 @@ impl Tx<'_> {
     put!(
         /// Adds or replaces a storage pool.
         put_pool, Pool, pools, [name], PoolRow::of, pools, |r: &Pool| r.name.clone()
+    );
+    put!(
+        /// Adds or replaces a custom volume.
+        put_volume, Volume, volumes, [pool, project, name], VolumeRow::of, volumes, |r: &Volume| r.key.clone()
+    );
+    put!(
+        /// Adds or replaces a snapshot of a custom volume.
+        put_volume_snapshot, VolumeSnapshot, volume_snapshots, [pool, project, volume, name], VolumeSnapshotRow::of,
+        volume_snapshots, |r: &VolumeSnapshot| r.key.clone()
     );
     put!(
         /// Adds or replaces a network.
@@ -253,6 +275,33 @@ impl Tx<'_> {
     pub fn delete_pool(&mut self, name: &PoolName) -> Result<(), Error> {
         diesel::delete(schema::pools::table.find(name.as_str())).execute(self.connection)?;
         Arc::make_mut(&mut self.model.pools).remove(name);
+        Ok(())
+    }
+
+    /// Removes a custom volume and its snapshots.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub fn delete_volume(&mut self, key: &VolumeKey) -> Result<(), Error> {
+        let row = (key.pool.as_str(), key.project.as_str(), key.name.as_str());
+        diesel::delete(schema::volumes::table.find(row)).execute(self.connection)?;
+        Arc::make_mut(&mut self.model.volumes).remove(key);
+        // The file's snapshots went by `ON DELETE CASCADE`.
+        if !self.model.snapshots_of_volume(key).is_empty() {
+            Arc::make_mut(&mut self.model.volume_snapshots).retain(|snapshot, _| snapshot.volume != *key);
+        }
+        Ok(())
+    }
+
+    /// Removes a snapshot of a custom volume.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub fn delete_volume_snapshot(&mut self, key: &VolumeSnapshotKey) -> Result<(), Error> {
+        let volume = &key.volume;
+        let row = (volume.pool.as_str(), volume.project.as_str(), volume.name.as_str(), key.name.as_str());
+        diesel::delete(schema::volume_snapshots::table.find(row)).execute(self.connection)?;
+        Arc::make_mut(&mut self.model.volume_snapshots).remove(key);
         Ok(())
     }
 

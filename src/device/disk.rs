@@ -1,7 +1,7 @@
 //! `disk`: the root disk, and files, directories and block devices of the host.
 
 use super::{Error, Properties};
-use crate::names::PoolName;
+use crate::names::{PoolName, VolumeName};
 
 /// The disk with `path=/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,13 +31,29 @@ pub enum Propagation {
     Unbindable,
 }
 
-/// A file, directory or block device of the host inside the container.
+/// Where the files of a disk are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// An absolute path on the host.
+    Host(String),
+    /// In a custom volume, of the project whose volumes the instance uses.
+    Volume {
+        /// Its pool.
+        pool: PoolName,
+        /// Its name.
+        volume: VolumeName,
+        /// A path below it; empty: all of it. Links on the way lead nowhere but inside the volume.
+        below: String,
+    },
+}
+
+/// Files of the host or of a custom volume, or a block device, inside the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
     /// Where it is mounted inside: absolute, without `.`, `..` and doubled slashes, and not the root.
     pub path: String,
-    /// Absolute path on the host.
-    pub source: String,
+    /// What it shows.
+    pub source: Source,
     /// It cannot be written.
     pub readonly: bool,
     /// What is mounted below the source comes along.
@@ -136,16 +152,37 @@ pub(super) fn parse(mut properties: Properties<'_>) -> Result<AnyDisk, Error> {
         properties.end()?;
         return Ok(AnyDisk::Root(RootDisk { pool, size: quota }));
     }
-    if let Some(pool) = pool {
-        let expected =
-            "custom volumes are not supported by this version: leave pool= out and set source= to a path of the host";
-        return Err(refuse("pool", pool, expected));
-    }
-    let source = source.ok_or_else(|| missing("source", "a file, directory or block device of the host"))?;
-    let source = clean(source).ok_or_else(|| refuse("source", source, SOURCE))?;
+    let source = source.ok_or_else(|| {
+        let hint = "a file, directory or block device of the host; with pool=, the name of a custom volume";
+        missing("source", hint)
+    })?;
+    let source = match pool {
+        None => Source::Host(clean(source).ok_or_else(|| refuse("source", source, SOURCE))?),
+        Some(pool) => {
+            let pool =
+                PoolName::new(pool).map_err(|_| refuse("pool", pool, "it must be the name of a storage pool"))?;
+            let (name, below) = source.split_once('/').unwrap_or((source, ""));
+            let volume = VolumeName::new(name).map_err(|_| {
+                refuse("source", source, "the name of a custom volume of the pool, perhaps with a path below it")
+            })?;
+            let below = clean(&format!("/{below}"))
+                .ok_or_else(|| refuse("source", source, "below the volume a path without \"..\""))?;
+            Source::Volume { pool, volume, below: below.trim_start_matches('/').to_owned() }
+        }
+    };
+    let of_volume = matches!(source, Source::Volume { .. });
     let readonly = properties.flag("readonly")?.unwrap_or(false);
     let recursive = properties.flag("recursive")?.unwrap_or(false);
-    let shift = properties.flag("shift")?.unwrap_or(false);
+    let shift = properties.flag("shift")?;
+    if of_volume && shift.is_some() {
+        let expected = "it cannot be used with custom storage volumes, whose ids are always mapped (but with security.unmapped on the volume)";
+        return Err(refuse("shift", "", expected));
+    }
+    if of_volume && recursive {
+        let expected = "it is only for paths of the host; a custom volume has nothing mounted below it";
+        return Err(refuse("recursive", "true", expected));
+    }
+    let shift = of_volume || shift.unwrap_or(false);
     let required = match (properties.flag("required")?, properties.flag("optional")?) {
         (Some(_), Some(_)) => {
             return Err(refuse("optional", "", "it is the old inverse of \"required\": set one of them"));

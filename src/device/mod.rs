@@ -13,9 +13,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::api::wire::{Config, Devices};
-use crate::names::{DeviceName, NameError, PoolName, shortened};
+use crate::names::{DeviceName, NameError, PoolName, VolumeName, shortened};
 
-pub use disk::{Disk, Propagation, Rate, RootDisk};
+pub use disk::{Disk, Propagation, Rate, RootDisk, Source};
 pub use matched::{Candidate, Class, Matched};
 pub use nic::{FamilyRouting, Nic, NicPlan, NicType, Traffic, plan_nics};
 pub use proxy::{Address, Protocol, Proxy};
@@ -347,11 +347,25 @@ pub fn is_matched(properties: &Config) -> bool {
     matches!(properties.get("type").map(String::as_str), Some("usb" | "gpu" | "unix-hotplug"))
 }
 
+/// The custom volumes that the disks among `devices` name, with their pools.
+pub fn volumes(devices: &Devices) -> impl Iterator<Item = (PoolName, VolumeName)> {
+    devices.values().filter_map(volume_of)
+}
+
+/// The custom volume that a disk names, with its pool.
+pub fn volume_of(device: &Config) -> Option<(PoolName, VolumeName)> {
+    if device.get("type").is_none_or(|kind| kind != "disk") || device.get("path").is_some_and(|path| path == "/") {
+        return None;
+    }
+    let name = device.get("source")?.split('/').next().unwrap_or_default();
+    Some((PoolName::new(device.get("pool")?.clone()).ok()?, VolumeName::new(name).ok()?))
+}
+
 /// The pools that the root disks among `devices` name.
 pub fn pools(devices: &Devices) -> Vec<PoolName> {
     devices
         .values()
-        .filter(|device| device.get("type").is_some_and(|t| t == "disk"))
+        .filter(|device| device.get("type").is_some_and(|t| t == "disk") && volume_of(device).is_none())
         .filter_map(|device| device.get("pool").and_then(|pool| PoolName::new(pool.clone()).ok()))
         .collect()
 }
@@ -443,7 +457,12 @@ mod tests {
             (vec![("type", "disk"), ("path", "/a/../b"), ("source", "/x")], "\"path\""),
             (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("readonly", "so")], "\"readonly\""),
             (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("propagation", "x")], "\"propagation\""),
-            (vec![("type", "disk"), ("path", "/a"), ("source", "v"), ("pool", "p")], "\"pool\""),
+            (vec![("type", "disk"), ("path", "/a"), ("source", "v"), ("pool", "p/q")], "\"pool\""),
+            (vec![("type", "disk"), ("path", "/a"), ("source", "/v"), ("pool", "p")], "\"source\""),
+            (vec![("type", "disk"), ("path", "/a"), ("source", "v/../w"), ("pool", "p")], "\"source\""),
+            (vec![("type", "disk"), ("path", "/a"), ("pool", "p")], "\"source\""),
+            (vec![("type", "disk"), ("path", "/a"), ("source", "v"), ("pool", "p"), ("shift", "true")], "\"shift\""),
+            (vec![("type", "disk"), ("source", "v"), ("pool", "p")], "\"path\""),
             (vec![("type", "disk"), ("path", "/a"), ("source", "/x"), ("size", "1GB")], "\"size\""),
             (vec![("type", "disk"), ("path", "/"), ("pool", "p"), ("size", "much")], "\"size\""),
             (vec![("type", "disk"), ("path", "/"), ("pool", "p"), ("size.state", "abc")], "\"size.state\""),

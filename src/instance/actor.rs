@@ -17,7 +17,6 @@ use super::request::{Answer, Request, StopKind, Turns};
 use super::state::{Snapshot, Status};
 use super::waits::{answer_to, at, gone, init_gone};
 use super::{Context, Stages, adopt, delete, hotplug, limits, lxcfs, proxies, quota, rename, start, stop, update};
-use crate::config;
 use crate::db::Model;
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
@@ -212,6 +211,7 @@ impl Actor {
             // Looked at before the next request.
             Request::Sources => {}
             Request::Hold { next, turns } => self.hold(&next, turns).await,
+            Request::Still { ready, done } => self.still(ready, done).await,
             Request::Rename { to, requestor, reply } => {
                 let answer = match decide(Verb::Rename, self.status()) {
                     Decision::Allow => self.rename(&to, requestor.as_ref()).await,
@@ -379,14 +379,6 @@ impl Actor {
         self.leases.release().await?;
         self.context.ranges.give_back(&self.key.container());
         rename::rename(&self.context, &self.key, to, requestor).await
-    }
-
-    /// Whether its configuration, or a profile's, keeps it from being deleted on request.
-    fn check_protection(&self) -> Result<(), Error> {
-        let model = self.context.db.model();
-        let record = model.instances.get(&self.key).ok_or(Error::NotFound)?;
-        let config = profile::expand_instance(&model, record).config;
-        if config::bool_of(&config, "security.protection.delete") { Err(Error::Protected) } else { Ok(()) }
     }
 
     async fn delete(&mut self, requestor: Option<&Requestor>) -> Result<(), Error> {

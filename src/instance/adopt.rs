@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use super::actor::Live;
 use super::error::Error;
 use super::state::{Status, adopted};
-use super::{Context, create, delete, devices, guests, limits, nics, proxies, rename, snapshots, start, stop};
+use super::{Context, create, delete, devices, guests, limits, moves, nics, proxies, rename, snapshots, start, stop};
 use crate::api::wire::Config;
 use crate::config;
 use crate::db::{self, Phase};
@@ -66,6 +66,7 @@ pub(super) async fn adopt(
         }
         Phase::Ready => rename::finish(context, record).await?,
     }
+    moves::settle(context, &record.key).await?;
     snapshots::settle(context, &record.key).await?;
     // What it says may be another state by now.
     let record = &context.db.model().instances.get(&record.key).cloned().ok_or(Error::NotFound)?;

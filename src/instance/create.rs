@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use super::copied::Asked;
 use super::error::Error;
 use super::networks::check_uplink;
-use super::{Context, Stages, blocking, guests, quota, rename, snapshots};
+use super::{Context, Stages, blocking, guests, quota, rename, snapshots, volumes};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{self, Model, Phase};
@@ -42,22 +43,50 @@ pub struct CopyOf {
     pub snapshot: Option<SnapshotName>,
     /// Its snapshots are copied, too.
     pub snapshots: bool,
+    /// What is said of the copy itself.
+    pub asked: Asked,
 }
 
 /// The rows of the snapshots that come along with a copy.
-fn rows_of_snapshots(model: &Model, new: &InstanceKey, source: &RootSource) -> Vec<db::InstanceSnapshot> {
-    let RootSource::Copy(CopyOf { instance, snapshot: None, snapshots: true }) = source else { return Vec::new() };
+pub(super) fn rows_of_snapshots(model: &Model, new: &db::Instance, source: &RootSource) -> Vec<db::InstanceSnapshot> {
+    let RootSource::Copy(CopyOf { instance, snapshot: None, snapshots: true, .. }) = source else { return Vec::new() };
     let whole = model.snapshots_of(instance).into_iter().filter(|record| record.phase == Phase::Ready);
-    whole
-        .map(|record| {
-            let mut copy = (**record).clone();
-            copy.key.instance = new.clone();
-            copy.phase = Phase::Creating;
-            // Identity and addresses are the source's own.
-            copy.config.retain(|key, _| !key.starts_with("volatile.") || key == "volatile.base_image");
-            copy
-        })
-        .collect()
+    whole.map(|record| row_of_snapshot(model, new, record)).collect()
+}
+
+/// The row of a snapshot that comes along with a copy.
+pub(super) fn row_of_snapshot(model: &Model, new: &db::Instance, of: &db::InstanceSnapshot) -> db::InstanceSnapshot {
+    let mut copy = of.clone();
+    copy.key.instance = new.key.clone();
+    copy.phase = Phase::Creating;
+    // Identity and addresses are the source's own.
+    copy.config.retain(|key, _| !key.starts_with("volatile.") || key == "volatile.base_image");
+    copy.devices = with_root_in(model, &copy, &new.pool);
+    copy
+}
+
+/// The own devices of a snapshot whose volume lies in `pool`: its root disk says so, itself or by a profile.
+pub(super) fn with_root_in(model: &Model, of: &db::InstanceSnapshot, pool: &PoolName) -> Devices {
+    let project = &of.key.instance.project;
+    let expanded = profile::expand_known(model, project, &of.profiles, &of.config, &of.devices).devices;
+    root_in(of.devices.clone(), &expanded, pool)
+}
+
+/// Own devices among which the root disk is in `pool`, if it is not by a profile (`expanded`).
+pub(super) fn root_in(mut own: Devices, expanded: &Devices, pool: &PoolName) -> Devices {
+    let is_root = |device: &Config| {
+        device.get("type").is_some_and(|kind| kind == "disk") && device.get("path").is_some_and(|path| path == "/")
+    };
+    let (name, mut root) = match expanded.iter().find(|(_, device)| is_root(device)) {
+        Some((_, root)) if root.get("pool").is_some_and(|found| *found == *pool.as_str()) => return own,
+        Some((name, root)) => (name.clone(), root.clone()),
+        None => {
+            ("root".to_owned(), [("type", "disk"), ("path", "/")].map(|(k, v)| (k.to_owned(), v.to_owned())).into())
+        }
+    };
+    root.insert("pool".to_owned(), pool.to_string());
+    own.insert(name, root);
+    own
 }
 
 /// A new instance, parsed.
@@ -102,18 +131,16 @@ pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: Stri
     config::check_together(&expanded.config)?;
     let devices = Set::parse(&expanded.devices)?;
     check_networks(model, &new.key, &devices)?;
+    volumes::check(model, &new.key.project, &devices)?;
     let pool = devices.root()?.pool.clone();
     if !model.pools.get(&pool).is_some_and(|record| record.phase == Phase::Ready) {
         return Err(Error::NoSuchPool(pool));
     }
     if let RootSource::Copy(copy) = &new.source {
         let source = model.instances.get(&copy.instance).filter(|record| record.phase == Phase::Ready);
-        let from = source.ok_or(Error::NotFound)?.pool.clone();
+        source.ok_or(Error::NotFound)?;
         if let Some(name) = &copy.snapshot {
             snapshots::find(model, &copy.instance, name)?;
-        }
-        if from != pool {
-            return Err(Error::OtherPool { from, to: pool });
         }
     }
     let mut architecture = new.architecture;
@@ -181,10 +208,10 @@ pub(super) async fn reserve(context: &Arc<Context>, new: NewInstance) -> Result<
     context
         .db
         .write(move |tx| {
-            let (key, source) = (new.key.clone(), new.source.clone());
+            let source = new.source.clone();
             let record = row(&checking, tx.model(), new, uuid)?;
             tx.put_instance(record.clone())?;
-            for snapshot in rows_of_snapshots(tx.model(), &key, &source) {
+            for snapshot in rows_of_snapshots(tx.model(), &record, &source) {
                 tx.put_snapshot(snapshot)?;
             }
             Ok(record)

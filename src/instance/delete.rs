@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::actor::Actor;
 use super::error::Error;
 use super::snapshots::purge_behind;
 use super::{Context, apparmor, blocking, confine, devices};
+use crate::config;
 use crate::db::{self, Phase};
 use crate::events::lifecycle::Requestor;
 use crate::helper::hook;
 use crate::names::InstanceKey;
+use crate::profile;
 use crate::storage::{self, VolumeId};
 
 /// Removes a stopped instance with all it has.
@@ -78,5 +81,15 @@ fn remove_dir(path: PathBuf) -> Result<(), Error> {
     match std::fs::remove_dir_all(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::Io { doing: "remove", path, error }),
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+impl Actor {
+    /// Whether its configuration, or a profile's, keeps it from being deleted on request.
+    pub(super) fn check_protection(&self) -> Result<(), Error> {
+        let model = self.context.db.model();
+        let record = model.instances.get(&self.key).ok_or(Error::NotFound)?;
+        let config = profile::expand_instance(&model, record).config;
+        if config::bool_of(&config, "security.protection.delete") { Err(Error::Protected) } else { Ok(()) }
     }
 }

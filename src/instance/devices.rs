@@ -23,6 +23,7 @@ use super::error::Error;
 use super::inside::Inside;
 use super::plug::{self, Ready, refuse};
 use super::rates::Rates;
+use super::volumes::Places;
 use super::within::Within;
 use super::{Context, blocking, hardware, proxies};
 use crate::api::wire::{Config, Devices};
@@ -103,15 +104,15 @@ pub(super) async fn prepare(
         return Ok(Vec::new());
     }
     let (dir, root, plugs) = (context.dir.devices(&key.container()), root.to_owned(), in_order(set.plugs.iter()));
-    let within = Within::of(context, &key.project);
     let (rules, devices, all) = (context.host.device_rules, devices.clone(), set.plugs);
+    let places = Places::of(context, &key.project, all.values()).await;
     blocking(move || {
         // What an earlier life left.
         clear(&dir, &[])?;
         make(&dir)?;
-        let (mut lines, mut plugged) = (Rates::of(&all)?.lines()?, Devices::new());
+        let (mut lines, mut plugged) = (Rates::of(&all, &places)?.lines()?, Devices::new());
         for (device, plug) in &plugs {
-            let Some(ready) = plug::ready(&dir, device, plug, &within, map.as_ref())? else {
+            let Some(ready) = plug::ready(&dir, device, plug, &places, map.as_ref())? else {
                 tracing::info!(%device, "left out, as its source is missing");
                 continue;
             };
@@ -301,7 +302,8 @@ pub(super) async fn adopted(context: &Arc<Context>, key: &InstanceKey, pid: i32,
             return Ok(());
         }
         let plugs = Set::parse(&again.read().await?.plugged)?.plugs;
-        again.limit(Rates::of(&plugs)?).await
+        let places = Places::of(context, &key.project, plugs.values()).await;
+        again.limit(Rates::of(&plugs, &places)?).await
     };
     if let Err(error) = changed.await {
         tracing::error!(instance = %key, %error, "its devices are not those of its definition");
@@ -315,13 +317,15 @@ pub(super) struct Running {
     pub(super) dir: PathBuf,
     pid: i32,
     project: ProjectName,
+    /// Of what is put in: they stay what they are until it is written down that it is inside.
+    places: Places,
 }
 
 impl Running {
     pub(super) fn new(context: &Arc<Context>, key: &InstanceKey, pid: i32) -> Self {
         let container = context.container(key);
         let (dir, project) = (context.dir.devices(&container.name), key.project.clone());
-        Self { dir, context: Arc::clone(context), container, pid, project }
+        Self { dir, context: Arc::clone(context), container, pid, project, places: Places::default() }
     }
 
     async fn read(&self) -> Result<Journal, Error> {
@@ -346,7 +350,7 @@ impl Running {
         Ok(self.read().await?.plugged)
     }
 
-    pub(super) async fn change(self, plugged: Devices, wanted: &Devices) -> Result<Option<Changed>, Error> {
+    pub(super) async fn change(mut self, plugged: Devices, wanted: &Devices) -> Result<Option<Changed>, Error> {
         let (old, new) = (Set::parse(&plugged)?.plugs, Set::parse(wanted)?.plugs);
         let differs = |from: &BTreeMap<DeviceName, Plug>, to: &BTreeMap<DeviceName, Plug>| {
             in_order(from.iter().filter(|(name, plug)| to.get(*name).is_none_or(|other| !other.same_mount(plug))))
@@ -367,10 +371,14 @@ impl Running {
         if old == new {
             return Ok(None);
         }
+        // Those that go, too: a failure puts them in again.
+        self.places = Places::of(&self.context, &self.project, old.values().chain(new.values())).await;
         let rates = {
-            let (old, new) = (old.clone(), new.clone());
+            let (old, new, places) = (old.clone(), new.clone(), self.places.clone());
             // What was limited on a source that is gone is limited no more.
-            blocking(move || Ok::<_, Error>((Rates::of(&old).unwrap_or_default(), Rates::of(&new)?))).await?
+            let rates =
+                move || Ok::<_, Error>((Rates::of(&old, &places).unwrap_or_default(), Rates::of(&new, &places)?));
+            blocking(rates).await?
         };
         let mut changed = Changed { running: self, before: plugged.clone(), done: Vec::new() };
         match changed.steps(plugged, wanted, (gone, come), rates).await {
@@ -397,10 +405,11 @@ impl Running {
         if inside.users.is_some() && map.is_none() {
             return Err(refuse(device, "the instance has just ended"));
         }
-        let within = Within::of(&self.context, &self.project);
+        // What its project lets it have is asked anew each time.
+        let places = self.places.clone().within(Within::of(&self.context, &self.project));
         let ready = blocking(move || {
             make(&dir)?;
-            plug::ready(&dir, &named, &what, &within, map.as_ref())
+            plug::ready(&dir, &named, &what, &places, map.as_ref())
         });
         let Some(ready) = ready.await? else { return Ok(false) };
         if let Some(rule) = &ready.rule {
@@ -559,10 +568,10 @@ pub(super) async fn check_sources(
     if plugs.is_empty() {
         return Ok(());
     }
-    let within = Within::of(context, project);
+    let places = Places::of(context, project, plugs.values()).await;
     blocking(move || {
         plugs.iter().try_for_each(|(device, plug)| match plug {
-            Plug::Disk(disk) => plug::open_within(device, disk, &within).map(drop),
+            Plug::Disk(disk) => plug::open_disk(device, disk, &places).map(drop),
             // As with LXD, it may come until the start.
             Plug::Node(_) => Ok(()),
         })

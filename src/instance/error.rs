@@ -55,10 +55,7 @@ pub enum Error {
         from: PoolName,
         to: PoolName,
     },
-    OtherPool {
-        from: PoolName,
-        to: PoolName,
-    },
+    MoveRunning,
     ImageMissing {
         what: String,
     },
@@ -199,12 +196,7 @@ impl fmt::Display for Error {
                 from.as_str(),
                 to.as_str()
             ),
-            Self::OtherPool { from, to } => write!(
-                f,
-                "A copy from pool {:?} to pool {:?} is not supported by this version: give its root disk the same pool",
-                from.as_str(),
-                to.as_str()
-            ),
+            Self::MoveRunning => f.write_str("Instance is running: stop it to move it to another pool, or copy it"),
             Self::ImageMissing { what } => {
                 write!(f, "Image {what:?} not found; list the images to see those that are here")
             }

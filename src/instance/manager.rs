@@ -18,7 +18,6 @@ use super::error::Error;
 use super::exec::{self, Exec, ExecSpec};
 use super::files;
 use super::logs::{self, LogName};
-use super::metadata;
 use super::petname;
 use super::request::{Answer, Request, StopKind};
 use super::snapshots::{self, Verb};
@@ -34,7 +33,6 @@ use crate::helper::files::{FilesRequest, Session};
 use crate::helper::hook::{Record, Target as HookTarget};
 use crate::names::{InstanceKey, InstanceName, ProjectName, SnapshotName};
 use crate::profile;
-use crate::storage::VolumeId;
 use crate::sys;
 
 /// What `PUT …/state` asks for.
@@ -87,6 +85,7 @@ pub struct Manager {
     limits: files::Limits,
     consoles: Consoles,
     profile_changes: tokio::sync::Mutex<()>,
+    refreshes: tokio::sync::Mutex<()>,
 }
 
 impl Manager {
@@ -99,6 +98,7 @@ impl Manager {
             limits: files::Limits::default(),
             consoles: Consoles::default(),
             profile_changes: tokio::sync::Mutex::default(),
+            refreshes: tokio::sync::Mutex::default(),
         }
     }
 
@@ -138,6 +138,11 @@ impl Manager {
     /// Held while a profile changes.
     pub(super) fn profile_changes(&self) -> &tokio::sync::Mutex<()> {
         &self.profile_changes
+    }
+
+    /// Held while a copy is brought up to date.
+    pub(super) fn refreshes(&self) -> &tokio::sync::Mutex<()> {
+        &self.refreshes
     }
 
     /// Puts a request into the queue of an instance; false when there is no such instance.
@@ -289,21 +294,6 @@ impl Manager {
             }
         }
         Err(Error::Random)
-    }
-
-    /// What the instance's image says about it, and its templates: blocking work on the volume's directory.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], or of the work.
-    pub async fn with_metadata<T: Send + 'static, E: From<Error> + Send + 'static>(
-        &self,
-        key: &InstanceKey,
-        work: impl FnOnce(&metadata::Place) -> Result<T, E> + Send + 'static,
-    ) -> Result<T, E> {
-        let record = self.context.db.model().instances.get(key).cloned().ok_or(Error::NotFound)?;
-        let pool = self.context.pools.get(&record.pool).map_err(Error::from)?;
-        let place = metadata::Place::new(pool.path(&VolumeId::of(key)), pool.scratch());
-        blocking(move || work(&place)).await
     }
 
     /// Does something with the snapshots of an instance.

@@ -6,8 +6,12 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::blocking;
 use super::error::Error;
+use super::manager::Manager;
 use crate::api::wire::ImageMetadata;
+use crate::names::InstanceKey;
+use crate::storage::VolumeId;
 
 /// The longest template, bytes.
 pub const MAX_TEMPLATE: usize = 1024 * 1024;
@@ -175,6 +179,24 @@ fn missing(name: &TemplateName, doing: &'static str, path: PathBuf, error: io::E
         io::ErrorKind::NotFound => Error::NoTemplate { name: name.as_str().to_owned() },
         _ if is_link => Error::NoTemplate { name: name.as_str().to_owned() },
         _ => Error::Io { doing, path, error },
+    }
+}
+
+impl Manager {
+    /// What the instance's image says about it, and its templates: blocking work on the volume's directory.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or of the work.
+    pub async fn with_metadata<T: Send + 'static, E: From<Error> + Send + 'static>(
+        &self,
+        key: &InstanceKey,
+        work: impl FnOnce(&Place) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        let context = self.context();
+        let record = context.db.model().instances.get(key).cloned().ok_or(Error::NotFound)?;
+        let pool = context.pools.get(&record.pool).map_err(Error::from)?;
+        let place = Place::new(pool.path(&VolumeId::of(key)), pool.scratch());
+        blocking(move || work(&place)).await
     }
 }
 

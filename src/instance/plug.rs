@@ -11,8 +11,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatVf
 use rustix::io::Errno;
 
 use super::error::Error;
-use super::within::Within;
-use crate::device::{Disk, Node, Plug, Propagation};
+use super::volumes::Places;
+use crate::device::{Disk, Node, Plug, Propagation, Source};
 use crate::names::DeviceName;
 use crate::security::idmap::IdMap;
 use crate::sys::{mount, userns};
@@ -60,11 +60,11 @@ pub(super) fn ready(
     dir: &Path,
     device: &DeviceName,
     plug: &Plug,
-    within: &Within,
+    places: &Places,
     map: Option<&IdMap>,
 ) -> Result<Option<Ready>, Error> {
     match plug {
-        Plug::Disk(disk) => ready_disk(dir, device, disk, within, map),
+        Plug::Disk(disk) => ready_disk(dir, device, disk, places, map),
         Plug::Node(node) => ready_node(&dir.join(file_name(device, plug)), device, node, map),
     }
 }
@@ -81,29 +81,47 @@ pub(super) fn open(device: &DeviceName, source: &str, required: bool) -> Result<
     }
 }
 
-/// Opens the source of a disk that is a path of the host, where its project lets it lie.
-pub(super) fn open_within(device: &DeviceName, disk: &Disk, within: &Within) -> Result<Option<OwnedFd>, Error> {
-    let opened = open(device, &disk.source, disk.required)?;
-    if let Some(opened) = &opened {
-        within.check(device, opened)?;
-    }
-    Ok(opened)
+/// Opens what a disk shows, as a mere place, and says whether ids are to be mapped; none when it is missing and need not
+/// be there.
+pub(super) fn open_disk(device: &DeviceName, disk: &Disk, places: &Places) -> Result<Option<(OwnedFd, bool)>, Error> {
+    let (opened, shift) = match &disk.source {
+        Source::Host(path) => {
+            let opened = open(device, path, disk.required)?;
+            if let Some(opened) = &opened {
+                places.check_host(device, opened)?;
+            }
+            (opened, disk.shift)
+        }
+        Source::Volume { pool, volume, below } => {
+            let place = places.get(device, pool, volume)?;
+            (place.open(device, below, disk.required)?, !place.unmapped)
+        }
+    };
+    Ok(opened.map(|opened| (opened, shift)))
 }
 
 fn ready_disk(
     dir: &Path,
     device: &DeviceName,
     disk: &Disk,
-    within: &Within,
+    places: &Places,
     map: Option<&IdMap>,
 ) -> Result<Option<Ready>, Error> {
-    let Some(source) = open_within(device, disk, within)? else { return Ok(None) };
+    let Some((source, shift)) = open_disk(device, disk, places)? else { return Ok(None) };
+    let of_volume = matches!(disk.source, Source::Volume { .. });
     let failed = |what: &str| {
         let what = what.to_owned();
         move |error: io::Error| refuse(device, format!("{what}: {error}"))
     };
     let kind = kind_of(&source).map_err(failed("its source"))?;
     let mut attributes = mount::Attributes::default();
+    // A device node in a volume is a container's own.
+    if of_volume && kind == FileType::BlockDevice {
+        return Err(refuse(
+            device,
+            "what its source names in the volume is a device: only files and directories are shown",
+        ));
+    }
     let tree = if kind == FileType::BlockDevice {
         let mut options = vec![if disk.readonly { "ro" } else { "rw" }];
         options.extend(disk.options.iter().map(String::as_str));
@@ -128,10 +146,20 @@ fn ready_disk(
     };
     let recursive = disk.propagation.is_none() || disk.propagation_recursive;
     mount::set_propagation(&tree, propagation, recursive).map_err(failed("setting its propagation"))?;
-    if let Some(map) = map.filter(|_| disk.shift) {
+    if let Some(map) = map.filter(|_| shift) {
         let (uids, gids) = map.mount_maps(false);
         let mapped = userns::with_maps(&uids, &gids).and_then(|users| mount::map_ids(&tree, &*users));
-        mapped.map_err(failed("shift=true: the file system of its source cannot map ids"))?;
+        let what = match of_volume {
+            true => {
+                "its volume's file system cannot map ids, which unprivileged containers need unless the volume has security.unmapped"
+            }
+            false => "shift=true: the file system of its source cannot map ids",
+        };
+        mapped.map_err(failed(what))?;
+        if of_volume {
+            // What another container made there is no device of this one.
+            attributes.add("nodev");
+        }
     }
     mount::set_options(&tree, attributes).map_err(failed("setting its options"))?;
     let directory = kind == FileType::Directory || kind == FileType::BlockDevice;

@@ -12,6 +12,7 @@ use rustix::fs::FileType;
 
 use super::error::Error;
 use super::plug::refuse;
+use super::volumes::Places;
 use crate::device::{Plug, Rate};
 use crate::names::DeviceName;
 use crate::sys::cgroup::{Groups, Hierarchies, Version};
@@ -54,14 +55,15 @@ impl Rates {
     ///
     /// # Errors
     /// [`Error::Plug`] when a source lies on no physical disk.
-    pub(super) fn of(plugs: &BTreeMap<DeviceName, Plug>) -> Result<Self, Error> {
+    pub(super) fn of(plugs: &BTreeMap<DeviceName, Plug>, places: &Places) -> Result<Self, Error> {
         let mut sums: BTreeMap<String, [(u64, u64); 4]> = BTreeMap::new();
         for (device, plug) in plugs {
             let Plug::Disk(disk) = plug else { continue };
             if disk.read.is_none() && disk.write.is_none() {
                 continue;
             }
-            let backing = match backing(Path::new(&disk.source)) {
+            let Some(source) = places.path(&disk.source) else { continue };
+            let backing = match backing(&source) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 found => found.map_err(|error| refuse(device, format!("the disk of its source: {error}")))?,
             };

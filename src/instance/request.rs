@@ -73,6 +73,8 @@ pub(super) enum Request {
     /// Apply what another state of the database says of it; keep it when `kept` is told so, else take it back. Until
     /// then everything else waits.
     Hold { next: Arc<Model>, turns: Turns },
+    /// Stay down, and not mounted, until `done` is dropped; everything else waits.
+    Still { ready: oneshot::Sender<Result<(), Error>>, done: oneshot::Receiver<()> },
     /// It says of itself that it is ready, or not yet; in the life that was identified.
     Ready { guest: Guest, ready: bool, reply: oneshot::Sender<Answer> },
     /// Show it this lxcfs, which is new on the host.

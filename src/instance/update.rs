@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::apply::apply;
 use super::error::Error;
 use super::snapshots::{HELD, restore};
-use super::{Context, create, devices, guests, nics, quota, ranges, rename, stop};
+use super::{Context, create, devices, guests, moves, nics, quota, ranges, rename, stop, volumes};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{Feature, Instance, Model, Profile};
@@ -43,7 +43,16 @@ const UUID: &str = "volatile.uuid";
 /// Keys by which the daemon finds its way back after a crash. No client changes them, and they are no part of what a client
 /// saw when it changes something else.
 pub fn is_own(key: &str) -> bool {
-    let own = [stop::POWER, stop::RESTART, rename::MARKER, restore::MARKER, HELD, guests::READY];
+    let own = [
+        stop::POWER,
+        stop::RESTART,
+        rename::MARKER,
+        restore::MARKER,
+        HELD,
+        guests::READY,
+        moves::MOVING,
+        moves::MOVED_FROM,
+    ];
     nics::is_live_key(key) || ranges::is_own(key) || own.contains(&key)
 }
 
@@ -65,6 +74,7 @@ pub(super) fn check_profile(model: &Model, project: &ProjectName, name: &Profile
             config::check_together(&expanded.config)?;
             let devices = Set::parse(&expanded.devices)?;
             create::check_networks(model, &record.key, &devices)?;
+            volumes::check(model, &record.key.project, &devices)?;
             let pool = devices.root()?.pool.clone();
             if pool == record.pool { Ok(()) } else { Err(Error::PoolChange { from: record.pool.clone(), to: pool }) }
         };
@@ -88,6 +98,24 @@ pub fn users_of<'a>(
     model.instances.values().filter(uses)
 }
 
+/// What tells an instance from all others stays its own: the stock client's `copy --refresh` writes the whole configuration
+/// of the source into the copy.
+fn keep_identity(model: &Model, old: &Instance, config: &mut Config) {
+    let is_identity = |key: &str| key == "volatile.uuid" || (key.starts_with("volatile.") && key.ends_with(".hwaddr"));
+    let new = config.iter().filter(|(key, value)| is_identity(key) && old.config.get(*key) != Some(value));
+    let of_another = |key: &str, value: &str| {
+        let mut others = model.instances.values().filter(|other| other.key != old.key);
+        others.any(|other| other.config.get(key).is_some_and(|theirs| theirs == value))
+    };
+    let taken: Vec<String> = new.filter(|(key, value)| of_another(key, value)).map(|(key, _)| key.clone()).collect();
+    for key in taken {
+        match old.config.get(&key) {
+            Some(own) => config.insert(key, own.clone()),
+            None => config.remove(&key),
+        };
+    }
+}
+
 /// The record that `change` makes of `old`, checked whole.
 pub(super) fn changed(
     context: &Context,
@@ -103,6 +131,7 @@ pub(super) fn changed(
     config::check_together(&expanded.config)?;
     let devices = Set::parse(&expanded.devices)?;
     create::check_networks(model, &record.key, &devices)?;
+    volumes::check(model, &record.key.project, &devices)?;
     if let Some((_, root)) = devices.root.as_ref().filter(|(_, root)| root.pool != record.pool) {
         return Err(Error::PoolChange { from: record.pool, to: root.pool.clone() });
     }
@@ -115,6 +144,7 @@ pub(super) fn changed(
     if let (None, Some(id)) = (record.config.get(UUID), old.config.get(UUID)) {
         record.config.insert(UUID.to_owned(), id.clone());
     }
+    keep_identity(model, old, &mut record.config);
     if !new.architecture.is_empty() {
         context.host.check_architecture(&new.architecture)?;
         record.architecture = new.architecture;
@@ -186,6 +216,7 @@ pub(super) async fn update(
         if let Some(applied) = &applied {
             applied.remember(&mut record.config);
         }
+        let devices = Set::parse(&expanded.devices)?;
         let written = context
             .db
             .write(move |tx| {
@@ -200,6 +231,8 @@ pub(super) async fn update(
                 if same {
                     // Others of the project may have taken of its limits meanwhile.
                     project::check_instance(now, &record)?;
+                    // Others delete volumes, too.
+                    volumes::check(now, project, &devices)?;
                     tx.put_instance(record)?;
                 }
                 Ok::<_, Error>(same)

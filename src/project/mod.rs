@@ -35,6 +35,9 @@ pub fn used_by(model: &Model, project: &ProjectName) -> Vec<String> {
     for (_, fingerprint) in model.images.keys().filter(|(of, _)| of == project) {
         add(format!("/1.0/images/{fingerprint}"));
     }
+    for key in model.volumes.keys().filter(|key| key.project == *project) {
+        add(format!("/1.0/storage-pools/{}/volumes/custom/{}", key.pool.in_url(), key.name.in_url()));
+    }
     for (_, name) in model.networks.keys().filter(|(of, _)| of == project) {
         add(format!("/1.0/networks/{name}"));
     }

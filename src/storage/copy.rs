@@ -15,7 +15,7 @@ mod single;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ use rustix::io::Errno;
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
 use super::walk::{self, Entry, Visit, walk};
-use crate::sys::btrfs;
+use crate::sys::{btrfs, mount};
 
 pub(super) use single::Single;
 
@@ -72,6 +72,28 @@ pub(super) fn live(trees: &[(PathBuf, PathBuf)], pause: &dyn Pause) -> Result<()
     let second = trees.iter().zip(&seen).try_for_each(|((from, to), seen)| second(from, to, seen));
     let resumed = pause.resume();
     second.and(resumed)
+}
+
+/// Copies the directory `rootfs` of a volume as it lies on the disk.
+///
+/// # Errors
+/// As of [`live`].
+pub(super) fn root(of: &Path, held: Option<&dyn Pause>, to: &Path) -> Result<(), Error> {
+    let Some(pause) = held else { return tree(&of.join("rootfs"), to) };
+    // What is mounted over it shows the ids of the host: the mount below that one is what is copied.
+    let below = mount::clone_of(of).map_err(io("open", of))?;
+    let from = PathBuf::from(format!("/proc/self/fd/{}", below.as_raw_fd())).join("rootfs");
+    live(&[(from, to.to_owned())], pause)
+}
+
+/// As [`tree`], of a tree in use whose users nobody can hold: each file as it was at some moment of the copy.
+///
+/// # Errors
+/// As of [`tree`].
+pub(super) fn unheld(from: &Path, to: &Path) -> Result<(), Error> {
+    let seen = first(from, to)?;
+    // What goes while it is looked at is gone.
+    pass::<true>(from, to, Some(&seen)).map(drop)
 }
 
 fn first(from: &Path, to: &Path) -> Result<Seen, Error> {
@@ -283,8 +305,7 @@ impl<const LIVE: bool> Copy<'_, LIVE> {
         match rustix::fs::unlinkat(place, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(Errno::ISDIR) => {
-                let path =
-                    PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(place))).join(name);
+                let path = PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd())).join(name);
                 remove_dir(&path).map_err(|_| writing("remove")(Errno::IO))
             }
             Err(error) => Err(writing("remove")(error)),
@@ -383,7 +404,7 @@ fn fill(made: Option<File>, place: &OwnedFd, name: &OsStr, entry: &Entry<'_>, in
         let there = rustix::fs::openat(place, name, flags, Mode::empty()).map_err(writing("open"))?;
         attributes(entry, &there, inherits)?;
         if entry.kind() != FileType::Symlink {
-            let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&there));
+            let link = format!("/proc/self/fd/{}", there.as_raw_fd());
             rustix::fs::chmod(link, mode(stat)).map_err(writing("set the mode of"))?;
         }
         return rustix::fs::utimensat(place, name, &times(stat), NAME).map_err(writing("set the times of"));
@@ -444,7 +465,7 @@ fn piece(from: &File, to: &File, at: u64, length: usize) -> Result<u64, Stage> {
 /// The default ACL of a directory is only returned.
 fn attributes(entry: &Entry<'_>, made: impl AsFd, replace: bool) -> Result<Option<Vec<u8>>, Stage> {
     let from = entry.link();
-    let to = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&made.as_fd()));
+    let to = format!("/proc/self/fd/{}", made.as_fd().as_raw_fd());
     let names = list(&from).map_err(reading("list the attributes of"))?;
     if replace {
         for name in list(&to).map_err(writing("list the attributes of"))? {

@@ -1,7 +1,7 @@
 //! `dir`: the files in the volume; the ids are mapped by an id-mapped mount over the root itself, or shifted on the disk.
 //! Snapshots and copies are copies, which share content where the file system can.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::copy;
@@ -57,11 +57,7 @@ impl Driver for Dir {
             Make::Empty => make_dir(&new.join("rootfs"), 0o755),
             Make::Snapshot { of, live } | Make::Copy { of, live } => {
                 shift::settle(of)?;
-                let (from, to) = (of.join("rootfs"), new.join("rootfs"));
-                match live {
-                    None => copy::tree(&from, &to)?,
-                    Some(pause) => copy::live(&[(from, to)], pause)?,
-                }
+                copy::root(of, live, &new.join("rootfs"))?;
                 copy::parts(of, new, BESIDE)
             }
         }
@@ -81,6 +77,11 @@ impl Driver for Dir {
 
     fn usage(&self, volume: &Path) -> Result<Option<Counted>, Error> {
         quota::usage_of_directory(volume)
+    }
+
+    fn own(&self, _pool: &Path, volume: &Path) -> Vec<PathBuf> {
+        // What may be mounted over it is the same.
+        vec![volume.join("rootfs")]
     }
 
     fn lower(&self, _volume: &Path) -> Option<Fingerprint> {

@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::copy::Pause;
+use super::copy::{self, Pause};
 use super::error::Error;
+use super::files::{make_dir, remove_dir};
 use super::quota::Counted;
 use crate::image::StoredImage;
 use crate::names::Fingerprint;
@@ -43,16 +44,71 @@ pub(super) enum Make<'a> {
     },
 }
 
+/// What a new custom volume holds. It has no root beside other things: its files lie in the volume itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Files<'a> {
+    /// Nothing.
+    Empty,
+    /// What the custom volume or snapshot `of` has now.
+    Copy {
+        /// Where it lies.
+        of: &'a Path,
+        /// Somebody may be writing to it.
+        live: bool,
+    },
+}
+
+/// Fills an empty root.
+pub(super) type Fill<'a> = &'a mut dyn FnMut(&Path) -> Result<(), Error>;
+
+/// Of a new custom volume, as LXD has it.
+const FILES_MODE: u32 = 0o711;
+
 /// A backend.
 pub(super) trait Driver: Send + Sync {
     /// Makes the volume `new`, which is not there.
     fn make(&self, pool: &Path, new: &Path, what: Make<'_>) -> Result<(), Error>;
     /// Makes `volume`'s root ready at `rootfs` below it, with ids mapped by `map`; read-only when it is a snapshot.
     fn mount(&self, pool: &Path, volume: &Path, map: Option<&IdMap>) -> Result<RootMount, Error>;
+    /// The directories that hold what is `volume`'s own.
+    fn own(&self, _pool: &Path, volume: &Path) -> Vec<PathBuf> {
+        vec![volume.to_owned()]
+    }
     /// The image that `volume` needs for its life, if any.
     fn lower(&self, volume: &Path) -> Option<Fingerprint>;
     /// Removes a volume that was moved out of the way, with what only it needed; or the files of an image.
     fn discard(&self, pool: &Path, trash: &Path) -> Result<(), Error>;
+
+    /// Makes the files of the image ready that `volume` stands on.
+    fn wake(&self, _pool: &Path, _volume: &Path) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Copies the root of `volume` to the directory `to`, in whatever pool, with the ids that the container sees; as
+    /// [`Make::Copy`] does.
+    fn copy_root(&self, _pool: &Path, volume: &Path, live: Option<&dyn Pause>, to: &Path) -> Result<(), Error> {
+        copy::root(volume, live, to)
+    }
+
+    /// Makes the volume `new`, which is not there, whose root `fill` fills: it is given a directory that is empty.
+    fn make_filled(&self, pool: &Path, new: &Path, _snapshot: bool, fill: Fill<'_>) -> Result<(), Error> {
+        self.make(pool, new, Make::Empty)?;
+        fill(&new.join("rootfs"))
+    }
+
+    /// Makes the custom volume, or snapshot of one, `new`, which is not there. What it is of lies in the same pool.
+    fn make_files(&self, new: &Path, what: Files<'_>) -> Result<(), Error> {
+        match what {
+            Files::Empty => make_dir(new, FILES_MODE),
+            Files::Copy { of, live: false } => copy::tree(of, new),
+            Files::Copy { of, live: true } => copy::unheld(of, new),
+        }
+    }
+
+    /// Removes a custom volume, or a snapshot of one, that was moved out of the way.
+    fn discard_files(&self, trash: &Path) -> Result<(), Error> {
+        remove_dir(trash)
+    }
     /// Limits what a volume may have, bytes; `None`: as much as there is.
     fn set_quota(&self, volume: &Path, bytes: Option<u64>) -> Result<(), Error>;
     /// Whether [`Self::usage`] may tell anything. It costs nothing.

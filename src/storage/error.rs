@@ -20,6 +20,7 @@ pub enum Error {
     DriverUnavailable { driver: &'static str, reason: String },
     NoIdMappedMounts { reason: String },
     ShiftRefused,
+    Shifted { pool: PoolName },
     Key(config::Error),
     Source { source: String, reason: String },
     Absent { source: String, reason: String },
@@ -69,6 +70,12 @@ impl fmt::Display for Error {
                 f,
                 "The ids of its files would have to be shifted, which \"security.protection.shift\" forbids: unset it, \
                  or give the instance back the id map of \"volatile.last_state.idmap\""
+            ),
+            Self::Shifted { pool } => write!(
+                f,
+                "The files of the instance are stored with ids of the host, which only pools of driver dir take: {:?} is \
+                 none; start it once as a privileged one, or name another pool",
+                pool.as_str()
             ),
             Self::Key(error) => error.fmt(f),
             Self::Source { source, reason } => write!(f, "The source {source} cannot be a storage pool: {reason}"),

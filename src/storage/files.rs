@@ -24,6 +24,25 @@ pub(super) fn trash(pool: &Path) -> PathBuf {
     pool.join(".trash").join(uuid::Uuid::new_v4().to_string())
 }
 
+/// Begins the names of custom volumes that are half made or half deleted: nothing in them is the daemon's own, whatever
+/// it is called.
+const CUSTOM: &str = "custom.";
+
+/// As [`scratch`], for a custom volume.
+pub(super) fn custom_scratch(pool: &Path) -> PathBuf {
+    pool.join(".new").join(format!("{CUSTOM}{}", uuid::Uuid::new_v4()))
+}
+
+/// As [`trash`], for a custom volume.
+pub(super) fn custom_trash(pool: &Path) -> PathBuf {
+    pool.join(".trash").join(format!("{CUSTOM}{}", uuid::Uuid::new_v4()))
+}
+
+/// Whether what waits at `path` is a custom volume.
+pub(super) fn is_custom(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(CUSTOM.as_bytes()))
+}
+
 /// Removes a directory with all it has; none is fine. Never crosses into what a symlink names.
 pub(super) fn remove_dir(path: &Path) -> Result<(), Error> {
     match std::fs::remove_dir_all(path) {

@@ -12,6 +12,8 @@
 //!       volume.json              overlay: what it is made of, format version
 //!       metadata.yaml, templates/
 //!     containers-snapshots/<volume>/<snapshot>/   the same, of a snapshot
+//!     custom/<project>_<volume>/                  files of a custom volume
+//!     custom-snapshots/<project>_<volume>/<snapshot>/
 //!     layers/<layer>/{fs,work,users}   overlay: what containers changed, shared with snapshots ([`overlay`])
 //!     images/<fingerprint>/      overlay: rootfs/ mounted from image.squashfs, or unpacked
 //!     .new/<volume>, .trash/…    half made, half deleted: cleared from when the pool is opened
@@ -23,6 +25,7 @@ mod dir;
 mod driver;
 mod error;
 mod files;
+mod locks;
 mod nested;
 mod overlay;
 mod pool;
@@ -31,6 +34,7 @@ mod quota;
 mod registry;
 mod shift;
 mod source;
+mod usage;
 mod volume;
 mod walk;
 
@@ -38,9 +42,11 @@ pub use copy::Pause;
 pub use driver::RootMount;
 pub use error::Error;
 pub use files::{link_instance, link_snapshots, unlink_instance, unlink_snapshots};
+pub use locks::VolumeLocks;
 pub use pool::{DriverKind, Pool, PoolSpec, Resources, Shifting};
 pub use probe::{Feature, Probes};
 pub use quota::Counted;
 pub use registry::{Registry, Retried};
 pub use shift::Progress;
+pub use usage::Usage;
 pub use volume::{VolumeId, VolumeKind};

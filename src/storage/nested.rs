@@ -4,12 +4,14 @@
 //! of them whole. Its directory is another mount, of the volume's own `nested/docker`, on the file system of the pool.
 //! It is part of the volume: once it is there it is always mounted with the root, whatever asks for the root.
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, Dir, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
+use super::copy;
 use super::error::{Error, io};
 use super::files::make_dir;
 use crate::security::idmap::IdMap;
@@ -52,6 +54,68 @@ fn is_empty(directory: &OwnedFd) -> Result<bool, Errno> {
         }
     }
     Ok(true)
+}
+
+/// A directory for Docker goes with its volume to another pool: `from` and `to` are the volumes, `root` is where the root
+/// of `to` lies. Where that has no place beside the root (`beside`), it comes to lie in it; where it has, what lies in
+/// the root of one that had none moves there.
+///
+/// # Errors
+/// When it cannot be copied.
+pub(super) fn carry(from: &Path, to: &Path, root: &Path, beside: bool) -> Result<(), Error> {
+    let (source, target) = (from.join(PLACE), to.join(PLACE));
+    if source.is_dir() {
+        if beside {
+            make_dir(target.parent().unwrap_or(to), 0o711)?;
+            return copy::tree(&source, &target);
+        }
+        return match within(root) {
+            Ok(inside) => copy::tree(&source, &inside.path()),
+            // Its engine can have put nothing there.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Ok(()),
+            Err(errno) => Err(io("open /var/lib/docker below", root)(errno.into())),
+        };
+    }
+    let Ok(inside) = within(root).and_then(|inside| Ok((is_empty(&inside.0)?, inside))) else { return Ok(()) };
+    let (false, inside) = inside else { return Ok(()) };
+    if beside {
+        make_dir(target.parent().unwrap_or(to), 0o711)?;
+        // The place itself stays where it is, empty.
+        copy::tree(&inside.path(), &target)?;
+        empty(&inside)?;
+    }
+    Ok(())
+}
+
+/// A directory that was found without following a link.
+struct Inside(OwnedFd);
+
+impl Inside {
+    fn path(&self) -> std::path::PathBuf {
+        std::path::PathBuf::from(format!("/proc/self/fd/{}/.", self.0.as_raw_fd()))
+    }
+}
+
+/// Docker's place in a root that nobody runs in; whoever made links there gets nothing.
+fn within(root: &Path) -> Result<Inside, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags | OFlags::NOFOLLOW, Mode::empty())?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let (parent, name) = INSIDE;
+    rustix::fs::openat2(&root, Path::new(parent).join(name), flags, Mode::empty(), resolve).map(Inside)
+}
+
+/// Removes what is in it.
+fn empty(inside: &Inside) -> Result<(), Error> {
+    let path = inside.path();
+    for entry in std::fs::read_dir(&path).map_err(io("read", &path))? {
+        let entry = entry.map_err(io("read", &path))?;
+        match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            true => super::files::remove_dir(&entry.path())?,
+            false => std::fs::remove_file(entry.path()).map_err(io("remove", entry.path()))?,
+        }
+    }
+    Ok(())
 }
 
 /// Mounts the directory of `volume` into its root, which is mounted at `rootfs`. One is made when `wanted`, unless the

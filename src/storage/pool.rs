@@ -1,5 +1,7 @@
 //! A pool: its directory, its driver, and the order of steps that no crash may break.
 
+mod across;
+mod custom;
 mod images;
 mod purges;
 mod volumes;
@@ -183,8 +185,9 @@ pub struct Pool {
 const DIRECTORIES: &[(&str, u32)] = &[
     ("containers", 0o711),
     ("containers-snapshots", 0o711),
-    ("custom", 0o711),
-    ("custom-snapshots", 0o711),
+    // Nobody on the host walks in: what lies there may be set-id by the ids of a container.
+    ("custom", 0o700),
+    ("custom-snapshots", 0o700),
     ("images", 0o711),
     (".new", 0o700),
     (".trash", 0o700),
@@ -286,7 +289,9 @@ impl Pool {
         let (new, trash) = (self.root.join(".new"), self.root.join(".trash"));
         for entry in std::fs::read_dir(&new).map_err(io("read", &new))? {
             let path = entry.map_err(io("read", &new))?.path();
-            std::fs::rename(&path, super::files::trash(&self.root)).map_err(io("remove", &path))?;
+            let custom = super::files::is_custom(&path);
+            let away = if custom { super::files::custom_trash(&self.root) } else { super::files::trash(&self.root) };
+            std::fs::rename(&path, away).map_err(io("remove", &path))?;
         }
         let entries = std::fs::read_dir(&trash).map_err(io("read", &trash))?;
         entries.map(|entry| Ok(entry.map_err(io("read", &trash))?.path())).collect()

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::error::Error;
+use super::locks::VolumeLocks;
 use super::pool::{DriverKind, Pool, PoolSpec};
 use super::probe::Probes;
 use super::source::{self, Source};
+use super::usage::Usage;
 use crate::api::wire::Config;
 use crate::db;
 use crate::names::{Fingerprint, PoolName};
@@ -34,6 +36,8 @@ pub struct Registry {
     state_dir: PathBuf,
     probes: Arc<Probes>,
     pools: Mutex<BTreeMap<PoolName, Entry>>,
+    locks: VolumeLocks,
+    usage: Usage,
     alarm: Arc<Notify>,
 }
 
@@ -42,7 +46,8 @@ impl Registry {
     pub fn new(state_dir: PathBuf) -> Self {
         let probes = Arc::new(Probes::remembering(&state_dir, &state_dir.join("run/probed")));
         probes.clear();
-        Self { state_dir, probes, pools: Mutex::default(), alarm: Arc::default() }
+        let (pools, locks, usage) = (Mutex::default(), VolumeLocks::default(), Usage::default());
+        Self { state_dir, probes, pools, locks, usage, alarm: Arc::default() }
     }
 
     fn pools(&self) -> MutexGuard<'_, BTreeMap<PoolName, Entry>> {
@@ -52,6 +57,16 @@ impl Registry {
     /// What the host can do.
     pub fn probes(&self) -> &Probes {
         &self.probes
+    }
+
+    /// Who works on which custom volume.
+    pub fn locks(&self) -> &VolumeLocks {
+        &self.locks
+    }
+
+    /// What volumes use.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
     }
 
     /// Rung when something is wrong with what a pool lies on.

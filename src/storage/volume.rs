@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::names::{InstanceKey, SnapshotName};
+use crate::names::{InstanceKey, SnapshotName, VolumeKey};
 
 /// What a volume holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,9 +43,9 @@ impl VolumeId {
         Self { kind: VolumeKind::Container, name: container.to_owned(), snapshot: None }
     }
 
-    /// A custom volume by its name with the project's prefix, which it always has.
-    pub fn custom(prefixed: &str) -> Self {
-        Self { kind: VolumeKind::Custom, name: prefixed.to_owned(), snapshot: None }
+    /// A custom volume.
+    pub fn custom(key: &VolumeKey) -> Self {
+        Self { kind: VolumeKind::Custom, name: key.directory(), snapshot: None }
     }
 
     /// A snapshot of this volume.

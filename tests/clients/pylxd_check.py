@@ -125,6 +125,22 @@ def storage(client):
     pool.description = "of python"
     pool.save()
     check("description", client.storage_pools.get("py").description == "of python")
+    volume = pool.volumes.create({"name": "v", "type": "custom"})
+    check("volume", volume.name == "v" and volume.content_type == "filesystem" and not volume.used_by)
+    volume.config["user.a"] = "b"
+    volume.save(wait=True)
+    check("volume's config", pool.volumes.get("custom", "v").config == {"user.a": "b"})
+    volume.snapshots.create("s1", expires_at="2040-01-01T00:00:00Z")
+    snapshot = volume.snapshots.get("s1")
+    check("volume's snapshot", snapshot.expires_at.startswith("2040") and snapshot.config["user.a"] == "b")
+    volume.restore_from("s1")
+    snapshot.rename("s2", wait=True)
+    check("renamed", [str(one).split("/")[-1] for one in volume.snapshots.all()] == ["s2"])
+    volume.snapshots.get("s2").delete(wait=True)
+    volume.rename({"name": "w", "pool": "py"})
+    check("volumes", [one.name for one in pool.volumes.all()] == ["w"])
+    pool.volumes.get("custom", "w").delete()
+    refused("a deleted volume", 404, lambda: pool.volumes.get("custom", "w"))
     pool.delete()
     refused("a deleted pool", 404, lambda: client.storage_pools.get("py"))
 

@@ -14,26 +14,26 @@ fn push(daemon: &Daemon, name: &str, text: &str) {
 }
 
 /// One with the snapshot `one` of another state than its own, which is `two`.
-fn with_snapshot(daemon: &Daemon, name: &str) {
+pub(super) fn with_snapshot(daemon: &Daemon, name: &str) {
     stopped(daemon, name);
     push(daemon, name, "one");
     done(daemon, "POST", &format!("{}/snapshots", url(name)), r#"{"name":"one"}"#);
     push(daemon, name, "two");
 }
 
-fn running_with_snapshot(daemon: &Daemon, name: &str) {
+pub(super) fn running_with_snapshot(daemon: &Daemon, name: &str) {
     with_snapshot(daemon, name);
     state(&Caller { socket: daemon.socket() }, name, "start");
 }
 
-fn names(daemon: &Daemon, name: &str) -> Vec<String> {
+pub(super) fn names(daemon: &Daemon, name: &str) -> Vec<String> {
     let list = shown(daemon, &format!("{}/snapshots?recursion=1", url(name)));
     list.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Files and definition are of the same moment, one of these; what is there can be gone back to.
 #[track_caller]
-fn is_whole(daemon: &Daemon, name: &str, states: &[&str]) {
+pub(super) fn is_whole(daemon: &Daemon, name: &str, states: &[&str]) {
     let body = daemon.ask("GET", &format!("{}/files?path=/root/f", url(name)), &[], b"").body;
     let files = String::from_utf8_lossy(&body).into_owned();
     let note = shown(daemon, &url(name))["config"]["user.note"].as_str().unwrap().to_owned();

@@ -482,6 +482,16 @@ impl Drop for Daemon {
             }
         }
         self.api("PUT", "/1.0/profiles/default", "{}");
+        // Volumes first: a project with any stays.
+        let (_, pools) = self.api("GET", "/1.0/storage-pools", "");
+        for pool in pools["metadata"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let (_, list) = self.api("GET", &format!("{pool}/volumes/custom?all-projects=true"), "");
+            let urls = list["metadata"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            // Snapshots go with their volume.
+            for url in urls.filter(|url| !url.contains("/snapshots/")) {
+                self.api("DELETE", url, "");
+            }
+        }
         self.delete_projects();
         for kind in ["images", "networks?recursion=1", "network-acls", "storage-pools"] {
             let (_, list) = self.api("GET", &format!("/1.0/{kind}"), "");

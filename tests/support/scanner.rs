@@ -38,6 +38,8 @@ struct Model {
     /// Those of them that are on a file of their own.
     on_files: BTreeSet<String>,
     networks: BTreeSet<String>,
+    /// Snapshots of custom volumes, by directory of the volume, by pool.
+    volumes: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
 }
 
 struct Scanner<'a> {
@@ -89,7 +91,7 @@ fn shown_as(column: &str, table: &str) -> String {
 }
 
 fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
-    for table in ["instances", "snapshots", "images", "pools", "networks"] {
+    for table in ["instances", "snapshots", "images", "pools", "networks", "volumes", "volume_snapshots"] {
         for row in rows(daemon, &format!("SELECT * FROM {table} WHERE phase <> 'ready'")) {
             findings.push(format!("a row of {table} between two states: {row:?}"));
         }
@@ -107,7 +109,9 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
         if up != (config.get("volatile.last_state.power").map(String::as_str) == Some("RUNNING")) {
             findings.push(format!("the instance {} is {status}, its row says something else", row[0]));
         }
-        for half in ["volatile.renamed_from", "volatile.restoring", "volatile.held"] {
+        for half in
+            ["volatile.renamed_from", "volatile.restoring", "volatile.held", "volatile.moving", "volatile.moved_from"]
+        {
             if let Some(value) = config.get(half) {
                 findings.push(format!("the instance {} still has {half}={value}", row[0]));
             }
@@ -149,6 +153,20 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
             findings.push(format!("{url} shows {shown:?}, the rows say {recorded:?}"));
         }
     }
+    let mut volumes: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    for row in rows(daemon, "SELECT pool, project, name, renamed_from FROM volumes") {
+        if !row[3].is_empty() {
+            findings.push(format!("the volume {} is half renamed", row[2]));
+        }
+        volumes.entry(row[0].clone()).or_default().insert(format!("{}_{}", row[1], row[2]), BTreeSet::new());
+    }
+    for row in rows(daemon, "SELECT pool, project, volume, name, renamed_from FROM volume_snapshots") {
+        if !row[4].is_empty() {
+            findings.push(format!("the snapshot {} of the volume {} is half renamed", row[3], row[2]));
+        }
+        let of = volumes.entry(row[0].clone()).or_default().entry(format!("{}_{}", row[1], row[2]));
+        of.or_default().insert(row[3].clone());
+    }
     let mut snapshots: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for row in rows(daemon, &format!("SELECT {}, name FROM snapshots", KEY.replace("name", "instance"))) {
         snapshots.entry(row[0].clone()).or_default().insert(row[1].clone());
@@ -161,6 +179,7 @@ fn model(daemon: &Daemon, findings: &mut Vec<String>) -> Model {
         on_files: names(daemon, "SELECT name FROM pools WHERE config LIKE '%/disks/%'"),
         // Of others nothing is on the host.
         networks: names(daemon, "SELECT name FROM networks WHERE kind = 'bridge'"),
+        volumes,
     }
 }
 
@@ -196,8 +215,16 @@ impl Scanner<'_> {
         let must = "backups containers database devices devlxd disks images logs networks run security server.crt server.key \
                     snapshots storage-pools unix.socket";
         self.holds(&state, must.split_whitespace().map(str::to_owned), &[]);
-        for empty in ["backups", "devices", "run/spool"] {
+        for empty in ["backups", "run/spool"] {
             self.holds(&state.join(empty), [], &[]);
+        }
+        // What is plugged into a running one, and its nodes.
+        let up = self.up();
+        self.holds(&state.join("devices"), [], &up.iter().map(String::as_str).collect::<Vec<_>>());
+        for name in &up {
+            let dir = state.join("devices").join(name);
+            let nodes: Vec<String> = entries(&dir).into_iter().filter(|file| file.starts_with("unix.")).collect();
+            self.holds(&dir, [], &nodes.iter().map(String::as_str).chain(["plugged.json"]).collect::<Vec<_>>());
         }
         self.holds(
             &state.join("run"),
@@ -261,8 +288,19 @@ impl Scanner<'_> {
             let place = pools.join(&name);
             let directories = "containers containers-snapshots custom custom-snapshots images .new .trash";
             self.holds(&place, directories.split_whitespace().map(str::to_owned), &["lost+found", "layers"]);
-            for empty in ["custom", "custom-snapshots", ".new", ".trash"] {
+            for empty in [".new", ".trash"] {
                 self.holds(&place.join(empty), [], &[]);
+            }
+            let custom = self.model.volumes.get(&name).cloned().unwrap_or_default();
+            self.holds(&place.join("custom"), custom.keys().cloned().collect::<Vec<_>>(), &[]);
+            let with: Vec<String> = custom
+                .iter()
+                .filter(|(_, snapshots)| !snapshots.is_empty())
+                .map(|(volume, _)| volume.clone())
+                .collect();
+            self.holds(&place.join("custom-snapshots"), with, &[]);
+            for (volume, snapshots) in custom.into_iter().filter(|(_, snapshots)| !snapshots.is_empty()) {
+                self.holds(&place.join("custom-snapshots").join(volume), snapshots, &[]);
             }
             let here = self.model.instances.iter().filter(|(_, instance)| instance.pool == name);
             let here: Vec<String> = here.map(|(name, _)| name.clone()).collect();

@@ -1,15 +1,17 @@
 //! What the task of an instance does with its snapshots.
 
+use tokio::sync::oneshot;
+
 use super::super::actor::{Actor, State};
 use super::super::error::Error;
 use super::super::request::Answer;
 use super::super::state::Status;
 use super::super::waits::gone;
-use super::super::{Stages, marks, stop};
+use super::super::{Stages, copied, marks, moves, stop};
 use super::copies::copy;
 use super::{NewSnapshot, Use, Verb, create, delete, rename, restore, schedule};
 use crate::events::lifecycle::Requestor;
-use crate::names::SnapshotName;
+use crate::names::{InstanceKey, SnapshotName};
 use crate::profile;
 
 impl Actor {
@@ -28,19 +30,58 @@ impl Actor {
                     stages.add("held", milliseconds);
                 }
             }
-            Verb::Copy { snapshot, to } => {
-                let used = self.used().await?;
-                let held = copy(&self.context, &self.key, snapshot, &to, used).await?;
-                stages.mark("copy");
-                if let Some(milliseconds) = held {
-                    stages.add("held", milliseconds);
+            Verb::Copy { of, to } => {
+                copied::read_again(&self.context, &of, &to).await?;
+                self.copy(of.snapshot, &to, false, &mut stages).await?;
+            }
+            Verb::Refresh { snapshot, to } => self.copy(snapshot, &to, true, &mut stages).await?,
+            Verb::Move { pool, snapshots } => {
+                if !matches!(self.state, State::Stopped | State::Error) {
+                    return Err(Error::MoveRunning);
                 }
+                self.let_go_of_root().await?;
+                moves::move_to(&self.context, &self.key, pool, snapshots, requestor).await?;
+                stages.mark("move");
             }
             Verb::Delete(name) => delete(&self.context, &self.key, &name, requestor).await?,
             Verb::Rename { from, to } => rename(&self.context, &self.key, &from, &to, requestor).await?,
             Verb::Restore(name) => self.restore(&name, requestor, &mut stages).await?,
         }
         Ok(stages)
+    }
+
+    async fn copy(
+        &mut self,
+        snapshot: Option<SnapshotName>,
+        to: &InstanceKey,
+        refresh: bool,
+        stages: &mut Stages,
+    ) -> Result<(), Error> {
+        let used = self.used().await?;
+        let held = copy(&self.context, &self.key, snapshot, to, refresh, used).await?;
+        stages.mark("copy");
+        if let Some(milliseconds) = held {
+            stages.add("held", milliseconds);
+        }
+        Ok(())
+    }
+
+    /// Stays as it is, down and not mounted, until somebody has changed its files.
+    pub(in super::super) async fn still(
+        &mut self,
+        ready: oneshot::Sender<Result<(), Error>>,
+        done: oneshot::Receiver<()>,
+    ) {
+        let is_still = match self.state {
+            State::Stopped | State::Error => self.let_go_of_root().await,
+            State::Running(_) | State::Frozen(_) | State::Stopping(_) => Err(Error::Running),
+        };
+        let wait = is_still.is_ok();
+        // Whoever asked may have given up: then `done` says so.
+        let _ = ready.send(is_still);
+        if wait {
+            let _ = done.await;
+        }
     }
 
     /// Makes the snapshot that `snapshots.schedule` wants at each start; without it the start goes on.

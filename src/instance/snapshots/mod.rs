@@ -19,12 +19,13 @@ mod schedule;
 
 use std::sync::Arc;
 
+use super::create::CopyOf;
 use super::error::Error;
 use super::{Context, blocking, marks, rename, update};
 use crate::config::{schedule as times, snapshot_pattern};
 use crate::db::{self, InstanceSnapshot, Model, Phase, Seconds};
 use crate::events::lifecycle::Requestor;
-use crate::names::{InstanceKey, SnapshotKey, SnapshotName};
+use crate::names::{InstanceKey, PoolName, SnapshotKey, SnapshotName};
 use crate::profile;
 use crate::project;
 use crate::storage::{self, Pause, Pool, VolumeId};
@@ -56,12 +57,27 @@ pub enum Verb {
         /// Its new name.
         to: SnapshotName,
     },
-    /// Makes the volumes of a copy of the instance, or of a snapshot of it, and of the snapshots that the copy's rows name.
+    /// Makes the volumes of a copy of the instance, or of a snapshot of it, and of the snapshots that come along.
     Copy {
-        /// `None`: as it is now.
-        snapshot: Option<SnapshotName>,
+        /// What it is of: this instance.
+        of: CopyOf,
         /// The copy, whose rows are there.
         to: InstanceKey,
+    },
+    /// Brings a copy of the instance, or of a snapshot of it, up to date: its files, and the snapshots that the copy's rows
+    /// name and that are still to be made.
+    Refresh {
+        /// `None`: as it is now.
+        snapshot: Option<SnapshotName>,
+        /// The copy, of which nobody else changes anything.
+        to: InstanceKey,
+    },
+    /// Moves the instance to another pool.
+    Move {
+        /// The pool.
+        pool: PoolName,
+        /// Its snapshots come along; else they are deleted.
+        snapshots: bool,
     },
     /// Brings the instance back to one.
     Restore(SnapshotName),
@@ -134,7 +150,7 @@ fn row(model: &Model, instance: &InstanceKey, new: &NewSnapshot) -> Result<Insta
 }
 
 /// The pool of an instance, and its volume there.
-fn place(context: &Context, instance: &InstanceKey) -> Result<(Arc<Pool>, VolumeId), Error> {
+pub(super) fn place(context: &Context, instance: &InstanceKey) -> Result<(Arc<Pool>, VolumeId), Error> {
     let record = context.db.model().instances.get(instance).cloned().ok_or(Error::NotFound)?;
     Ok((context.pools.get(&record.pool)?, VolumeId::of(instance)))
 }
@@ -234,7 +250,7 @@ async fn change(
         .await
 }
 
-async fn set_ready(context: &Context, key: &SnapshotKey) -> Result<(), Error> {
+pub(super) async fn set_ready(context: &Context, key: &SnapshotKey) -> Result<(), Error> {
     change(context, key, |record| record.phase = Phase::Ready).await.map(drop)
 }
 

@@ -87,7 +87,12 @@ pub(in super::super) async fn put(
         marks::set(context, key, MARKER, None).await?;
         return Err(error);
     }
-    finish(context, key, name).await
+    let finished = finish(context, key, name).await;
+    if finished.is_err() {
+        // It fitted when this began: a profile of it went meanwhile, perhaps. Its files are those of the snapshot.
+        marks::set(context, key, MARKER, None).await?;
+    }
+    finished
 }
 
 async fn finish(context: &Arc<Context>, key: &InstanceKey, name: &SnapshotName) -> Result<(), Error> {

@@ -1,10 +1,9 @@
 //! Snapshots that nobody asks for: made by `snapshots.schedule`, deleted when they expire.
 //!
-//! Once a minute everything is looked at; a minute in which the daemon did not run is not made up for. One whose deletion
+//! Once a minute everything is looked at ([`crate::volume`] keeps the time); a minute in which the daemon did not run is not made up for. One whose deletion
 //! fails is tried again a minute later.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::super::state::Status;
 use super::{NewSnapshot, Verb};
@@ -69,16 +68,5 @@ impl Manager {
     /// Does what the schedules of snapshots want in the minute of `now`; for tests the clock is theirs.
     pub async fn snapshot_round(&self, now: Seconds) {
         round(self, now).await;
-    }
-
-    /// Follows the schedules for as long as the daemon lives.
-    pub async fn follow_schedules(&self) {
-        loop {
-            let now = crate::db::now();
-            // The beginning of the next minute.
-            let wait = 60 - u64::try_from(now.rem_euclid(60)).unwrap_or_default();
-            tokio::time::sleep(Duration::from_secs(wait)).await;
-            round(self, crate::db::now()).await;
-        }
     }
 }

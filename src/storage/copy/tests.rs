@@ -126,6 +126,22 @@ pub(in crate::storage) fn zoo(root: &Path) {
     }
 }
 
+/// Gives a directory that was worked in a time of its own.
+pub(in crate::storage) fn aged(root: &Path) {
+    let old = Timespec { tv_sec: 1, tv_nsec: 0 };
+    let old = Timestamps { last_access: old, last_modification: old };
+    rustix::fs::utimensat(rustix::fs::CWD, root, &old, NAME).unwrap();
+}
+
+#[track_caller]
+pub(in crate::storage) fn assert_alike(one: &Path, other: &Path) {
+    let (original, copy) = (facts(one), facts(other));
+    for (path, facts) in &original {
+        assert_eq!(Some(facts), copy.get(path), "{}", path.display());
+    }
+    assert_eq!(original.len(), copy.len());
+}
+
 fn place() -> tempfile::TempDir {
     tempfile::tempdir_in("/var/tmp").unwrap()
 }
@@ -149,15 +165,9 @@ fn a_copy_has_all_that_its_original_has() {
     assert_eq!((depth(&from), depth(&to)), (40, 40));
     for root in [&from, &to] {
         fs::remove_dir_all(root.join("deep")).unwrap();
-        let old = Timespec { tv_sec: 1, tv_nsec: 0 };
-        let old = Timestamps { last_access: old, last_modification: old };
-        rustix::fs::utimensat(rustix::fs::CWD, root, &old, NAME).unwrap();
+        aged(root);
     }
-    let (original, copy) = (facts(&from), facts(&to));
-    for (path, facts) in &original {
-        assert_eq!(Some(facts), copy.get(path), "{}", path.display());
-    }
-    assert_eq!(original.len(), copy.len());
+    assert_alike(&from, &to);
     assert!(to.join("sparse").metadata().unwrap().blocks() < 1000, "holes stay holes");
 }
 

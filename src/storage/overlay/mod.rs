@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::copy::{self, Pause, Single};
-use super::driver::{Driver, Make, RootMount};
+use super::driver::{Driver, Fill, Make, RootMount};
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir, scratch};
 use super::quota::{self, Counted};
@@ -395,6 +395,43 @@ impl Driver for Overlay {
         Ok(RootMount { path: rootfs, lxc_options: None, stored: None })
     }
 
+    fn wake(&self, pool: &Path, volume: &Path) -> Result<(), Error> {
+        self.lower(volume).map_or(Ok(()), |fingerprint| lower_of(pool, &fingerprint).map(drop))
+    }
+
+    fn copy_root(&self, pool: &Path, volume: &Path, live: Option<&dyn Pause>, to: &Path) -> Result<(), Error> {
+        if live.is_none() {
+            return self.copy_merged(pool, volume, to);
+        }
+        // There is never a second overlay over an upper that is in use.
+        let frozen = scratch(pool);
+        let copied = self
+            .make(pool, &frozen, Make::Snapshot { of: volume, live })
+            .and_then(|()| self.copy_merged(pool, &frozen, to));
+        // The cause is what is told; what stays here is cleared at the next opening.
+        let _ = self.discard(pool, &frozen);
+        copied
+    }
+
+    fn make_filled(&self, pool: &Path, new: &Path, snapshot: bool, fill: Fill<'_>) -> Result<(), Error> {
+        let layer = LayerId::new();
+        let (upper, layers) = match snapshot {
+            true => (None, vec![layer.clone()]),
+            false => (Some(layer.clone()), Vec::new()),
+        };
+        self.establish(pool, new, &Volume::new(None, upper, layers))?;
+        if snapshot {
+            remove_dir(&layer.path(pool).join("work"))?;
+        }
+        fill(&layer.files(pool))
+    }
+
+    fn own(&self, pool: &Path, volume: &Path) -> Vec<PathBuf> {
+        let record = read(volume, RECORD).ok();
+        let upper = record.and_then(|record| record.upper).map(|upper| upper.files(pool));
+        upper.into_iter().chain([volume.join(NESTED)]).collect()
+    }
+
     fn set_quota(&self, volume: &Path, bytes: Option<u64>) -> Result<(), Error> {
         match self.upper(volume)? {
             Some(upper) => quota::limit_directory(&upper, bytes),
@@ -427,6 +464,28 @@ impl Driver for Overlay {
 }
 
 impl Overlay {
+    /// Copies what one would see of a volume that is not mounted.
+    fn copy_merged(&self, pool: &Path, volume: &Path, to: &Path) -> Result<(), Error> {
+        let record = self.settled(pool, volume)?;
+        let mut lowers: Vec<PathBuf> =
+            record.upper.iter().chain(&record.layers).map(|layer| layer.files(pool)).collect();
+        lowers.push(match &record.lower {
+            Some(fingerprint) => lower_of(pool, fingerprint)?,
+            None => volume.join("lower"),
+        });
+        // Not the scratch itself: after a crash a mount point could not be moved out of the way.
+        let scratch = scratch(pool);
+        let place = scratch.join("root");
+        make_dir(&scratch, 0o700)?;
+        make_dir(&place, 0o700)?;
+        let copied = mount_layers(&scratch, &lowers, None, &place, None).and_then(|()| copy::tree(&place, to));
+        // What cannot be taken away now is cleared at the next opening.
+        let _ = mount::unmount(&place);
+        let _ = std::fs::remove_dir(&place);
+        let _ = std::fs::remove_dir(&scratch);
+        copied
+    }
+
     fn clone_volume(
         &self,
         pool: &Path,

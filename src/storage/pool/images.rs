@@ -30,6 +30,13 @@ impl Pool {
         self.root.join("images").join(fingerprint.as_str())
     }
 
+    /// The images whose files lie here, for as long as nobody deletes them. Blocking.
+    pub fn images(&self) -> Vec<Fingerprint> {
+        let entries = std::fs::read_dir(self.root.join("images")).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| Fingerprint::new(entry.file_name().to_str()?).ok());
+        names.filter(|name| !self.image_dir(name).join(GONE).exists()).collect()
+    }
+
     /// Forgets an image: its shared files go now, or with the last volume that needs them.
     ///
     /// # Errors

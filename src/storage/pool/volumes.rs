@@ -14,7 +14,7 @@ use crate::security::idmap::IdMap;
 use crate::storage::copy::Pause;
 use crate::storage::driver::{Make, RootMount};
 use crate::storage::error::{Error, io};
-use crate::storage::files::{make_dir, scratch, trash};
+use crate::storage::files::{is_custom, make_dir, scratch, trash};
 use crate::storage::quota::Counted;
 use crate::storage::volume::VolumeId;
 use crate::storage::{nested, shift};
@@ -157,28 +157,41 @@ impl Pool {
     /// # Errors
     /// Then the volume is what it was.
     pub fn restore(&self, volume: &VolumeId, name: &SnapshotName, token: &str) -> Result<PathBuf, Error> {
-        let path = self.path(volume);
         let mark = |made: &Path| {
             let file = made.join(RESTORED);
             std::fs::write(&file, token).map_err(io("write", file))
         };
-        self.unmount(volume)?;
-        let lower = self.driver.lower(&self.path(&volume.at(name)));
-        let (of, scratch) = (self.path(&volume.at(name)), self.scratch());
+        let of = self.path(&volume.at(name));
         if !of.is_dir() {
             return Err(Error::NoSuchVolume { volume: volume.at(name).to_string() });
         }
+        let lower = self.driver.lower(&of);
+        self.replace(volume, lower.as_ref(), |scratch| {
+            self.driver.make(&self.root, scratch, Make::Copy { of: &of, live: None })?;
+            mark(scratch)
+        })
+    }
+
+    /// Makes something by `make` and puts it in the place of a volume that is not mounted: one or the other is there at any
+    /// time. Returns what is to be purged.
+    pub(super) fn replace(
+        &self,
+        volume: &VolumeId,
+        lower: Option<&Fingerprint>,
+        make: impl FnOnce(&Path) -> Result<(), Error>,
+    ) -> Result<PathBuf, Error> {
+        let (path, scratch) = (self.path(volume), self.scratch());
+        self.unmount(volume)?;
         let swap = || {
-            self.driver.make(&self.root, &scratch, Make::Copy { of: &of, live: None })?;
-            mark(&scratch)?;
+            make(&scratch)?;
             // What it may have is the instance's, not the snapshot's.
             if let Some(limit) = self.usage(volume)?.and_then(|usage| usage.limit) {
                 self.driver.set_quota(&scratch, Some(limit))?;
             }
             rustix::fs::renameat_with(CWD, &scratch, CWD, &path, RenameFlags::EXCHANGE)
-                .map_err(|errno| io("restore", &path)(errno.into()))
+                .map_err(|errno| io("replace", &path)(errno.into()))
         };
-        let swapped = match &lower {
+        let swapped = match lower {
             Some(fingerprint) => self.with_image(fingerprint, swap),
             None => swap(),
         };
@@ -238,6 +251,7 @@ impl Pool {
     pub fn delete_volume(&self, volume: &VolumeId) -> Result<Option<PathBuf>, Error> {
         let path = self.path(volume);
         if !path.exists() {
+            self.forget_snapshots(volume);
             return Ok(None);
         }
         if self.driver.remove_in_place(&path).map_err(|error| self.told(error))? {
@@ -250,16 +264,19 @@ impl Pool {
         let trash = trash(&self.root);
         let away = self.driver.unseal(&path).and_then(|()| std::fs::rename(&path, &trash).map_err(io("remove", &path)));
         away.map_err(|error| self.told(error))?;
-        if volume.is_snapshot() {
-            // Others are there still.
-            let _ = std::fs::remove_dir(self.snapshots_of(volume));
-        }
+        self.forget_snapshots(volume);
         if let Some(fingerprint) = lower
             && self.image_dir(&fingerprint).join(GONE).exists()
         {
             self.delete_image(&fingerprint)?;
         }
         Ok(Some(trash))
+    }
+
+    /// Removes the directory of a volume's snapshots, if there are none; a crash may have left it before the first one.
+    pub(super) fn forget_snapshots(&self, volume: &VolumeId) {
+        // Not empty: some are there still.
+        let _ = std::fs::remove_dir(self.snapshots_of(volume));
     }
 
     /// Gives a volume that is not mounted another name, with its snapshots; one that has it already is fine.
@@ -298,6 +315,9 @@ impl Pool {
             Ok(found) if !found.is_dir() => return std::fs::remove_file(path).map_err(io("remove", path)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Ok(_) | Err(_) => {}
+        }
+        if is_custom(path) {
+            return self.driver.discard_files(path);
         }
         unmount_below(path)?;
         self.driver.discard(&self.root, path)

@@ -1,0 +1,82 @@
+//! What can go wrong with custom volumes.
+
+use std::fmt;
+
+use super::users::User;
+use crate::names::{InstanceKey, NameError, PoolName, SnapshotName, VolumeName};
+use crate::{config, db, storage};
+
+/// The errors of this room.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "Display says what each one means; fields are named after what they hold")]
+pub enum Error {
+    NotFound,
+    NoSuchPool { pool: PoolName },
+    Exists { name: VolumeName },
+    NoSnapshot { name: SnapshotName },
+    SnapshotExists { name: SnapshotName },
+    InUse { by: Vec<User> },
+    Running { doing: &'static str, by: Vec<InstanceKey> },
+    Changed { etag: String },
+    Name(NameError),
+    Config(config::Error),
+    Pattern { pattern: String, reason: String },
+    Storage(storage::Error),
+    Db(db::Error),
+    Undo { cause: Box<Error>, failure: Box<Error> },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // Words of LXD's, which programs look for.
+            Self::NotFound => f.write_str("Storage pool volume not found"),
+            Self::NoSuchPool { pool } => write!(f, "Storage pool not found: there is no {:?}", pool.as_str()),
+            Self::Exists { name } => write!(f, "Volume by that name already exists: {:?}", name.as_str()),
+            Self::NoSnapshot { name } => write!(f, "Storage volume snapshot {:?} not found", name.as_str()),
+            Self::SnapshotExists { name } => write!(f, "Snapshot {:?} already in use", name.as_str()),
+            Self::InUse { by } => {
+                let by: Vec<String> = by.iter().map(ToString::to_string).collect();
+                write!(f, "The storage volume is still in use by {}: detach it there first", by.join(", "))
+            }
+            Self::Running { doing, by } => {
+                let by: Vec<&str> = by.iter().map(|key| key.name.as_str()).collect();
+                write!(
+                    f,
+                    "Cannot {doing} custom volume used by running instances ({}): stop them, or detach it there first",
+                    by.join(", ")
+                )
+            }
+            Self::Changed { etag } => {
+                write!(f, "The object was changed meanwhile (its ETag is {etag}): read it again and repeat the change")
+            }
+            Self::Name(error) => error.fmt(f),
+            Self::Config(error) => error.fmt(f),
+            Self::Pattern { pattern, reason } => {
+                write!(f, "Configuration key \"snapshots.pattern\": {pattern:?} makes no name: {reason}")
+            }
+            Self::Storage(error) => error.fmt(f),
+            Self::Db(error) => error.fmt(f),
+            Self::Undo { cause, failure } => write!(f, "{cause}; and cleaning up after that: {failure}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+macro_rules! from {
+    ($($variant:ident $type:ty),* $(,)?) => {
+        $(impl From<$type> for Error {
+            fn from(error: $type) -> Self {
+                Self::$variant(error)
+            }
+        })*
+    };
+}
+
+from!(
+    Name NameError,
+    Config config::Error,
+    Storage storage::Error,
+    Db db::Error,
+);
