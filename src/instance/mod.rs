@@ -27,6 +27,7 @@ mod files;
 mod follow;
 mod guests;
 mod hardware;
+mod hold;
 mod hotplug;
 mod inside;
 mod intercept;
