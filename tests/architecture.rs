@@ -30,12 +30,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "helper", "lxc", "sys",
         ],
     ),
-    ("volume", &["instance", "storage", "device", "config", "db", "events"]),
+    ("volume", &["instance", "storage", "project", "device", "config", "db", "events"]),
     (
         "api",
         &[
-            "volume", "instance", "storage", "network", "image", "ops", "auth", "project", "profile", "device", "config",
-            "db", "events", "sys", "lxc", "helper", "health",
+            "volume", "instance", "storage", "network", "image", "ops", "auth", "project", "profile", "device",
+            "config", "db", "events", "sys", "lxc", "helper", "health",
         ],
     ),
     ("guest", &["api", "instance", "ops", "profile", "config", "db", "events"]),

@@ -346,3 +346,58 @@ fn devices_are_restricted() {
         refused(&daemon, "PATCH", url, &disk(&outside), 400, "not allowed");
     }
 }
+
+#[test]
+fn custom_volumes_count_for_the_disk_and_lie_apart() {
+    let daemon = Daemon::ready("dir");
+    let url = "/1.0/storage-pools/p/volumes/custom";
+    done(
+        &daemon,
+        "POST",
+        "/1.0/projects",
+        &json!({"name": "q", "config": shared(json!({"limits.disk": "1GB"}))["config"]}),
+    );
+    let volume = |name: &str, size: &str| json!({"name": name, "config": {"size": size}});
+    refused(
+        &daemon,
+        "POST",
+        &format!("{url}?project=q"),
+        &json!({"name": "v"}),
+        400,
+        "Custom volume \"v\" in project \"q\" has no \"size\"",
+    );
+    done(&daemon, "POST", &format!("{url}?project=q"), &volume("v", "600MB"));
+    done(&daemon, "POST", url, &json!({"name": "v"}));
+    refused(
+        &daemon,
+        "POST",
+        &format!("{url}?project=q"),
+        &volume("w", "500MB"),
+        400,
+        "Reached maximum aggregate value \"1GB\" for \"limits.disk\"",
+    );
+    daemon.lxc(&["--project", "q", "storage", "volume", "copy", "p/v", "p/w"]).refused("Reached maximum");
+    refused(&daemon, "PUT", &format!("{url}/v?project=q"), &json!({"config": {"size": "2GB"}}), 400, "Reached maximum");
+    done(&daemon, "POST", &format!("{url}/v?project=q"), &json!({"name": "w"}));
+    refused(&daemon, "PATCH", "/1.0/projects/q", &json!({"config": {"limits.disk": "500MB"}}), 400, "is too low");
+    assert_eq!(
+        get(&daemon, "/1.0/projects/q/state")["resources"]["disk"],
+        json!({"Limit": 1_000_000_000, "Usage": 600_000_000})
+    );
+    assert_eq!(get(&daemon, "/1.0/projects/q")["used_by"], json!([format!("{url}/w?project=q")]));
+    refused(&daemon, "DELETE", "/1.0/projects/q", &json!({}), 400, "Only empty projects");
+    assert_eq!(get(&daemon, url), json!([format!("{url}/v")]));
+    let all = json!([format!("{url}/v"), format!("{url}/w?project=q")]);
+    assert_eq!(get(&daemon, &format!("{url}?all-projects=true")), all);
+    // One without volumes of its own sees those of default.
+    done(&daemon, "POST", "/1.0/projects", &json!({"name": "s", "config": {"features.storage.volumes": "false"}}));
+    assert_eq!(get(&daemon, &format!("{url}?project=s")), json!([format!("{url}/v")]));
+    // A restricted one makes no snapshots of them.
+    done(&daemon, "POST", "/1.0/projects", &json!({"name": "r", "config": {"restricted": "true"}}));
+    done(&daemon, "POST", &format!("{url}?project=r"), &json!({"name": "x"}));
+    refused(&daemon, "POST", &format!("{url}/x/snapshots?project=r"), &json!({"name": "s1"}), 400, "snapshot creation");
+    for url in [format!("{url}/x?project=r"), format!("{url}/w?project=q"), format!("{url}/v")] {
+        done(&daemon, "DELETE", &url, &json!({}));
+    }
+    done(&daemon, "DELETE", "/1.0/projects/q", &json!({}));
+}

@@ -163,6 +163,7 @@ fn project(error: &project::Error) -> StatusCode {
         | project::Error::Snapshots { .. }
         | project::Error::Unset { .. }
         | project::Error::NoSize { .. }
+        | project::Error::NoVolumeSize { .. }
         | project::Error::Unusable { .. }
         | project::Error::TooMany { .. }
         | project::Error::TooLow { .. }
@@ -268,6 +269,7 @@ fn volume(error: &volume::Error) -> StatusCode {
         | volume::Error::Pattern { .. }
         | volume::Error::Db(_) => StatusCode::BAD_REQUEST,
         volume::Error::Storage(error) => storage(error),
+        volume::Error::Project(error) => project(error),
         volume::Error::Undo { cause, .. } => volume(cause),
     }
 }

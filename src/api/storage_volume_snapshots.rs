@@ -12,6 +12,7 @@ use super::storage_volumes::spec;
 use super::wire::{self, StorageVolumeSnapshot};
 use crate::db::{Phase, VolumeSnapshot, rfc3339};
 use crate::names::SnapshotName;
+use crate::project;
 use crate::volume::{self, NewSnapshot, SnapshotChange};
 
 type Result<T> = std::result::Result<T, Error>;
@@ -90,6 +91,7 @@ pub async fn get(call: Call) -> Result<Response> {
 pub async fn create(mut call: Call) -> Result<Response> {
     let body: SnapshotsPost = call.json().await?;
     let (model, record) = call.custom_volume("snapshotted")?;
+    project::may_make_snapshots(&model, &record.key.project)?;
     let name = if body.name.is_empty() { None } else { Some(SnapshotName::new(body.name)?) };
     if let Some(name) = &name
         && volume::find_snapshot(&model, &record.key, name).is_ok()

@@ -16,7 +16,6 @@ use super::request::{Answer, Request, StopKind};
 use super::state::{Snapshot, Status};
 use super::waits::{answer_to, at, gone, init_gone};
 use super::{Context, Stages, adopt, delete, hotplug, limits, lxcfs, proxies, rename, start, stop, update};
-use crate::config;
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
 use crate::profile;

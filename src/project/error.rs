@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::names::{InstanceKey, ProfileName, ProjectName};
+use crate::names::{InstanceKey, ProfileName, ProjectName, VolumeKey};
 
 /// Whose configuration or device is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,7 @@ pub enum Error {
     Snapshots { project: ProjectName },
     Unset { key: &'static str, instance: InstanceKey },
     NoSize { instance: InstanceKey },
+    NoVolumeSize { volume: VolumeKey },
     Unusable { key: &'static str, value: String, instance: InstanceKey },
     TooMany { what: &'static str, key: &'static str, limit: u64, project: ProjectName },
     TooLow { what: &'static str, key: &'static str, found: u64, project: ProjectName },
@@ -85,6 +86,12 @@ impl fmt::Display for Error {
                 "Instance {:?} in project {:?} has no \"size\" config set on the root device either directly or via a profile: the project limits their sum",
                 instance.name.as_str(),
                 instance.project.as_str()
+            ),
+            Self::NoVolumeSize { volume } => write!(
+                f,
+                "Custom volume {:?} in project {:?} has no \"size\" config set: the project limits their sum",
+                volume.name.as_str(),
+                volume.project.as_str()
             ),
             Self::Unusable { key, value, instance } => write!(
                 f,

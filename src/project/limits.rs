@@ -1,11 +1,12 @@
 //! `limits.*` of projects: how many of something, and how much of something all instances together.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Error;
 use crate::api::wire::{Config, Devices};
 use crate::config::{parse_int, parse_size};
-use crate::db::{Instance, Model, Project};
+use crate::db::{Instance, Model, Phase, Project, Volume};
 use crate::profile::expand_instance;
 
 /// What `GET …/state` says of a resource; -1 is no limit.
@@ -57,6 +58,15 @@ pub(super) fn is_root(device: &Config) -> bool {
     says("type", "disk") && says("path", "/")
 }
 
+fn volumes<'a>(model: &'a Model, project: &'a Project) -> impl Iterator<Item = &'a Arc<Volume>> {
+    let counts = |volume: &&Arc<Volume>| volume.key.project == project.name && volume.phase != Phase::Deleting;
+    model.volumes.values().filter(counts)
+}
+
+fn volume_size(volume: &Volume) -> Option<u64> {
+    volume.config.get("size").and_then(|text| parse_size(text))
+}
+
 fn root_size(devices: &Devices) -> Option<&String> {
     devices.values().find(|device| is_root(device)).and_then(|device| device.get("size"))
 }
@@ -81,6 +91,10 @@ impl Sum {
                 key => Error::Unset { key, instance: instance() },
             };
             total = total.saturating_add(self.of(model, record)?.ok_or_else(unset)?);
+        }
+        for volume in volumes(model, project).filter(|_| self.key == DISK) {
+            let unset = || Error::NoVolumeSize { volume: volume.key.clone() };
+            total = total.saturating_add(volume_size(volume).ok_or_else(unset)?);
         }
         if total <= limit {
             return Ok(());
@@ -157,17 +171,18 @@ pub fn resources(model: &Model, project: &Project) -> BTreeMap<&'static str, Res
     for sum in &SUMS {
         // What an instance does not say, or says in parts, is not known.
         let known = super::instances(model, &project.name).filter_map(|record| sum.of(model, record).ok().flatten());
-        all.insert(name(sum.key), of(sum.key, sum.is_size, known.fold(0, u64::saturating_add)));
+        let mut known = known.fold(0, u64::saturating_add);
+        if sum.key == DISK {
+            known = volumes(model, project).filter_map(|volume| volume_size(volume)).fold(known, u64::saturating_add);
+        }
+        all.insert(name(sum.key), of(sum.key, sum.is_size, known));
     }
     all
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::db::Phase;
     use crate::names::{InstanceKey, InstanceName, PoolName, ProjectName};
 
     fn map(pairs: &[(&str, &str)]) -> Config {

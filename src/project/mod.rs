@@ -126,6 +126,15 @@ pub fn check_profile(model: &Model, profile: &Profile) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a project can have its custom volumes as they are in `model`, new or changed.
+///
+/// # Errors
+/// [`Error::NotFound`], or of its limits.
+pub fn check_volumes(model: &Model, project: &ProjectName) -> Result<(), Error> {
+    let record = model.projects.get(project).ok_or(Error::NotFound)?;
+    if limits::any(record) { limits::check(model, record, false) } else { Ok(()) }
+}
+
 /// Whether one network more may be in a project.
 ///
 /// # Errors

@@ -13,6 +13,7 @@ use crate::db::{Model, Phase, Tx, Volume, VolumeSnapshot};
 use crate::events::lifecycle::Requestor;
 use crate::instance::{Context, Manager};
 use crate::names::{SnapshotName, VolumeKey, VolumeSnapshotKey};
+use crate::project;
 use crate::storage::VolumeId;
 
 /// What a copy is of.
@@ -115,7 +116,9 @@ async fn copy_held(
         .write(move |tx| {
             let definition = definition(tx.model(), &source, asked)?;
             config::validate_volume(&definition.config)?;
-            write_rows(tx, &source, row(&key, definition))
+            let project = key.project.clone();
+            write_rows(tx, &source, row(&key, definition))?;
+            Ok::<_, Error>(project::check_volumes(tx.model(), &project)?)
         })
         .await?;
     let live = !manager.running_with(&of.volume).is_empty();
@@ -232,7 +235,13 @@ pub async fn move_to(
         .write(move |tx| {
             let old = find(tx.model(), &source.volume)?.clone();
             check_users(tx.model(), &source.volume, &key)?;
-            write_rows(tx, &source, Volume { key, phase: Phase::Creating, ..(*old).clone() })
+            let project = key.project.clone();
+            write_rows(tx, &source, Volume { key, phase: Phase::Creating, ..(*old).clone() })?;
+            // Within a project there is not more of it for long.
+            if project != source.volume.project {
+                project::check_volumes(tx.model(), &project)?;
+            }
+            Ok::<_, Error>(())
         })
         .await?;
     // One that was stopped may have started meanwhile: it is looked for again, when nobody can open it any more.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::users::User;
 use crate::names::{InstanceKey, NameError, PoolName, SnapshotName, VolumeName};
-use crate::{config, db, storage};
+use crate::{config, db, project, storage};
 
 /// The errors of this room.
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub enum Error {
     Config(config::Error),
     Pattern { pattern: String, reason: String },
     Storage(storage::Error),
+    Project(project::Error),
     Db(db::Error),
     Undo { cause: Box<Error>, failure: Box<Error> },
 }
@@ -56,6 +57,7 @@ impl fmt::Display for Error {
                 write!(f, "Configuration key \"snapshots.pattern\": {pattern:?} makes no name: {reason}")
             }
             Self::Storage(error) => error.fmt(f),
+            Self::Project(error) => error.fmt(f),
             Self::Db(error) => error.fmt(f),
             Self::Undo { cause, failure } => write!(f, "{cause}; and cleaning up after that: {failure}"),
         }
@@ -78,5 +80,6 @@ from!(
     Name NameError,
     Config config::Error,
     Storage storage::Error,
+    Project project::Error,
     Db db::Error,
 );

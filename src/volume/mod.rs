@@ -29,6 +29,7 @@ use crate::db::{self, Model, Phase, Volume};
 use crate::events::lifecycle::{Lifecycle, Requestor};
 use crate::instance::{Context, Manager};
 use crate::names::{VolumeKey, VolumeSnapshotKey};
+use crate::project;
 use crate::storage::{Pool, VolumeId};
 
 pub use copies::{CopyOf, copy, move_to, refresh};
@@ -100,7 +101,9 @@ pub async fn create(
         .db
         .write(move |tx| {
             check_free(tx.model(), &record.key)?;
-            Ok::<_, Error>(tx.put_volume(record)?)
+            let project = record.key.project.clone();
+            tx.put_volume(record)?;
+            Ok::<_, Error>(project::check_volumes(tx.model(), &project)?)
         })
         .await?;
     let made = on_pool(context, key, |pool, volume| Ok(pool.create_custom(&volume)?)).await;
@@ -162,7 +165,8 @@ pub async fn update(
             if config::is_unmapped(&config) != config::is_unmapped(&old.config) && !running.is_empty() {
                 return Err(Error::Running { doing: "change security.unmapped of", by: running });
             }
-            Ok(tx.put_volume(Volume { description, config, ..(*old).clone() })?)
+            tx.put_volume(Volume { description, config, ..(*old).clone() })?;
+            Ok(project::check_volumes(tx.model(), &of.project)?)
         })
         .await?;
     told(context, "storage-volume-updated", key, &[], requestor);

@@ -9,6 +9,7 @@ use crate::config::schedule;
 use crate::db::{self, Model, Phase, Seconds, Volume};
 use crate::instance::Manager;
 use crate::names::VolumeKey;
+use crate::project;
 
 fn schedule_of(volume: &Volume) -> Option<schedule::Schedule> {
     schedule::parse_schedule(volume.config.get("snapshots.schedule")?).ok()
@@ -22,7 +23,9 @@ pub fn has_schedule(model: &Model) -> bool {
 /// Those whose minute it is.
 fn due(model: &Model, at: time::OffsetDateTime) -> Vec<VolumeKey> {
     let fits = |volume: &&Arc<Volume>| {
-        volume.phase == Phase::Ready && schedule_of(volume).is_some_and(|schedule| schedule.fits(at))
+        volume.phase == Phase::Ready
+            && schedule_of(volume).is_some_and(|schedule| schedule.fits(at))
+            && project::may_make_snapshots(model, &volume.key.project).is_ok()
     };
     model.volumes.values().filter(fits).map(|volume| volume.key.clone()).collect()
 }

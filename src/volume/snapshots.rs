@@ -9,6 +9,7 @@ use crate::db::{self, Model, Phase, Seconds, VolumeSnapshot};
 use crate::events::lifecycle::Requestor;
 use crate::instance::{Context, Manager};
 use crate::names::{SnapshotName, VolumeKey, VolumeSnapshotKey};
+use crate::project;
 
 /// A new snapshot.
 #[derive(Debug, Clone, Default)]
@@ -90,6 +91,7 @@ pub async fn create(
     let record = context
         .db
         .write(move |tx| {
+            project::may_make_snapshots(tx.model(), &of.project)?;
             let record = row(tx.model(), &of, &new)?;
             tx.put_volume_snapshot(record.clone())?;
             Ok::<_, Error>(record)
