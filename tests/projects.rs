@@ -366,7 +366,8 @@ fn events_say_the_project() {
     // The stock client writes them down in any order.
     let mut found: Vec<_> = events().into_iter().filter(|event| event.1 != "profile-updated").collect();
     let mut expected: Vec<_> = expected.iter().map(|e| (e.0.to_owned(), e.1.to_owned(), e.2.to_owned())).collect();
-    (found.sort(), expected.sort());
+    found.sort();
+    expected.sort();
     assert_eq!(found, expected);
 }
 

@@ -101,6 +101,34 @@ fn a_volume_of_a_dir_pool_is_attached_live() {
 }
 
 #[test]
+fn a_volume_of_a_btrfs_pool_is_attached_live() {
+    a_volume_is_attached_live("btrfs");
+}
+
+#[test]
+fn the_size_of_a_volume_is_held_where_the_pool_can() {
+    let daemon = Daemon::ready("btrfs");
+    daemon.lxc(&["launch", "bb", "c1"]).ok();
+    daemon.lxc(&["storage", "volume", "create", "p", "v1", "size=20MiB"]).ok();
+    daemon.lxc(&["storage", "volume", "attach", "p", "v1", "c1", "data", "/v"]).ok();
+    let write = |mib: u32| {
+        let script = format!("busybox dd if=/dev/zero of=/v/{mib} bs=1M count={mib} && sync");
+        daemon.lxc(&["exec", "c1", "--", "sh", "-c", &script]).code
+    };
+    assert_eq!(write(10), 0);
+    assert_ne!(write(30), 0);
+    inside(&daemon, "c1", "busybox rm /v/30");
+    daemon.lxc(&["storage", "volume", "set", "p", "v1", "size=100MiB"]).ok();
+    assert_eq!(write(31), 0);
+    daemon.lxc(&["storage", "volume", "set", "p", "v1", "size=5MiB"]).refused("");
+    assert_eq!(daemon.lxc(&["storage", "volume", "get", "p", "v1", "size"]).ok(), "100MiB\n");
+    let used = || shown(&daemon, &format!("{VOLUMES}/v1/state"))["usage"]["used"].as_u64().unwrap_or_default();
+    eventually("what it uses is known", || used() > 40 << 20);
+    daemon.lxc(&["storage", "volume", "unset", "p", "v1", "size"]).ok();
+    assert_eq!(write(90), 0);
+}
+
+#[test]
 fn an_unmapped_volume_shows_the_ids_of_the_disk_and_a_privileged_container_those_of_all() {
     let daemon = Daemon::ready("dir");
     daemon.lxc(&["launch", "bb", "c1"]).ok();
@@ -269,6 +297,11 @@ fn snapshots_are_taken(driver: &str) {
 #[test]
 fn snapshots_of_volumes_on_overlay() {
     snapshots_are_taken("overlay");
+}
+
+#[test]
+fn snapshots_of_volumes_on_btrfs() {
+    snapshots_are_taken("btrfs");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `/1.0/storage-pools/<pool>/volumes`: custom volumes, and, to be looked at, the roots of instances and images.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -11,7 +11,7 @@ use super::error::Error;
 use super::response::{self, Response};
 use super::wire::{self, StorageVolume};
 use crate::config;
-use crate::db::{Instance, Model, Phase, Volume, rfc3339};
+use crate::db::{Feature, Instance, Model, Phase, Volume, rfc3339};
 use crate::names::{PoolName, ProjectName, SnapshotName, VolumeKey, VolumeName};
 use crate::ops::Spec;
 use crate::storage::VolumeId;
@@ -108,7 +108,8 @@ fn other(kind: &str, project: &ProjectName, name: String, used_by: String, creat
 
 fn root(instance: &Instance) -> StorageVolume {
     let key = &instance.key;
-    other(CONTAINER, &key.project, key.name.to_string(), format!("/1.0/instances/{}", key.name), instance.created_at)
+    let url = key.project.url(format_args!("/1.0/instances/{}", key.name));
+    other(CONTAINER, &key.project, key.name.to_string(), url, instance.created_at)
 }
 
 /// The roots of instances of a project in a pool, with their snapshots.
@@ -121,7 +122,8 @@ fn roots(model: &Model, pool: &PoolName, project: &ProjectName) -> Vec<StorageVo
         let snapshots = model.snapshots_of(&instance.key).into_iter().filter(|one| one.phase == Phase::Ready);
         found.extend(snapshots.map(|one| {
             let snapshot = &one.key.name;
-            let url = format!("/1.0/instances/{name}/snapshots/{}", snapshot.in_url());
+            let url = format_args!("/1.0/instances/{name}/snapshots/{}", snapshot.in_url());
+            let url = instance.key.project.url(url);
             other(CONTAINER, &instance.key.project, format!("{name}/{snapshot}"), url, one.created_at)
         }));
     }
@@ -154,7 +156,7 @@ async fn images(call: &Call, model: &Model, pool: &PoolName, project: &ProjectNa
     let known = here.into_iter().filter_map(|fingerprint| model.image(project, &fingerprint).cloned());
     let shown = |image: Arc<crate::db::Image>| {
         let name = image.fingerprint.to_string();
-        let url = format!("/1.0/images/{name}");
+        let url = project.url(format_args!("/1.0/images/{name}"));
         other("image", project, name, url, image.uploaded_at)
     };
     Ok(known.map(shown).collect())
@@ -167,22 +169,29 @@ fn url_of(pool: &PoolName, volume: &StorageVolume) -> String {
         None => part(&volume.name),
         Some((name, snapshot)) => format!("{}/snapshots/{}", part(name), part(snapshot)),
     };
-    format!("/1.0/storage-pools/{}/volumes/{}/{name}", pool.in_url(), volume.kind)
+    let url = format!("/1.0/storage-pools/{}/volumes/{}/{name}", pool.in_url(), volume.kind);
+    // It was one.
+    ProjectName::new(volume.project.as_str()).map_or_else(|_| url.clone(), |project| project.url(&url))
 }
 
 async fn listed(call: &Call, kind: Option<&str>) -> Result<Response> {
     let pool = call.pool_name()?;
-    let (model, project) = (call.app.db.model(), call.project()?);
+    let model = call.app.db.model();
+    let projects = match call.scope()? {
+        Some(project) => vec![project],
+        None => model.projects.keys().cloned().collect(),
+    };
     let wanted = |one: &str| kind.is_none_or(|kind| kind == one);
     let mut found = Vec::new();
-    if wanted(CONTAINER) {
-        found.extend(roots(&model, &pool, &project));
+    for project in projects.iter().filter(|_| wanted(CONTAINER)) {
+        found.extend(roots(&model, &pool, project));
     }
-    if wanted(CUSTOM) {
-        found.extend(customs(&model, &pool, &model.project_of_volumes(&project)));
+    let holders = |feature| projects.iter().map(|project| model.holder(project, feature)).collect::<BTreeSet<_>>();
+    for project in holders(Feature::Volumes).iter().filter(|_| wanted(CUSTOM)) {
+        found.extend(customs(&model, &pool, project));
     }
-    if wanted("image") {
-        found.extend(images(call, &model, &pool, &project).await?);
+    for project in holders(Feature::Images).iter().filter(|_| wanted("image")) {
+        found.extend(images(call, &model, &pool, project).await?);
     }
     call.list(found, |volume| url_of(&pool, volume), Clone::clone)
 }

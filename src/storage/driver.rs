@@ -62,7 +62,7 @@ pub(super) enum Files<'a> {
 pub(super) type Fill<'a> = &'a mut dyn FnMut(&Path) -> Result<(), Error>;
 
 /// Of a new custom volume, as LXD has it.
-const FILES_MODE: u32 = 0o711;
+pub(super) const FILES_MODE: u32 = 0o711;
 
 /// A backend.
 pub(super) trait Driver: Send + Sync {
@@ -111,10 +111,18 @@ pub(super) trait Driver: Send + Sync {
     }
     /// Limits what a volume may have, bytes; `None`: as much as there is.
     fn set_quota(&self, volume: &Path, bytes: Option<u64>) -> Result<(), Error>;
+    /// The same of a custom volume.
+    fn set_files_quota(&self, volume: &Path, bytes: Option<u64>) -> Result<(), Error> {
+        self.set_quota(volume, bytes)
+    }
     /// Whether [`Self::usage`] may tell anything. It costs nothing.
     fn counts(&self, pool: &Path) -> bool;
     /// What it has, by what the file system counts anyway; `None`: it does not.
     fn usage(&self, volume: &Path) -> Result<Option<Counted>, Error>;
+    /// The same of a custom volume.
+    fn files_usage(&self, volume: &Path) -> Result<Option<Counted>, Error> {
+        self.usage(volume)
+    }
     /// Makes the snapshot of `of` where it is to be, in one step, sealed; `false`: that cannot be done.
     fn snapshot_in_place(&self, _of: &Path, _snapshot: &Path) -> Result<bool, Error> {
         Ok(false)

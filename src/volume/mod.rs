@@ -30,7 +30,7 @@ use crate::events::lifecycle::{Lifecycle, Requestor};
 use crate::instance::{Context, Manager};
 use crate::names::{VolumeKey, VolumeSnapshotKey};
 use crate::project;
-use crate::storage::{Pool, VolumeId};
+use crate::storage::{self, Pool, VolumeId};
 
 pub use copies::{CopyOf, copy, move_to, refresh};
 pub use error::Error;
@@ -126,9 +126,30 @@ async fn undone(context: &Arc<Context>, key: &VolumeKey, made: Result<(), Error>
 }
 
 /// The volume and its snapshots are whole.
-async fn set_ready(context: &Context, key: &VolumeKey) -> Result<(), Error> {
+async fn set_ready(context: &Arc<Context>, key: &VolumeKey) -> Result<(), Error> {
+    let size = context.db.model().volumes.get(key).and_then(|record| size_of(&record.config));
+    if size.is_some() {
+        limit(context, key, size).await?;
+    }
     let key = key.clone();
     context.db.write(move |tx| ready(tx, &key)).await
+}
+
+/// Bytes that a volume may have.
+fn size_of(config: &Config) -> Option<u64> {
+    config.get("size").and_then(|text| config::parse_size(text))
+}
+
+/// Limits what a volume may have. Where the pool cannot, the size is only what projects count, as with LXD.
+async fn limit(context: &Arc<Context>, key: &VolumeKey, size: Option<u64>) -> Result<(), Error> {
+    on_pool(context, key, move |pool, volume| match pool.set_quota(&volume, size) {
+        Err(error @ storage::Error::NoQuotas { .. }) => {
+            tracing::warn!(%volume, %error, "its size is not held");
+            Ok(())
+        }
+        limited => Ok(limited?),
+    })
+    .await
 }
 
 fn ready(tx: &mut db::Tx<'_>, key: &VolumeKey) -> Result<(), Error> {
@@ -156,7 +177,7 @@ pub async fn update(
     // Whoever is just putting it in, does it as it was.
     let _alone = context.pools.locks().replacing(key).await;
     let (of, running) = (key.clone(), manager.running_with(key));
-    context
+    let (old, new) = context
         .db
         .write(move |tx| {
             let old = find(tx.model(), &of)?.clone();
@@ -165,10 +186,19 @@ pub async fn update(
             if config::is_unmapped(&config) != config::is_unmapped(&old.config) && !running.is_empty() {
                 return Err(Error::Running { doing: "change security.unmapped of", by: running });
             }
-            tx.put_volume(Volume { description, config, ..(*old).clone() })?;
-            Ok(project::check_volumes(tx.model(), &of.project)?)
+            let new = Volume { description, config, ..(*old).clone() };
+            tx.put_volume(new.clone())?;
+            project::check_volumes(tx.model(), &of.project)?;
+            Ok::<_, Error>((old, new))
         })
         .await?;
+    let sizes = (size_of(&old.config), size_of(&new.config));
+    if sizes.0 != sizes.1
+        && let Err(error) = limit(context, key, sizes.1).await
+    {
+        context.db.write(move |tx| Ok::<_, Error>(tx.put_volume((*old).clone())?)).await?;
+        return Err(error);
+    }
     told(context, "storage-volume-updated", key, &[], requestor);
     Ok(())
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::dir;
-use super::driver::{Driver, Make, RootMount};
+use super::driver::{Driver, FILES_MODE, Files, Make, RootMount};
 use super::error::{Error, io};
 use super::files::{make_dir, scratch};
 use super::probe::Probes;
@@ -101,6 +101,21 @@ impl Driver for Btrfs {
     }
 
     fn discard(&self, _pool: &Path, trash: &Path) -> Result<(), Error> {
+        subvolumes::remove(trash)
+    }
+
+    fn make_files(&self, new: &Path, what: Files<'_>) -> Result<(), Error> {
+        match what {
+            Files::Empty => {
+                subvolumes::create(new)?;
+                make_dir(new, FILES_MODE)
+            }
+            // In one step, whoever is writing.
+            Files::Copy { of, .. } => subvolumes::copy(of, new),
+        }
+    }
+
+    fn discard_files(&self, trash: &Path) -> Result<(), Error> {
         subvolumes::remove(trash)
     }
 

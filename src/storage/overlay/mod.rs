@@ -439,6 +439,14 @@ impl Driver for Overlay {
         }
     }
 
+    fn set_files_quota(&self, volume: &Path, bytes: Option<u64>) -> Result<(), Error> {
+        quota::limit_directory(volume, bytes)
+    }
+
+    fn files_usage(&self, volume: &Path) -> Result<Option<Counted>, Error> {
+        quota::usage_of_directory(volume)
+    }
+
     fn counts(&self, pool: &Path) -> bool {
         quota::counts_directories(pool)
     }

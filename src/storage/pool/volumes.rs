@@ -16,7 +16,7 @@ use crate::storage::driver::{Make, RootMount};
 use crate::storage::error::{Error, io};
 use crate::storage::files::{is_custom, make_dir, scratch, trash};
 use crate::storage::quota::Counted;
-use crate::storage::volume::VolumeId;
+use crate::storage::volume::{VolumeId, VolumeKind};
 use crate::storage::{nested, shift};
 use crate::sys::mount;
 
@@ -211,7 +211,12 @@ impl Pool {
     /// # Errors
     /// When it has more already, or the file system cannot.
     pub fn set_quota(&self, volume: &VolumeId, bytes: Option<u64>) -> Result<(), Error> {
-        self.driver.set_quota(&self.path(volume), bytes).map_err(|error| self.told(error))?;
+        let path = self.path(volume);
+        let limited = match volume.kind() {
+            VolumeKind::Custom => self.driver.set_files_quota(&path, bytes),
+            VolumeKind::Container => self.driver.set_quota(&path, bytes),
+        };
+        limited.map_err(|error| self.told(error))?;
         // It may count only from now on.
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
@@ -235,7 +240,11 @@ impl Pool {
     /// # Errors
     /// When it cannot be asked.
     pub fn usage(&self, volume: &VolumeId) -> Result<Option<Counted>, Error> {
-        self.driver.usage(&self.path(volume))
+        let path = self.path(volume);
+        match volume.kind() {
+            VolumeKind::Custom => self.driver.files_usage(&path),
+            VolumeKind::Container => self.driver.usage(&path),
+        }
     }
 
     /// Whether the restore of this token has taken place.
