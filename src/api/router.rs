@@ -403,7 +403,8 @@ fn check_dry_run(method: &Method, path: &str, asked: Option<&str>) -> std::resul
         Some(true) if method.is_safe() => return Ok(()),
         Some(true) => {}
     }
-    let mut parts = path.trim_start_matches("/1.0/").split('/');
+    // Behind the version.
+    let mut parts = path.split('/').skip(2);
     let tree = matches!(parts.next(), Some("instances" | "containers" | "profiles"));
     let can = match (parts.next(), parts.next()) {
         (None, _) => *method == Method::POST,

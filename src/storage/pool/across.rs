@@ -130,7 +130,8 @@ mod tests {
             let state_dir = self.dir.path().to_owned();
             let spec = PoolSpec { name, driver, config: Default::default(), state_dir };
             // Not made but opened: that tries nothing, for which the daemon's program would be needed.
-            fs::create_dir(self.dir.path().join("storage-pools").join(spec.name.as_str())).unwrap();
+            fs::create_dir_all(self.dir.path().join("storage-pools").join(spec.name.as_str()).join("containers"))
+                .unwrap();
             Pool::open(spec, &self.probes, &Arc::default()).unwrap()
         }
     }
