@@ -19,6 +19,9 @@ const KERNEL: &str = "/sys/kernel/security/apparmor";
 const PARSER: &str = r#"#!/bin/sh
 real=/usr/sbin/apparmor_parser
 kernel=/sys/kernel/security/apparmor
+# The kernel does one thing at a time, and is never seen in the middle of it.
+exec 9> $kernel/lock
+flock 9
 case "$*" in
 *--replace*)
 	for file; do :; done
@@ -31,14 +34,14 @@ case "$*" in
 	mkdir -p "$cache" && cp "$file" "$cache/"
 	$real --quiet --names "$file" 2>/dev/null | sed 's/$/ (enforce)/' > $kernel/new
 	cat $kernel/new $kernel/profiles | sort -u > $kernel/next
-	cat $kernel/next > $kernel/profiles ;;
+	mv $kernel/next $kernel/profiles ;;
 *--remove*)
 	name=$($real --quiet --names 2>/dev/null)
 	echo "unload $name" >> $kernel/calls
 	grep -qxF "$name (enforce)" $kernel/profiles || { echo "profile doesn't exist" >&2; exit 1; }
 	grep -vxF "$name (enforce)" $kernel/profiles > $kernel/next
-	cat $kernel/next > $kernel/profiles ;;
-*) exec $real "$@" ;;
+	mv $kernel/next $kernel/profiles ;;
+*) exec $real "$@" 9>&- ;;
 esac
 "#;
 
