@@ -326,6 +326,10 @@ pub(super) async fn build(
         });
     }
     context.created(record, requestor);
+    // Those that came with a copy.
+    for snapshot in context.db.model().snapshots_of(&record.key) {
+        context.snapshot_lifecycle("instance-snapshot-created", &snapshot.key, &[], requestor);
+    }
     Ok(())
 }
 

@@ -31,7 +31,12 @@ pub(super) async fn delete(
             Ok::<_, Error>(record)
         })
         .await?;
+    let model = context.db.model();
     finish(context, &record).await?;
+    // As LXD tells it: the newest first.
+    for snapshot in model.snapshots_of(key).into_iter().rev() {
+        context.snapshot_lifecycle("instance-snapshot-deleted", &snapshot.key, &[], requestor);
+    }
     context.lifecycle("instance-deleted", key, requestor);
     Ok(())
 }
