@@ -10,6 +10,17 @@
 //! ```
 //! `names` stands below all of them: the typed identifiers that are parsed once, at the edge.
 
+/// Makes the `Error` of a room of the errors of other rooms: a variant for each.
+macro_rules! from {
+    ($($variant:ident $type:ty),* $(,)?) => {
+        $(impl From<$type> for Error {
+            fn from(error: $type) -> Self {
+                Self::$variant(error)
+            }
+        })*
+    };
+}
+
 pub mod api;
 pub mod auth;
 pub mod cli;

@@ -115,8 +115,11 @@ fn a_put_without_profiles_takes_them_away_and_a_patch_leaves_them() {
     assert_eq!(shown(), (json!([]), json!("d")));
     daemon.lxc(&["profile", "assign", "c1", "default"]).ok();
     let whole = json!({"devices": root, "description": "e"}).to_string();
+    let uuid = || daemon.lxc(&["config", "get", "c1", "volatile.uuid"]).ok();
+    let before = uuid();
     assert_eq!(daemon.operation("PUT", "/1.0/instances/c1", &whole).0, 200);
     assert_eq!(shown(), (json!([]), json!("e")));
+    assert_eq!((uuid(), before.len()), (before.clone(), 37), "it is the same instance");
     // It can be without a root for a while, but not start without one.
     assert_eq!(daemon.operation("PUT", "/1.0/instances/c1", "{}").0, 200);
     daemon.lxc(&["start", "c1"]).refused("No root device");

@@ -5,24 +5,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::Daemon;
-
-fn shown(daemon: &Daemon, name: &str) -> Value {
-    daemon.api("GET", &format!("/1.0/instances/{name}?recursion=1"), "").1["metadata"].clone()
-}
-
-fn push(daemon: &Daemon, place: &str, text: &str) {
-    daemon.lxc_with_input(&["file", "push", "-", place], text.as_bytes()).ok();
-}
-
-fn pulled(daemon: &Daemon, place: &str) -> String {
-    daemon.lxc(&["file", "pull", place, "-"]).ok()
-}
-
-fn snapshots(daemon: &Daemon, name: &str) -> Vec<String> {
-    let shown = shown(daemon, name);
-    let list = shown["snapshots"].as_array().cloned().unwrap_or_default();
-    list.iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
-}
+use support::instances::{pulled, push, shown, snapshots};
 
 /// Of one that runs, of one that is down, of a snapshot; with snapshots and without.
 fn is_copied(driver: &str) {

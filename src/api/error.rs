@@ -345,16 +345,6 @@ fn instance(error: &instance::Error) -> StatusCode {
     }
 }
 
-macro_rules! from {
-    ($($variant:ident $type:ty),* $(,)?) => {
-        $(impl From<$type> for Error {
-            fn from(error: $type) -> Self {
-                Self::$variant(error)
-            }
-        })*
-    };
-}
-
 from!(
     Name NameError,
     Operation ops::Error,

@@ -295,16 +295,6 @@ impl PartialEq for Error {
 
 impl Eq for Error {}
 
-macro_rules! from {
-    ($($variant:ident $type:ty),* $(,)?) => {
-        $(impl From<$type> for Error {
-            fn from(error: $type) -> Self {
-                Self::$variant(error)
-            }
-        })*
-    };
-}
-
 from!(
     Name NameError,
     Config config::Error,

@@ -101,7 +101,7 @@ pub fn users_of<'a>(
 /// What tells an instance from all others stays its own: the stock client's `copy --refresh` writes the whole configuration
 /// of the source into the copy.
 fn keep_identity(model: &Model, old: &Instance, config: &mut Config) {
-    let is_identity = |key: &str| key == "volatile.uuid" || (key.starts_with("volatile.") && key.ends_with(".hwaddr"));
+    let is_identity = |key: &str| key == UUID || (key.starts_with("volatile.") && key.ends_with(".hwaddr"));
     let new = config.iter().filter(|(key, value)| is_identity(key) && old.config.get(*key) != Some(value));
     let of_another = |key: &str, value: &str| {
         let mut others = model.instances.values().filter(|other| other.key != old.key);
@@ -113,6 +113,10 @@ fn keep_identity(model: &Model, old: &Instance, config: &mut Config) {
             Some(own) => config.insert(key, own.clone()),
             None => config.remove(&key),
         };
+    }
+    // Who leaves it out does not mean to take it away.
+    if let (None, Some(id)) = (config.get(UUID), old.config.get(UUID)) {
+        config.insert(UUID.to_owned(), id.clone());
     }
 }
 
@@ -140,10 +144,6 @@ pub(super) fn changed(
     // a crash it would be taken for one that does not run.
     record.config.retain(|key, _| !is_own(key));
     record.config.extend(old.config.iter().filter(|(key, _)| is_own(key)).map(|(k, v)| (k.clone(), v.clone())));
-    // Who leaves its identity out does not mean to take it away.
-    if let (None, Some(id)) = (record.config.get(UUID), old.config.get(UUID)) {
-        record.config.insert(UUID.to_owned(), id.clone());
-    }
     keep_identity(model, old, &mut record.config);
     if !new.architecture.is_empty() {
         context.host.check_architecture(&new.architecture)?;

@@ -66,16 +66,6 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-macro_rules! from {
-    ($($variant:ident $type:ty),* $(,)?) => {
-        $(impl From<$type> for Error {
-            fn from(error: $type) -> Self {
-                Self::$variant(error)
-            }
-        })*
-    };
-}
-
 from!(
     Name NameError,
     Config config::Error,

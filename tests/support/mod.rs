@@ -5,6 +5,7 @@
 pub mod api;
 pub mod caller;
 pub mod http;
+pub mod instances;
 pub mod namespaces;
 pub mod scanner;
 pub mod sftp;
