@@ -11,6 +11,7 @@
 //! ```
 
 mod single;
+mod twin;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -30,6 +31,7 @@ use super::walk::{self, Entry, Visit, walk};
 use crate::sys::{btrfs, mount};
 
 pub(super) use single::Single;
+pub(super) use twin::{Same, Twin};
 
 /// Holds what works on a tree.
 pub trait Pause: Send + Sync {
@@ -56,7 +58,15 @@ const STEP: i64 = 50_000_000;
 /// # Errors
 /// With the file that could not be copied.
 pub(super) fn tree(from: &Path, to: &Path) -> Result<(), Error> {
-    pass::<false>(from, to, None).map(drop)
+    pass::<false>(from, to, None, None).map(drop)
+}
+
+/// The same; what `twin` has as well gets a second name instead of a copy.
+///
+/// # Errors
+/// As of [`tree`].
+pub(super) fn tree_beside(from: &Path, to: &Path, twin: &Twin) -> Result<(), Error> {
+    pass::<false>(from, to, None, Some(twin)).map(drop)
 }
 
 /// The same of a tree in use, which `pause` holds for the end of it.
@@ -93,17 +103,17 @@ pub(super) fn root(of: &Path, held: Option<&dyn Pause>, to: &Path) -> Result<(),
 pub(super) fn unheld(from: &Path, to: &Path) -> Result<(), Error> {
     let seen = first(from, to)?;
     // What goes while it is looked at is gone.
-    pass::<true>(from, to, Some(&seen)).map(drop)
+    pass::<true>(from, to, Some(&seen), None).map(drop)
 }
 
 fn first(from: &Path, to: &Path) -> Result<Seen, Error> {
     // Pages that are written through a mapping take their time from the first write after they were written out.
     walk::open(from).and_then(|root| rustix::fs::syncfs(&root).map_err(|e| io("write out", from)(e.into())))?;
-    pass::<true>(from, to, None)
+    pass::<true>(from, to, None, None)
 }
 
 fn second(from: &Path, to: &Path, seen: &Seen) -> Result<(), Error> {
-    pass::<false>(from, to, Some(seen)).map(drop)
+    pass::<false>(from, to, Some(seen), None).map(drop)
 }
 
 /// What a pass saw, for the next one.
@@ -138,6 +148,9 @@ struct Copy<'a, const LIVE: bool> {
     directories: Mutex<BTreeMap<u64, u64>>,
     /// Of the second pass: directories in which no name has come, gone or changed since the first one.
     quiet: Mutex<BTreeSet<u64>>,
+    twin: Option<&'a Twin>,
+    /// Directories whose twins may be taken over from.
+    trusted: Mutex<BTreeSet<u64>>,
     /// Where the first name of a file that has several lies.
     links: Mutex<BTreeMap<(u64, u64), PathBuf>>,
     late: Mutex<Vec<Late>>,
@@ -147,7 +160,7 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn pass<const LIVE: bool>(from: &Path, to: &Path, seen: Option<&Seen>) -> Result<Seen, Error> {
+fn pass<const LIVE: bool>(from: &Path, to: &Path, seen: Option<&Seen>, twin: Option<&Twin>) -> Result<Seen, Error> {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     let nanoseconds = now.tv_nsec - STEP;
     let since = match nanoseconds < 0 {
@@ -162,6 +175,8 @@ fn pass<const LIVE: bool>(from: &Path, to: &Path, seen: Option<&Seen>) -> Result
         seen,
         directories: Mutex::default(),
         quiet: Mutex::default(),
+        twin,
+        trusted: Mutex::default(),
         links: Mutex::default(),
         late: Mutex::default(),
     };
@@ -183,6 +198,8 @@ struct Place {
     copy: OwnedFd,
     /// See [`Copy::quiet`].
     quiet: bool,
+    /// The directory of the twin, if files may be taken over from it.
+    twin: Option<OwnedFd>,
 }
 
 impl<const LIVE: bool> Visit for Copy<'_, LIVE> {
@@ -191,15 +208,26 @@ impl<const LIVE: bool> Visit for Copy<'_, LIVE> {
 
     fn enter(&self, below: &Path) -> Result<Place, Error> {
         let copy = walk::open_below(&self.root, below).map_err(|e| io("open", self.top.join(below))(e.into()))?;
-        Ok(Place { copy, quiet: held(&self.quiet).contains(&hash(below)) })
+        let twin = self.twin.and_then(|twin| {
+            let trusted = below.parent().is_none_or(|above| held(&self.trusted).contains(&hash(above)));
+            twin.enter(below, trusted)
+        });
+        if twin.is_some() {
+            held(&self.trusted).insert(hash(below));
+        }
+        Ok(Place { copy, quiet: held(&self.quiet).contains(&hash(below)), twin })
     }
 
     fn knows_some(&self) -> bool {
-        self.seen.is_some()
+        self.seen.is_some() || self.twin.is_some()
     }
 
-    fn is_known(&self, place: &Place, stat: &Stat) -> bool {
-        place.quiet && self.is_done(stat)
+    fn is_known(&self, place: &Place, name: &OsStr, stat: &Stat) -> bool {
+        let linked = || match (self.twin, &place.twin) {
+            (Some(twin), Some(from)) => twin.link(from, &place.copy, name, stat),
+            (Some(_) | None, _) => false,
+        };
+        (place.quiet && self.is_done(stat)) || linked()
     }
 
     fn visit(&self, place: Option<&Place>, entry: &Entry<'_>) -> Result<(), Error> {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::copy;
+use super::copy::{self, Same, Twin};
 use super::driver::{Driver, Make, RootMount};
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
@@ -55,12 +55,29 @@ impl Driver for Dir {
         match what {
             Make::Image(image) => image.unpack(new, &Limits::default()).map(drop).map_err(Error::from),
             Make::Empty => make_dir(&new.join("rootfs"), 0o755),
-            Make::Snapshot { of, live } | Make::Copy { of, live } => {
+            Make::Snapshot { of, live } => {
+                shift::settle(of)?;
+                // Of one that runs, files may change by mappings that their times do not tell of.
+                let same = live.is_none().then(Same::begin);
+                copy::root(of, live, &new.join("rootfs"))?;
+                copy::parts(of, new, BESIDE)?;
+                same.map_or(Ok(()), |same| same.write(new))
+            }
+            Make::Copy { of, live } => {
                 shift::settle(of)?;
                 copy::root(of, live, &new.join("rootfs"))?;
                 copy::parts(of, new, BESIDE)
             }
         }
+    }
+
+    fn make_restored(&self, pool: &Path, new: &Path, of: &Path, volume: &Path) -> Result<(), Error> {
+        let Some(twin) = Twin::of(volume, of) else { return self.make(pool, new, Make::Copy { of, live: None }) };
+        make_dir(new, 0o700)?;
+        quota::begin(new);
+        copy::tree_beside(&of.join("rootfs"), &new.join("rootfs"), &twin)?;
+        copy::parts(of, new, BESIDE)?;
+        twin.finish(new)
     }
 
     fn mount(&self, _pool: &Path, volume: &Path, map: Option<&IdMap>) -> Result<RootMount, Error> {

@@ -96,6 +96,11 @@ pub(super) trait Driver: Send + Sync {
         fill(&new.join("rootfs"))
     }
 
+    /// As [`Make::Copy`] of the snapshot `of`, to take the place of `volume`, which nobody uses and which goes then.
+    fn make_restored(&self, pool: &Path, new: &Path, of: &Path, _volume: &Path) -> Result<(), Error> {
+        self.make(pool, new, Make::Copy { of, live: None })
+    }
+
     /// Makes the custom volume, or snapshot of one, `new`, which is not there. What it is of lies in the same pool.
     fn make_files(&self, new: &Path, what: Files<'_>) -> Result<(), Error> {
         match what {

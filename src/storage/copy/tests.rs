@@ -252,3 +252,93 @@ proptest! {
         prop_assert!(differs.is_empty(), "{:?}: {} / {}", differs, shown(&from), shown(&to));
     }
 }
+
+/// A volume and a snapshot of it, in `dir`.
+fn snapshot_in(dir: &Path) -> (PathBuf, PathBuf) {
+    let (volume, snapshot) = (dir.join("volume"), dir.join("snapshot"));
+    fs::create_dir(&snapshot).unwrap();
+    let same = Same::begin();
+    tree(&volume.join("rootfs"), &snapshot.join("rootfs")).unwrap();
+    same.write(&snapshot).unwrap();
+    (volume, snapshot)
+}
+
+/// Restores it; the old volume goes, as it does.
+fn restore(volume: &Path, snapshot: &Path) {
+    let new = volume.with_extension("new");
+    fs::create_dir(&new).unwrap();
+    let twin = Twin::of(volume, snapshot).unwrap();
+    tree_beside(&snapshot.join("rootfs"), &new.join("rootfs"), &twin).unwrap();
+    twin.finish(&new).unwrap();
+    fs::remove_dir_all(volume).unwrap();
+    fs::rename(new, volume).unwrap();
+}
+
+#[test]
+fn a_restore_takes_over_what_has_not_changed_and_nothing_else() {
+    let dir = place();
+    let root = dir.path().join("volume/rootfs");
+    fs::create_dir_all(root.join("deep")).unwrap();
+    zoo(&root);
+    fs::remove_dir_all(root.join("deep")).unwrap();
+    for directory in ["a/sub", "b/sub", "quiet"] {
+        fs::create_dir_all(root.join(directory)).unwrap();
+        fs::write(root.join(directory).join("file"), format!("{directory:9}")).unwrap();
+        aged(&root.join(directory).join("file"));
+    }
+    let wait = || std::thread::sleep(std::time::Duration::from_millis(30));
+    wait();
+    let (volume, snapshot) = snapshot_in(dir.path());
+    wait();
+    let number = |path: &str| root.join(path).metadata().unwrap().ino();
+    let quiet = number("quiet/file");
+    for _ in 0..2 {
+        // Size and time as before: only the kernel knows.
+        fs::write(root.join("plain"), "TEXT").unwrap();
+        rustix::fs::utimensat(
+            rustix::fs::CWD,
+            root.join("plain"),
+            &times(&rustix::fs::stat(snapshot.join("rootfs/plain")).unwrap()),
+            NAME,
+        )
+        .unwrap();
+        // Other directories by the same names, with files that look alike.
+        fs::rename(root.join("a"), root.join("c")).unwrap();
+        fs::rename(root.join("b"), root.join("a")).unwrap();
+        fs::rename(root.join("c"), root.join("b")).unwrap();
+        fs::write(root.join("new"), "").unwrap();
+        fs::remove_file(root.join("quiet/none")).unwrap_or_default();
+        set(&root.join("quiet"), "user.more", b"1");
+        restore(&volume, &snapshot);
+        aged(&root);
+        aged(&snapshot.join("rootfs"));
+        assert_alike(&snapshot.join("rootfs"), &root);
+        wait();
+    }
+    assert_ne!(number("quiet/file"), quiet, "its directory has changed");
+    let quiet = number("quiet/file");
+    restore(&volume, &snapshot);
+    assert_eq!(number("quiet/file"), quiet, "its file was taken over");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_restore_undoes_any_changes(
+        before in proptest::collection::vec(any::<(u8, u8, u8)>(), 0..24),
+        first in proptest::collection::vec(any::<(u8, u8, u8)>(), 0..12),
+        second in proptest::collection::vec(any::<(u8, u8, u8)>(), 0..12),
+    ) {
+        let dir = place();
+        let root = dir.path().join("volume/rootfs");
+        fs::create_dir_all(&root).unwrap();
+        before.into_iter().for_each(|change| apply(&root, change));
+        let (volume, snapshot) = snapshot_in(dir.path());
+        for changes in [first, second] {
+            changes.into_iter().for_each(|change| apply(&root, change));
+            restore(&volume, &snapshot);
+            prop_assert_eq!(facts(&snapshot.join("rootfs")), facts(&root));
+        }
+    }
+}

@@ -167,7 +167,7 @@ impl Pool {
         }
         let lower = self.driver.lower(&of);
         self.replace(volume, lower.as_ref(), |scratch| {
-            self.driver.make(&self.root, scratch, Make::Copy { of: &of, live: None })?;
+            self.driver.make_restored(&self.root, scratch, &of, &self.path(volume))?;
             mark(scratch)
         })
     }
