@@ -444,6 +444,20 @@ fn a_pool_that_cannot_limit_says_so() {
 }
 
 #[test]
+fn a_source_that_roots_of_containers_cannot_reach_is_named() {
+    let daemon = Daemon::ready("dir");
+    let closed = daemon.root.join("closed");
+    std::fs::create_dir_all(closed.join("pool")).unwrap();
+    std::fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    daemon.lxc(&["storage", "create", "q", "dir", &format!("source={}", closed.join("pool").display())]).ok();
+    daemon.lxc(&["init", "bb", "c1", "-s", "q"]).ok();
+    daemon.lxc(&["start", "c1"]).refused(&format!("chmod o+x {}", closed.display()));
+    std::fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    daemon.lxc(&["start", "c1"]).ok();
+    daemon.lxc(&["delete", "c1", "--force"]).ok();
+}
+
+#[test]
 fn init_makes_a_pool_on_a_file_or_a_device() {
     isolated("init_makes_a_pool_on_a_file_or_a_device", || {
         let daemon = Daemon::bare();

@@ -426,6 +426,15 @@ fn is_moved(driver: &str) {
     assert_eq!(shown["devices"]["root"], json!({"type": "disk", "path": "/", "pool": "p"}));
     daemon.lxc(&["--project", "own", "start", "c2"]).ok();
     daemon.lxc(&["--project", "own", "stop", "--force", "c2"]).ok();
+    // Back, by its old name, and to another pool at once.
+    done(&daemon, "POST", "/1.0/storage-pools", &json!({"name": "other", "driver": "dir"}));
+    let back = json!({"name": "c1", "migration": true, "project": "default", "pool": "other"});
+    done(&daemon, "POST", "/1.0/instances/c2?project=own", &back);
+    let shown = get(&daemon, "/1.0/instances/c1");
+    assert_eq!(shown["devices"]["root"], json!({"type": "disk", "path": "/", "pool": "other"}));
+    assert_eq!(get(&daemon, "/1.0/instances/c1/snapshots").as_array().unwrap().len(), 1);
+    assert_eq!(pulled("default", "c1/root/f"), "one");
+    daemon.lxc(&["move", "c1", "c2", "--target-project", "own"]).ok();
     // What its profiles lack there is said.
     done(&daemon, "POST", "/1.0/profiles", &json!({"name": "x"}));
     done(

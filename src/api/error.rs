@@ -323,6 +323,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::RawAppArmor { .. }
         | instance::Error::RawLxc { .. }
         | instance::Error::Start { .. }
+        | instance::Error::ClosedDirectory { .. }
         | instance::Error::AppArmor { .. }
         | instance::Error::EmptyCommand
         | instance::Error::NotUp { .. }

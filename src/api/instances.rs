@@ -432,12 +432,8 @@ pub async fn rename(mut call: Call) -> Result<Response> {
         name => seen_project(&model, name)?,
     };
     let moves = project != from.project;
-    if moves && !body.pool.is_empty() && body.pool != record.pool.as_str() {
-        let what = "moving an instance to another project and another pool at once: do one after the other".to_owned();
-        return Err(Error::Unsupported { what });
-    }
-    if !moves && !body.pool.is_empty() {
-        return move_to(&call, &model, &record, body);
+    if !body.pool.is_empty() && (!moves || body.pool != record.pool.as_str()) {
+        return move_to(&call, &model, &record, project, body);
     }
     if !moves && body.migration {
         return Err(Error::Unsupported { what: "moving instances to another host".to_owned() });
@@ -452,11 +448,18 @@ pub async fn rename(mut call: Call) -> Result<Response> {
     Ok(response::accepted(&operation))
 }
 
-/// To another pool, perhaps by another name. A daemon that dies between the two leaves it there by its old name.
-fn move_to(call: &Call, model: &Model, record: &db::Instance, body: wire::InstancePost) -> Result<Response> {
+/// To another pool, perhaps by another name and to another project: that first, since it is what may be refused and easily
+/// undone. A daemon that dies between the two leaves it in its old pool.
+fn move_to(
+    call: &Call,
+    model: &Model,
+    record: &db::Instance,
+    project: ProjectName,
+    body: wire::InstancePost,
+) -> Result<Response> {
     let from = record.key.clone();
     let name = if body.name.is_empty() { from.name.clone() } else { InstanceName::new(body.name)? };
-    let to = InstanceKey { project: from.project.clone(), name };
+    let to = InstanceKey { project, name };
     let pool = PoolName::new(body.pool.clone()).map_err(|_| Error::NotFound("Storage pool"))?;
     if !model.pools.contains_key(&pool) {
         return Err(Error::NotFound("Storage pool"));
@@ -470,9 +473,20 @@ fn move_to(call: &Call, model: &Model, record: &db::Instance, body: wire::Instan
     let verb = SnapshotVerb::Move { pool, snapshots: !(body.instance_only || body.container_only) };
     let (app, requestor) = (Arc::clone(&call.app), call.requestor());
     let operation = call.app.ops.task(spec(call, &from, "Migrating instance"), async move |handle| {
-        let stages = app.instances.on_snapshots(&from, verb, Some(requestor.clone())).await?;
-        handle.add_metadata("stages", stages.to_json());
-        if to == from { Ok(()) } else { app.instances.rename(&from, to, Some(requestor)).await }
+        if to != from {
+            app.instances.rename(&from, to.clone(), Some(requestor.clone())).await?;
+        }
+        match app.instances.on_snapshots(&to, verb, Some(requestor.clone())).await {
+            Ok(stages) => {
+                handle.add_metadata("stages", stages.to_json());
+                Ok(())
+            }
+            Err(cause) if to == from => Err(cause),
+            Err(cause) => Err(match app.instances.rename(&to, from, Some(requestor)).await {
+                Ok(()) => cause,
+                Err(failure) => instance::Error::Undo { cause: Box::new(cause), failures: vec![failure] },
+            }),
+        }
     });
     Ok(response::accepted(&operation))
 }

@@ -123,6 +123,11 @@ pub enum Error {
         cause: helper::Error,
         suspects: Vec<String>,
     },
+    /// A start that failed, and a directory above the root that root of the container may not pass.
+    ClosedDirectory {
+        cause: helper::Error,
+        path: PathBuf,
+    },
     AppArmor {
         doing: &'static str,
         error: std::io::Error,
@@ -258,6 +263,10 @@ impl fmt::Display for Error {
             }
             Self::Start { cause, suspects } => {
                 write!(f, "{cause}. What may be why in its configuration: {}", suspects.join(", "))
+            }
+            Self::ClosedDirectory { cause, path } => {
+                let path = path.display();
+                write!(f, "{cause}. Nobody but its owner may pass {path}, above the storage pool: \"chmod o+x {path}\"")
             }
             Self::AppArmor { doing, error } => write!(f, "Cannot {doing}: {error}"),
             Self::EmptyCommand => f.write_str("The field \"command\" is empty: name the program to run"),

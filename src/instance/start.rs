@@ -1,7 +1,8 @@
 //! Start: from the definition to a running container. Every step that leaves something pushes its reverse.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::io::Interest;
@@ -164,7 +165,10 @@ async fn steps(
 
     let started = match context.launcher.start(&container, &log).await {
         Ok(started) => started,
-        Err(cause) => return Err(failed(context, key, &expanded.config, cause).await),
+        Err(cause) => {
+            let closed = map.as_ref().and_then(|_| closed_above(&root.path));
+            return Err(failed(context, key, &expanded.config, cause, closed).await);
+        }
     };
     stages.mark("liblxc");
     if !plugged.is_empty() {
@@ -190,8 +194,14 @@ async fn steps(
 }
 
 /// Why liblxc did not start a container with this expanded configuration. What hangs of the start is ended: the next one
-/// would wait for it.
-async fn failed(context: &Context, key: &InstanceKey, config: &Config, cause: helper::Error) -> Error {
+/// would wait for it. `closed`: see [`closed_above`].
+async fn failed(
+    context: &Context,
+    key: &InstanceKey,
+    config: &Config,
+    cause: helper::Error,
+    closed: Option<PathBuf>,
+) -> Error {
     let log: &[String] = match &cause {
         helper::Error::Lxc { log, .. } => log,
         helper::Error::Timeout { .. } => {
@@ -207,10 +217,22 @@ async fn failed(context: &Context, key: &InstanceKey, config: &Config, cause: he
         }
         _ => return Error::Helper(cause),
     };
+    if let Some(path) = closed.filter(|_| log.iter().any(|line| line.contains("Permission denied"))) {
+        return Error::ClosedDirectory { cause, path };
+    }
     match confine::suspects(config, log) {
         suspects if suspects.is_empty() => Error::Helper(cause),
         suspects => Error::Start { cause, suspects },
     }
+}
+
+/// The first directory on the way to a root that others than its owner may not pass, as root of an unprivileged container is
+/// one: the source of a pool may lie there.
+fn closed_above(root: &Path) -> Option<PathBuf> {
+    let root = root.canonicalize().ok()?;
+    let above: Vec<&Path> = root.ancestors().skip(1).collect();
+    let closed = above.into_iter().rev().find(|dir| dir.metadata().is_ok_and(|found| found.mode() & 0o001 == 0));
+    closed.map(Path::to_owned)
 }
 
 fn write_config(logs: &Path, path: &Path, text: &str) -> Result<(), Error> {
