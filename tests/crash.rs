@@ -286,6 +286,36 @@ fn custom_volumes() {
 }
 
 #[test]
+fn custom_volumes_on_btrfs() {
+    isolated("custom_volumes_on_btrfs", || {
+        let mut daemon = Daemon::ready("btrfs");
+        daemon.lxc(&["storage", "create", "q", "dir"]).ok();
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, volumes::VOLUMES, &["steady"]);
+    });
+}
+
+#[test]
+fn across_pools_from_btrfs() {
+    isolated("across_pools_from_btrfs", || {
+        let mut daemon = Daemon::ready("btrfs");
+        daemon.lxc(&["storage", "create", "q", "overlay"]).ok();
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, across::ACROSS, &["steady"]);
+    });
+}
+
+#[test]
+fn across_pools_to_btrfs() {
+    isolated("across_pools_to_btrfs", || {
+        let mut daemon = Daemon::ready("overlay");
+        daemon.lxc(&["storage", "create", "q", "btrfs", "size=1GiB"]).ok();
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, across::ACROSS, &["steady"]);
+    });
+}
+
+#[test]
 fn snapshots_on_btrfs() {
     isolated("snapshots_on_btrfs", || {
         let mut daemon = Daemon::ready("btrfs");

@@ -268,6 +268,11 @@ fn snapshots_are_taken(driver: &str) {
     assert_eq!(inside(&daemon, "c1", "cat /v/l; busybox stat -c %u:%g:%h /v/f; ls /v"), "one\n5:6:2\nf\ng\nl\n");
     daemon.lxc(&["storage", "volume", "rename", "p", "v/snap0", "v/first"]).ok();
     assert_eq!(names(&daemon, "v"), ["v/first", "v/s1"]);
+    if driver == "btrfs" {
+        let file = daemon.state().join("storage-pools/p/custom-snapshots/default_v/first/f");
+        let written = std::fs::OpenOptions::new().append(true).open(file).map(drop);
+        assert_eq!(written.unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    }
     daemon.lxc(&["storage", "volume", "delete", "p", "v/s1"]).ok();
     daemon.lxc(&["storage", "volume", "show", "p", "v/s1"]).refused("not found");
     let url = format!("{VOLUMES}/v/snapshots/first");

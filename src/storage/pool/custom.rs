@@ -81,6 +81,9 @@ impl Pool {
     pub fn delete_custom(&self, volume: &VolumeId) -> Result<Option<PathBuf>, Error> {
         let path = self.path(volume);
         let trash = custom_trash(&self.root);
+        if volume.is_snapshot() && path.exists() {
+            self.driver.unseal(&path)?;
+        }
         let moved = match std::fs::rename(&path, &trash) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             result => Some(result.map(|()| trash).map_err(io("remove", &path))?),
@@ -122,12 +125,16 @@ impl Pool {
             if volume.is_snapshot() {
                 make_dir(&self.snapshots_of(volume), 0o700)?;
             }
-            std::fs::rename(&new, &path).map_err(io("create", &path))
+            std::fs::rename(&new, &path).map_err(io("create", &path))?;
+            if volume.is_snapshot() { self.driver.seal(&path) } else { Ok(()) }
         })();
         if made.is_err() {
             // The cause is what is told; what stays here is cleared at the next opening.
             let _ = self.discard(&new);
             if volume.is_snapshot() {
+                if let Ok(Some(trash)) = self.delete_custom(volume) {
+                    let _ = self.discard(&trash);
+                }
                 let _ = std::fs::remove_dir(self.snapshots_of(volume));
             }
         }
