@@ -31,7 +31,7 @@ use super::walk::{self, Entry, Visit, walk};
 use crate::sys::{btrfs, mount};
 
 pub(super) use single::Single;
-pub(super) use twin::{Same, Twin};
+pub(super) use twin::{Same, Twin, forget, give_back};
 
 /// Holds what works on a tree.
 pub trait Pause: Send + Sync {
@@ -61,11 +61,11 @@ pub(super) fn tree(from: &Path, to: &Path) -> Result<(), Error> {
     pass::<false>(from, to, None, None).map(drop)
 }
 
-/// The same; what `twin` has as well gets a second name instead of a copy.
+/// The same; what `twin` has as well is taken over from it instead.
 ///
 /// # Errors
 /// As of [`tree`].
-pub(super) fn tree_beside(from: &Path, to: &Path, twin: &Twin) -> Result<(), Error> {
+pub(super) fn tree_beside(from: &Path, to: &Path, twin: &Twin<'_>) -> Result<(), Error> {
     pass::<false>(from, to, None, Some(twin)).map(drop)
 }
 
@@ -148,9 +148,7 @@ struct Copy<'a, const LIVE: bool> {
     directories: Mutex<BTreeMap<u64, u64>>,
     /// Of the second pass: directories in which no name has come, gone or changed since the first one.
     quiet: Mutex<BTreeSet<u64>>,
-    twin: Option<&'a Twin>,
-    /// Directories whose twins may be taken over from.
-    trusted: Mutex<BTreeSet<u64>>,
+    twin: Option<&'a Twin<'a>>,
     /// Where the first name of a file that has several lies.
     links: Mutex<BTreeMap<(u64, u64), PathBuf>>,
     late: Mutex<Vec<Late>>,
@@ -160,7 +158,7 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn pass<const LIVE: bool>(from: &Path, to: &Path, seen: Option<&Seen>, twin: Option<&Twin>) -> Result<Seen, Error> {
+fn pass<const LIVE: bool>(from: &Path, to: &Path, seen: Option<&Seen>, twin: Option<&Twin<'_>>) -> Result<Seen, Error> {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     let nanoseconds = now.tv_nsec - STEP;
     let since = match nanoseconds < 0 {
@@ -176,11 +174,11 @@ fn pass<const LIVE: bool>(from: &Path, to: &Path, seen: Option<&Seen>, twin: Opt
         directories: Mutex::default(),
         quiet: Mutex::default(),
         twin,
-        trusted: Mutex::default(),
         links: Mutex::default(),
         late: Mutex::default(),
     };
     walk(&source, from, &copy)?;
+    twin.map_or(Ok(()), Twin::take)?;
     for Late { below, times, default_acl } in held(&copy.late).drain(..) {
         let failed = |errno: Errno| io("finish", to.join(&below))(errno.into());
         let directory = walk::open_below(&copy.root, &below).map_err(failed)?;
@@ -198,8 +196,8 @@ struct Place {
     copy: OwnedFd,
     /// See [`Copy::quiet`].
     quiet: bool,
-    /// The directory of the twin, if files may be taken over from it.
-    twin: Option<OwnedFd>,
+    /// The directory of the twin, if files may be taken over from it, and where it lies.
+    twin: Option<(OwnedFd, PathBuf)>,
 }
 
 impl<const LIVE: bool> Visit for Copy<'_, LIVE> {
@@ -208,13 +206,7 @@ impl<const LIVE: bool> Visit for Copy<'_, LIVE> {
 
     fn enter(&self, below: &Path) -> Result<Place, Error> {
         let copy = walk::open_below(&self.root, below).map_err(|e| io("open", self.top.join(below))(e.into()))?;
-        let twin = self.twin.and_then(|twin| {
-            let trusted = below.parent().is_none_or(|above| held(&self.trusted).contains(&hash(above)));
-            twin.enter(below, trusted)
-        });
-        if twin.is_some() {
-            held(&self.trusted).insert(hash(below));
-        }
+        let twin = self.twin.and_then(|twin| Some((twin.open(below)?, below.to_owned())));
         Ok(Place { copy, quiet: held(&self.quiet).contains(&hash(below)), twin })
     }
 
@@ -223,11 +215,12 @@ impl<const LIVE: bool> Visit for Copy<'_, LIVE> {
     }
 
     fn is_known(&self, place: &Place, name: &OsStr, stat: &Stat) -> bool {
-        let linked = || match (self.twin, &place.twin) {
-            (Some(twin), Some(from)) => twin.link(from, &place.copy, name, stat),
+        let taken = || match (self.twin, &place.twin) {
+            (Some(twin), Some((directory, below))) => twin.takes(directory, below, name, stat),
             (Some(_) | None, _) => false,
         };
-        (place.quiet && self.is_done(stat)) || linked()
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        (!is_directory && place.quiet && self.is_done(stat)) || taken()
     }
 
     fn visit(&self, place: Option<&Place>, entry: &Entry<'_>) -> Result<(), Error> {

@@ -72,12 +72,13 @@ impl Driver for Dir {
     }
 
     fn make_restored(&self, pool: &Path, new: &Path, of: &Path, volume: &Path) -> Result<(), Error> {
-        let Some(twin) = Twin::of(volume, of) else { return self.make(pool, new, Make::Copy { of, live: None }) };
+        // Where projects have quotas, files cannot go from one to another.
+        let twin = if self.counts(pool) { None } else { Twin::of(pool, volume, of, new)? };
+        let Some(twin) = twin else { return self.make(pool, new, Make::Copy { of, live: None }) };
         make_dir(new, 0o700)?;
-        quota::begin(new);
-        copy::tree_beside(&of.join("rootfs"), &new.join("rootfs"), &twin)?;
         copy::parts(of, new, BESIDE)?;
-        twin.finish(new)
+        copy::tree_beside(&of.join("rootfs"), &new.join("rootfs"), &twin)?;
+        twin.finish()
     }
 
     fn mount(&self, _pool: &Path, volume: &Path, map: Option<&IdMap>) -> Result<RootMount, Error> {

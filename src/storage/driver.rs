@@ -96,7 +96,8 @@ pub(super) trait Driver: Send + Sync {
         fill(&new.join("rootfs"))
     }
 
-    /// As [`Make::Copy`] of the snapshot `of`, to take the place of `volume`, which nobody uses and which goes then.
+    /// As [`Make::Copy`] of the snapshot `of`, to take the place of `volume`, which nobody uses and which goes then; what it
+    /// takes over from that can be given back ([`copy::give_back`]).
     fn make_restored(&self, pool: &Path, new: &Path, of: &Path, _volume: &Path) -> Result<(), Error> {
         self.make(pool, new, Make::Copy { of, live: None })
     }

@@ -290,6 +290,10 @@ impl Pool {
         for entry in std::fs::read_dir(&new).map_err(io("read", &new))? {
             let path = entry.map_err(io("read", &new))?.path();
             let custom = super::files::is_custom(&path);
+            if !custom && let Err(error) = super::copy::give_back(&self.root, &path) {
+                tracing::error!(path = %path.display(), %error, "giving back what a restore has taken: it stays there");
+                continue;
+            }
             let away = if custom { super::files::custom_trash(&self.root) } else { super::files::trash(&self.root) };
             std::fs::rename(&path, away).map_err(io("remove", &path))?;
         }

@@ -157,7 +157,7 @@ pub(super) trait Visit: Sync {
         false
     }
 
-    /// Whether a file of `place`, no directory, needs no visit: then it is not even opened.
+    /// Whether a file of `place` needs no visit: then it is not even opened, and nothing below it is visited.
     fn is_known(&self, _place: &Self::Place, _name: &OsStr, _stat: &Stat) -> bool {
         false
     }
@@ -267,8 +267,7 @@ impl<V: Visit> Walk<'_, V> {
         let failed = |errno: Errno| io("open", self.top.join(&below))(errno.into());
         if let Some(shared) = shared.filter(|_| self.visit.knows_some()) {
             let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
-            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory && self.visit.is_known(shared, name, &stat)
-            {
+            if self.visit.is_known(shared, name, &stat) {
                 return Ok(false);
             }
         }

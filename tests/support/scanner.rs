@@ -318,7 +318,7 @@ impl Scanner<'_> {
             let mut layers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
             let mut lowers = BTreeSet::new();
             for volume in volumes {
-                let may = ["lower", "volume.json", "metadata.yaml", "templates", "nested", "restored", "same"];
+                let may = ["lower", "volume.json", "metadata.yaml", "templates", "nested", "restored", "same", "moves"];
                 self.holds(&volume, ["rootfs".to_owned()], &may);
                 for template in entries(&volume.join("templates")).iter().filter(|name| name.starts_with('.')) {
                     self.finding(format!("half written: {}", volume.join("templates").join(template).display()));

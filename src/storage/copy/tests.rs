@@ -263,13 +263,19 @@ fn snapshot_in(dir: &Path) -> (PathBuf, PathBuf) {
     (volume, snapshot)
 }
 
-/// Restores it; the old volume goes, as it does.
-fn restore(volume: &Path, snapshot: &Path) {
+/// The new tree of a restore.
+fn made(volume: &Path, snapshot: &Path) -> PathBuf {
     let new = volume.with_extension("new");
     fs::create_dir(&new).unwrap();
-    let twin = Twin::of(volume, snapshot).unwrap();
+    let twin = Twin::of(volume.parent().unwrap(), volume, snapshot, &new).unwrap().unwrap();
     tree_beside(&snapshot.join("rootfs"), &new.join("rootfs"), &twin).unwrap();
-    twin.finish(&new).unwrap();
+    twin.finish().unwrap();
+    new
+}
+
+/// Restores it; the old volume goes, as it does.
+fn restore(volume: &Path, snapshot: &Path) {
+    let new = made(volume, snapshot);
     fs::remove_dir_all(volume).unwrap();
     fs::rename(new, volume).unwrap();
 }
@@ -337,6 +343,12 @@ proptest! {
         let (volume, snapshot) = snapshot_in(dir.path());
         for changes in [first, second] {
             changes.into_iter().for_each(|change| apply(&root, change));
+            let changed = facts(&root);
+            let new = made(&volume, &snapshot);
+            // Anything fails, or all crashes.
+            give_back(dir.path(), &new).unwrap();
+            prop_assert_eq!(&changed, &facts(&root));
+            fs::remove_dir_all(&new).unwrap();
             restore(&volume, &snapshot);
             prop_assert_eq!(facts(&snapshot.join("rootfs")), facts(&root));
         }

@@ -11,7 +11,7 @@ use super::{DriverKind, GONE, Pool, Shifting};
 use crate::image::StoredImage;
 use crate::names::{Fingerprint, SnapshotName};
 use crate::security::idmap::IdMap;
-use crate::storage::copy::Pause;
+use crate::storage::copy::{self, Pause};
 use crate::storage::driver::{Make, RootMount};
 use crate::storage::error::{Error, io};
 use crate::storage::files::{is_custom, make_dir, scratch, trash};
@@ -166,10 +166,13 @@ impl Pool {
             return Err(Error::NoSuchVolume { volume: volume.at(name).to_string() });
         }
         let lower = self.driver.lower(&of);
-        self.replace(volume, lower.as_ref(), |scratch| {
-            self.driver.make_restored(&self.root, scratch, &of, &self.path(volume))?;
+        let path = self.path(volume);
+        let old = self.replace(volume, lower.as_ref(), |scratch| {
+            self.driver.make_restored(&self.root, scratch, &of, &path)?;
             mark(scratch)
-        })
+        })?;
+        copy::forget(&path);
+        Ok(old)
     }
 
     /// Makes something by `make` and puts it in the place of a volume that is not mounted: one or the other is there at any
@@ -196,8 +199,11 @@ impl Pool {
             None => swap(),
         };
         if swapped.is_err() {
-            // The cause is what is told; what stays here is cleared at the next opening.
-            let _ = self.discard(&scratch);
+            // The cause is what is told; what stays here is given back and cleared at the next opening.
+            match copy::give_back(&self.root, &scratch) {
+                Ok(()) => drop(self.discard(&scratch)),
+                Err(error) => tracing::error!(%volume, %error, "giving back what a restore has taken"),
+            }
         }
         swapped.map_err(|error| self.told(error))?;
         // From here on it is the old one that lies there.
