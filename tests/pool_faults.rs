@@ -202,3 +202,103 @@ fn a_device_that_goes_while_containers_run() {
     run("losetup", &["-d", &device]);
     run("umount", &[mnt.to_str().unwrap()]);
 }
+
+/// Whoever else has a pool's file system mounted keeps its loop device: the next daemon must use that one, since two would
+/// be two disks with the same blocks.
+fn another_namespace_keeps(driver: &str, size: &str) {
+    let mut daemon = Daemon::ready("dir");
+    daemon.lxc(&["storage", "create", "q", driver, &format!("size={size}")]).ok();
+    daemon.lxc(&["launch", "bb", "c1", "-s", "q"]).ok();
+    let mut other = std::process::Command::new("unshare")
+        .args(["-m", "--propagation", "private", "sh", "-c", "echo; exec sleep 300"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(other.stdout.take().unwrap()), &mut String::new())
+        .unwrap();
+    daemon.lxc(&["exec", "c1", "--", "sh", "-c", "echo precious > /root/important"]).ok();
+    daemon.lxc(&["stop", "c1", "--force"]).ok();
+    daemon.lxc(&["storage", "volume", "create", "q", "v"]).ok();
+    daemon.terminate();
+    daemon.start();
+    daemon.lxc(&["start", "c1"]).ok();
+    assert_eq!(daemon.lxc(&["exec", "c1", "--", "cat", "/root/important"]).ok(), "precious\n");
+    assert!(daemon.state().join("storage-pools/q/custom/default_v").is_dir());
+    other.kill().unwrap();
+    other.wait().unwrap();
+    daemon.lxc(&["delete", "c1", "--force"]).ok();
+    daemon.lxc(&["storage", "volume", "delete", "q", "v"]).ok();
+    daemon.lxc(&["storage", "delete", "q"]).ok();
+}
+
+#[test]
+fn another_namespace_keeps_a_btrfs_pool() {
+    another_namespace_keeps("btrfs", "300MiB");
+}
+
+#[test]
+fn another_namespace_keeps_an_overlay_pool() {
+    another_namespace_keeps("overlay", "400MiB");
+}
+
+/// What a pool lies on goes while the daemon runs: nothing is taken for deleted or made, and all is there when it is back.
+#[test]
+fn a_disk_that_is_unmounted_meanwhile() {
+    let daemon = Daemon::ready("dir");
+    let (disk, back) = (daemon.root.join("disk"), daemon.root.join("back"));
+    std::fs::create_dir(&disk).unwrap();
+    daemon.lxc(&["storage", "create", "q", "dir", &format!("source={}", disk.display())]).ok();
+    daemon.lxc(&["init", "bb", "c1", "-s", "q"]).ok();
+    daemon.lxc(&["storage", "volume", "create", "q", "v"]).ok();
+    let inside = daemon.state().join("storage-pools/q/custom");
+    daemon.lxc(&["storage", "create", "r", "dir", &format!("source={}", inside.display())]).refused("storage pool");
+    // As after an unmount: the mount point, empty.
+    std::fs::rename(&disk, &back).unwrap();
+    std::fs::create_dir(&disk).unwrap();
+    let away = "is not available";
+    for words in [
+        &["delete", "c1"][..],
+        &["start", "c1"],
+        &["snapshot", "c1"],
+        &["rename", "c1", "c2"],
+        &["copy", "c1", "c2"],
+        &["init", "bb", "c2", "-s", "q"],
+        &["storage", "volume", "delete", "q", "v"],
+        &["storage", "volume", "create", "q", "w"],
+        &["storage", "volume", "copy", "q/v", "q/w"],
+        &["storage", "volume", "rename", "q", "v", "w"],
+        &["storage", "volume", "snapshot", "q", "v"],
+    ] {
+        daemon.lxc(words).refused(away);
+    }
+    let names = |url: &str| daemon.api("GET", url, "").1["metadata"].clone();
+    assert_eq!(names("/1.0/instances"), serde_json::json!(["/1.0/instances/c1"]));
+    assert_eq!(names("/1.0/storage-pools/q")["status"], "Unavailable");
+    std::fs::remove_dir(&disk).unwrap();
+    std::fs::rename(&back, &disk).unwrap();
+    eventually("it is back", || names("/1.0/storage-pools/q")["status"] == "Created");
+    daemon.lxc(&["start", "c1"]).ok();
+    daemon.lxc(&["storage", "volume", "show", "q", "v"]).ok();
+    daemon.lxc(&["delete", "c1", "--force"]).ok();
+    daemon.lxc(&["storage", "volume", "delete", "q", "v"]).ok();
+    daemon.lxc(&["storage", "delete", "q"]).ok();
+}
+
+#[test]
+fn what_is_in_a_pool_that_is_lost_can_be_forgotten() {
+    let mut daemon = Daemon::ready("dir");
+    daemon.lxc(&["storage", "create", "q", "btrfs", "size=200MiB"]).ok();
+    daemon.lxc(&["init", "bb", "c1", "-s", "q"]).ok();
+    daemon.lxc(&["snapshot", "c1"]).ok();
+    daemon.lxc(&["storage", "volume", "create", "q", "v"]).ok();
+    daemon.lxc(&["storage", "volume", "snapshot", "q", "v"]).ok();
+    daemon.terminate();
+    std::fs::remove_file(daemon.state().join("disks/q.img")).unwrap();
+    daemon.start();
+    daemon.lxc(&["delete", "c1"]).refused("forget=1");
+    daemon.lxc(&["storage", "volume", "delete", "q", "v"]).refused("forget=1");
+    daemon.lxc(&["query", "--wait", "-X", "DELETE", "/1.0/instances/c1?forget=1"]).ok();
+    daemon.lxc(&["query", "-X", "DELETE", "/1.0/storage-pools/q/volumes/custom/v?forget=1"]).ok();
+    assert_eq!(daemon.api("GET", "/1.0/instances", "").1["metadata"], json!([]));
+    daemon.lxc(&["storage", "delete", "q"]).ok();
+}

@@ -98,6 +98,11 @@ impl Call {
         self.query("dry-run").is_some_and(|text| crate::config::parse_bool(text) == Some(true))
     }
 
+    /// `?forget=1`: what lies in a pool that is away is left where it is. Ours.
+    pub fn is_forget(&self) -> bool {
+        self.query("forget").is_some_and(|text| crate::config::parse_bool(text) == Some(true))
+    }
+
     /// `?recursion=`, 0 when absent.
     pub fn recursion(&self) -> u8 {
         self.query("recursion").and_then(|text| text.parse().ok()).unwrap_or(0)

@@ -268,7 +268,7 @@ fn volume(error: &volume::Error) -> StatusCode {
         | volume::Error::Config(_)
         | volume::Error::Pattern { .. }
         | volume::Error::Db(_) => StatusCode::BAD_REQUEST,
-        volume::Error::Storage(error) => storage(error),
+        volume::Error::Storage(error) | volume::Error::Away { cause: error } => storage(error),
         volume::Error::Project(error) => project(error),
         volume::Error::Undo { cause, .. } => volume(cause),
     }
@@ -286,7 +286,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         instance::Error::Project(error) => project(error),
         instance::Error::Exists { .. } | instance::Error::SnapshotExists { .. } => StatusCode::CONFLICT,
         instance::Error::Changed { .. } => StatusCode::PRECONDITION_FAILED,
-        instance::Error::Storage(error) => storage(error),
+        instance::Error::Storage(error) | instance::Error::Away { cause: error } => storage(error),
         instance::Error::Undo { cause, .. } | instance::Error::OfUser { cause, .. } => instance(cause),
         instance::Error::Name(_)
         | instance::Error::Running

@@ -491,16 +491,17 @@ fn move_to(
     Ok(response::accepted(&operation))
 }
 
-/// `DELETE /1.0/instances/<name>`.
+/// `DELETE /1.0/instances/<name>`; with `?forget=1` also when its pool is away (ours).
 pub async fn delete(call: Call) -> Result<Response> {
     let (_, record) = find(&call)?;
     if call.app.instances.snapshot(&record.key).status.is_up() {
         return Err(Error::Instance(instance::Error::Running));
     }
-    let requestor = call.requestor();
+    let (requestor, forget) = (call.requestor(), call.is_forget());
     let key = record.key.clone();
     let spec = spec(&call, &key, "Deleting instance");
     let app = Arc::clone(&call.app);
-    let operation = app.clone().ops.task(spec, async move |_| app.instances.delete(&key, Some(requestor)).await);
+    let operation =
+        app.clone().ops.task(spec, async move |_| app.instances.delete(&key, forget, Some(requestor)).await);
     Ok(response::accepted(&operation))
 }

@@ -442,6 +442,6 @@ pub async fn rename(mut call: Call) -> Result<Response> {
 /// `DELETE /1.0/storage-pools/<pool>/volumes/custom/<volume>`.
 pub async fn delete(call: Call) -> Result<Response> {
     let (_, record) = call.custom_volume("deleted")?;
-    volume::delete(&call.app.instances, &record.key, Some(&call.requestor())).await?;
+    volume::delete(&call.app.instances, &record.key, call.is_forget(), Some(&call.requestor())).await?;
     Ok(response::empty())
 }

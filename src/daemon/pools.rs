@@ -52,6 +52,7 @@ async fn tell(app: &App, told: &mut Told, kind: WarningKind, now: Vec<(PoolName,
 async fn look(app: &Arc<App>, told: &mut Told) {
     let pools = Arc::clone(&app.instances.context().pools);
     let retried = tokio::task::spawn_blocking(move || {
+        pools.lose();
         // What is let go is tried again at once.
         let read_only = pools.read_only();
         (pools.retry(), read_only)

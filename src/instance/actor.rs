@@ -224,10 +224,10 @@ impl Actor {
                 }
                 answer_to(reply, answer.map(|()| Stages::default()));
             }
-            Request::Delete { requestor, reply } => {
+            Request::Delete { forget, requestor, reply } => {
                 let answer = match decide(Verb::Delete, self.status()) {
                     Decision::Allow => match self.check_protection() {
-                        Ok(()) => self.delete(requestor.as_ref()).await,
+                        Ok(()) => self.delete(forget, requestor.as_ref()).await,
                         Err(error) => Err(error),
                     },
                     Decision::Join => Err(Error::Running),
@@ -310,10 +310,10 @@ impl Actor {
         rename::rename(&self.context, &self.key, to, requestor).await
     }
 
-    async fn delete(&mut self, requestor: Option<&Requestor>) -> Result<(), Error> {
+    async fn delete(&mut self, forget: bool, requestor: Option<&Requestor>) -> Result<(), Error> {
         self.leases.release().await?;
         self.context.ranges.give_back(&self.key.container());
-        delete::delete(&self.context, &self.key, requestor).await
+        delete::delete(&self.context, &self.key, forget, requestor).await
     }
 
     async fn stop(
@@ -504,7 +504,7 @@ impl Actor {
         let ephemeral = self.context.db.model().instances.get(&self.key).is_some_and(|record| record.ephemeral);
         let down = answer.is_ok() && !going.again && !going.keep_power;
         if ephemeral && down {
-            if let Err(error) = self.delete(going.requestor.as_ref()).await {
+            if let Err(error) = self.delete(false, going.requestor.as_ref()).await {
                 tracing::error!(instance = %self.key, %error, "deleting the ephemeral instance failed");
                 self.enter(State::Error);
             } else {

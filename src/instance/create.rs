@@ -136,9 +136,11 @@ pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: Stri
     if !model.pools.get(&pool).is_some_and(|record| record.phase == Phase::Ready) {
         return Err(Error::NoSuchPool(pool));
     }
+    // Before anything is written down: it could not be taken back.
+    context.pools.get(&pool)?;
     if let RootSource::Copy(copy) = &new.source {
         let source = model.instances.get(&copy.instance).filter(|record| record.phase == Phase::Ready);
-        source.ok_or(Error::NotFound)?;
+        context.pools.get(&source.ok_or(Error::NotFound)?.pool)?;
         if let Some(name) = &copy.snapshot {
             snapshots::find(model, &copy.instance, name)?;
         }
@@ -389,7 +391,8 @@ async fn volume(
 
 /// Removes what a failed or interrupted creation left.
 pub(super) async fn take_back(context: &Arc<Context>, record: &db::Instance) -> Result<(), Error> {
-    super::delete::remove_files(context, record).await?;
+    let pool = context.pools.get(&record.pool)?;
+    super::delete::remove_files(context, record, Some(pool)).await?;
     let key = record.key.clone();
     context.db.write(move |tx| Ok::<(), Error>(tx.delete_instance(&key)?)).await
 }

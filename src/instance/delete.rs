@@ -13,14 +13,22 @@ use crate::events::lifecycle::Requestor;
 use crate::helper::hook;
 use crate::names::InstanceKey;
 use crate::profile;
-use crate::storage::{self, VolumeId};
+use crate::storage::{self, Pool, VolumeId};
 
-/// Removes a stopped instance with all it has.
+/// Removes a stopped instance with all it has; with `forget` even when its pool is away, where its files stay then.
 pub(super) async fn delete(
     context: &Arc<Context>,
     key: &InstanceKey,
+    forget: bool,
     requestor: Option<&Requestor>,
 ) -> Result<(), Error> {
+    // Before anything is written down: what lies in a pool that is away cannot go, and must not be forgotten unasked.
+    let pool = match context.pools.get(&context.db.model().instances.get(key).ok_or(Error::NotFound)?.pool) {
+        Ok(pool) => Some(pool),
+        Err(cause) if !forget => return Err(Error::Away { cause }),
+        Err(storage::Error::Unavailable { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
     let marked = key.clone();
     let record = context
         .db
@@ -32,7 +40,7 @@ pub(super) async fn delete(
         })
         .await?;
     let model = context.db.model();
-    finish(context, &record).await?;
+    remove(context, &record, pool).await?;
     // As LXD tells it: the newest first.
     for snapshot in model.snapshots_of(key).into_iter().rev() {
         context.snapshot_lifecycle("instance-snapshot-deleted", &snapshot.key, &[], requestor);
@@ -43,16 +51,24 @@ pub(super) async fn delete(
 
 /// Finishes the deletion of an instance in phase `deleting`.
 pub(super) async fn finish(context: &Arc<Context>, record: &db::Instance) -> Result<(), Error> {
-    remove_files(context, record).await?;
+    let pool = context.pools.get(&record.pool)?;
+    remove(context, record, Some(pool)).await
+}
+
+async fn remove(context: &Arc<Context>, record: &db::Instance, pool: Option<Arc<Pool>>) -> Result<(), Error> {
+    remove_files(context, record, pool).await?;
     let key = record.key.clone();
     context.db.write(move |tx| Ok::<(), Error>(tx.delete_instance(&key)?)).await
 }
 
-/// Removes volume, link and logs; what is not there is fine.
-pub(super) async fn remove_files(context: &Arc<Context>, record: &db::Instance) -> Result<(), Error> {
+/// Removes volume (without a pool: not that), link and logs; what is not there is fine.
+pub(super) async fn remove_files(
+    context: &Arc<Context>,
+    record: &db::Instance,
+    pool: Option<Arc<Pool>>,
+) -> Result<(), Error> {
     let container = record.key.container();
     devices::forget(context, &container).await?;
-    let pool = context.pools.get(&record.pool)?;
     let (root, logs) = (context.dir.root().to_owned(), context.dir.logs(&container));
     let (spool, lxc_path) = (context.dir.spool(), context.dir.lxc_path());
     let policy = context.dir.seccomp(&container);
@@ -61,13 +77,12 @@ pub(super) async fn remove_files(context: &Arc<Context>, record: &db::Instance) 
     let volume = VolumeId::container(&container);
     let dir = context.dir.clone();
     blocking(move || {
-        pool.unmount(&volume)?;
-        if let Some(trash) = pool.delete_volume(&volume)? {
-            purge_behind(&pool, trash);
-        }
-        for name in snapshots {
-            if let Some(trash) = pool.delete_volume(&volume.at(&name))? {
-                purge_behind(&pool, trash);
+        if let Some(pool) = pool {
+            pool.unmount(&volume)?;
+            for id in std::iter::once(volume.clone()).chain(snapshots.iter().map(|name| volume.at(name))) {
+                if let Some(trash) = pool.delete_volume(&id)? {
+                    purge_behind(&pool, trash);
+                }
             }
         }
         storage::unlink_instance(&root, &container)?;

@@ -104,6 +104,10 @@ pub enum Error {
     },
     UnprivilegedOnly,
     Protected,
+    /// A deletion in a pool that is away.
+    Away {
+        cause: storage::Error,
+    },
     Module {
         name: String,
         error: std::io::Error,
@@ -230,6 +234,7 @@ impl fmt::Display for Error {
             Self::Device(error) => error.fmt(f),
             Self::Profile(error) => error.fmt(f),
             Self::Project(error) => error.fmt(f),
+            Self::Away { cause } => write!(f, "{cause}. If it is lost: \"DELETE …?forget=1\" leaves alone what lies there"),
             Self::Storage(error) => error.fmt(f),
             Self::Network(error) => error.fmt(f),
             Self::Helper(error) => error.fmt(f),

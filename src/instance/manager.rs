@@ -237,8 +237,8 @@ impl Manager {
     ///
     /// # Errors
     /// [`Error::Running`], or what stands in the way.
-    pub async fn delete(&self, key: &InstanceKey, requestor: Option<Requestor>) -> Result<(), Error> {
-        self.ask(key, |reply| Request::Delete { requestor, reply }).await?;
+    pub async fn delete(&self, key: &InstanceKey, forget: bool, requestor: Option<Requestor>) -> Result<(), Error> {
+        self.ask(key, |reply| Request::Delete { forget, requestor, reply }).await?;
         self.handles().remove(key);
         Ok(())
     }

@@ -30,8 +30,11 @@ pub(super) async fn rename(
     to: &InstanceKey,
     requestor: Option<&Requestor>,
 ) -> Result<(), Error> {
+    let model = context.db.model();
+    // Before anything is written down: it could not be taken back.
+    context.pools.get(&model.instances.get(from).ok_or(Error::NotFound)?.pool)?;
     let snapshots: Vec<SnapshotName> =
-        context.db.model().snapshots_of(from).into_iter().map(|snapshot| snapshot.key.name.clone()).collect();
+        model.snapshots_of(from).into_iter().map(|snapshot| snapshot.key.name.clone()).collect();
     let record = swap_row(context, from, to, true).await?;
     if let Err(cause) = move_files(context, &record, &from.container()).await {
         let back = async {

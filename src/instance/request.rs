@@ -61,7 +61,8 @@ pub(super) enum Request {
     /// Let them go on.
     Unfreeze { requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// Remove it.
-    Delete { requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
+    /// `forget`: what lies in a pool that is away stays there.
+    Delete { forget: bool, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// Do something with its snapshots.
     Snapshot { verb: Verb, requestor: Option<Requestor>, reply: oneshot::Sender<Answer> },
     /// Let somebody use its root.

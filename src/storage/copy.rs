@@ -521,7 +521,13 @@ fn list(path: &str) -> Result<Vec<Vec<u8>>, Errno> {
     let mut names = vec![0; size + 256];
     let length = rustix::fs::listxattr(path, &mut names[..])?;
     let names = names.get(..length).unwrap_or_default();
-    Ok(names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
+    let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty() && !is_xfs_own(name));
+    Ok(names.map(<[u8]>::to_vec).collect())
+}
+
+/// How xfs keeps a POSIX ACL, which is listed as such, too.
+fn is_xfs_own(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.SGI_ACL_")
 }
 
 /// What overlayfs writes down about a file, but for what a nested one does (`trusted.overlay.overlay.`).

@@ -169,6 +169,8 @@ pub struct Resources {
 pub struct Pool {
     spec: PoolSpec,
     root: PathBuf,
+    /// The file system and the number of its directory: another one there is not this pool.
+    identity: (u64, u64),
     driver: Box<dyn Driver>,
     /// Of the file system it lies on.
     probes: Arc<Probes>,
@@ -262,9 +264,11 @@ impl Pool {
             DriverKind::Overlay => Box::new(overlay::Overlay::default()),
             DriverKind::Btrfs => Box::new(btrfs::Btrfs::new(Arc::clone(&probes))),
         };
+        let found = std::fs::metadata(&root).map_err(io("open", &root))?;
+        let identity = (found.dev(), found.ino());
         let (images, purges, counts) = (Mutex::default(), purges::Purges::default(), Mutex::default());
         let alarm = Arc::clone(alarm);
-        let pool = Arc::new(Self { spec, root, driver, probes, images, purges, alarm, counts });
+        let pool = Arc::new(Self { spec, root, identity, driver, probes, images, purges, alarm, counts });
         let left = pool.left_by_a_crash()?;
         pool.clear_unused_images()?;
         if !left.is_empty() {
@@ -333,6 +337,11 @@ impl Pool {
         told
     }
 
+    /// Its directory, without links on the way.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Its name.
     pub fn name(&self) -> &PoolName {
         &self.spec.name
@@ -386,6 +395,12 @@ impl Pool {
             }
         }
         source::remove(spec)
+    }
+
+    /// Whether its directory is the one that was opened: what it lies on may have been taken away.
+    pub(super) fn is_there(&self) -> bool {
+        // Costs nothing: the kernel knows it.
+        std::fs::metadata(&self.root).is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
     }
 
     /// Whether nothing can be written to it, though nobody asked for that.

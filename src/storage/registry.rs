@@ -31,6 +31,12 @@ pub struct Retried {
     pub reason: Option<String>,
 }
 
+/// Why a pool that was opened is not there any more.
+fn lost(pool: &Pool) -> Option<String> {
+    let reason = || format!("what it lies on was taken away ({} is another directory, or none)", pool.root().display());
+    (!pool.is_there()).then(reason)
+}
+
 /// All pools by name. One that could not be opened is kept with the reason: its instances say why they do not start.
 pub struct Registry {
     state_dir: PathBuf,
@@ -156,9 +162,16 @@ impl Registry {
     /// Makes a pool. Blocking.
     ///
     /// # Errors
-    /// Then nothing of it stays.
+    /// When its source lies in another pool, or cannot be one. Then nothing of it stays.
     pub fn create(&self, name: &PoolName, driver: DriverKind, config: &Config) -> Result<(), Error> {
         let spec = self.spec(name, driver, config);
+        if let Source::Path(path) = Source::of(&spec) {
+            let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+            if let Some(other) = self.all_open().iter().find(|other| real.starts_with(other.root())) {
+                let reason = format!("it lies in the storage pool {:?}: name another one", other.name().as_str());
+                return Err(Error::Source { source: path.display().to_string(), reason });
+            }
+        }
         let opened = Ok(Pool::create(spec.clone(), &self.probes, &self.alarm)?);
         self.pools().insert(name.clone(), Entry { spec, opened });
         Ok(())
@@ -215,6 +228,15 @@ impl Registry {
         Ok(())
     }
 
+    /// Lets the pools go whose directories are not what was opened any more. Blocking, though it reads nothing.
+    pub fn lose(&self) {
+        for entry in self.pools().values_mut() {
+            if let Some(reason) = entry.opened.as_ref().ok().and_then(|pool| lost(pool)) {
+                entry.opened = Err(reason);
+            }
+        }
+    }
+
     fn all_open(&self) -> Vec<Arc<Pool>> {
         self.pools().values().filter_map(|entry| entry.opened.as_ref().ok().cloned()).collect()
     }
@@ -230,13 +252,19 @@ impl Registry {
     /// An open pool.
     ///
     /// # Errors
-    /// When there is none, or it could not be opened.
+    /// When there is none, it could not be opened, or what it lies on was taken away.
     pub fn get(&self, name: &PoolName) -> Result<Arc<Pool>, Error> {
-        match self.pools().get(name).map(|entry| &entry.opened) {
-            None => Err(Error::NoSuchPool { pool: name.clone() }),
-            Some(Ok(pool)) => Ok(Arc::clone(pool)),
-            Some(Err(reason)) => Err(Error::Unavailable { pool: name.clone(), reason: reason.clone() }),
-        }
+        let mut pools = self.pools();
+        let Some(entry) = pools.get_mut(name) else { return Err(Error::NoSuchPool { pool: name.clone() }) };
+        let pool = match &entry.opened {
+            Ok(pool) => pool,
+            Err(reason) => return Err(Error::Unavailable { pool: name.clone(), reason: reason.clone() }),
+        };
+        let Some(reason) = lost(pool) else { return Ok(Arc::clone(pool)) };
+        entry.opened = Err(reason.clone());
+        // It may be back, and somebody should be told.
+        self.alarm.notify_one();
+        Err(Error::Unavailable { pool: name.clone(), reason })
     }
 
     /// Forgets an image in all pools. Blocking.

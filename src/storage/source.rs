@@ -281,11 +281,21 @@ fn format(kind: Kind, device: &Path, label: &str, uuid: Option<Uuid>) -> Result<
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
     if said.contains("existing filesystem") {
+        if let Some(point) = mounted_at(device) {
+            let reason = format!("it is mounted at {}: name a device that nobody uses", point.display());
+            return Err(refused(&device.display().to_string(), reason));
+        }
         let device = device.display();
         let reason = format!("it has a file system: if nobody needs that, \"wipefs -a {device}\" removes it ({said})");
         return Err(refused(&device.to_string(), reason));
     }
     Err(Error::Format { path: device.to_owned(), said })
+}
+
+/// Where a block device is mounted in this namespace.
+fn mounted_at(device: &Path) -> Option<PathBuf> {
+    let number = std::os::unix::fs::MetadataExt::rdev(&std::fs::metadata(device).ok()?);
+    mount::point_of(number).ok().flatten()
 }
 
 /// The options of mount(8): those of the mount itself, and those of the file system.
@@ -491,6 +501,7 @@ pub(super) fn detach(spec: &PoolSpec) -> Result<(), Error> {
     if !Source::of(spec).is_mounted_here() || !points.contains(&root) {
         return Ok(());
     }
+    write_out(&root);
     let number = holders::number_at(&root);
     for _ in 0..PATIENCE.0 {
         match rustix::mount::unmount(&root, UnmountFlags::NOFOLLOW) {
@@ -504,8 +515,18 @@ pub(super) fn detach(spec: &PoolSpec) -> Result<(), Error> {
 
 /// Takes the pool's file system away if nobody uses it.
 pub(super) fn rest(spec: &PoolSpec) {
-    if Source::of(spec).is_mounted_here() {
-        let _ = rustix::mount::unmount(spec.place(), UnmountFlags::NOFOLLOW);
+    let place = spec.place();
+    if Source::of(spec).is_mounted_here() && mount::is_mounted(&place).unwrap_or(false) {
+        write_out(&place);
+        let _ = rustix::mount::unmount(place, UnmountFlags::NOFOLLOW);
+    }
+}
+
+/// Where another mount namespace has a file system mounted, too, an unmount writes nothing out.
+fn write_out(place: &Path) {
+    let written = File::open(place).and_then(|root| Ok(rustix::fs::syncfs(root)?));
+    if let Err(error) = written {
+        tracing::warn!(place = %place.display(), %error, "writing out a storage pool");
     }
 }
 

@@ -14,6 +14,12 @@ use super::ioctl::{Argument, on_bytes, on_value};
 
 const SET_CAPACITY: u32 = 0x4c07;
 const CONFIGURE: u32 = 0x4c0a;
+const GET_STATUS: u32 = 0x4c05;
+/// `struct loop_info64`, where a request by this old number leaves its size to the caller.
+const STATUS: usize = 232;
+/// Where that has the file's device and number, and what part of it the device is.
+const STATUS_AT: [usize; 4] = [0, 8, 24, 32];
+const STATUS_FLAGS_AT: usize = 52;
 const GET_FREE: u32 = 0x4c82;
 /// `struct loop_config`, and where its flags lie.
 const CONFIG: usize = 304;
@@ -36,12 +42,17 @@ pub struct LoopDevice {
 }
 
 impl LoopDevice {
-    /// Sets one up, with direct input and output where the file's file system can.
+    /// Sets one up, with direct input and output where the file's file system can. To be written to, a file has one
+    /// device at a time: one that is there already (a mount in another namespace keeps it) is what is returned, since two
+    /// would be two disks with the same blocks, each with a mind of its own.
     ///
     /// # Errors
     /// Of the file, of `/dev/loop-control`, or that there is no node for the device.
     pub fn of(file: &Path, read_only: bool) -> io::Result<Self> {
         let backing = File::options().read(true).write(!read_only).open(file)?;
+        if !read_only && let Some(there) = attached(&backing)? {
+            return Ok(there);
+        }
         let control = File::options().read(true).write(true).open("/dev/loop-control");
         let control = control.map_err(|e| io::Error::new(e.kind(), format!("/dev/loop-control: {e}")))?;
         let mut last = io::Error::from(io::ErrorKind::ResourceBusy);
@@ -70,6 +81,38 @@ impl AsFd for LoopDevice {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.held.as_fd()
     }
+}
+
+/// The device that the whole of this file is already, held, if there is one.
+fn attached(backing: &File) -> io::Result<Option<LoopDevice>> {
+    use std::os::unix::fs::MetadataExt;
+    let wanted = backing.metadata()?;
+    for entry in std::fs::read_dir("/sys/block")? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_loop = name.to_str().is_some_and(|name| name.starts_with("loop"));
+        if !is_loop || !entry.path().join("loop/backing_file").exists() {
+            continue;
+        }
+        let path = Path::new("/dev").join(name);
+        // It may be gone by now.
+        let Ok(held) = rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) else { continue };
+        let mut status = [0; STATUS];
+        if on_bytes(&held, GET_STATUS, &mut status).is_err() {
+            continue;
+        }
+        let number = |at: usize| {
+            let bytes = status.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+            bytes.map_or(0, u64::from_ne_bytes)
+        };
+        let [device, inode, offset, limit] = STATUS_AT.map(number);
+        let flags = status.get(STATUS_FLAGS_AT..STATUS_FLAGS_AT + 4).and_then(|bytes| bytes.try_into().ok());
+        let writable = flags.map_or(0, u32::from_ne_bytes) & READ_ONLY == 0;
+        if (device, inode, offset, limit) == (wanted.dev(), wanted.ino(), 0, 0) && writable {
+            return Ok(Some(LoopDevice { path, held }));
+        }
+    }
+    Ok(None)
 }
 
 fn configure(device: &OwnedFd, backing: &File, name: &Path, read_only: bool) -> io::Result<()> {
@@ -126,6 +169,8 @@ mod tests {
         let stat = rustix::fs::fstat(&device).unwrap();
         let number = format!("{}:{}", rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         assert_eq!(file_of(&number), Some(file.clone()));
+        // A second one to write to would be another disk with the same blocks.
+        assert_eq!(LoopDevice::of(&file, false).unwrap().path(), path);
         drop(device);
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         let start = std::time::Instant::now();

@@ -369,6 +369,21 @@ pub fn is_mounted(path: &Path) -> io::Result<bool> {
     Ok(below(path)?.iter().any(|point| point == path))
 }
 
+/// Where the file system of a block device of this number is mounted.
+///
+/// # Errors
+/// When the table cannot be read.
+pub fn point_of(device: u64) -> io::Result<Option<PathBuf>> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let number = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    let point = |line: &str| {
+        let mut fields = line.split(' ').skip(2);
+        let here = fields.next()? == number;
+        here.then(|| fields.nth(1).map(|point| PathBuf::from(unescape(point)))).flatten()
+    };
+    Ok(table.lines().find_map(point))
+}
+
 /// What is mounted at `path`, as it was named: a block device, for file systems on one.
 ///
 /// # Errors

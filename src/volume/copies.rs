@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::error::Error;
 use super::snapshots::{alone, delete_held, find as find_snapshot};
 use super::{
-    Definition, check_free, find, not_running, on_pool, purge_behind, ready, remove, row, set_ready, told,
+    Definition, are_there, check_free, find, not_running, on_pool, purge_behind, ready, remove, row, set_ready, told,
     told_of_snapshot, undone, users,
 };
 use crate::config;
@@ -99,6 +99,7 @@ pub async fn copy(
     requestor: Option<&Requestor>,
 ) -> Result<(), Error> {
     let _verbs = manager.context().pools.locks().verbs(&of.volume, to).await;
+    are_there(manager.context(), &[&of.volume.pool, &to.pool])?;
     copy_held(manager, of, to, asked, requestor).await
 }
 
@@ -146,6 +147,7 @@ pub async fn refresh(
 ) -> Result<(), Error> {
     let context = manager.context();
     let _verbs = context.pools.locks().verbs(&of.volume, to).await;
+    are_there(context, &[&of.volume.pool, &to.pool])?;
     let model = context.db.model();
     if find(&model, to).is_err() {
         return copy_held(manager, of, to, asked, requestor).await;
@@ -227,6 +229,7 @@ pub async fn move_to(
 ) -> Result<(), Error> {
     let context = manager.context();
     let _verbs = context.pools.locks().verbs(from, to).await;
+    are_there(context, &[&from.pool, &to.pool])?;
     not_running(manager, from, "move")?;
     let of = CopyOf { volume: from.clone(), snapshot: None, snapshots: true };
     let (source, key) = (of.clone(), to.clone());

@@ -11,20 +11,45 @@ use crate::{config, db, project, storage};
 #[expect(missing_docs, reason = "Display says what each one means; fields are named after what they hold")]
 pub enum Error {
     NotFound,
-    NoSuchPool { pool: PoolName },
-    Exists { name: VolumeName },
-    NoSnapshot { name: SnapshotName },
-    SnapshotExists { name: SnapshotName },
-    InUse { by: Vec<User> },
-    Running { doing: &'static str, by: Vec<InstanceKey> },
-    Changed { etag: String },
+    NoSuchPool {
+        pool: PoolName,
+    },
+    Exists {
+        name: VolumeName,
+    },
+    NoSnapshot {
+        name: SnapshotName,
+    },
+    SnapshotExists {
+        name: SnapshotName,
+    },
+    InUse {
+        by: Vec<User>,
+    },
+    Running {
+        doing: &'static str,
+        by: Vec<InstanceKey>,
+    },
+    Changed {
+        etag: String,
+    },
     Name(NameError),
     Config(config::Error),
-    Pattern { pattern: String, reason: String },
+    Pattern {
+        pattern: String,
+        reason: String,
+    },
     Storage(storage::Error),
+    /// A deletion in a pool that is away.
+    Away {
+        cause: storage::Error,
+    },
     Project(project::Error),
     Db(db::Error),
-    Undo { cause: Box<Error>, failure: Box<Error> },
+    Undo {
+        cause: Box<Error>,
+        failure: Box<Error>,
+    },
 }
 
 impl fmt::Display for Error {
@@ -57,6 +82,9 @@ impl fmt::Display for Error {
                 write!(f, "Configuration key \"snapshots.pattern\": {pattern:?} makes no name: {reason}")
             }
             Self::Storage(error) => error.fmt(f),
+            Self::Away { cause } => {
+                write!(f, "{cause}. If it is lost: \"DELETE …?forget=1\" leaves alone what lies there")
+            }
             Self::Project(error) => error.fmt(f),
             Self::Db(error) => error.fmt(f),
             Self::Undo { cause, failure } => write!(f, "{cause}; and cleaning up after that: {failure}"),

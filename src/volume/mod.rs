@@ -72,6 +72,11 @@ fn check_free(model: &Model, key: &VolumeKey) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses what pools that are away could not take back, before anything is written down.
+fn are_there(context: &Context, pools: &[&crate::names::PoolName]) -> Result<(), Error> {
+    Ok(pools.iter().try_for_each(|pool| context.pools.get(pool).map(drop))?)
+}
+
 fn row(key: &VolumeKey, definition: Definition) -> Volume {
     Volume {
         key: key.clone(),
@@ -96,6 +101,7 @@ pub async fn create(
     config::validate_volume(&definition.config)?;
     let context = manager.context();
     let _verb = context.pools.locks().verb(key).await;
+    are_there(context, &[&key.pool])?;
     let record = row(key, definition);
     context
         .db
@@ -203,13 +209,25 @@ pub async fn update(
     Ok(())
 }
 
-/// Removes a volume that nobody has as a disk, with its snapshots.
+/// Removes a volume that nobody has as a disk, with its snapshots; with `forget` even when its pool is away, where its files
+/// stay then.
 ///
 /// # Errors
 /// [`Error::InUse`], or when it cannot be moved away: the next start of the daemon finishes it.
-pub async fn delete(manager: &Manager, key: &VolumeKey, requestor: Option<&Requestor>) -> Result<(), Error> {
+pub async fn delete(
+    manager: &Manager,
+    key: &VolumeKey,
+    forget: bool,
+    requestor: Option<&Requestor>,
+) -> Result<(), Error> {
     let context = manager.context();
     let _verb = context.pools.locks().verb(key).await;
+    let is_away = match context.pools.get(&key.pool) {
+        Ok(_) => false,
+        Err(cause) if !forget => return Err(Error::Away { cause }),
+        Err(storage::Error::Unavailable { .. }) => true,
+        Err(error) => return Err(error.into()),
+    };
     let alone = context.pools.locks().replacing(key).await;
     let of = key.clone();
     let snapshots = context
@@ -226,7 +244,12 @@ pub async fn delete(manager: &Manager, key: &VolumeKey, requestor: Option<&Reque
         })
         .await?;
     drop(alone);
-    remove(context, key).await?;
+    if is_away {
+        let key = key.clone();
+        context.db.write(move |tx| Ok::<_, Error>(tx.delete_volume(&key)?)).await?;
+    } else {
+        remove(context, key).await?;
+    }
     for snapshot in &snapshots {
         told_of_snapshot(context, "storage-volume-snapshot-deleted", snapshot, &[], requestor);
     }
@@ -275,6 +298,7 @@ pub async fn rename(
 ) -> Result<(), Error> {
     let context = manager.context();
     let _verbs = context.pools.locks().verbs(from, to).await;
+    are_there(context, &[&from.pool])?;
     let _alone = context.pools.locks().replacing(from).await;
     not_running(manager, from, "rename")?;
     swap_rows(context, from, to).await?;

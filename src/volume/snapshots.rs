@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{find as find_volume, not_running, on_pool, purge_behind, told, told_of_snapshot};
+use super::{are_there, find as find_volume, not_running, on_pool, purge_behind, told, told_of_snapshot};
 use crate::config::{schedule, snapshot_pattern};
 use crate::db::{self, Model, Phase, Seconds, VolumeSnapshot};
 use crate::events::lifecycle::Requestor;
@@ -87,6 +87,7 @@ pub async fn create(
 ) -> Result<SnapshotName, Error> {
     let context = manager.context();
     let _verb = context.pools.locks().verb(volume).await;
+    are_there(context, &[&volume.pool])?;
     let of = volume.clone();
     let record = context
         .db
@@ -156,6 +157,7 @@ pub async fn delete(
 ) -> Result<(), Error> {
     let context = manager.context();
     let _verb = context.pools.locks().verb(volume).await;
+    are_there(context, &[&volume.pool])?;
     delete_held(context, volume, name, requestor).await
 }
 
@@ -186,6 +188,7 @@ pub async fn rename(
 ) -> Result<(), Error> {
     let context = manager.context();
     let _verb = context.pools.locks().verb(volume).await;
+    are_there(context, &[&volume.pool])?;
     let (old, new) = (key(volume, from), key(volume, to));
     swap_row(context, &old, &new).await?;
     if let Err(cause) = finish_rename(context, &new).await {
@@ -272,6 +275,7 @@ pub async fn restore(
 ) -> Result<(), Error> {
     let context = manager.context();
     let _verb = context.pools.locks().verb(volume).await;
+    are_there(context, &[&volume.pool])?;
     find_volume(&context.db.model(), volume)?;
     not_running(manager, volume, "restore")?;
     find(&context.db.model(), volume, name)?;
