@@ -255,3 +255,18 @@ pub(super) async fn update(
     context.lifecycle("instance-updated", key, requestor);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client that writes back what it has read must not be refused for what the daemon put there meanwhile.
+    #[test]
+    fn marks_are_keys_that_a_put_may_have() {
+        for key in [POWER_KEYS, &[rename::MARKER, restore::MARKER, HELD, moves::MOVING, moves::MOVED_FROM]].concat() {
+            assert!(is_own(key) && config::instance_row(key).is_some(), "{key}");
+        }
+    }
+
+    const POWER_KEYS: &[&str] = &[stop::POWER, stop::RESTART, guests::READY];
+}

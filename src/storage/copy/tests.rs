@@ -354,3 +354,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_xfs_keeps_of_an_acl_is_no_attribute_of_the_copy() {
+    let dir = place();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    fs::create_dir(&from).unwrap();
+    fs::write(from.join("file"), "").unwrap();
+    set(&from.join("file"), "trusted.SGI_ACL_FILE", b"x");
+    set(&from.join("file"), "trusted.other", b"x");
+    tree(&from, &to).unwrap();
+    let copied = |name: &str| rustix::fs::lgetxattr(to.join("file"), name, &mut [0; 8][..]);
+    assert_eq!(copied("trusted.SGI_ACL_FILE"), Err(Errno::NODATA));
+    assert_eq!(copied("trusted.other"), Ok(1));
+}
