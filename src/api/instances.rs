@@ -6,19 +6,24 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::json;
 
+use super::app::App;
 use super::call::{Call, Tree};
 use super::error::Error;
+use super::image_sources::telling;
 use super::images::by_fingerprint;
 use super::response::{self, Response};
 use super::wire;
 use super::{instance_snapshots, instance_state, rendered};
 use crate::config;
 use crate::db::{self, Feature, Image, Model, Phase, rfc3339};
-use crate::instance::{self, Asked, CopyOf, Definition, NewInstance, RootSource, Snapshot, SnapshotVerb, Target};
+use crate::instance::{self, Asked as AskedOfCopy, CopyOf, Definition, NewInstance, RootSource, Snapshot, SnapshotVerb, Target};
+use crate::events::lifecycle::Requestor;
+use crate::image::Hold;
 use crate::names::{AliasName, InstanceKey, InstanceName, PoolName, ProfileName, ProjectName, SnapshotName};
-use crate::ops::Spec;
+use crate::ops::{Handle, Spec};
 use crate::profile;
 use crate::project;
+use crate::remote::{Asked, Keep, Source};
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -154,9 +159,6 @@ fn image_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource)
         "" => project.clone(),
         name => seen_project(model, name)?,
     };
-    if !source.server.is_empty() && source.mode != "local" {
-        return Err(Error::Unsupported { what: "images from remote servers; import the image first".to_owned() });
-    }
     if !source.fingerprint.is_empty() {
         return by_fingerprint(model, project, &source.fingerprint);
     }
@@ -181,6 +183,28 @@ fn image_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource)
     };
     let newest = model.images.values().filter(fits).max_by_key(|image| image.created_at).cloned();
     newest.ok_or_else(|| Error::Field { name: "source", reason: "No matching image could be found".to_owned() })
+}
+
+/// The image of another server that a source names; `None`: it is one of here.
+fn remote_of(source: &wire::InstanceSource) -> Result<Option<Source>> {
+    if source.kind != "image" || source.server.is_empty() || source.mode == "local" {
+        return Ok(None);
+    }
+    if !matches!(source.mode.as_str(), "" | "pull") {
+        let reason = format!("the mode {:?} is not known: use \"pull\"", crate::names::shortened(&source.mode));
+        return Err(Error::Field { name: "source", reason });
+    }
+    let asked = Asked {
+        server: &source.server,
+        protocol: &source.protocol,
+        certificate: &source.certificate,
+        secret: &source.secret,
+        project: &source.project,
+        alias: &source.alias,
+        fingerprint: &source.fingerprint,
+        image_type: &source.image_type,
+    };
+    Ok(Some(Source::parse(asked)?))
 }
 
 /// A project by the name in a body.
@@ -211,7 +235,7 @@ fn copy_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource) 
     }
     let snapshot = snapshot.map(SnapshotName::new).transpose()?;
     let snapshots = !(source.instance_only || source.container_only);
-    Ok(CopyOf { instance, snapshot, snapshots, asked: Asked::default() })
+    Ok(CopyOf { instance, snapshot, snapshots, asked: AskedOfCopy::default() })
 }
 
 /// `POST /1.0/instances`.
@@ -241,7 +265,10 @@ pub async fn create(mut call: Call) -> Result<Response> {
     }
     let (mut profiles, mut devices) = (body.profiles, body.devices);
     let mut architecture = body.architecture;
+    let remote = remote_of(&body.source)?;
     let source = match body.source.kind.as_str() {
+        // Which image it is, is found out by the operation; nothing stands in for it until then.
+        "image" if remote.is_some() => RootSource::Empty,
         "image" => {
             let image = image_of(&model, &project, &body.source)?;
             RootSource::Image { project: image.project.clone(), fingerprint: image.fingerprint.clone() }
@@ -255,7 +282,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
                 return refresh(&call, copy, key);
             }
             let asked = profiles.take().map(profile_names).transpose()?;
-            copy.asked = Asked { config, devices, profiles: asked, architecture };
+            copy.asked = AskedOfCopy { config, devices, profiles: asked, architecture };
             let definition = instance::definition_of_copy(&model, &copy)?;
             (config, devices, architecture) = (definition.config, definition.devices, definition.architecture);
             profiles = Some(definition.profiles.iter().map(ToString::to_string).collect());
@@ -288,21 +315,75 @@ pub async fn create(mut call: Call) -> Result<Response> {
         call.app.instances.check_new(new)?;
         return Ok(response::empty());
     }
-    let record = call.app.instances.reserve(new).await?;
-    let requestor = call.requestor();
     let spec = spec(&call, &key, "Creating instance");
-    let app = Arc::clone(&call.app);
+    let (app, requestor, start) = (Arc::clone(&call.app), call.requestor(), body.start);
+    if let Some(remote) = remote {
+        call.app.instances.check_new(new.clone())?;
+        let spec = Spec { may_cancel: true, ..spec };
+        let loading = Loading { remote, project: call.holder(Feature::Images)?, alias: body.source.alias };
+        let operation = app.clone().ops.task(spec, async move |handle| {
+            let hold = loading.load(&app, &requestor, &handle).await?;
+            handle.forbid_cancel().await;
+            let source = RootSource::Image { project: hold.0.project.clone(), fingerprint: hold.0.fingerprint.clone() };
+            let new = NewInstance { source: source.clone(), ..new };
+            let record = app.instances.reserve(new).await?;
+            build(&app, record, source, start, requestor, &handle).await
+        });
+        return Ok(response::accepted(&operation));
+    }
+    // It stays until the instance has what it needs of it.
+    let hold = match &source {
+        RootSource::Image { fingerprint, .. } => Some(call.app.instances.context().images.hold(fingerprint)),
+        RootSource::Empty | RootSource::Copy(_) => None,
+    };
+    let record = call.app.instances.reserve(new).await?;
     let operation = app.clone().ops.task(spec, async move |handle| {
-        let stages = app.instances.build(&record, &source, Some(&requestor)).await?;
-        handle.add_metadata("stages", stages.to_json());
-        if body.start {
-            let start = app.instances.change(&key, Target::Start, None, false, Some(requestor));
-            let stages = instance_state::telling_shift(&app, &key, &handle, start).await?;
-            handle.add_metadata("start_stages", stages.to_json());
-        }
-        Ok::<(), instance::Error>(())
+        let _hold = hold;
+        build(&app, record, source, start, requestor, &handle).await
     });
     Ok(response::accepted(&operation))
+}
+
+/// The image that a new instance waits for.
+struct Loading {
+    remote: Source,
+    /// Who gets it.
+    project: ProjectName,
+    /// Its name there.
+    alias: String,
+}
+
+impl Loading {
+    async fn load(&self, app: &App, requestor: &Requestor, handle: &Handle) -> Result<(Arc<Image>, Hold)> {
+        let by_name = !self.remote.alias().is_empty();
+        let keep = Keep {
+            cached: true,
+            auto_update: by_name && config::bool_of(&app.db.model().config, "images.auto_update_cached"),
+            origin: Some(self.remote.origin(&self.alias)),
+            requestor: Some(requestor.clone()),
+            ..Keep::default()
+        };
+        Ok(app.remotes.load(&self.project, &self.remote, &keep, false, &telling(handle)).await?)
+    }
+}
+
+/// Makes an instance whose name is taken, and starts it if that is wanted.
+async fn build(
+    app: &Arc<App>,
+    record: db::Instance,
+    source: RootSource,
+    start: bool,
+    requestor: Requestor,
+    handle: &Handle,
+) -> Result<()> {
+    let stages = app.instances.build(&record, &source, Some(&requestor)).await?;
+    handle.add_metadata("stages", stages.to_json());
+    if start {
+        let start = app.instances.change(&record.key, Target::Start, None, false, Some(requestor));
+        let stages = instance_state::telling_shift(app, &record.key, handle, start).await?;
+        handle.add_metadata("start_stages", stages.to_json());
+    }
+    Ok(())
 }
 
 /// Brings an earlier copy up to date.

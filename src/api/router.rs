@@ -17,7 +17,7 @@ use super::entry::{Handler, Peer, Request};
 use super::error::Error;
 use super::response::{self, Response};
 use super::{
-    certificates, console, events, exec, files, image_aliases, image_upload, images, instance_metadata,
+    certificates, console, events, exec, files, image_aliases, image_sources, image_upload, images, instance_metadata,
     instance_snapshots, instance_state, instances, internal, logs, network_acls, network_forwards, networks,
     operations, profiles, projects, resources, server_config, storage_pools, storage_volume_snapshots, storage_volumes,
     warnings,
@@ -76,7 +76,7 @@ fn table() -> Vec<(String, Resource)> {
         ),
         ("/1.0/events", resource!(GET Trusted events::stream)),
         ("/1.0/health", resource!(GET Trusted resources::health)),
-        ("/1.0/images", resource!(GET Public images::list, POST Trusted image_upload::create)),
+        ("/1.0/images", resource!(GET Public images::list, POST Public image_upload::create)),
         (
             "/1.0/images/{fingerprint}",
             resource!(
@@ -84,7 +84,12 @@ fn table() -> Vec<(String, Resource)> {
                 DELETE Trusted images::delete,
             ),
         ),
-        ("/1.0/images/{fingerprint}/export", resource!(GET Public images::export)),
+        (
+            "/1.0/images/{fingerprint}/export",
+            resource!(GET Public images::export, POST Trusted image_sources::push),
+        ),
+        ("/1.0/images/{fingerprint}/refresh", resource!(POST Trusted image_sources::refresh)),
+        ("/1.0/images/{fingerprint}/secret", resource!(POST Trusted image_sources::secret)),
         ("/1.0/images/aliases", resource!(GET Trusted image_aliases::list, POST Trusted image_aliases::add)),
         (
             "/1.0/images/aliases/{*name}",
