@@ -185,6 +185,12 @@ fn image_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource)
     newest.ok_or_else(|| Error::Field { name: "source", reason: "No matching image could be found".to_owned() })
 }
 
+/// The profiles of instances made from an image; those that are gone since are not missed.
+fn profiles_of(model: &Model, project: &ProjectName, image: &Image) -> Vec<String> {
+    let there = image.profiles.iter().filter(|name| model.profile(project, name).is_some());
+    there.map(ToString::to_string).collect()
+}
+
 /// The image of another server that a source names; `None`: it is one of here.
 fn remote_of(source: &wire::InstanceSource) -> Result<Option<Source>> {
     if source.kind != "image" || source.server.is_empty() || source.mode == "local" {
@@ -264,6 +270,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
         return Err(Error::Unsupported { what: "the field \"stateful\"".to_owned() });
     }
     let (mut profiles, mut devices) = (body.profiles, body.devices);
+    let own_profiles = profiles.is_some();
     let mut architecture = body.architecture;
     let remote = remote_of(&body.source)?;
     let source = match body.source.kind.as_str() {
@@ -271,6 +278,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
         "image" if remote.is_some() => RootSource::Empty,
         "image" => {
             let image = image_of(&model, &project, &body.source)?;
+            profiles.get_or_insert_with(|| profiles_of(&model, &project, &image));
             RootSource::Image { project: image.project.clone(), fingerprint: image.fingerprint.clone() }
         }
         "none" => RootSource::Empty,
@@ -325,7 +333,11 @@ pub async fn create(mut call: Call) -> Result<Response> {
             let hold = loading.load(&app, &requestor, &handle).await?;
             handle.forbid_cancel().await;
             let source = RootSource::Image { project: hold.0.project.clone(), fingerprint: hold.0.fingerprint.clone() };
-            let new = NewInstance { source: source.clone(), ..new };
+            let mut new = NewInstance { source: source.clone(), ..new };
+            if !own_profiles {
+                let names = profiles_of(&app.db.model(), &new.key.project, &hold.0);
+                new.profiles = profile_names(names)?;
+            }
             let record = app.instances.reserve(new).await?;
             build(&app, record, source, start, requestor, &handle).await
         });

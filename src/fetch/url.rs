@@ -31,6 +31,9 @@ impl Url {
         if text.len() > MAX {
             return Err(wrong("it is longer than 4096 bytes"));
         }
+        if text.trim_end_matches('/').ends_with(':') {
+            return Err(wrong("it names no host"));
+        }
         let uri: Uri = text.parse().map_err(|e: http::uri::InvalidUri| wrong(&e.to_string()))?;
         let https = match uri.scheme_str() {
             Some("https") => true,
