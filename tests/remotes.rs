@@ -340,7 +340,7 @@ fn servers_are_who_they_should_be() {
         (json!({"server": "https://localhost"}), "names no image"),
         (json!({"server": "https://localhost", "alias": "x", "protocol": "smoke"}), "protocol"),
         (json!({"server": "https://localhost", "alias": "x", "certificate": "y"}), "PEM"),
-        (json!({"server": "https://localhost", "fingerprint": "xyz"}), "hexadecimal"),
+        (json!({"server": "https://localhost", "fingerprint": "a\nb"}), "control characters"),
         (json!({"server": "https://localhost", "alias": "x", "image_type": "virtual-machine"}), "containers"),
         (json!({"server": "https://localhost", "alias": "x", "mode": "wish"}), "mode"),
         (json!({"type": "url", "url": "gopher://x"}), "https://"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::call::{Call, Trust};
+use super::call::Call;
 use super::error::Error;
 use super::images::find;
 use super::response::{self, Response};
@@ -50,33 +50,23 @@ fn profiles(model: &Model, project: &ProjectName, names: Option<Vec<String>>) ->
     }
 }
 
-/// `POST /1.0/images` with a body of JSON: from where the daemon is to get an image.
-pub async fn create(mut call: Call) -> Result<Response> {
-    if call.trust != Trust::Trusted {
-        return Err(Error::Forbidden);
-    }
-    let body: wire::ImagesPost = call.json().await?;
-    let unknown = |kind: &str| {
-        let reason = format!("the type {kind:?} is not known: use \"image\" or \"url\"");
-        Error::Field { name: "source", reason }
-    };
-    match (body.source.kind.as_str(), body.source.mode.as_str()) {
-        ("image", "" | "pull") | ("url", _) => pull(call, body),
-        // The stock client leaves the type out.
-        ("" | "image", "push") => expect(&call, &body),
-        ("instance" | "container" | "snapshot", _) => {
-            Err(Error::Unsupported { what: "images from an instance".to_owned() })
-        }
-        ("image", mode) => {
-            let reason = format!("the mode {mode:?} is not known: use \"pull\" or \"push\"");
+/// `POST /1.0/images` of an image of another server, or one that somebody else is to bring.
+///
+/// # Errors
+/// With the field that is wrong.
+pub(super) fn create(call: Call, body: wire::ImagesPost) -> Result<Response> {
+    let asked = body.source.clone().unwrap_or_default();
+    match (asked.kind.as_str(), asked.mode.as_str()) {
+        (_, "push") => expect(&call, &asked, &body),
+        ("url", _) | (_, "" | "pull") => pull(call, &asked, body),
+        (_, mode) => {
+            let reason = format!("the mode {:?} is not known: use \"pull\" or \"push\"", crate::names::shortened(mode));
             Err(Error::Field { name: "source", reason })
         }
-        (kind, _) => Err(unknown(kind)),
     }
 }
 
-fn pull(call: Call, body: wire::ImagesPost) -> Result<Response> {
-    let asked = &body.source;
+fn pull(call: Call, asked: &wire::ImageSource, body: wire::ImagesPost) -> Result<Response> {
     let source = if asked.kind == "url" {
         let url = Asked { server: &asked.url, protocol: "direct", certificate: &asked.certificate, ..Asked::default() };
         if asked.url.trim().contains(' ') || asked.url.is_empty() {
@@ -114,7 +104,7 @@ fn pull(call: Call, body: wire::ImagesPost) -> Result<Response> {
         profiles: profiles(&model, &call.project()?, body.profiles)?,
         expires_at,
         filename: body.filename,
-        origin: Some(source.origin(&body.source.alias)),
+        origin: Some(source.origin(source.alias_or(&asked.alias))),
         requestor: Some(call.requestor()),
     };
     let spec = Spec { may_cancel: true, ..spec(&call, "Downloading image", &project, &[]) };
@@ -136,10 +126,11 @@ fn result(image: &Image) -> Map<String, Value> {
 }
 
 /// `mode: push`: somebody will bring this image, and gets a secret for that.
-fn expect(call: &Call, body: &wire::ImagesPost) -> Result<Response> {
-    let fingerprint = Fingerprint::new(body.source.fingerprint.to_ascii_lowercase())?;
+fn expect(call: &Call, asked: &wire::ImageSource, body: &wire::ImagesPost) -> Result<Response> {
+    let fingerprint = Fingerprint::new(asked.fingerprint.to_ascii_lowercase())?;
     let project = call.holder(Feature::Images)?;
-    let aliases = json!(body.aliases.iter().map(|alias| json!({"name": alias.name, "description": alias.description})).collect::<Vec<_>>());
+    let pair = |alias: &wire::ImageAlias| json!({"name": alias.name, "description": alias.description});
+    let aliases: Value = body.aliases.iter().map(pair).collect();
     let metadata = Map::from_iter([("aliases".to_owned(), aliases)]);
     let spec = Spec { metadata: Some(metadata), ..spec(call, "Downloading image", &project, &[fingerprint.as_str()]) };
     let operation = call.app.ops.token(spec).map_err(|_| Error::Random)?;

@@ -1,4 +1,4 @@
-//! `POST /1.0/images`: an image that a client sends, raw (unified) or as multipart (split).
+//! `POST /1.0/images`: an image that a client sends, raw (unified) or as multipart (split); others are handed on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -86,7 +86,11 @@ pub async fn create(mut call: Call) -> Result<Response> {
     let content_type = call.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let kind = content_type.to_ascii_lowercase();
     if kind.starts_with("application/json") {
-        return image_sources::create(call).await;
+        if call.trust == Trust::Untrusted {
+            return Err(Error::Forbidden);
+        }
+        let body = call.json().await?;
+        return from_elsewhere(call, body).await;
     }
     let mut headers = headers(&call)?;
     may_upload(&call, &headers)?;
@@ -127,7 +131,27 @@ pub async fn create(mut call: Call) -> Result<Response> {
         handle.add_metadata("size", size.to_string().into());
         Ok::<(), Error>(())
     });
+    if call.trust == Trust::Untrusted {
+        // It cannot ask the operation how it ended.
+        operation.wait(None).await;
+    }
     Ok(response::accepted(&operation))
+}
+
+/// An image whose bytes are not in the request.
+async fn from_elsewhere(call: Call, body: wire::ImagesPost) -> Result<Response> {
+    let (kind, mode) =
+        body.source.as_ref().map_or(("", ""), |source| (source.kind.as_str(), source.mode.as_str()));
+    match kind {
+        // The stock client leaves the type out.
+        "" if mode == "push" => image_sources::create(call, body),
+        "instance" | "container" | "virtual-machine" | "snapshot" => super::image_publish::create(call, body).await,
+        "image" | "url" => image_sources::create(call, body),
+        other => Err(Error::Field {
+            name: "source.type",
+            reason: format!("{:?} is none of instance, snapshot, image, url", crate::names::shortened(other)),
+        }),
+    }
 }
 
 async fn write(upload: Upload, bytes: Bytes) -> Result<Upload> {

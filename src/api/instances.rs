@@ -371,7 +371,7 @@ impl Loading {
         let keep = Keep {
             cached: true,
             auto_update: by_name && config::bool_of(&app.db.model().config, "images.auto_update_cached"),
-            origin: Some(self.remote.origin(&self.alias)),
+            origin: Some(self.remote.origin(self.remote.alias_or(&self.alias))),
             requestor: Some(requestor.clone()),
             ..Keep::default()
         };

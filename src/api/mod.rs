@@ -15,6 +15,7 @@ mod extensions;
 mod files;
 mod filter;
 mod image_aliases;
+mod image_publish;
 mod image_sources;
 mod image_upload;
 pub(crate) mod images;

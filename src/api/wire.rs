@@ -5,6 +5,7 @@
 
 pub mod health;
 mod image_source;
+mod images_post;
 mod instance_source;
 mod metadata;
 mod networks;
@@ -19,7 +20,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-pub use image_source::{ImageExportPost, ImageOrigin, ImageSource, ImagesPost};
+pub use image_source::{ImageExportPost, ImageOrigin};
+pub use images_post::{ImageSource, ImagesPost};
 pub use instance_source::InstanceSource;
 pub use metadata::{ImageMetadata, ImageTemplate};
 pub use networks::{AclRule, ForwardPort, NetworkAcl, NetworkForward, Warning};

@@ -10,6 +10,7 @@ use http::Method;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
+use serde_json::Value;
 
 use super::error::{Error, io as io_error};
 use super::source::{Asked, Source};
@@ -17,6 +18,9 @@ use super::{Remotes, blocking};
 use crate::api::wire::Config;
 use crate::db::Image;
 use crate::fetch;
+
+/// The longest answer that is read, bytes.
+const ANSWER: u64 = 1 << 20;
 
 /// Where an image is sent.
 #[derive(Debug, Clone, Default)]
@@ -120,14 +124,24 @@ impl Remotes {
             Ok(Frame::data(piece))
         });
         let sending = client.send(Method::POST, &url, &headers, fetch::streamed(StreamBody::new(body)));
-        let reply = tokio::select! {
+        let mut reply = tokio::select! {
             reply = sending => reply?,
             () = stalled(&sent, client.stall()) => {
                 return Err(fetch::Error::Stalled { host: url.authority(), seconds: client.stall().as_secs() }.into());
             }
         };
         drop(hold);
-        if reply.status.is_success() { Ok(()) } else { Err(reply.refusal().await.into()) }
+        if !reply.status.is_success() {
+            return Err(reply.refusal().await.into());
+        }
+        // Nobody but a trusted client can ask that operation later; Warren answers when it is over.
+        let answer: Value = serde_json::from_slice(&reply.read(ANSWER).await?).unwrap_or_default();
+        match answer["metadata"]["err"].as_str() {
+            Some(reason) if !reason.is_empty() => {
+                Err(Error::Answer { url: url.to_string(), reason: crate::names::shortened(reason) })
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 }
 

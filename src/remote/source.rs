@@ -107,15 +107,13 @@ impl Source {
         let named = match (protocol, asked.alias, asked.fingerprint) {
             (Protocol::Direct, _, _) => Named::Itself,
             (_, "", "") => return Err(field("source", "it names no image: set \"alias\" or \"fingerprint\"")),
-            // The client gives the fingerprint that it found, and the name for later.
-            (_, _, fingerprint) if !fingerprint.is_empty() => Named::Fingerprint(fingerprint.to_ascii_lowercase()),
-            (_, alias, _) => Named::Alias(alias.to_owned()),
+            // The client gives the fingerprint that it found, and the name for later; the stock one of LXD 5.0.2 calls a
+            // name a fingerprint when the image is to follow its server.
+            (_, _, text) if !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) => {
+                Named::Fingerprint(text.to_ascii_lowercase())
+            }
+            (_, "", name) | (_, name, _) => Named::Alias(name.to_owned()),
         };
-        if let Named::Fingerprint(text) = &named
-            && !(text.len() <= 64 && text.bytes().all(|b| b.is_ascii_hexdigit()))
-        {
-            return Err(field("fingerprint", "it must be up to 64 hexadecimal digits"));
-        }
         if let Named::Alias(text) = &named
             && (text.len() > 255 || text.contains(char::is_control))
         {
@@ -167,6 +165,14 @@ impl Source {
         }
     }
 
+    /// The name by which it, or a newer one of it, is found.
+    pub fn alias_or<'a>(&'a self, asked: &'a str) -> &'a str {
+        match &self.named {
+            Named::Alias(alias) => alias,
+            Named::Fingerprint(_) | Named::Itself => asked,
+        }
+    }
+
     /// The servers, as they were given.
     pub(super) fn shown(&self) -> String {
         let shown = |url: &Url| match self.protocol {
@@ -211,7 +217,6 @@ mod tests {
             (Asked { server: "ftp://a", ..asked }, "ftp"),
             (Asked { protocol: "gopher", ..asked }, "gopher"),
             (Asked { alias: "", ..asked }, "names no image"),
-            (Asked { fingerprint: "xyz", ..asked }, "hexadecimal"),
             (Asked { image_type: "virtual-machine", ..asked }, "containers"),
             (Asked { certificate: "junk", ..asked }, "PEM"),
         ] {
