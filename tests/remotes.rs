@@ -89,8 +89,7 @@ impl Host {
 
     /// The error of a request for the image.
     fn fails(&self, source: &Value) -> String {
-        let (code, error, _) =
-            self.daemon.operation("POST", "/1.0/images", &json!({"source": source}).to_string());
+        let (code, error, _) = self.daemon.operation("POST", "/1.0/images", &json!({"source": source}).to_string());
         assert_eq!(code, 400, "{error}");
         error
     }
@@ -105,7 +104,8 @@ impl Host {
 
     /// Addresses of the two files of the image.
     fn files(&self) -> (String, String) {
-        let list: Value = serde_json::from_slice(&std::fs::read(self.tree.join("streams/v1/images.json")).unwrap()).unwrap();
+        let list: Value =
+            serde_json::from_slice(&std::fs::read(self.tree.join("streams/v1/images.json")).unwrap()).unwrap();
         let versions = &list["products"].as_object().unwrap().values().next().unwrap()["versions"];
         let items = versions.as_object().unwrap().values().last().unwrap()["items"].clone();
         let path = |item: &str| format!("/{}", items[item]["path"].as_str().unwrap());
@@ -161,7 +161,10 @@ fn the_stock_client_launches_from_a_streams_server() {
     assert_eq!(host.daemon.status("c1"), "Running");
     let images = host.images();
     let [image] = images.as_slice() else { panic!("{images:?}") };
-    assert_eq!((&image["cached"], &image["auto_update"], &image["public"]), (&json!(true), &json!(true), &json!(false)));
+    assert_eq!(
+        (&image["cached"], &image["auto_update"], &image["public"]),
+        (&json!(true), &json!(true), &json!(false))
+    );
     let origin = json!({"alias": "bb/test", "certificate": "", "protocol": "simplestreams", "server": host.server.url,
         "image_type": "container"});
     assert_eq!(image["update_source"], origin);
@@ -218,9 +221,8 @@ fn the_stock_client_copies_and_refreshes_images() {
 fn many_launches_make_one_download() {
     let host = Host::new();
     let (_, root) = host.files();
-    let bodies: Vec<String> = (0..6)
-        .map(|n| json!({"name": format!("c{n}"), "source": host.source(NAME)}).to_string())
-        .collect();
+    let bodies: Vec<String> =
+        (0..6).map(|n| json!({"name": format!("c{n}"), "source": host.source(NAME)}).to_string()).collect();
     let operations: Vec<String> = bodies
         .iter()
         .map(|body| {
@@ -427,7 +429,8 @@ fn what_a_server_said_is_used_while_it_is_away() {
     host.server.fault("/streams/v1/images.json", Fault::Status(503));
     done(&host.daemon, "POST", "/1.0/instances", &json!({"name": "c", "source": host.source(NAME)}));
     let warnings = get(&host.daemon, "/1.0/warnings?recursion=1");
-    let about = warnings.as_array().unwrap().iter().find(|warning| warning["type"] == "Image server unavailable").unwrap();
+    let about =
+        warnings.as_array().unwrap().iter().find(|warning| warning["type"] == "Image server unavailable").unwrap();
     assert!(about["last_message"].as_str().unwrap().contains("503"), "{about}");
     host.server.mend();
     done(&host.daemon, "DELETE", "/1.0/instances/c", &json!({}));

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::CONTENT_TYPE;
 use super::call::{Call, Trust, blocking, parse_pairs, parse_query};
 use super::error::Error;
 use super::image_sources;
@@ -15,6 +13,8 @@ use crate::image::{Part, Upload};
 use crate::names::{AliasName, Fingerprint, ProfileName};
 use crate::ops::Spec;
 use crate::remote::{self, Keep};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -140,8 +140,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
 
 /// An image whose bytes are not in the request.
 async fn from_elsewhere(call: Call, body: wire::ImagesPost) -> Result<Response> {
-    let (kind, mode) =
-        body.source.as_ref().map_or(("", ""), |source| (source.kind.as_str(), source.mode.as_str()));
+    let (kind, mode) = body.source.as_ref().map_or(("", ""), |source| (source.kind.as_str(), source.mode.as_str()));
     match kind {
         // The stock client leaves the type out.
         "" if mode == "push" => image_sources::create(call, body),

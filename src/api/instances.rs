@@ -16,9 +16,11 @@ use super::wire;
 use super::{instance_snapshots, instance_state, rendered};
 use crate::config;
 use crate::db::{self, Feature, Image, Model, Phase, rfc3339};
-use crate::instance::{self, Asked as AskedOfCopy, CopyOf, Definition, NewInstance, RootSource, Snapshot, SnapshotVerb, Target};
 use crate::events::lifecycle::Requestor;
 use crate::image::Hold;
+use crate::instance::{
+    self, Asked as AskedOfCopy, CopyOf, Definition, NewInstance, RootSource, Snapshot, SnapshotVerb, Target,
+};
 use crate::names::{AliasName, InstanceKey, InstanceName, PoolName, ProfileName, ProjectName, SnapshotName};
 use crate::ops::{Handle, Spec};
 use crate::profile;
@@ -367,10 +369,13 @@ struct Loading {
 
 impl Loading {
     async fn load(&self, app: &App, requestor: &Requestor, handle: &Handle) -> Result<(Arc<Image>, Hold)> {
-        let by_name = !self.remote.alias().is_empty();
+        let (by_name, model) = (!self.remote.alias().is_empty(), app.db.model());
+        let own = model.projects.get(&self.project).and_then(|of| of.config.get("images.auto_update_cached"));
+        let follows = own.and_then(|text| config::parse_bool(text));
         let keep = Keep {
             cached: true,
-            auto_update: by_name && config::bool_of(&app.db.model().config, "images.auto_update_cached"),
+            auto_update: by_name
+                && follows.unwrap_or_else(|| config::bool_of(&model.config, "images.auto_update_cached")),
             origin: Some(self.remote.origin(self.remote.alias_or(&self.alias))),
             requestor: Some(requestor.clone()),
             ..Keep::default()

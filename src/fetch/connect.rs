@@ -77,7 +77,8 @@ impl Client {
             }
         };
         let absolute = proxy.is_some() && !url.is_https();
-        let stream: Box<dyn Stream> = if url.is_https() { Box::new(self.encrypt(stream, url).await?) } else { Box::new(stream) };
+        let stream: Box<dyn Stream> =
+            if url.is_https() { Box::new(self.encrypt(stream, url).await?) } else { Box::new(stream) };
         let shaken = http1::Builder::new().max_headers(FIELDS).max_buf_size(HEAD).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = shaken.map_err(|error| Error::broken(url, &error))?;
         // What goes wrong there is told to whoever waits for the answer.

@@ -55,9 +55,7 @@ impl ServerCertVerifier for Pinned {
             return Ok(ServerCertVerified::assertion());
         }
         match &self.authority {
-            Some(authority) => {
-                authority.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-            }
+            Some(authority) => authority.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now),
             None => Err(CertificateError::UnknownIssuer.into()),
         }
     }

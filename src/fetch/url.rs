@@ -51,7 +51,11 @@ impl Url {
         let port = match authority.port() {
             Some(port) => port.as_str().parse().map_err(|_| wrong("its port is no number up to 65535"))?,
             None if authority.as_str().ends_with(':') || !has_port(authority.as_str()) => {
-                if https { 443 } else { 80 }
+                if https {
+                    443
+                } else {
+                    80
+                }
             }
             None => return Err(wrong("its port is no number up to 65535")),
         };
@@ -162,9 +166,8 @@ impl fmt::Display for Url {
 /// reaches them, such as the metadata services of clouds.
 pub(super) fn is_near(address: IpAddr) -> bool {
     let near4 = |v4: Ipv4Addr| v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_broadcast();
-    let near6 = |v6: Ipv6Addr| {
-        v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local() || v6.is_multicast()
-    };
+    let near6 =
+        |v6: Ipv6Addr| v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local() || v6.is_multicast();
     match address {
         IpAddr::V4(v4) => near4(v4) || v4.is_multicast(),
         IpAddr::V6(v6) => near6(v6) || v6.to_ipv4_mapped().is_some_and(near4),
@@ -186,7 +189,17 @@ mod tests {
             assert_eq!(Url::parse(text).unwrap().to_string(), shown, "{text}");
         }
         let long = format!("https://a/{}", "x".repeat(MAX));
-        for text in ["", "a.b", "ftp://a/b", "file:///etc/passwd", "https://", "https://u:p@a/", "https://a:99999/", "https://a b/", &long] {
+        for text in [
+            "",
+            "a.b",
+            "ftp://a/b",
+            "file:///etc/passwd",
+            "https://",
+            "https://u:p@a/",
+            "https://a:99999/",
+            "https://a b/",
+            &long,
+        ] {
             assert!(Url::parse(text).is_err(), "{text}");
         }
     }
@@ -211,7 +224,8 @@ mod tests {
 
     #[test]
     fn near_addresses_are_known() {
-        for near in ["127.0.0.1", "127.9.9.9", "169.254.169.254", "0.0.0.0", "::1", "::", "fe80::1", "::ffff:127.0.0.1"] {
+        for near in ["127.0.0.1", "127.9.9.9", "169.254.169.254", "0.0.0.0", "::1", "::", "fe80::1", "::ffff:127.0.0.1"]
+        {
             assert!(is_near(near.parse().unwrap()), "{near}");
         }
         for far in ["10.0.0.1", "192.0.2.1", "2001:db8::1", "fd00::1"] {

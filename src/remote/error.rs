@@ -10,17 +10,45 @@ use crate::{db, fetch, image, project, storage};
 #[derive(Debug)]
 #[expect(missing_docs, reason = "Display says what each one means; fields are named after what they hold")]
 pub enum Error {
-    Field { name: &'static str, reason: String },
-    NoImage { server: String, what: String },
-    Ambiguous { server: String, what: String },
-    Architecture { server: String, what: String, has: String, host: String },
-    NotAContainer { server: String, what: String, kind: String },
-    Index { url: String, reason: String },
-    Answer { url: String, reason: String },
-    NoOrigin { fingerprint: Fingerprint },
+    Field {
+        name: &'static str,
+        reason: String,
+    },
+    NoImage {
+        server: String,
+        what: String,
+    },
+    Ambiguous {
+        server: String,
+        what: String,
+    },
+    Architecture {
+        server: String,
+        what: String,
+        has: String,
+        host: String,
+    },
+    NotAContainer {
+        server: String,
+        what: String,
+        kind: String,
+    },
+    Index {
+        url: String,
+        reason: String,
+    },
+    Answer {
+        url: String,
+        reason: String,
+    },
+    NoOrigin {
+        fingerprint: Fingerprint,
+    },
     NotFound,
     Ended,
-    Exists { fingerprint: Fingerprint },
+    Exists {
+        fingerprint: Fingerprint,
+    },
     /// The download that several waited for.
     Shared(Arc<Error>),
     Fetch(fetch::Error),
@@ -29,7 +57,11 @@ pub enum Error {
     Project(project::Error),
     Name(NameError),
     Db(db::Error),
-    Io { doing: &'static str, path: std::path::PathBuf, error: std::io::Error },
+    Io {
+        doing: &'static str,
+        path: std::path::PathBuf,
+        error: std::io::Error,
+    },
 }
 
 impl fmt::Display for Error {

@@ -138,11 +138,7 @@ pub(super) struct Flights(Mutex<BTreeMap<(ProjectName, Fingerprint), Weak<Flight
 
 impl Flights {
     /// Joins the download of an image, or begins it. `run` is told by whom to be measured.
-    pub(super) fn join<Fut>(
-        &self,
-        key: (ProjectName, Fingerprint),
-        run: impl FnOnce(Arc<Meter>) -> Fut,
-    ) -> Arc<Flight>
+    pub(super) fn join<Fut>(&self, key: (ProjectName, Fingerprint), run: impl FnOnce(Arc<Meter>) -> Fut) -> Arc<Flight>
     where
         Fut: Future<Output = Result<(), Error>> + Send + 'static,
     {

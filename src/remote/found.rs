@@ -143,8 +143,8 @@ async fn ask<T: DeserializeOwned>(client: &Client, url: &Url) -> Result<T, Error
         metadata: T,
     }
     let (_, body) = client.read(url, &HeaderMap::new(), ANSWER).await?;
-    let answer: Answer<T> =
-        serde_json::from_slice(&body).map_err(|error| Error::Answer { url: url.to_string(), reason: error.to_string() })?;
+    let answer: Answer<T> = serde_json::from_slice(&body)
+        .map_err(|error| Error::Answer { url: url.to_string(), reason: error.to_string() })?;
     Ok(answer.metadata)
 }
 

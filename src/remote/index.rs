@@ -149,9 +149,8 @@ fn write(dir: &Path, path: &Path, head: &Head, body: &[u8]) -> Result<(), Error>
 /// Removes the oldest beyond [`KEPT`], and what a crash left half written.
 pub(super) fn tidy(dir: &Path) {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut found: Vec<(SystemTime, PathBuf)> = entries
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
+    let mut found: Vec<(SystemTime, PathBuf)> =
+        entries.filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect();
     found.sort();
     let surplus = found.len().saturating_sub(KEPT);
     for (index, (at, path)) in found.iter().enumerate() {

@@ -19,11 +19,11 @@ mod source;
 mod streams;
 mod update;
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::db::{Image, Phase, WarningKind};
+use crate::db::{Image, Phase, Seconds, WarningKind};
 use crate::fetch::Client;
 use crate::image::Hold;
 use crate::instance::Context;
@@ -50,8 +50,8 @@ pub struct Remotes {
     context: Arc<Context>,
     lists: Lists,
     flights: Flights,
-    /// When images were last brought up to date, seconds since 1970; 0: not since the daemon's start.
-    updated_at: AtomicI64,
+    /// When the images of each project were last brought up to date, since the daemon's start.
+    updated_at: Mutex<BTreeMap<ProjectName, Seconds>>,
     /// One round at a time.
     round: tokio::sync::Mutex<()>,
 }
@@ -65,7 +65,7 @@ impl Remotes {
             lists: Lists::new(dir),
             context,
             flights: Flights::default(),
-            updated_at: AtomicI64::new(0),
+            updated_at: Mutex::default(),
             round: tokio::sync::Mutex::default(),
         }
     }
@@ -80,12 +80,13 @@ impl Remotes {
     ///
     /// # Errors
     /// When nobody knows it, or it is not for this host.
-    pub async fn find(&self, source: &Source, fresh: bool) -> Result<Found, Error> {
+    pub async fn find(&self, project: &ProjectName, source: &Source, fresh: bool) -> Result<Found, Error> {
         let client = self.client(source).await?;
-        let config = Arc::clone(&self.context.db.model().config);
+        let (model, key) = (self.context.db.model(), "images.default_architecture");
+        let own = model.projects.get(project).and_then(|record| record.config.get(key));
         let wish = Wish {
             host: self.context.host.architectures,
-            preferred: config.get("images.default_architecture").map_or("", String::as_str),
+            preferred: own.or_else(|| model.config.get(key)).map_or("", String::as_str),
             fresh: if fresh { Duration::ZERO } else { index::FRESH },
         };
         let result = found::find(&client, &self.lists, source, &wish).await;
@@ -130,7 +131,7 @@ impl Remotes {
         fresh: bool,
         told: &(dyn Fn(&Progress) + Send + Sync),
     ) -> Result<(Arc<Image>, Hold), Error> {
-        let found = match self.find(source, fresh).await {
+        let found = match self.find(project, source, fresh).await {
             Ok(found) => found,
             Err(error) => {
                 let Some(image) = self.cached(project, source).filter(|_| !error.is_missing() && !fresh) else {
@@ -162,8 +163,7 @@ impl Remotes {
             async move {
                 let client = own.client(&source).await?;
                 let told = |part, done, total| meter.told(part, done, total);
-                let (received, filename) =
-                    bring::bring(&client, &own.context.images, &source, &found, &told).await?;
+                let (received, filename) = bring::bring(&client, &own.context.images, &source, &found, &told).await?;
                 if keep.filename.is_empty() {
                     let said = (!found.filename.is_empty()).then(|| found.filename.clone());
                     keep.filename = said.or(filename).unwrap_or_default();

@@ -60,10 +60,10 @@ impl Push {
 
 /// A query string.
 fn query(pairs: impl IntoIterator<Item = (String, String)>) -> String {
-    let plain = |text: &str| {
-        percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
-    };
-    let pairs: Vec<String> = pairs.into_iter().map(|(key, value)| format!("{}={}", plain(&key), plain(&value))).collect();
+    let plain =
+        |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+    let pairs: Vec<String> =
+        pairs.into_iter().map(|(key, value)| format!("{}={}", plain(&key), plain(&value))).collect();
     pairs.join("&")
 }
 
@@ -99,9 +99,8 @@ impl Remotes {
                 let (rootfs, rootfs_length) = file(rootfs).await?;
                 let texts_length: usize = texts.iter().map(String::len).sum();
                 let length = meta_length + rootfs_length + texts_length as u64;
-                let [first, second, end] = texts.map(|text| {
-                    futures_util::stream::once(std::future::ready(Ok::<_, io::Error>(Bytes::from(text))))
-                });
+                let [first, second, end] = texts
+                    .map(|text| futures_util::stream::once(std::future::ready(Ok::<_, io::Error>(Bytes::from(text)))));
                 let body = first.chain(meta).chain(second).chain(rootfs).chain(end).boxed();
                 (body, length, format!("multipart/form-data; boundary={boundary}"))
             }

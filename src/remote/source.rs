@@ -33,7 +33,10 @@ impl Protocol {
             "direct" => Ok(Self::Direct),
             other => {
                 let other = crate::names::shortened(other);
-                Err(Error::Field { name: "protocol", reason: format!("{other:?} is not known: use lxd or simplestreams") })
+                Err(Error::Field {
+                    name: "protocol",
+                    reason: format!("{other:?} is not known: use lxd or simplestreams"),
+                })
             }
         }
     }
@@ -194,11 +197,7 @@ impl Source {
 /// What the server's configuration says about proxies.
 pub(super) fn proxies(config: &crate::api::wire::Config) -> Proxies {
     let text = |key: &str| config.get(key).cloned().unwrap_or_default();
-    Proxies {
-        http: text("core.proxy_http"),
-        https: text("core.proxy_https"),
-        ignored: text("core.proxy_ignore_hosts"),
-    }
+    Proxies { http: text("core.proxy_http"), https: text("core.proxy_https"), ignored: text("core.proxy_ignore_hosts") }
 }
 
 #[cfg(test)]

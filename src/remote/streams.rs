@@ -252,7 +252,8 @@ fn properties(product: &Product, name: &str, version: &Version, kind: &str) -> C
 fn date(name: &str) -> Seconds {
     let parse = || {
         let digits = name.get(..8).filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
-        let (year, month, day) = (digits[..4].parse().ok()?, digits[4..6].parse::<u8>().ok()?, digits[6..].parse().ok()?);
+        let (year, month, day) =
+            (digits[..4].parse().ok()?, digits[4..6].parse::<u8>().ok()?, digits[6..].parse().ok()?);
         let date = time::Date::from_calendar_date(year, month.try_into().ok()?, day).ok()?;
         Some(date.midnight().assume_utc().unix_timestamp())
     };
@@ -263,7 +264,9 @@ fn date(name: &str) -> Seconds {
 /// Of several architectures the first of `preferred` goes.
 pub fn by_alias<'a>(entries: &'a [Entry], name: &str, preferred: &[&str]) -> Option<&'a Entry> {
     let plain = preferred.iter().find_map(|architecture| {
-        entries.iter().find(|entry| entry.architecture == *architecture && entry.aliases.iter().any(|alias| alias == name))
+        entries
+            .iter()
+            .find(|entry| entry.architecture == *architecture && entry.aliases.iter().any(|alias| alias == name))
     });
     plain.or_else(|| {
         let (name, word) = name.rsplit_once('/')?;

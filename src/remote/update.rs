@@ -1,7 +1,7 @@
 //! Images that follow their server, and those that nobody uses any more.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::error::Error;
@@ -18,12 +18,23 @@ const LOOK: Duration = Duration::from_secs(60);
 const HOUR: Seconds = 3600;
 const DAY: Seconds = 24 * HOUR;
 
-/// The cached images whose time is over: unused for `days` (0: that does not count), or out of support.
-fn expired(model: &Model, now: Seconds, days: i64) -> Vec<Arc<Image>> {
-    let over = |image: &&Arc<Image>| is_over(image, now, days);
+/// A number that a project may set, and else the server.
+fn number(model: &Model, project: &ProjectName, key: &str) -> i64 {
+    let own = model.projects.get(project).and_then(|record| config::parse_int(record.config.get(key)?));
+    own.unwrap_or_else(|| config::int_of(&model.config, key))
+}
+
+fn days_of(model: &Model, project: &ProjectName) -> i64 {
+    number(model, project, "images.remote_cache_expiry")
+}
+
+/// The cached images whose time is over.
+fn expired(model: &Model, now: Seconds) -> Vec<Arc<Image>> {
+    let over = |image: &&Arc<Image>| is_over(image, now, days_of(model, &image.project));
     model.images.values().filter(over).cloned().collect()
 }
 
+/// Whether it was unused for `days` (0: that does not count), or is out of support.
 fn is_over(image: &Image, now: Seconds, days: i64) -> bool {
     let unused_since = if image.last_used_at > 0 { image.last_used_at } else { image.uploaded_at };
     let is_unused = days > 0 && unused_since.saturating_add(days.saturating_mul(DAY)) <= now;
@@ -31,9 +42,10 @@ fn is_over(image: &Image, now: Seconds, days: i64) -> bool {
     image.cached && image.phase == Phase::Ready && (is_unused || is_old)
 }
 
-/// Whether images are to be brought up to date. `interval`: hours, 0 for never.
-fn is_due(last: Seconds, now: Seconds, interval: i64) -> bool {
-    interval > 0 && (last == 0 || now.saturating_sub(last) >= interval.saturating_mul(HOUR))
+/// Whether images are to be brought up to date; `last`: when they were, since the daemon's start. `interval`: hours, 0 for
+/// never.
+fn is_due(last: Option<Seconds>, now: Seconds, interval: i64) -> bool {
+    interval > 0 && last.is_none_or(|last| now.saturating_sub(last) >= interval.saturating_mul(HOUR))
 }
 
 impl Remotes {
@@ -49,24 +61,32 @@ impl Remotes {
     pub async fn round(self: &Arc<Self>, now: Seconds) {
         let _one = self.round.lock().await;
         let model = self.context.db.model();
-        let days = config::int_of(&model.config, "images.remote_cache_expiry");
-        for image in expired(&model, now, days) {
+        for image in expired(&model, now) {
+            let days = days_of(&model, &image.project);
             let judge = move |image: &Image| is_over(image, now, days);
             match self.remove_unheld(&image.project, &image.fingerprint, judge, None).await {
                 Ok(_) => {}
                 Err(error) => tracing::warn!(image = %image.fingerprint, %error, "removing an image that nobody uses"),
             }
         }
-        let interval = config::int_of(&model.config, "images.auto_update_interval");
-        if !is_due(self.updated_at.load(Ordering::Relaxed), now, interval) {
-            return;
-        }
-        self.updated_at.store(now, Ordering::Relaxed);
         let model = self.context.db.model();
-        for image in model.images.values().filter(|image| image.auto_update && image.phase == Phase::Ready) {
-            if image.update_source.is_none() {
-                continue;
-            }
+        let due: BTreeSet<ProjectName> = {
+            let mut last = self.updated_at.lock().unwrap_or_else(PoisonError::into_inner);
+            last.retain(|project, _| model.projects.contains_key(project));
+            let is_due = |project: &&ProjectName| {
+                is_due(last.get(*project).copied(), now, number(&model, project, "images.auto_update_interval"))
+            };
+            let due: BTreeSet<_> = model.projects.keys().filter(is_due).cloned().collect();
+            last.extend(due.iter().map(|project| (project.clone(), now)));
+            due
+        };
+        let follows = |image: &&Arc<Image>| {
+            image.auto_update
+                && image.phase == Phase::Ready
+                && image.update_source.is_some()
+                && due.contains(&image.project)
+        };
+        for image in model.images.values().filter(follows) {
             if let Err(error) = self.refresh(image, None, &|_| ()).await {
                 tracing::warn!(image = %image.fingerprint, %error, "bringing an image up to date");
             }
@@ -154,7 +174,8 @@ impl Remotes {
         let (context, wanted) = (Arc::clone(&self.context), (project.clone(), fingerprint.clone()));
         // Looked at where rows are written: who wants to use it says so before it looks whether it is there.
         let marked = self.context.db.write(move |tx| {
-            let Some(image) = tx.model().images.get(&wanted).filter(|image| image.phase == Phase::Ready).cloned() else {
+            let Some(image) = tx.model().images.get(&wanted).filter(|image| image.phase == Phase::Ready).cloned()
+            else {
                 return Ok(None);
             };
             if context.images.is_held(&wanted.1) || !judge(&image) {
@@ -210,7 +231,7 @@ mod tests {
 
     #[test]
     fn updates_come_once_in_an_interval() {
-        assert!(is_due(0, 5, 6) && !is_due(0, 5, 0));
-        assert!(!is_due(HOUR, 7 * HOUR - 1, 6) && is_due(HOUR, 7 * HOUR, 6));
+        assert!(is_due(None, 5, 6) && !is_due(None, 5, 0));
+        assert!(!is_due(Some(HOUR), 7 * HOUR - 1, 6) && is_due(Some(HOUR), 7 * HOUR, 6));
     }
 }

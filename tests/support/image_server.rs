@@ -207,8 +207,11 @@ fn answer(shared: &Shared, stream: &mut (impl Read + Write)) -> std::io::Result<
         if headers.get("if-none-match") == Some(&tag) {
             (status, body) = (304, Vec::new());
         }
-        let range = headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-        if let Some(from) = range.filter(|_| shared.ranges.load(Ordering::Relaxed) && headers.get("if-range") == Some(&tag)) {
+        let range =
+            headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        if let Some(from) =
+            range.filter(|_| shared.ranges.load(Ordering::Relaxed) && headers.get("if-range") == Some(&tag))
+        {
             fields.push(("Content-Range".to_owned(), format!("bytes {from}-{}/{}", body.len() - 1, body.len())));
             (status, body) = (206, body.split_off(from));
         }
@@ -219,8 +222,7 @@ fn answer(shared: &Shared, stream: &mut (impl Read + Write)) -> std::io::Result<
         _ => body.len(),
     };
     let chunked = matches!(fault, Some(Fault::Endless));
-    let framing =
-        if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {length}") };
+    let framing = if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {length}") };
     let mut head = format!("HTTP/1.1 {status} x\r\n{framing}\r\n");
     for (name, value) in &fields {
         head.push_str(&format!("{name}: {value}\r\n"));

@@ -85,7 +85,9 @@ fn an_index_names_lists_of_images() {
     for path in ["", "/etc/passwd", "../x", "a/../../x", "https://other/x", "a//b", "a?b", "a%2e%2e/b", "a b", "a\n"] {
         assert!(with(path).is_err(), "{path}");
     }
-    assert!(lists(br#"{"index":[]}"#).is_err() && lists(b"{}").is_err() && lists(br#"{"format":"x","index":{}}"#).is_err());
+    assert!(
+        lists(br#"{"index":[]}"#).is_err() && lists(b"{}").is_err() && lists(br#"{"format":"x","index":{}}"#).is_err()
+    );
     let many: BTreeMap<String, _> =
         (0..99).map(|n| (n.to_string(), serde_json::json!({"datatype": "image-downloads", "path": "x"}))).collect();
     assert!(lists(serde_json::json!({"index": many}).to_string().as_bytes()).unwrap_err().contains("more than"));
