@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn sources_are_parsed_once() {
-        let asked = Asked { server: "https://a https://b/x/", alias: "debian/12", ..Asked::default() };
+        let asked = Asked { server: "https://a https://b/x", alias: "debian/12", ..Asked::default() };
         let source = Source::parse(asked).unwrap();
         assert_eq!((source.servers.len(), source.protocol, source.alias()), (2, Protocol::Lxd, "debian/12"));
         assert_eq!(Source::of(&source.origin("debian/12")).unwrap(), source, "what a row keeps leads back");
