@@ -15,6 +15,7 @@ use crate::ops::Spec;
 use crate::remote::{self, Keep};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
+use serde_json::Map;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -107,7 +108,9 @@ pub async fn create(mut call: Call) -> Result<Response> {
         description: "Downloading image",
         project: project.clone(),
         resources: BTreeMap::new(),
-        metadata: None,
+        // By it, who brought the image may wait for the end.
+        metadata: (call.trust == Trust::Untrusted)
+            .then(|| Map::from_iter([("secret".to_owned(), headers.secret.clone().into())])),
         requestor: Some(call.requestor()),
         may_cancel: false,
     };
@@ -131,10 +134,6 @@ pub async fn create(mut call: Call) -> Result<Response> {
         handle.add_metadata("size", size.to_string().into());
         Ok::<(), Error>(())
     });
-    if call.trust == Trust::Untrusted {
-        // It cannot ask the operation how it ended.
-        operation.wait(None).await;
-    }
     Ok(response::accepted(&operation))
 }
 

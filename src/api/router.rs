@@ -131,7 +131,7 @@ fn table() -> Vec<(String, Resource)> {
         ("/1.0/networks/{name}/state", resource!(GET Trusted networks::state)),
         ("/1.0/operations", resource!(GET Trusted operations::list)),
         ("/1.0/operations/{id}", resource!(GET Trusted operations::get, DELETE Trusted operations::cancel)),
-        ("/1.0/operations/{id}/wait", resource!(GET Trusted operations::wait)),
+        ("/1.0/operations/{id}/wait", resource!(GET Public operations::wait)),
         ("/1.0/operations/{id}/websocket", resource!(GET Public operations::websocket)),
         ("/1.0/profiles", resource!(GET Trusted profiles::list, POST Trusted profiles::create)),
         (

@@ -207,6 +207,13 @@ impl Operation {
         self.class
     }
 
+    /// Whether its metadata tell this secret: who knows it, for it was told him, may know how the operation ends.
+    pub fn tells(&self, secret: &str) -> bool {
+        let state = self.state();
+        let told = state.metadata.as_ref().and_then(|metadata| metadata.get("secret")?.as_str());
+        told.is_some_and(|told| !told.is_empty() && told == secret)
+    }
+
     /// Whether it is the permission of that secret for that object.
     pub(super) fn is_token(&self, object: &str, secret: &str) -> bool {
         // Of 32 random bytes a map's comparison tells nothing that helps to guess them.

@@ -115,7 +115,7 @@ async fn export(
     mut upload: Upload,
     told: Told<'_>,
 ) -> Result<(Upload, Option<String>), Error> {
-    let length = download.length();
+    let length = download.length().or((size > 0).then_some(size));
     let content_type = download.content_type.clone();
     if !content_type.to_ascii_lowercase().starts_with("multipart/") {
         upload.part(Part::Unified)?;

@@ -17,10 +17,12 @@ use super::source::{Asked, Source};
 use super::{Remotes, blocking};
 use crate::api::wire::Config;
 use crate::db::Image;
-use crate::fetch;
+use crate::fetch::{self, Client, Url};
 
 /// The longest answer that is read, bytes.
 const ANSWER: u64 = 1 << 20;
+/// So long the target is asked to wait for the end at a time, seconds.
+const WAIT: u32 = 20;
 
 /// Where an image is sent.
 #[derive(Debug, Clone, Default)]
@@ -133,15 +135,43 @@ impl Remotes {
         if !reply.status.is_success() {
             return Err(reply.refusal().await.into());
         }
-        // Nobody but a trusted client can ask that operation later; Warren answers when it is over.
-        let answer: Value = serde_json::from_slice(&reply.read(ANSWER).await?).unwrap_or_default();
+        let answer = parse(&reply.read(ANSWER).await?);
+        self.taken(&client, &source.servers[0], answer, push).await
+    }
+
+    /// Waits until the target has taken what was sent. One that does not let us know has taken it as far as we know.
+    async fn taken(&self, client: &Client, server: &Url, mut answer: Value, push: &Push) -> Result<(), Error> {
+        let told = answer["metadata"]["metadata"]["secret"].as_str().unwrap_or(&push.secret).to_owned();
+        let Some(operation) = answer["operation"].as_str().filter(|url| url.starts_with("/1.0/")) else {
+            return Ok(());
+        };
+        let secret = [("secret".to_owned(), told), ("timeout".to_owned(), WAIT.to_string())];
+        let url =
+            server.below(&format!("{}/wait?{}", operation.split('?').next().unwrap_or_default(), query(secret)))?;
+        // Pending, running, cancelling.
+        while matches!(answer["metadata"]["status_code"].as_u64(), Some(100..200)) {
+            match client.read(&url, &HeaderMap::new(), ANSWER).await {
+                Ok((_, body)) => {
+                    answer = parse(&body);
+                    // One that does not wait is not asked without end.
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+                Err(error) if error.is_missing() => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
         match answer["metadata"]["err"].as_str() {
             Some(reason) if !reason.is_empty() => {
-                Err(Error::Answer { url: url.to_string(), reason: crate::names::shortened(reason) })
+                Err(Error::Answer { url: server.to_string(), reason: crate::names::shortened(reason) })
             }
             Some(_) | None => Ok(()),
         }
     }
+}
+
+/// An answer of LXD's API; null when it is none.
+fn parse(body: &[u8]) -> Value {
+    serde_json::from_slice(body).unwrap_or_default()
 }
 
 /// Ends when nothing more is sent for `patience`, twice over: the target needs time to verify what it has got.
