@@ -107,7 +107,7 @@ impl Host {
         let list: Value =
             serde_json::from_slice(&std::fs::read(self.tree.join("streams/v1/images.json")).unwrap()).unwrap();
         let versions = &list["products"].as_object().unwrap().values().next().unwrap()["versions"];
-        let items = versions.as_object().unwrap().values().last().unwrap()["items"].clone();
+        let items = versions.as_object().unwrap().values().next_back().unwrap()["items"].clone();
         let path = |item: &str| format!("/{}", items[item]["path"].as_str().unwrap());
         (path("incus.tar.xz"), path("squashfs"))
     }
@@ -424,6 +424,12 @@ fn what_a_server_said_is_used_while_it_is_away() {
     host.server.asked();
     host.copy(&json!({}));
     assert_eq!(host.server.count("json"), 0);
+    // Unless it is about something that the list does not have.
+    host.add(1_700_100_000, &["--alias", "bb/new"]);
+    done(&host.daemon, "POST", "/1.0/images", &json!({"source": host.source("bb/new")}));
+    host.images().iter().for_each(|image| {
+        done(&host.daemon, "DELETE", &format!("/1.0/images/{}", image["fingerprint"].as_str().unwrap()), &json!({}));
+    });
     host.age_lists();
     host.server.fault("/streams/v1/index.json", Fault::Status(503));
     host.server.fault("/streams/v1/images.json", Fault::Status(503));

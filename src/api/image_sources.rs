@@ -132,7 +132,8 @@ fn expect(call: &Call, asked: &wire::ImageSource, body: &wire::ImagesPost) -> Re
     let pair = |alias: &wire::ImageAlias| json!({"name": alias.name, "description": alias.description});
     let aliases: Value = body.aliases.iter().map(pair).collect();
     let metadata = Map::from_iter([("aliases".to_owned(), aliases)]);
-    let spec = Spec { metadata: Some(metadata), ..spec(call, "Downloading image", &project, &[fingerprint.as_str()]) };
+    let spec =
+        Spec { metadata: Some(metadata), ..spec(call, "Image download token", &project, &[fingerprint.as_str()]) };
     let operation = call.app.ops.token(spec).map_err(|_| Error::Random)?;
     Ok(response::accepted(&operation))
 }

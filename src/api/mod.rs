@@ -21,6 +21,7 @@ mod image_upload;
 pub(crate) mod images;
 mod instance_metadata;
 mod instance_snapshots;
+mod instance_source;
 mod instance_state;
 mod instances;
 mod internal;

@@ -372,3 +372,28 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     }
     let _ = squashfs::check_whole(Path::new(&path));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn holds_and_locks_are_put_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().to_owned()).unwrap();
+        let image = Fingerprint::new("a".repeat(64)).unwrap();
+        let (one, two) = (store.hold(&image), store.hold(&image));
+        drop(one);
+        assert!(store.is_held(&image));
+        drop(two);
+        assert!(!store.is_held(&image) && store.holds().is_empty());
+        let first = store.lock(&image).await;
+        let second = store.lock(&image);
+        tokio::pin!(second);
+        assert!(futures_util::poll!(&mut second).is_pending());
+        drop(first);
+        drop(second.await);
+        drop(store.lock(&Fingerprint::new("b".repeat(64)).unwrap()).await);
+        assert_eq!(store.locks.lock().unwrap().len(), 1);
+    }
+}

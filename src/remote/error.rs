@@ -125,6 +125,7 @@ impl Error {
         match self {
             Self::NoImage { .. } => true,
             Self::Fetch(error) => error.is_missing(),
+            Self::Shared(error) => error.is_missing(),
             _ => false,
         }
     }

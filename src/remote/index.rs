@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::{ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH};
@@ -36,7 +37,7 @@ pub(super) struct Lists {
 
 struct Kept {
     head: Head,
-    body: Vec<u8>,
+    body: Arc<Vec<u8>>,
     age: Duration,
 }
 
@@ -61,12 +62,12 @@ impl Lists {
     ///
     /// # Errors
     /// When there is none, or it is not usable: then the one from before stays.
-    pub(super) async fn get<T>(
+    pub(super) async fn get<T: Send + 'static>(
         &self,
         client: &Client,
         url: &Url,
         fresh: Duration,
-        parse: impl Fn(&[u8]) -> Result<T, String>,
+        parse: impl Fn(&[u8]) -> Result<T, String> + Copy + Send + 'static,
     ) -> Result<List<T>, Error> {
         let path = self.path(url);
         let kept = {
@@ -74,8 +75,10 @@ impl Lists {
             blocking(move || Ok(read(&path).filter(|kept| kept.head.url == url))).await?
         };
         let usable = |reason| Error::Index { url: url.to_string(), reason };
+        // Long ones take their time.
+        let read = async |body: Arc<Vec<u8>>| blocking(move || Ok(parse(&body))).await?.map_err(usable);
         if let Some(kept) = kept.as_ref().filter(|kept| kept.age < fresh)
-            && let Ok(content) = parse(&kept.body)
+            && let Ok(content) = read(Arc::clone(&kept.body)).await
         {
             return Ok(List { content, stale: None });
         }
@@ -89,10 +92,11 @@ impl Lists {
                 let Some(kept) = kept else { return Err(usable("it is not there, and yet unchanged".to_owned())) };
                 // Its time only saves questions.
                 let _ = File::options().write(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
-                Ok(List { content: parse(&kept.body).map_err(usable)?, stale: None })
+                Ok(List { content: read(kept.body).await?, stale: None })
             }
             Ok((reply, body)) => {
-                let content = parse(&body).map_err(usable)?;
+                let body = Arc::new(body);
+                let content = read(Arc::clone(&body)).await?;
                 let etag = reply.header(&ETAG).unwrap_or_default().to_owned();
                 let head = Head { url: url.to_string(), etag };
                 let dir = self.dir.clone();
@@ -100,7 +104,7 @@ impl Lists {
                 Ok(List { content, stale: None })
             }
             Err(error) => match kept {
-                Some(kept) => Ok(List { content: parse(&kept.body).map_err(usable)?, stale: Some(error.into()) }),
+                Some(kept) => Ok(List { content: read(kept.body).await?, stale: Some(error.into()) }),
                 None => Err(error.into()),
             },
         }
@@ -125,7 +129,7 @@ fn read(path: &Path) -> Option<Kept> {
     bytes.drain(..=end);
     // One from the future is asked for again.
     let age = modified.elapsed().unwrap_or(Duration::MAX);
-    Some(Kept { head, body: bytes, age })
+    Some(Kept { head, body: Arc::new(bytes), age })
 }
 
 fn write(dir: &Path, path: &Path, head: &Head, body: &[u8]) -> Result<(), Error> {

@@ -131,6 +131,23 @@ impl Remotes {
         fresh: bool,
         told: &(dyn Fn(&Progress) + Send + Sync),
     ) -> Result<(Arc<Image>, Hold), Error> {
+        match self.try_load(project, source, keep, fresh, told).await {
+            // The list of an hour ago does not have it, or names files that are gone since.
+            Err(error) if error.is_missing() && !fresh && source.has_lists() => {
+                self.try_load(project, source, keep, true, told).await
+            }
+            result => result,
+        }
+    }
+
+    async fn try_load(
+        self: &Arc<Self>,
+        project: &ProjectName,
+        source: &Source,
+        keep: &Keep,
+        fresh: bool,
+        told: &(dyn Fn(&Progress) + Send + Sync),
+    ) -> Result<(Arc<Image>, Hold), Error> {
         let found = match self.find(project, source, fresh).await {
             Ok(found) => found,
             Err(error) => {

@@ -176,6 +176,11 @@ impl Source {
         }
     }
 
+    /// Whether what it has is found in lists that are kept.
+    pub(super) fn has_lists(&self) -> bool {
+        self.protocol == Protocol::Simplestreams
+    }
+
     /// The servers, as they were given.
     pub(super) fn shown(&self) -> String {
         let shown = |url: &Url| match self.protocol {
