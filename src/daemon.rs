@@ -181,12 +181,14 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         apparmor: AppArmor::find(says(&["WARREN_SECURITY_APPARMOR", "LXD_SECURITY_APPARMOR"], false)),
         host: host(),
     }));
+    let remotes = Arc::new(crate::remote::Remotes::new(Arc::clone(instances.context())));
     Ok(Arc::new(App {
         db,
         ops: Operations::new(bus.clone()),
         bus,
         sockets: Sockets::default(),
         instances,
+        remotes,
         rendered: crate::api::Rendered::new(dir.clone()),
         limiter: crate::auth::password::RateLimiter::default(),
         certificate,
@@ -352,6 +354,7 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     tokio::spawn(pools::follow(Arc::clone(&app)));
     let starting = Arc::clone(&app);
     tokio::spawn(async move { starting.instances.autostart(&ran).await });
+    tokio::spawn(Arc::clone(&app.remotes).follow());
     let following = Arc::clone(&app);
     tokio::spawn(async move { volume::follow_schedules(&following.instances).await });
     let ended = {

@@ -30,6 +30,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("proxy", proxy),
     ("query", query),
     ("sftp", sftp),
+    ("simplestreams", simplestreams),
     ("tarball", tarball),
 ];
 
@@ -86,6 +87,8 @@ pub fn json(bytes: &[u8]) {
     body::<wire::Profile>(bytes);
     body::<wire::Image>(bytes);
     body::<wire::ImageAlias>(bytes);
+    body::<wire::ImageOrigin>(bytes);
+    body::<wire::ImageExportPost>(bytes);
     body::<wire::ImageMetadata>(bytes);
     body::<wire::StoragePool>(bytes);
     body::<wire::Network>(bytes);
@@ -158,6 +161,14 @@ pub fn query(bytes: &[u8]) {
 /// Fields of SFTP packets.
 pub fn sftp(bytes: &[u8]) {
     crate::helper::fuzz_sftp(bytes);
+}
+
+/// The lists of image servers, and addresses.
+pub fn simplestreams(bytes: &[u8]) {
+    crate::remote::fuzz_streams(bytes);
+    if let Ok(url) = crate::fetch::Url::parse(&text(bytes)) {
+        let _ = (url.join("x"), url.below("y"));
+    }
 }
 
 /// An image as it arrives: compression, tar, the rules of entries, `metadata.yaml`, the head of a squashfs.

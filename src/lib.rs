@@ -4,7 +4,7 @@
 //! held by `tests/architecture.rs`):
 //!
 //! ```text
-//! guest -> api -> volume -> {instance, storage, network, image, ops, auth}
+//! guest -> api -> {volume, remote -> fetch} -> {instance, storage, network, image, ops, auth}
 //!     -> {project, profile, device, config, security, db, events}
 //!     -> {helper, lxc, sys} -> lxc-sys
 //! ```
@@ -29,6 +29,7 @@ pub mod daemon;
 pub mod db;
 pub mod device;
 pub mod events;
+pub mod fetch;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
@@ -43,6 +44,7 @@ pub mod network;
 pub mod ops;
 pub mod profile;
 pub mod project;
+pub mod remote;
 pub mod security;
 pub mod state_dir;
 pub mod storage;

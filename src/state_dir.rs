@@ -62,6 +62,11 @@ impl StateDir {
         self.root.join("images")
     }
 
+    /// Lists of what image servers have, as they were sent.
+    pub fn streams(&self) -> PathBuf {
+        self.root.join("cache/streams")
+    }
+
     /// A storage pool, or the link to where it lies.
     pub fn pool(&self, name: &PoolName) -> PathBuf {
         self.root.join("storage-pools").join(name.as_str())
@@ -148,6 +153,8 @@ impl StateDir {
         make(self.root.clone(), 0o711)?;
         for (name, mode) in [
             ("backups", 0o700),
+            ("cache", 0o700),
+            ("cache/streams", 0o700),
             ("containers", 0o711),
             ("database", 0o700),
             ("database/global", 0o700),

@@ -20,6 +20,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ops", &["events"]),
     ("auth", &["db"]),
     ("image", &[]),
+    ("fetch", &[]),
+    ("remote", &["fetch", "instance", "storage", "image", "project", "config", "db", "events"]),
     ("network", &["sys"]),
     ("health", &["storage", "security", "lxc", "sys"]),
     ("storage", &["image", "db", "security", "sys", "config"]),
@@ -34,8 +36,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "api",
         &[
-            "volume", "instance", "storage", "network", "image", "ops", "auth", "project", "profile", "device",
-            "config", "db", "events", "sys", "lxc", "helper", "health",
+            "volume", "remote", "fetch", "instance", "storage", "network", "image", "ops", "auth", "project",
+            "profile", "device", "config", "db", "events", "sys", "lxc", "helper", "health",
         ],
     ),
     ("guest", &["api", "instance", "ops", "profile", "config", "db", "events"]),

@@ -19,6 +19,8 @@ mod objects;
 mod planted;
 #[path = "crash/projects.rs"]
 mod projects;
+#[path = "crash/remotes.rs"]
+mod remotes;
 #[path = "crash/snapshots.rs"]
 mod snapshots;
 mod support;
@@ -330,6 +332,14 @@ fn images_and_profiles() {
         let mut daemon = Daemon::ready("overlay");
         daemon.busybox_unified();
         crash(&mut daemon, objects::IMAGES, &[]);
+    });
+}
+
+#[test]
+fn images_of_servers() {
+    isolated("images_of_servers", || {
+        let mut daemon = Daemon::ready("overlay");
+        crash(&mut daemon, remotes::REMOTES, &[]);
     });
 }
 

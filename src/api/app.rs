@@ -25,6 +25,8 @@ pub struct App {
     pub sockets: Sockets,
     /// The instances, and by their context pools, networks and images.
     pub instances: Arc<instance::Manager>,
+    /// Image servers.
+    pub remotes: Arc<crate::remote::Remotes>,
     /// The instances as JSON.
     pub rendered: super::Rendered,
     /// Wrong passwords.
@@ -58,7 +60,9 @@ impl App {
             let minutes = crate::config::int_of(&self.db.model().config, "core.shutdown_timeout");
             let limit = std::time::Duration::from_secs(u64::try_from(minutes).unwrap_or(0) * 60);
             let done = async {
-                for operation in self.ops.list(None) {
+                // A permission that nobody has used is no work.
+                let works = |op: &Arc<crate::ops::Operation>| op.class() != crate::ops::Class::Token;
+                for operation in self.ops.list(None).into_iter().filter(works) {
                     operation.wait(None).await;
                 }
             };

@@ -10,7 +10,9 @@ use super::server::AddressError;
 use super::websocket::NotAWebsocket;
 use crate::helper::files::Refusal;
 use crate::names::NameError;
-use crate::{auth, config, db, device, helper, image, instance, network, ops, profile, project, storage, volume};
+use crate::{
+    auth, config, db, device, fetch, helper, image, instance, network, ops, profile, project, remote, storage, volume,
+};
 
 /// Why a request is refused.
 #[derive(Debug)]
@@ -52,6 +54,7 @@ pub enum Error {
     Storage(storage::Error),
     Volume(volume::Error),
     Network(network::Error),
+    Remote(remote::Error),
     Db(db::Error),
 }
 
@@ -103,6 +106,7 @@ impl fmt::Display for Error {
             Self::Storage(error) => error.fmt(f),
             Self::Volume(error) => error.fmt(f),
             Self::Network(error) => error.fmt(f),
+            Self::Remote(error) => error.fmt(f),
             Self::Db(error) => error.fmt(f),
         }
     }
@@ -147,6 +151,7 @@ impl Error {
             Self::Image(error) => image(error),
             Self::Storage(error) => storage(error),
             Self::Volume(error) => volume(error),
+            Self::Remote(error) => remote(error),
         }
     }
 }
@@ -252,6 +257,42 @@ fn storage(error: &storage::Error) -> StatusCode {
         | storage::Error::Damaged { .. }
         | storage::Error::Io { .. } => StatusCode::BAD_REQUEST,
         storage::Error::Image(error) => image(error),
+    }
+}
+
+fn remote(error: &remote::Error) -> StatusCode {
+    match error {
+        remote::Error::NoImage { .. } | remote::Error::NotFound => StatusCode::NOT_FOUND,
+        remote::Error::Exists { .. } => StatusCode::CONFLICT,
+        remote::Error::Field { .. }
+        | remote::Error::Ambiguous { .. }
+        | remote::Error::Architecture { .. }
+        | remote::Error::NotAContainer { .. }
+        | remote::Error::Index { .. }
+        | remote::Error::Answer { .. }
+        | remote::Error::NoOrigin { .. }
+        | remote::Error::Ended
+        | remote::Error::Name(_)
+        | remote::Error::Db(_)
+        | remote::Error::Io { .. } => StatusCode::BAD_REQUEST,
+        remote::Error::Fetch(error) => match error {
+            fetch::Error::Url { .. }
+            | fetch::Error::Certificate { .. }
+            | fetch::Error::Resolve { .. }
+            | fetch::Error::Connect { .. }
+            | fetch::Error::Proxy { .. }
+            | fetch::Error::Tls { .. }
+            | fetch::Error::Stalled { .. }
+            | fetch::Error::Broken { .. }
+            | fetch::Error::Redirect { .. }
+            | fetch::Error::Status { .. }
+            | fetch::Error::TooLong { .. }
+            | fetch::Error::Length { .. } => StatusCode::BAD_REQUEST,
+        },
+        remote::Error::Shared(error) => remote(error),
+        remote::Error::Image(error) => image(error),
+        remote::Error::Storage(error) => storage(error),
+        remote::Error::Project(error) => project(error),
     }
 }
 
@@ -361,5 +402,6 @@ from!(
     Storage storage::Error,
     Volume volume::Error,
     Network network::Error,
+    Remote remote::Error,
     Db db::Error,
 );

@@ -1,21 +1,21 @@
-//! `POST /1.0/images`: an image that a client sends, raw (unified) or as multipart (split).
+//! `POST /1.0/images`: an image that a client sends, raw (unified) or as multipart (split); others are handed on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::call::{Call, Trust, blocking, parse_pairs, parse_query};
+use super::error::Error;
+use super::image_sources;
+use super::response::{self, Response};
+use super::wire;
+use crate::db::Feature;
+use crate::image::{Part, Upload};
+use crate::names::{AliasName, Fingerprint, ProfileName};
+use crate::ops::Spec;
+use crate::remote::{self, Keep};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use serde_json::Map;
-
-use super::call::{Call, blocking, parse_pairs, parse_query};
-use super::error::Error;
-use super::response::{self, Response};
-use super::wire;
-use crate::db::{self, Alias, Feature, Image, Phase};
-use crate::image::{Part, Received, Upload};
-use crate::names::{AliasName, Fingerprint, ProfileName, ProjectName};
-use crate::ops::Spec;
-use crate::project;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -26,6 +26,8 @@ struct Headers {
     public: bool,
     properties: wire::Config,
     aliases: Vec<AliasName>,
+    profiles: Option<Vec<ProfileName>>,
+    secret: String,
 }
 
 fn headers(call: &Call) -> Result<Headers> {
@@ -50,7 +52,17 @@ fn headers(call: &Call) -> Result<Headers> {
     // A query of its own: the values are the aliases, whatever their names; a name without a value is an alias itself.
     let aliases = parse_pairs(text("aliases").unwrap_or_default());
     let aliases = aliases.into_iter().map(|(name, value)| if value.is_empty() { name } else { value });
+    let profiles: Vec<_> = parse_pairs(text("profiles").unwrap_or_default());
+    let profiles = profiles.into_iter().map(|(_, value)| ProfileName::new(value));
+    let profiles = profiles.collect::<std::result::Result<Vec<_>, _>>()?;
+    let known = |name: &ProfileName| call.project().is_ok_and(|of| call.app.db.model().profile(&of, name).is_some());
+    if let Some(missing) = profiles.iter().find(|name| !known(name)) {
+        let reason = format!("there is no profile {:?}", missing.as_str());
+        return Err(Error::Field { name: "X-LXD-profiles", reason });
+    }
     Ok(Headers {
+        profiles: (!profiles.is_empty()).then_some(profiles),
+        secret: text("secret").unwrap_or_default().to_owned(),
         fingerprint,
         filename: text("filename").unwrap_or_default().to_owned(),
         public,
@@ -59,15 +71,30 @@ fn headers(call: &Call) -> Result<Headers> {
     })
 }
 
+/// Whom nobody trusts may bring the one image for which a trusted client asked for a secret.
+fn may_upload(call: &Call, headers: &Headers) -> Result<()> {
+    if call.trust == Trust::Trusted {
+        return Ok(());
+    }
+    let fingerprint = headers.fingerprint.as_ref().ok_or(Error::Forbidden)?;
+    call.app.ops.use_token(fingerprint.as_str(), &headers.secret).map_err(|_| Error::Forbidden)?;
+    Ok(())
+}
+
 /// `POST /1.0/images`: an upload, raw (unified) or multipart (split).
 pub async fn create(mut call: Call) -> Result<Response> {
     let project = call.holder(Feature::Images)?;
     let content_type = call.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let kind = content_type.to_ascii_lowercase();
     if kind.starts_with("application/json") {
-        return Err(Error::Unsupported { what: "images from a remote server, a URL or an instance".to_owned() });
+        if call.trust == Trust::Untrusted {
+            return Err(Error::Forbidden);
+        }
+        let body = call.json().await?;
+        return from_elsewhere(call, body).await;
     }
     let mut headers = headers(&call)?;
+    may_upload(&call, &headers)?;
     let upload = call.app.instances.context().images.begin();
     let upload = if kind.starts_with("multipart/") {
         let (upload, filename) = multipart(&mut call, upload, &content_type).await?;
@@ -81,7 +108,9 @@ pub async fn create(mut call: Call) -> Result<Response> {
         description: "Downloading image",
         project: project.clone(),
         resources: BTreeMap::new(),
-        metadata: None,
+        // By it, who brought the image may wait for the end.
+        metadata: (call.trust == Trust::Untrusted)
+            .then(|| Map::from_iter([("secret".to_owned(), headers.secret.clone().into())])),
         requestor: Some(call.requestor()),
         may_cancel: false,
     };
@@ -91,20 +120,36 @@ pub async fn create(mut call: Call) -> Result<Response> {
         let expected = headers.fingerprint.clone();
         let received = blocking(move || upload.finish(expected.as_ref())).await?;
         let (fingerprint, size) = (received.fingerprint.clone(), received.size);
-        keep(&app, &project, received, headers).await?;
-        let url = format!("/1.0/images/{fingerprint}");
-        app.bus.lifecycle(crate::events::lifecycle::Lifecycle {
-            action: "image-created",
-            source: url,
-            project: &project,
-            context: Map::from_iter([("type".to_owned(), "container".into())]),
-            requestor: Some(&requestor),
-        });
+        let keep = Keep {
+            public: headers.public,
+            properties: headers.properties,
+            aliases: headers.aliases.into_iter().map(|name| (name, String::new())).collect(),
+            profiles: headers.profiles,
+            filename: headers.filename,
+            requestor: Some(requestor),
+            ..Keep::default()
+        };
+        remote::keep(app.instances.context(), &project, received, None, keep).await?;
         handle.add_metadata("fingerprint", fingerprint.to_string().into());
         handle.add_metadata("size", size.to_string().into());
         Ok::<(), Error>(())
     });
     Ok(response::accepted(&operation))
+}
+
+/// An image whose bytes are not in the request.
+async fn from_elsewhere(call: Call, body: wire::ImagesPost) -> Result<Response> {
+    let (kind, mode) = body.source.as_ref().map_or(("", ""), |source| (source.kind.as_str(), source.mode.as_str()));
+    match kind {
+        // The stock client leaves the type out.
+        "" if mode == "push" => image_sources::create(call, body),
+        "instance" | "container" | "virtual-machine" | "snapshot" => super::image_publish::create(call, body).await,
+        "image" | "url" => image_sources::create(call, body),
+        other => Err(Error::Field {
+            name: "source.type",
+            reason: format!("{:?} is none of instance, snapshot, image, url", crate::names::shortened(other)),
+        }),
+    }
 }
 
 async fn write(upload: Upload, bytes: Bytes) -> Result<Upload> {
@@ -149,55 +194,4 @@ async fn multipart(call: &mut Call, mut upload: Upload, content_type: &str) -> R
     } else {
         Err(wrong("the parts \"metadata\" and \"rootfs\" are needed".to_owned()))
     }
-}
-
-/// Puts a verified image into the store and the database.
-async fn keep(app: &super::app::App, project: &ProjectName, received: Received, headers: Headers) -> Result<()> {
-    let metadata = &received.metadata;
-    let mut properties = metadata.properties.clone();
-    properties.extend(headers.properties);
-    let record = Image {
-        project: project.clone(),
-        fingerprint: received.fingerprint.clone(),
-        phase: Phase::Creating,
-        filename: headers.filename,
-        size: received.size,
-        public: headers.public,
-        auto_update: false,
-        cached: false,
-        architecture: metadata.architecture.clone(),
-        properties,
-        profiles: vec![ProfileName::new("default")?],
-        created_at: metadata.creation_date,
-        expires_at: metadata.expiry_date.unwrap_or(0),
-        last_used_at: 0,
-        uploaded_at: db::now(),
-    };
-    let row = record.clone();
-    app.db
-        .write(move |tx| {
-            project::require(tx.model(), &row.project)?;
-            if tx.model().image(&row.project, &row.fingerprint).is_some() {
-                return Err(Error::Exists { what: "Image with fingerprint", name: row.fingerprint.to_string() });
-            }
-            Ok(tx.put_image(row)?)
-        })
-        .await?;
-    let fingerprint = record.fingerprint.clone();
-    let stored = blocking(move || received.commit()).await;
-    if let Err(error) = stored {
-        let project = project.clone();
-        app.db.write(move |tx| Ok::<_, Error>(tx.delete_image(&project, &fingerprint)?)).await?;
-        return Err(error);
-    }
-    app.db
-        .write(move |tx| {
-            for name in headers.aliases {
-                let project = record.project.clone();
-                let target = record.fingerprint.clone();
-                tx.put_alias(Alias { project, name, description: String::new(), target })?;
-            }
-            Ok::<_, Error>(tx.put_image(Image { phase: Phase::Ready, ..record })?)
-        })
-        .await
 }

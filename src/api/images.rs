@@ -41,7 +41,7 @@ fn to_wire(model: &Model, image: &Image) -> wire::Image {
         filename: image.filename.clone(),
         fingerprint: image.fingerprint.to_string(),
         size: image.size,
-        update_source: None,
+        update_source: image.update_source.clone(),
         kind: "container".to_owned(),
         created_at: rfc3339(image.created_at),
         last_used_at: rfc3339(image.last_used_at),
@@ -83,11 +83,19 @@ pub(crate) fn among(
     }
 }
 
-fn find(call: &Call) -> Result<(Arc<Model>, Arc<Image>)> {
+pub(super) fn find(call: &Call) -> Result<(Arc<Model>, Arc<Image>)> {
     let model = call.app.db.model();
     // What the caller may not see is not there, not even as another image that begins alike.
-    let image = among(&model, &call.project()?, call.param("fingerprint"), |image| visible(call, image))?;
-    Ok((model, image))
+    let (project, wanted) = (call.project()?, call.param("fingerprint"));
+    match (among(&model, &project, wanted, |image| visible(call, image)), call.query("secret")) {
+        (Err(error), Some(secret)) if call.trust == Trust::Untrusted => {
+            let image = among(&model, &project, wanted, |image| image.phase == Phase::Ready).map_err(|_| error)?;
+            // Whoever knows it was given it for this image by somebody who may read it.
+            call.app.ops.use_token(image.fingerprint.as_str(), secret).map_err(|_| Error::NotFound("Image"))?;
+            Ok((model, image))
+        }
+        (found, _) => found.map(|image| (model, image)),
+    }
 }
 
 /// `GET /1.0/images`.
@@ -224,20 +232,11 @@ pub async fn delete(call: Call) -> Result<Response> {
 }
 
 /// Removes files and row of an image in phase `deleting` or `creating`.
+///
+/// # Errors
+/// When they cannot be removed; the row stays.
 pub async fn remove(app: &super::app::App, image: &Image) -> Result<()> {
-    let model = app.db.model();
-    let shared = model.images.values().any(|i| i.fingerprint == image.fingerprint && i.project != image.project);
-    if !shared {
-        let context = Arc::clone(app.instances.context());
-        let fingerprint = image.fingerprint.clone();
-        blocking(move || {
-            context.pools.delete_image(&fingerprint)?;
-            Ok::<_, Error>(context.images.remove(&fingerprint)?)
-        })
-        .await?;
-    }
-    let (project, fingerprint) = (image.project.clone(), image.fingerprint.clone());
-    app.db.write(move |tx| Ok::<_, Error>(tx.delete_image(&project, &fingerprint)?)).await
+    Ok(crate::remote::remove(app.instances.context(), image).await?)
 }
 
 /// A file to send: its bytes and their number.

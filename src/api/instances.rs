@@ -6,17 +6,21 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::json;
 
+use super::app::App;
 use super::call::{Call, Tree};
 use super::error::Error;
-use super::images::by_fingerprint;
+use super::instance_source::{Loading, copy_of, image_of, profiles_of, remote_of};
 use super::response::{self, Response};
 use super::wire;
 use super::{instance_snapshots, instance_state, rendered};
 use crate::config;
-use crate::db::{self, Feature, Image, Model, Phase, rfc3339};
-use crate::instance::{self, Asked, CopyOf, Definition, NewInstance, RootSource, Snapshot, SnapshotVerb, Target};
-use crate::names::{AliasName, InstanceKey, InstanceName, PoolName, ProfileName, ProjectName, SnapshotName};
-use crate::ops::Spec;
+use crate::db::{self, Feature, Model, rfc3339};
+use crate::events::lifecycle::Requestor;
+use crate::instance::{
+    self, Asked as AskedOfCopy, CopyOf, Definition, NewInstance, RootSource, Snapshot, SnapshotVerb, Target,
+};
+use crate::names::{InstanceKey, InstanceName, PoolName, ProfileName, ProjectName, SnapshotName};
+use crate::ops::{Handle, Spec};
 use crate::profile;
 use crate::project;
 
@@ -148,70 +152,11 @@ pub async fn none_of(call: Call) -> Result<Response> {
     Ok(response::sync(Vec::<String>::new()))
 }
 
-/// The image that a source names, by alias, fingerprint or properties.
-fn image_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource) -> Result<Arc<Image>> {
-    let project = &match source.project.as_str() {
-        "" => project.clone(),
-        name => seen_project(model, name)?,
-    };
-    if !source.server.is_empty() && source.mode != "local" {
-        return Err(Error::Unsupported { what: "images from remote servers; import the image first".to_owned() });
-    }
-    if !source.fingerprint.is_empty() {
-        return by_fingerprint(model, project, &source.fingerprint);
-    }
-    if !source.alias.is_empty() {
-        let missing = || Error::Instance(instance::Error::ImageMissing { what: source.alias.clone() });
-        let alias = AliasName::new(source.alias.clone()).map_err(|_| missing())?;
-        // A client hands a fingerprint over as an alias when it cannot know better.
-        return match model.alias(project, &alias) {
-            Some(alias) => by_fingerprint(model, project, alias.target.as_str()),
-            None => by_fingerprint(model, project, &source.alias).map_err(|_| missing()),
-        };
-    }
-    if source.properties.is_empty() {
-        let reason = "it names no image: set \"alias\", \"fingerprint\" or \"properties\"".to_owned();
-        return Err(Error::Field { name: "source", reason });
-    }
-    let holder = model.holder(project, Feature::Images);
-    let fits = |image: &&Arc<Image>| {
-        image.project == holder
-            && image.phase == Phase::Ready
-            && source.properties.iter().all(|(key, value)| image.properties.get(key) == Some(value))
-    };
-    let newest = model.images.values().filter(fits).max_by_key(|image| image.created_at).cloned();
-    newest.ok_or_else(|| Error::Field { name: "source", reason: "No matching image could be found".to_owned() })
-}
-
 /// A project by the name in a body.
-fn seen_project(model: &Model, name: &str) -> Result<ProjectName> {
+pub(super) fn seen_project(model: &Model, name: &str) -> Result<ProjectName> {
     let project = ProjectName::new(name).map_err(|_| project::Error::NotFound)?;
     project::require(model, &project)?;
     Ok(project)
-}
-
-/// What a source of type `copy` names: an instance, or a snapshot of one.
-fn copy_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource) -> Result<CopyOf> {
-    let project = match source.project.as_str() {
-        "" => project.clone(),
-        name => seen_project(model, name)?,
-    };
-    let (name, snapshot) = match source.source.split_once('/') {
-        None => (source.source.as_str(), None),
-        Some((name, snapshot)) => (name, Some(snapshot)),
-    };
-    if name.is_empty() {
-        let reason = "its field \"source\" names no instance to copy".to_owned();
-        return Err(Error::Field { name: "source", reason });
-    }
-    let missing = || Error::NotFound("Instance");
-    let instance = InstanceKey { project, name: InstanceName::new(name).map_err(|_| missing())? };
-    if !model.instances.get(&instance).is_some_and(|record| record.phase == Phase::Ready) {
-        return Err(missing());
-    }
-    let snapshot = snapshot.map(SnapshotName::new).transpose()?;
-    let snapshots = !(source.instance_only || source.container_only);
-    Ok(CopyOf { instance, snapshot, snapshots, asked: Asked::default() })
 }
 
 /// `POST /1.0/instances`.
@@ -240,10 +185,15 @@ pub async fn create(mut call: Call) -> Result<Response> {
         return Err(Error::Unsupported { what: "the field \"stateful\"".to_owned() });
     }
     let (mut profiles, mut devices) = (body.profiles, body.devices);
+    let own_profiles = profiles.is_some();
     let mut architecture = body.architecture;
+    let remote = remote_of(&body.source)?;
     let source = match body.source.kind.as_str() {
+        // Which image it is, is found out by the operation; nothing stands in for it until then.
+        "image" if remote.is_some() => RootSource::Empty,
         "image" => {
             let image = image_of(&model, &project, &body.source)?;
+            profiles.get_or_insert_with(|| profiles_of(&model, &project, &image));
             RootSource::Image { project: image.project.clone(), fingerprint: image.fingerprint.clone() }
         }
         "none" => RootSource::Empty,
@@ -255,7 +205,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
                 return refresh(&call, copy, key);
             }
             let asked = profiles.take().map(profile_names).transpose()?;
-            copy.asked = Asked { config, devices, profiles: asked, architecture };
+            copy.asked = AskedOfCopy { config, devices, profiles: asked, architecture };
             let definition = instance::definition_of_copy(&model, &copy)?;
             (config, devices, architecture) = (definition.config, definition.devices, definition.architecture);
             profiles = Some(definition.profiles.iter().map(ToString::to_string).collect());
@@ -288,21 +238,56 @@ pub async fn create(mut call: Call) -> Result<Response> {
         call.app.instances.check_new(new)?;
         return Ok(response::empty());
     }
-    let record = call.app.instances.reserve(new).await?;
-    let requestor = call.requestor();
     let spec = spec(&call, &key, "Creating instance");
-    let app = Arc::clone(&call.app);
+    let (app, requestor, start) = (Arc::clone(&call.app), call.requestor(), body.start);
+    if let Some(remote) = remote {
+        call.app.instances.check_new(new.clone())?;
+        let spec = Spec { may_cancel: true, ..spec };
+        let loading = Loading { remote, project: call.holder(Feature::Images)?, alias: body.source.alias };
+        let operation = app.clone().ops.task(spec, async move |handle| {
+            let hold = loading.load(&app, &requestor, &handle).await?;
+            handle.forbid_cancel().await;
+            let source = RootSource::Image { project: hold.0.project.clone(), fingerprint: hold.0.fingerprint.clone() };
+            let mut new = NewInstance { source: source.clone(), ..new };
+            if !own_profiles {
+                let names = profiles_of(&app.db.model(), &new.key.project, &hold.0);
+                new.profiles = profile_names(names)?;
+            }
+            let record = app.instances.reserve(new).await?;
+            build(&app, record, source, start, requestor, &handle).await
+        });
+        return Ok(response::accepted(&operation));
+    }
+    // It stays until the instance has what it needs of it.
+    let hold = match &source {
+        RootSource::Image { fingerprint, .. } => Some(call.app.instances.context().images.hold(fingerprint)),
+        RootSource::Empty | RootSource::Copy(_) => None,
+    };
+    let record = call.app.instances.reserve(new).await?;
     let operation = app.clone().ops.task(spec, async move |handle| {
-        let stages = app.instances.build(&record, &source, Some(&requestor)).await?;
-        handle.add_metadata("stages", stages.to_json());
-        if body.start {
-            let start = app.instances.change(&key, Target::Start, None, false, Some(requestor));
-            let stages = instance_state::telling_shift(&app, &key, &handle, start).await?;
-            handle.add_metadata("start_stages", stages.to_json());
-        }
-        Ok::<(), instance::Error>(())
+        let _hold = hold;
+        build(&app, record, source, start, requestor, &handle).await
     });
     Ok(response::accepted(&operation))
+}
+
+/// Makes an instance whose name is taken, and starts it if that is wanted.
+async fn build(
+    app: &Arc<App>,
+    record: db::Instance,
+    source: RootSource,
+    start: bool,
+    requestor: Requestor,
+    handle: &Handle,
+) -> Result<()> {
+    let stages = app.instances.build(&record, &source, Some(&requestor)).await?;
+    handle.add_metadata("stages", stages.to_json());
+    if start {
+        let start = app.instances.change(&record.key, Target::Start, None, false, Some(requestor));
+        let stages = instance_state::telling_shift(app, &record.key, handle, start).await?;
+        handle.add_metadata("start_stages", stages.to_json());
+    }
+    Ok(())
 }
 
 /// Brings an earlier copy up to date.

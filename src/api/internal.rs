@@ -55,8 +55,8 @@ pub async fn sql(mut call: Call) -> Result<Response, Error> {
     Ok(response::sync(answers))
 }
 
-/// `PUT /internal/schedule`, ours: `{"at": "2030-01-02T03:04:00Z"}` does what the schedules of snapshots want at that
-/// time, and answers when it is done.
+/// `PUT /internal/schedule`, ours: `{"at": "2030-01-02T03:04:00Z"}` does what the schedules of snapshots and the keys
+/// about images of servers want at that time, and answers when it is done.
 pub async fn schedule(mut call: Call) -> Result<Response, Error> {
     let body: BTreeMap<String, String> = call.json().await?;
     let text = body.get("at").map_or("", String::as_str);
@@ -66,6 +66,7 @@ pub async fn schedule(mut call: Call) -> Result<Response, Error> {
     })?;
     call.app.instances.snapshot_round(at).await;
     crate::volume::round(&call.app.instances, at).await;
+    call.app.remotes.round(at).await;
     Ok(response::empty())
 }
 

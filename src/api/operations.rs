@@ -46,9 +46,15 @@ pub async fn cancel(call: Call) -> Result<Response> {
     Ok(response::empty())
 }
 
-/// `GET /1.0/operations/<id>/wait?timeout=`.
+/// `GET /1.0/operations/<id>/wait?timeout=`; for callers who are not trusted with the `secret` that the operation told.
 pub async fn wait(call: Call) -> Result<Response> {
-    let operation = find(&call)?;
+    let operation = match call.trust {
+        Trust::Trusted => find(&call)?,
+        Trust::Untrusted => {
+            let secret = call.query("secret").ok_or(Error::Forbidden)?;
+            find(&call).ok().filter(|operation| operation.tells(secret)).ok_or(Error::Forbidden)?
+        }
+    };
     operation.wait(call.timeout()?).await;
     Ok(response::sync(operation.to_wire()))
 }

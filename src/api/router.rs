@@ -17,7 +17,7 @@ use super::entry::{Handler, Peer, Request};
 use super::error::Error;
 use super::response::{self, Response};
 use super::{
-    certificates, console, events, exec, files, image_aliases, image_upload, images, instance_metadata,
+    certificates, console, events, exec, files, image_aliases, image_sources, image_upload, images, instance_metadata,
     instance_snapshots, instance_state, instances, internal, logs, network_acls, network_forwards, networks,
     operations, profiles, projects, resources, server_config, storage_pools, storage_volume_snapshots, storage_volumes,
     warnings,
@@ -76,7 +76,7 @@ fn table() -> Vec<(String, Resource)> {
         ),
         ("/1.0/events", resource!(GET Trusted events::stream)),
         ("/1.0/health", resource!(GET Trusted resources::health)),
-        ("/1.0/images", resource!(GET Public images::list, POST Trusted image_upload::create)),
+        ("/1.0/images", resource!(GET Public images::list, POST Public image_upload::create)),
         (
             "/1.0/images/{fingerprint}",
             resource!(
@@ -84,7 +84,12 @@ fn table() -> Vec<(String, Resource)> {
                 DELETE Trusted images::delete,
             ),
         ),
-        ("/1.0/images/{fingerprint}/export", resource!(GET Public images::export)),
+        (
+            "/1.0/images/{fingerprint}/export",
+            resource!(GET Public images::export, POST Trusted image_sources::push),
+        ),
+        ("/1.0/images/{fingerprint}/refresh", resource!(POST Trusted image_sources::refresh)),
+        ("/1.0/images/{fingerprint}/secret", resource!(POST Trusted image_sources::secret)),
         ("/1.0/images/aliases", resource!(GET Trusted image_aliases::list, POST Trusted image_aliases::add)),
         (
             "/1.0/images/aliases/{*name}",
@@ -126,7 +131,7 @@ fn table() -> Vec<(String, Resource)> {
         ("/1.0/networks/{name}/state", resource!(GET Trusted networks::state)),
         ("/1.0/operations", resource!(GET Trusted operations::list)),
         ("/1.0/operations/{id}", resource!(GET Trusted operations::get, DELETE Trusted operations::cancel)),
-        ("/1.0/operations/{id}/wait", resource!(GET Trusted operations::wait)),
+        ("/1.0/operations/{id}/wait", resource!(GET Public operations::wait)),
         ("/1.0/operations/{id}/websocket", resource!(GET Public operations::websocket)),
         ("/1.0/profiles", resource!(GET Trusted profiles::list, POST Trusted profiles::create)),
         (

@@ -253,6 +253,15 @@ async fn change(call: &Call, named: Config, merge: bool) -> Result<Response> {
         }
         return Err(error);
     }
+    let proxy = |key: &str| key.starts_with("core.proxy_");
+    let now = Arc::clone(&call.app.db.model().config);
+    let proxies = |config: &Config| {
+        let found = config.iter().filter(|(key, _)| proxy(key));
+        found.map(|(key, value)| (key.clone(), value.clone())).collect::<Config>()
+    };
+    if proxies(&old) != proxies(&now) {
+        call.app.remotes.forget_lists().await;
+    }
     call.lifecycle("config-updated", "/1.0");
     Ok(response::empty())
 }

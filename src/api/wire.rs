@@ -4,6 +4,8 @@
 //! Requests tolerate absent and `null` fields and ignore unknown ones; maps of configuration accept only strings and `null`.
 
 pub mod health;
+mod image_source;
+mod images_post;
 mod instance_source;
 mod metadata;
 mod networks;
@@ -18,6 +20,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+pub use image_source::{ImageExportPost, ImageOrigin};
+pub use images_post::{ImageSource, ImagesPost};
 pub use instance_source::InstanceSource;
 pub use metadata::{ImageMetadata, ImageTemplate};
 pub use networks::{AclRule, ForwardPort, NetworkAcl, NetworkForward, Warning};
@@ -418,7 +422,7 @@ pub struct Image {
     pub size: i64,
     /// Where refreshes come from.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub update_source: Option<Value>,
+    pub update_source: Option<ImageOrigin>,
     /// Always `container`.
     #[serde(rename = "type")]
     pub kind: String,

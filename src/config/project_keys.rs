@@ -55,13 +55,13 @@ pub const PROJECT_KEYS: &[ProjectRow] = &[
         "images.auto_update_cached",
         Kind::Bool,
         "",
-        "Whether cached images of the project are brought up to date; kept for image servers, which are not there yet.",
+        "Whether images that the project caches from now on are brought up to date; unset: what the server's key says.",
     ),
     row(
         "images.auto_update_interval",
         Kind::Int(i32::MIN as i64, i32::MAX as i64),
         "",
-        "Hours between looks for newer images; kept for image servers, which are not there yet.",
+        "Hours between looks for newer images, 0 or less: none; unset: what the server's key says.",
     ),
     row(
         "images.compression_algorithm",
@@ -76,13 +76,13 @@ pub const PROJECT_KEYS: &[ProjectRow] = &[
             "mips64", "riscv32", "riscv64",
         ]),
         "",
-        "The architecture that is asked of image servers; kept for these, which are not there yet.",
+        "The architecture that is asked of image servers first, if this host runs it; unset: what the server's key says.",
     ),
     row(
         "images.remote_cache_expiry",
         Kind::Int(i32::MIN as i64, i32::MAX as i64),
         "",
-        "Days that an unused cached image stays; kept for image servers, which are not there yet.",
+        "Days that an unused cached image stays, 0 or less: for ever; unset: what the server's key says.",
     ),
     row("limits.containers", COUNT, "", "How many containers the project may have."),
     row(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::api::wire::{AclRule, Config, Devices, ForwardPort};
+use crate::api::wire::{AclRule, Config, Devices, ForwardPort, ImageOrigin};
 use crate::db::{Seconds, Warning};
 use crate::names::{
     AclName, AliasName, Fingerprint, InstanceKey, NetworkName, PoolName, ProfileName, ProjectName, SnapshotKey,
@@ -159,6 +159,8 @@ pub struct Image {
     pub last_used_at: Seconds,
     /// When it arrived here.
     pub uploaded_at: Seconds,
+    /// Where it came from, and newer ones do.
+    pub update_source: Option<ImageOrigin>,
 }
 
 /// A name of an image.

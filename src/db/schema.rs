@@ -19,7 +19,7 @@ diesel::table! { snapshots (project, instance, name) {
 diesel::table! { images (project, fingerprint) {
     project -> Text, fingerprint -> Text, phase -> Text, filename -> Text, size -> BigInt, public -> Bool,
     auto_update -> Bool, cached -> Bool, architecture -> Text, properties -> Text, profiles -> Text,
-    created_at -> BigInt, expires_at -> BigInt, last_used_at -> BigInt, uploaded_at -> BigInt,
+    created_at -> BigInt, expires_at -> BigInt, last_used_at -> BigInt, uploaded_at -> BigInt, update_source -> Text,
 } }
 diesel::table! { aliases (project, name) { project -> Text, name -> Text, description -> Text, target -> Text, } }
 diesel::table! { pools (name) { name -> Text, phase -> Text, driver -> Text, description -> Text, config -> Text, } }
@@ -108,5 +108,8 @@ CREATE TABLE volume_snapshots (pool TEXT NOT NULL, project TEXT NOT NULL, volume
   created_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, renamed_from TEXT NOT NULL,
   PRIMARY KEY (pool, project, volume, name),
   FOREIGN KEY (pool, project, volume) REFERENCES volumes (pool, project, name) ON DELETE CASCADE) WITHOUT ROWID;
+"#,
+    r#"
+ALTER TABLE images ADD COLUMN update_source TEXT NOT NULL DEFAULT 'null';
 "#,
 ];

@@ -145,6 +145,7 @@ fn deleting_an_image_takes_its_aliases_but_updating_it_does_not() {
         created_at: 0,
         expires_at: 0,
         last_used_at: 0,
+        update_source: None,
         uploaded_at: 0,
     };
     let alias = Alias {

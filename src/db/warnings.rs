@@ -54,16 +54,19 @@ pub enum WarningKind {
     PoolUnavailable,
     /// Nothing can be written to a storage pool any more.
     PoolReadOnly,
+    /// An image server cannot be asked.
+    ImageServerUnavailable,
 }
 
 impl WarningKind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::NetworkUnavailable,
         Self::NetworkRepaired,
         Self::NetworkObstructed,
         Self::NetworkOverlap,
         Self::PoolUnavailable,
         Self::PoolReadOnly,
+        Self::ImageServerUnavailable,
     ];
 
     /// The text by which the API shows it, and the database knows it.
@@ -75,6 +78,7 @@ impl WarningKind {
             Self::NetworkOverlap => "Network addresses overlap",
             Self::PoolUnavailable => "Storage pool unavailable",
             Self::PoolReadOnly => "Storage pool read-only",
+            Self::ImageServerUnavailable => "Image server unavailable",
         }
     }
 
@@ -83,7 +87,7 @@ impl WarningKind {
         match self {
             Self::NetworkUnavailable | Self::PoolUnavailable | Self::PoolReadOnly => Severity::High,
             Self::NetworkObstructed | Self::NetworkOverlap => Severity::Moderate,
-            Self::NetworkRepaired => Severity::Low,
+            Self::NetworkRepaired | Self::ImageServerUnavailable => Severity::Low,
         }
     }
 

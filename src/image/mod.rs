@@ -18,5 +18,5 @@ pub use metadata::{Metadata, architecture, runs};
 pub use rules::Limits;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use store::fuzz as fuzz_tarball;
-pub use store::{Part, Received, Store, StoredImage, Upload};
+pub use store::{Hold, Part, Received, Store, StoredImage, Upload};
 pub use unpack::Report;

@@ -1,8 +1,10 @@
 //! The store: `<state>/images/<fingerprint>` and, for split images, `<fingerprint>.rootfs`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ring::digest::{Context, SHA256};
 
@@ -53,6 +55,30 @@ impl StoredImage {
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
+    /// How many unpack an image, or are about to.
+    holds: Arc<Mutex<Counts>>,
+    locks: Mutex<BTreeMap<Fingerprint, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+type Counts = BTreeMap<Fingerprint, usize>;
+
+/// Somebody is about to use the files of an image: nobody takes it away that only tidies up.
+#[derive(Debug)]
+pub struct Hold {
+    fingerprint: Fingerprint,
+    holds: Arc<Mutex<Counts>>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = holds.get_mut(&self.fingerprint) {
+            *count -= 1;
+            if *count == 0 {
+                holds.remove(&self.fingerprint);
+            }
+        }
+    }
 }
 
 /// An image whose files are here.
@@ -85,7 +111,32 @@ impl Store {
                 removed.map_err(io("remove", path))?;
             }
         }
-        Ok(Self { dir })
+        Ok(Self { dir, holds: Arc::default(), locks: Mutex::default() })
+    }
+
+    fn holds(&self) -> MutexGuard<'_, Counts> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells that somebody is about to use an image, which need not be here.
+    pub fn hold(&self, fingerprint: &Fingerprint) -> Hold {
+        *self.holds().entry(fingerprint.clone()).or_default() += 1;
+        Hold { fingerprint: fingerprint.clone(), holds: Arc::clone(&self.holds) }
+    }
+
+    /// Whether somebody is about to use an image.
+    pub fn is_held(&self, fingerprint: &Fingerprint) -> bool {
+        self.holds().contains_key(fingerprint)
+    }
+
+    /// Waits until nobody else brings the files of an image here or takes them away.
+    pub async fn lock(&self, fingerprint: &Fingerprint) -> tokio::sync::OwnedMutexGuard<()> {
+        let mine = {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(fingerprint.clone()).or_default())
+        };
+        mine.lock_owned().await
     }
 
     /// Begins an upload.
@@ -320,4 +371,29 @@ pub(crate) fn fuzz(bytes: &[u8]) {
         let _ = walk(Path::new(&path), kind, &limits);
     }
     let _ = squashfs::check_whole(Path::new(&path));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn holds_and_locks_are_put_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().to_owned()).unwrap();
+        let image = Fingerprint::new("a".repeat(64)).unwrap();
+        let (one, two) = (store.hold(&image), store.hold(&image));
+        drop(one);
+        assert!(store.is_held(&image));
+        drop(two);
+        assert!(!store.is_held(&image) && store.holds().is_empty());
+        let first = store.lock(&image).await;
+        let second = store.lock(&image);
+        tokio::pin!(second);
+        assert!(futures_util::poll!(&mut second).is_pending());
+        drop(first);
+        drop(second.await);
+        drop(store.lock(&Fingerprint::new("b".repeat(64)).unwrap()).await);
+        assert_eq!(store.locks.lock().unwrap().len(), 1);
+    }
 }

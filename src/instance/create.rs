@@ -151,8 +151,8 @@ pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: Stri
     guests::renew_identity(&mut config);
     give_addresses(&devices, &mut config)?;
     if let RootSource::Image { project, fingerprint } = &new.source {
-        let image =
-            model.image(project, fingerprint).ok_or_else(|| Error::ImageMissing { what: fingerprint.to_string() })?;
+        let image = model.image(project, fingerprint).filter(|image| image.phase == Phase::Ready);
+        let image = image.ok_or_else(|| Error::ImageMissing { what: fingerprint.to_string() })?;
         if architecture.is_empty() {
             architecture.clone_from(&image.architecture);
         }

@@ -54,6 +54,8 @@ pub enum Class {
     Task,
     /// Its input and output are websockets.
     Websocket,
+    /// It is a permission: whoever knows its secret has it, until it is cancelled.
+    Token,
 }
 
 /// The status of an operation, with the codes of the API.
@@ -221,6 +223,31 @@ impl Operations {
         }
         spec.metadata.get_or_insert_default().insert("fds".to_owned(), told.into());
         Ok(self.start(Class::Websocket, spec, secrets, run))
+    }
+
+    /// Starts a permission to do something with the objects of `spec`, for whoever knows the secret that its metadata
+    /// tells. It stands until it is [used](Operation::use_token) or cancelled.
+    ///
+    /// # Errors
+    /// When the kernel gives no randomness.
+    pub fn token(&self, mut spec: Spec) -> Result<Arc<Operation>, ring::error::Unspecified> {
+        let secret = secret()?;
+        spec.metadata.get_or_insert_default().insert("secret".to_owned(), secret.clone().into());
+        spec.may_cancel = true;
+        let secrets = BTreeMap::from([(secret, String::new())]);
+        let forever = async |_: Handle| std::future::pending::<Result<(), Error>>().await;
+        Ok(self.start(Class::Token, spec, secrets, forever))
+    }
+
+    /// Uses the permission whose secret and object these are; it is then over, but holds for the same secret for [`KEEP`],
+    /// so that what needs two requests can be done.
+    ///
+    /// # Errors
+    /// [`Error::Secret`].
+    pub fn use_token(&self, object: &str, secret: &str) -> Result<Arc<Operation>, Error> {
+        let tokens: Vec<_> = self.map().values().filter(|op| op.class() == Class::Token).cloned().collect();
+        let mut fitting = tokens.into_iter().filter(|op| op.is_token(object, secret));
+        fitting.find(|op| op.use_token()).ok_or(Error::Secret)
     }
 
     fn start<F, Fut, E>(&self, class: Class, spec: Spec, secrets: BTreeMap<String, String>, run: F) -> Arc<Operation>

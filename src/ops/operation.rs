@@ -20,6 +20,9 @@ struct State {
     updated_at: String,
     metadata: Option<Map<String, Value>>,
     error: String,
+    may_cancel: bool,
+    /// Of a token: somebody has used it.
+    is_used: bool,
 }
 
 /// An operation as the API and its task share it.
@@ -30,7 +33,6 @@ pub struct Operation {
     project: ProjectName,
     resources: BTreeMap<String, Vec<String>>,
     requestor: Option<Requestor>,
-    may_cancel: bool,
     created_at: String,
     state: Mutex<State>,
     ended: watch::Sender<bool>,
@@ -59,13 +61,14 @@ impl Operation {
             project: spec.project,
             resources: spec.resources,
             requestor: spec.requestor,
-            may_cancel: spec.may_cancel,
             created_at: now.clone(),
             state: Mutex::new(State {
                 status: Status::Pending,
                 updated_at: now,
                 metadata: spec.metadata,
                 error: String::new(),
+                may_cancel: spec.may_cancel,
+                is_used: false,
             }),
             ended: watch::Sender::new(false),
             cancel: watch::Sender::new(false),
@@ -112,6 +115,7 @@ impl Operation {
             class: match self.class {
                 Class::Task => "task",
                 Class::Websocket => "websocket",
+                Class::Token => "token",
             }
             .to_owned(),
             description: self.description.to_owned(),
@@ -121,19 +125,28 @@ impl Operation {
             status_code: state.status.code(),
             resources: self.resources.clone(),
             metadata: state.metadata.clone(),
-            may_cancel: self.may_cancel && !state.status.is_final(),
+            may_cancel: state.may_cancel && !state.status.is_final(),
             err: state.error.clone(),
             location: "none".to_owned(),
         }
     }
 
-    /// Changes the state and publishes that, in one step.
+    /// Changes the state and publishes that, in one step; nothing of an operation that has ended.
     fn change(&self, change: impl FnOnce(&mut State)) {
+        // Refused is only what comes too late.
+        let _ = self.try_change(|state| {
+            if state.status.is_final() {
+                return Err(Error::NotRunning);
+            }
+            change(state);
+            Ok(())
+        });
+    }
+
+    /// The same, unless `change` refuses.
+    fn try_change(&self, change: impl FnOnce(&mut State) -> Result<(), Error>) -> Result<(), Error> {
         let mut state = self.state();
-        if state.status.is_final() {
-            return;
-        }
-        change(&mut state);
+        change(&mut state)?;
         state.updated_at = timestamp();
         let mut metadata = serde_json::to_value(self.wire_of(&state)).unwrap_or_default();
         if let (Some(object), Some(requestor)) = (metadata.as_object_mut(), &self.requestor) {
@@ -143,6 +156,7 @@ impl Operation {
         if state.status.is_final() {
             self.ended.send_replace(true);
         }
+        Ok(())
     }
 
     pub(super) fn set(&self, status: Status) {
@@ -176,15 +190,53 @@ impl Operation {
     /// # Errors
     /// When it has ended or cannot be cancelled.
     pub fn cancel(&self) -> Result<(), Error> {
-        if self.status() != Status::Running {
-            return Err(Error::NotRunning);
-        }
-        if !self.may_cancel {
-            return Err(Error::NotCancellable);
-        }
-        self.set(Status::Cancelling);
+        self.try_change(|state| match (state.status, state.may_cancel) {
+            (Status::Running, true) => {
+                state.status = Status::Cancelling;
+                Ok(())
+            }
+            (Status::Running, false) => Err(Error::NotCancellable),
+            (_, _) => Err(Error::NotRunning),
+        })?;
         self.cancel.send_replace(true);
         Ok(())
+    }
+
+    /// Its class.
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// Whether its metadata tell this secret: who knows it, for it was told him, may know how the operation ends.
+    pub fn tells(&self, secret: &str) -> bool {
+        let state = self.state();
+        let told = state.metadata.as_ref().and_then(|metadata| metadata.get("secret")?.as_str());
+        told.is_some_and(|told| !told.is_empty() && told == secret)
+    }
+
+    /// Whether it is the permission of that secret for that object.
+    pub(super) fn is_token(&self, object: &str, secret: &str) -> bool {
+        // Of 32 random bytes a map's comparison tells nothing that helps to guess them.
+        let named = self.resources.values().flatten().any(|url| url.rsplit('/').next() == Some(object));
+        self.class == Class::Token && named && self.secrets.contains_key(secret)
+    }
+
+    /// Takes a permission: true unless it was cancelled without having been used.
+    pub(super) fn use_token(&self) -> bool {
+        let first = {
+            let mut state = self.state();
+            match (state.status, state.is_used) {
+                (_, true) => return true,
+                (Status::Running, false) => state.is_used = true,
+                (_, false) => return false,
+            }
+            true
+        };
+        // Over already: another has used it in this moment.
+        if first {
+            let _ = self.cancel();
+        }
+        true
     }
 
     /// Reserves the websocket of `secret`; the caller then shakes hands and sends it. One that was never connected can
@@ -234,6 +286,18 @@ impl Handle {
     /// Takes out the future websocket called `name`. It fails when the operation ends first.
     pub fn socket(&mut self, name: &str) -> Option<oneshot::Receiver<WebSocket>> {
         self.sockets.remove(name)
+    }
+
+    /// From here on it cannot be cancelled; waits for its end where it has been already.
+    pub async fn forbid_cancel(&self) {
+        let mut cancelled = false;
+        self.operation.change(|state| {
+            cancelled = state.status == Status::Cancelling;
+            state.may_cancel = false;
+        });
+        if cancelled {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Resolves when the operation is cancelled.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Error, Operations, Spec, Status};
+use super::{Class, Error, KEEP, Operations, Spec, Status};
 use crate::events::{Bus, Filter, Kind};
 use crate::names::ProjectName;
 
@@ -121,4 +121,64 @@ async fn the_result_can_be_read_five_seconds_after_the_end_and_not_for_ever() {
     assert_eq!(metadata["return"], 3);
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     assert_eq!(operations.get(operation.id()).err(), Some(Error::NotFound));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permission_is_for_its_object_and_for_one_use() {
+    let operations = Operations::new(Bus::default());
+    let token = |object: &str| {
+        let resources = [("images".to_owned(), vec![format!("/1.0/images/{object}")])].into();
+        operations.token(Spec { resources, ..spec(false) }).unwrap()
+    };
+    let secret_of = |token: &super::Operation| {
+        let told = token.to_wire().metadata.unwrap();
+        told["secret"].as_str().unwrap().to_owned()
+    };
+    let one = token("a");
+    let secret = secret_of(&one);
+    assert_eq!((one.class(), one.status()), (Class::Token, Status::Running));
+    assert!(one.to_wire().may_cancel && one.tells(&secret) && !one.tells("") && !one.tells("x"));
+    assert!(operations.use_token("b", &secret).is_err() && operations.use_token("a", "").is_err());
+    assert_eq!(one.status(), Status::Running, "a wrong try uses nothing up");
+    assert!(operations.use_token("a", &secret).is_ok());
+    one.wait(None).await;
+    assert_eq!(one.status(), Status::Cancelled);
+    // What needs two requests gets them, for a moment.
+    assert!(operations.use_token("a", &secret).is_ok());
+    tokio::time::sleep(KEEP * 2).await;
+    assert!(operations.use_token("a", &secret).is_err());
+    // One that was taken back is good for nothing.
+    let two = token("a");
+    let secret = secret_of(&two);
+    two.cancel().unwrap();
+    assert!(operations.use_token("a", &secret).is_err());
+}
+
+#[tokio::test]
+async fn an_operation_may_say_that_it_is_too_late_to_cancel_it() {
+    let operations = Operations::new(Bus::default());
+    let (go, gone) = tokio::sync::oneshot::channel::<()>();
+    let (ready, is_ready) = tokio::sync::oneshot::channel::<()>();
+    let late = operations.task(spec(true), async move |handle| {
+        handle.forbid_cancel().await;
+        let _ = ready.send(());
+        gone.await.map_err(|_| Error::NotRunning)
+    });
+    is_ready.await.unwrap();
+    assert!(!late.to_wire().may_cancel);
+    assert_eq!(late.cancel(), Err(Error::NotCancellable));
+    go.send(()).unwrap();
+    late.wait(None).await;
+    assert_eq!(late.status(), Status::Success);
+    // Cancelled before it could say so: nothing behind it runs.
+    let (go, gone) = tokio::sync::oneshot::channel::<()>();
+    let early = operations.task(spec(true), async move |handle| {
+        let _ = gone.await;
+        handle.forbid_cancel().await;
+        Err::<(), _>("it went on")
+    });
+    early.cancel().unwrap();
+    let _ = go.send(());
+    early.wait(None).await;
+    assert_eq!(early.status(), Status::Cancelled);
 }

@@ -5,6 +5,7 @@
 pub mod api;
 pub mod caller;
 pub mod http;
+pub mod image_server;
 pub mod instances;
 pub mod namespaces;
 pub mod scanner;
@@ -38,7 +39,7 @@ pub struct Said {
 }
 
 impl Said {
-    fn of(output: &Output) -> Self {
+    pub fn of(output: &Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),

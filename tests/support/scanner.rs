@@ -212,9 +212,16 @@ impl Scanner<'_> {
 
     fn directories(&mut self) {
         let state = self.state.clone();
-        let must = "backups containers database devices devlxd disks images logs networks run security server.crt server.key \
+        let must = "backups cache containers database devices devlxd disks images logs networks run security server.crt server.key \
                     snapshots storage-pools unix.socket";
         self.holds(&state, must.split_whitespace().map(str::to_owned), &[]);
+        self.holds(&state.join("cache"), ["streams".to_owned()], &[]);
+        for list in entries(&state.join("cache/streams")) {
+            // Lists of image servers, by the hashes of their addresses. Half-written ones go with the next that is kept.
+            if list.len() != 64 && !list.starts_with(".new-") {
+                self.finding(format!("{list} among the lists of image servers"));
+            }
+        }
         for empty in ["backups", "run/spool"] {
             self.holds(&state.join(empty), [], &[]);
         }

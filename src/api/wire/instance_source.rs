@@ -34,6 +34,12 @@ pub struct InstanceSource {
     /// For private remote images.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub secret: String,
+    /// The server's certificate, PEM.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub certificate: String,
+    /// `container`.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub image_type: String,
     /// Instance to copy.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub source: String,

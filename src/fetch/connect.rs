@@ -1,0 +1,169 @@
+//! A connection: addresses, the proxy, TLS, HTTP.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::HeaderValue;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+use tokio_rustls::TlsConnector;
+
+use super::url::is_near;
+use super::{Body, Client, Error, Url};
+
+/// A head of a server has at most so many fields…
+const FIELDS: usize = 100;
+/// …and so many bytes. hyper's own least is 8 KiB.
+const HEAD: usize = 64 * 1024;
+/// What a proxy says before it is out of the way, bytes.
+const PROXY_HEAD: usize = 8 * 1024;
+
+/// The task that drives a connection; it ends with this.
+pub(super) struct Connection {
+    task: AbortHandle,
+    /// For the proxy that the request goes to.
+    pub(super) authorization: Option<HeaderValue>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+impl Client {
+    /// Connects for one request; whether it must name its whole address, because a proxy hands it on.
+    pub(super) async fn connect(
+        &self,
+        url: &Url,
+        guarded_for: Option<&Url>,
+    ) -> Result<(SendRequest<Body>, bool, Connection), Error> {
+        let uri: http::Uri = url
+            .full()
+            .parse()
+            .map_err(|e: http::uri::InvalidUri| Error::Url { url: url.to_string(), reason: e.to_string() })?;
+        let proxy = self.proxies.intercept(&uri);
+        let guard = match guarded_for {
+            Some(origin) => !is_near_host(origin, proxy.is_some()).await,
+            None => false,
+        };
+        let (stream, authorization) = match &proxy {
+            None => (dial(url.host(), url.port(), guard, url).await?, None),
+            Some(proxy) => {
+                // Names are the proxy's to resolve; what is plainly near is refused here.
+                if guard && literal(url.host()).is_some_and(is_near) {
+                    return Err(near(url));
+                }
+                let named = proxy.uri().to_string();
+                let wrong = |reason: &str| Error::Proxy { proxy: named.clone(), reason: reason.to_owned() };
+                if proxy.raw_auth().is_some() || proxy.uri().scheme_str() != Some("http") {
+                    return Err(wrong("only proxies of http:// are known"));
+                }
+                let host = proxy.uri().host().ok_or_else(|| wrong("it has no host"))?;
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                let mut stream = dial(host, proxy.uri().port_u16().unwrap_or(80), false, url).await?;
+                let authorization = proxy.basic_auth().cloned();
+                if url.is_https() {
+                    let asked = tunnel(&mut stream, url, authorization.as_ref()).await;
+                    asked.map_err(|reason| Error::Proxy { proxy: named.clone(), reason })?;
+                }
+                (stream, authorization)
+            }
+        };
+        let absolute = proxy.is_some() && !url.is_https();
+        let stream: Box<dyn Stream> =
+            if url.is_https() { Box::new(self.encrypt(stream, url).await?) } else { Box::new(stream) };
+        let shaken = http1::Builder::new().max_headers(FIELDS).max_buf_size(HEAD).handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = shaken.map_err(|error| Error::broken(url, &error))?;
+        // What goes wrong there is told to whoever waits for the answer.
+        let task = tokio::spawn(async move { drop(connection.await) }).abort_handle();
+        Ok((sender, absolute, Connection { task, authorization }))
+    }
+
+    async fn encrypt(&self, stream: TcpStream, url: &Url) -> Result<impl Stream + 'static, Error> {
+        let failed = |reason: String| Error::Tls { host: url.authority(), reason };
+        let name = ServerName::try_from(url.host().to_owned()).map_err(|error| failed(error.to_string()))?;
+        let connector = TlsConnector::from(std::sync::Arc::clone(&self.tls));
+        connector.connect(name, stream).await.map_err(|error| failed(error.to_string()))
+    }
+}
+
+fn literal(host: &str) -> Option<IpAddr> {
+    host.parse().ok()
+}
+
+fn near(url: &Url) -> Error {
+    let reason = "that is this host itself, or only on its own wire";
+    Error::Redirect { from: "The server".to_owned(), to: url.to_string(), reason }
+}
+
+/// Whether who was asked first is itself so near: then it may lead to its own neighbours.
+async fn is_near_host(url: &Url, by_proxy: bool) -> bool {
+    match literal(url.host()) {
+        Some(address) => is_near(address),
+        None if by_proxy => false,
+        None => match tokio::net::lookup_host((url.host(), url.port())).await {
+            Ok(mut found) => found.any(|address| is_near(address.ip())),
+            Err(_) => false,
+        },
+    }
+}
+
+/// Connects to the first address that answers. With `guard` a near one is refused: the address that was looked at is the one
+/// that is connected to.
+async fn dial(host: &str, port: u16, guard: bool, url: &Url) -> Result<TcpStream, Error> {
+    let addresses: Vec<SocketAddr> = match literal(host) {
+        Some(address) => vec![SocketAddr::new(address, port)],
+        None => {
+            let found = tokio::net::lookup_host((host, port)).await;
+            found.map_err(|error| Error::Resolve { host: host.to_owned(), reason: error.to_string() })?.collect()
+        }
+    };
+    if guard && addresses.iter().any(|address| is_near(address.ip())) {
+        return Err(near(url));
+    }
+    let mut last = "it has no address".to_owned();
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                // Requests are small and wanted at once; a failure costs time, nothing else.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Err(error) => last = error.to_string(),
+        }
+    }
+    Err(Error::Connect { host: format!("{host}:{port}"), reason: last })
+}
+
+/// Asks a proxy for a connection to the server (RFC 9110, CONNECT).
+async fn tunnel(stream: &mut TcpStream, url: &Url, authorization: Option<&HeaderValue>) -> Result<(), String> {
+    let host = if url.host().contains(':') { format!("[{}]", url.host()) } else { url.host().to_owned() };
+    let place = format!("{host}:{}", url.port());
+    let mut request = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n");
+    if let Some(value) = authorization.and_then(|value| value.to_str().ok()) {
+        request.push_str(&format!("Proxy-Authorization: {value}\r\n"));
+    }
+    request.push_str("\r\n");
+    stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+    let mut head = Vec::new();
+    // The server behind it says nothing before it is spoken to, so whatever comes is the proxy's.
+    while !head.ends_with(b"\r\n\r\n") {
+        let byte = stream.read_u8().await.map_err(|error| format!("it hangs up: {error}"))?;
+        head.push(byte);
+        if head.len() > PROXY_HEAD {
+            return Err("its answer is too long".to_owned());
+        }
+    }
+    let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
+    match line.split(' ').nth(1) {
+        Some(status) if line.starts_with("HTTP/1.") && status.starts_with('2') => Ok(()),
+        Some(_) | None => Err(format!("it answers {:?}", crate::names::shortened(&line))),
+    }
+}

@@ -1,0 +1,223 @@
+//! A client for HTTP and HTTPS that trusts nobody: what it fetches from is an image server, or who plays one.
+//!
+//! ```text
+//!   Url ──proxy?──> address checked ──TCP──(CONNECT)──TLS──> request ──> head (bounded) ──> body, piece by piece
+//!                      ^                                      │ redirect: same scheme, not to this host's neighbours
+//!                      └──────────────────────────────────────┘
+//! ```
+//! A connection serves one request. Everything waits for the next byte only so long ([`STALL`]); a whole download may
+//! take as long as it takes, and one that breaks is gone on with ([`Download`]).
+
+mod connect;
+mod download;
+mod error;
+mod reply;
+mod tls;
+mod url;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HOST, HeaderMap, HeaderValue, LOCATION, USER_AGENT};
+use http::{Method, Request, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper_util::client::proxy::matcher::Matcher;
+use rustls::ClientConfig;
+
+pub use download::{Download, Total};
+pub use error::Error;
+pub use reply::Reply;
+pub use tls::Trust;
+pub use url::Url;
+
+/// How long a server may be silent.
+pub const STALL: Duration = Duration::from_secs(30);
+
+/// So many redirects are followed.
+const REDIRECTS: usize = 5;
+
+/// The body of a request.
+pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// No body.
+pub fn nothing() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body that comes piece by piece.
+pub fn streamed(body: impl http_body::Body<Data = Bytes, Error = std::io::Error> + Send + 'static) -> Body {
+    body.boxed_unsync()
+}
+
+/// Through which proxies; each empty one is taken from the environment as curl does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// For `http:`.
+    pub http: String,
+    /// For `https:`.
+    pub https: String,
+    /// Hosts that are reached without: names, addresses, networks, separated by commas.
+    pub ignored: String,
+}
+
+impl Proxies {
+    fn matcher(&self) -> Matcher {
+        let variable = |names: [&str; 2]| names.iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
+        let or = |own: &String, names| if own.is_empty() { variable(names) } else { own.clone() };
+        Matcher::builder()
+            .http(or(&self.http, ["HTTP_PROXY", "http_proxy"]))
+            .https(or(&self.https, ["HTTPS_PROXY", "https_proxy"]))
+            .no(or(&self.ignored, ["NO_PROXY", "no_proxy"]))
+            .build()
+    }
+}
+
+/// A client.
+#[derive(Clone)]
+pub struct Client {
+    tls: Arc<ClientConfig>,
+    proxies: Arc<Matcher>,
+    agent: HeaderValue,
+    stall: Duration,
+    /// Addresses come from this server.
+    origin: Option<Url>,
+}
+
+impl Client {
+    /// A client that believes those servers. Reads the system's certificates: blocking.
+    ///
+    /// # Errors
+    /// [`Error::Certificate`], when there is nobody to believe.
+    pub fn new(trust: &Trust, proxies: &Proxies) -> Result<Self, Error> {
+        let uname = rustix::system::uname();
+        let machine = uname.machine().to_string_lossy();
+        let agent = format!("Warren {} (Linux; {machine}; LXD 5.0.2)", env!("CARGO_PKG_VERSION"));
+        Ok(Self {
+            tls: tls::config(trust)?,
+            proxies: Arc::new(proxies.matcher()),
+            agent: HeaderValue::from_str(&agent).unwrap_or(HeaderValue::from_static("Warren")),
+            stall: STALL,
+            origin: None,
+        })
+    }
+
+    /// Another patience.
+    #[must_use]
+    pub fn with_stall(mut self, stall: Duration) -> Self {
+        self.stall = stall;
+        self
+    }
+
+    /// A client for addresses that this server gave: they may not lead to where only this host can go, unless the server
+    /// is there itself.
+    #[must_use]
+    pub fn guarded(mut self, origin: &Url) -> Self {
+        self.origin = Some(origin.clone());
+        self
+    }
+
+    /// How long a server may be silent.
+    pub fn stall(&self) -> Duration {
+        self.stall
+    }
+
+    /// One request without following anything.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or is not who it should be. An answer of any status is none.
+    pub async fn send(&self, method: Method, url: &Url, headers: &HeaderMap, body: Body) -> Result<Reply, Error> {
+        self.exchange(method, url, headers, body, None).await
+    }
+
+    /// `guarded_for`: the address was given by that server, and may not lead to where only this host can go.
+    async fn exchange(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: &HeaderMap,
+        body: Body,
+        guarded_for: Option<&Url>,
+    ) -> Result<Reply, Error> {
+        let stalled = |_| Error::Stalled { host: url.authority(), seconds: self.stall.as_secs() };
+        let guarded_for = guarded_for.or(self.origin.as_ref());
+        let limited = tokio::time::timeout(self.stall, self.connect(url, guarded_for)).await;
+        let (mut sender, absolute, connection) = limited.map_err(stalled)??;
+        let target = if absolute { url.full() } else { url.target().to_owned() };
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() =
+            target.parse().map_err(|e: http::uri::InvalidUri| Error::Url { url: target, reason: e.to_string() })?;
+        *request.headers_mut() = headers.clone();
+        if let Ok(host) = HeaderValue::from_str(&url.authority()) {
+            request.headers_mut().insert(HOST, host);
+        }
+        request.headers_mut().insert(USER_AGENT, self.agent.clone());
+        if let Some(authorization) = connection.authorization.clone().filter(|_| absolute) {
+            request.headers_mut().insert(http::header::PROXY_AUTHORIZATION, authorization);
+        }
+        let answer = sender.send_request(request);
+        // A body that is sent takes its time; what follows it must not.
+        let answer = if headers.contains_key(http::header::CONTENT_LENGTH) {
+            answer.await
+        } else {
+            tokio::time::timeout(self.stall, answer).await.map_err(stalled)?
+        };
+        let answer = answer.map_err(|error| Error::broken(url, &error))?;
+        Ok(Reply::new(url.clone(), answer, connection, self.stall))
+    }
+
+    /// GET or HEAD, with redirects.
+    ///
+    /// # Errors
+    /// As of [`Self::send`]; a redirect that is not followed; a status that is no success.
+    pub async fn get(&self, method: Method, url: &Url, headers: &HeaderMap) -> Result<Reply, Error> {
+        let mut at = url.clone();
+        for _ in 0..=REDIRECTS {
+            let guarded_for = (at != *url).then_some(url);
+            let reply = self.exchange(method.clone(), &at, headers, nothing(), guarded_for).await?;
+            let location = match reply.status {
+                StatusCode::MOVED_PERMANENTLY
+                | StatusCode::FOUND
+                | StatusCode::SEE_OTHER
+                | StatusCode::TEMPORARY_REDIRECT
+                | StatusCode::PERMANENT_REDIRECT => reply.header(&LOCATION).map(str::to_owned),
+                status if status.is_success() || status == StatusCode::NOT_MODIFIED => return Ok(reply),
+                _ => return Err(reply.refusal().await),
+            };
+            let Some(location) = location else { return Err(reply.refusal().await) };
+            at = redirected(&at, &location)?;
+        }
+        Err(Error::Redirect { from: url.to_string(), to: at.to_string(), reason: "there are too many of them" })
+    }
+
+    /// A whole small body.
+    ///
+    /// # Errors
+    /// As of [`Self::get`]; [`Error::TooLong`] for more than `limit` bytes.
+    pub async fn read(&self, url: &Url, headers: &HeaderMap, limit: u64) -> Result<(Reply, Vec<u8>), Error> {
+        let mut reply = self.get(Method::GET, url, headers).await?;
+        let body = reply.read(limit).await?;
+        Ok((reply, body))
+    }
+}
+
+/// Where a redirect leads: to the same scheme or a safer one.
+///
+/// # Errors
+/// [`Error::Redirect`].
+pub fn redirected(from: &Url, location: &str) -> Result<Url, Error> {
+    let refuse = |reason| {
+        let to = crate::names::shortened(location);
+        Error::Redirect { from: from.to_string(), to, reason }
+    };
+    let to = from.join(location).map_err(|_| refuse("that is no address of HTTP or HTTPS"))?;
+    if from.is_https() && !to.is_https() {
+        return Err(refuse("that is no HTTPS any more"));
+    }
+    Ok(to)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! The files of an image, from a server into the store.
+
+use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
+use http::header::HeaderMap;
+
+use super::blocking;
+use super::error::Error;
+use super::found::{Found, Place, total};
+use super::source::Source;
+use super::streams::{File, Files};
+use crate::fetch::{Client, Download, Total, Url};
+use crate::image::{self, Part, Received, Store, Upload};
+
+/// What is gathered before it is written, bytes.
+const GATHERED: usize = 512 * 1024;
+/// What multipart adds to the files: heads and boundaries, bytes.
+const HEADS: u64 = 64 * 1024;
+
+/// Who is told how far it is: part, bytes of it, bytes in all if that is known.
+pub(super) type Told<'a> = &'a (dyn Fn(&'static str, u64, Option<u64>) + Send + Sync);
+
+/// Fetches the files of an image and verifies them; from the next mirror what one does not give.
+///
+/// # Errors
+/// Of the first mirror. Nothing stays.
+pub(super) async fn bring(
+    client: &Client,
+    store: &Store,
+    source: &Source,
+    found: &Found,
+    told: Told<'_>,
+) -> Result<(Received, Option<String>), Error> {
+    let mut first = None;
+    let servers = match &found.place {
+        Place::Streams(_) => source.servers.as_slice(),
+        Place::Export(..) | Place::At(..) => &source.servers[..1],
+    };
+    for server in servers {
+        let upload = store.begin();
+        let result = async {
+            let (upload, filename) = fetch(client, server, found, upload, told).await?;
+            let expected = found.fingerprint.clone();
+            Ok((blocking(move || Ok(upload.finish(Some(&expected))?)).await?, filename))
+        };
+        match result.await {
+            Ok(received) => return Ok(received),
+            Err(error) => drop(first.get_or_insert(error)),
+        }
+    }
+    Err(first.unwrap_or(Error::NotFound))
+}
+
+async fn fetch(
+    client: &Client,
+    server: &Url,
+    found: &Found,
+    upload: Upload,
+    told: Told<'_>,
+) -> Result<(Upload, Option<String>), Error> {
+    match &found.place {
+        Place::Streams(Files::Unified(file)) => {
+            let upload = part(client, server, file, upload, Part::Unified, "", told).await?;
+            Ok((upload, name_of(&file.path)))
+        }
+        Place::Streams(Files::Split(metadata, root)) => {
+            let upload = part(client, server, metadata, upload, Part::Metadata, "metadata", told).await?;
+            let upload = part(client, server, root, upload, Part::Rootfs, "rootfs", told).await?;
+            Ok((upload, name_of(&root.path)))
+        }
+        Place::Export(url, size) => {
+            let wanted = match total(*size) {
+                Total::Exactly(size) => Total::AtMost(size + HEADS),
+                any @ Total::AtMost(_) => any,
+            };
+            let download = client.download(url, &HeaderMap::new(), wanted).await?;
+            export(download, *size, upload, told).await
+        }
+        Place::At(url, by) => {
+            let limit = total(0);
+            let download = client.clone().guarded(by).download(url, &HeaderMap::new(), limit).await?;
+            export(download, 0, upload, told).await
+        }
+    }
+}
+
+fn name_of(path: &str) -> Option<String> {
+    path.rsplit('/').next().filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
+async fn part(
+    client: &Client,
+    server: &Url,
+    file: &File,
+    mut upload: Upload,
+    part: Part,
+    stage: &'static str,
+    told: Told<'_>,
+) -> Result<Upload, Error> {
+    upload.part(part)?;
+    let mut download = client.download(&server.below(&file.path)?, &HeaderMap::new(), total(file.size)).await?;
+    let length = download.length();
+    let mut writer = Writer::new(upload);
+    while let Some(bytes) = download.chunk().await? {
+        writer.take(&bytes).await?;
+        told(stage, writer.count, length);
+    }
+    writer.end().await
+}
+
+/// One file, or both as multipart.
+async fn export(
+    mut download: Download,
+    size: u64,
+    mut upload: Upload,
+    told: Told<'_>,
+) -> Result<(Upload, Option<String>), Error> {
+    let length = download.length().or((size > 0).then_some(size));
+    let content_type = download.content_type.clone();
+    if !content_type.to_ascii_lowercase().starts_with("multipart/") {
+        upload.part(Part::Unified)?;
+        let mut writer = Writer::new(upload);
+        while let Some(bytes) = download.chunk().await? {
+            writer.take(&bytes).await?;
+            if size != 0 && writer.count > size {
+                return Err(image::Error::Limit { what: "bytes", limit: size }.into());
+            }
+            told("", writer.count, length);
+        }
+        return Ok((writer.end().await?, None));
+    }
+    let wrong = |error: multer::Error| match error {
+        // Ours, from below.
+        multer::Error::StreamReadFailed(error) => match error.downcast::<crate::fetch::Error>() {
+            Ok(error) => Error::Fetch(*error),
+            Err(error) => image::Error::BadArchive { reason: error.to_string() }.into(),
+        },
+        error => image::Error::BadArchive { reason: format!("its multipart body is broken: {error}") }.into(),
+    };
+    let boundary = multer::parse_boundary(&content_type).map_err(wrong)?;
+    let mut parts = multer::Multipart::new(stream(download), boundary);
+    let (mut filename, mut before) = (None, 0);
+    for (kind, names, stage) in
+        [(Part::Metadata, ["metadata", ""], "metadata"), (Part::Rootfs, ["rootfs", "rootfs.img"], "rootfs")]
+    {
+        let missing = || image::Error::BadArchive { reason: format!("the server sends no part {stage:?}") };
+        let mut part = parts.next_field().await.map_err(wrong)?.ok_or_else(missing)?;
+        if !part.name().is_some_and(|name| names.contains(&name)) {
+            return Err(missing().into());
+        }
+        filename = part.file_name().and_then(name_of);
+        upload.part(kind)?;
+        let mut writer = Writer::new(upload);
+        while let Some(bytes) = part.chunk().await.map_err(wrong)? {
+            writer.take(&bytes).await?;
+            told(stage, before + writer.count, length);
+        }
+        before += writer.count;
+        upload = writer.end().await?;
+    }
+    Ok((upload, filename))
+}
+
+fn stream(download: Download) -> impl Stream<Item = Result<Bytes, crate::fetch::Error>> + Send {
+    futures_util::stream::unfold(Some(download), async |download| {
+        let mut download = download?;
+        match download.chunk().await {
+            Ok(None) => None,
+            Ok(Some(bytes)) => Some((Ok(bytes), Some(download))),
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+}
+
+/// Writes in large pieces, off the workers.
+struct Writer {
+    upload: Option<Upload>,
+    gathered: BytesMut,
+    count: u64,
+}
+
+impl Writer {
+    fn new(upload: Upload) -> Self {
+        Self { upload: Some(upload), gathered: BytesMut::new(), count: 0 }
+    }
+
+    async fn take(&mut self, bytes: &Bytes) -> Result<(), Error> {
+        self.count += bytes.len() as u64;
+        self.gathered.extend_from_slice(bytes);
+        if self.gathered.len() >= GATHERED { self.write().await } else { Ok(()) }
+    }
+
+    async fn write(&mut self) -> Result<(), Error> {
+        let (bytes, upload) = (self.gathered.split().freeze(), self.upload.take());
+        let written = blocking(move || {
+            // It is missing only after a failure, which ended everything.
+            let mut upload = upload.ok_or(Error::NotFound)?;
+            upload.write(&bytes)?;
+            Ok(upload)
+        });
+        self.upload = Some(written.await?);
+        Ok(())
+    }
+
+    async fn end(mut self) -> Result<Upload, Error> {
+        if !self.gathered.is_empty() {
+            self.write().await?;
+        }
+        self.upload.ok_or(Error::NotFound)
+    }
+}

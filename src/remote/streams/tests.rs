@@ -1,0 +1,122 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const HOST: &[&str] = &["x86_64", "i686"];
+
+fn hash(c: char) -> String {
+    c.to_string().repeat(64)
+}
+
+/// A list like that of a real server: two architectures, two versions, all forms of files.
+fn list() -> String {
+    let (a, b, c, d) = (hash('a'), hash('b'), hash('c'), hash('d'));
+    serde_json::json!({"content_id": "images", "format": "products:1.0", "products": {
+        "debian:bookworm:amd64:cloud": {
+            "aliases": "debian/bookworm/cloud, debian/12/cloud", "arch": "amd64", "os": "Debian", "release": "bookworm",
+            "release_title": "bookworm", "variant": "cloud", "versions": {
+                "20240101_05:24": {"items": {
+                    "lxd.tar.xz": {"ftype": "lxd.tar.xz", "path": "images/1/lxd.tar.xz", "size": 5,
+                        "combined_squashfs_sha256": b, "combined_rootxz_sha256": c},
+                    "root.squashfs": {"ftype": "squashfs", "path": "images/1/rootfs.squashfs", "size": 9},
+                    "root.tar.xz": {"ftype": "root.tar.xz", "path": "images/1/rootfs.tar.xz", "size": 7},
+                    "disk.qcow2": {"ftype": "disk-kvm.img", "path": "images/1/disk.qcow2", "size": 1},
+                    "delta": {"ftype": "squashfs.vcdiff", "path": "images/1/delta.vcdiff", "size": 1}}},
+                "20240102_05:24": {"items": {
+                    "incus.tar.xz": {"ftype": "incus.tar.xz", "path": "images/2/incus.tar.xz", "size": 5,
+                        "combined_squashfs_sha256": a},
+                    "root.squashfs": {"ftype": "squashfs", "path": "images/2/rootfs.squashfs", "size": 9}}},
+                "20240103_05:24": {"items": {
+                    "disk.qcow2": {"ftype": "disk-kvm.img", "path": "images/3/disk.qcow2", "size": 1}}}}},
+        "debian:bookworm:arm64:cloud": {
+            "aliases": "debian/12/cloud", "arch": "arm64", "os": "Debian", "release": "bookworm", "versions": {
+                "20240101_05:24": {"items": {
+                    "lxd.tar.xz": {"ftype": "lxd_combined.tar.gz", "path": "images/1/x", "size": 5, "sha256": d}}}}},
+        "com.ubuntu.cloud:server:24.04:i386": {
+            "aliases": "24.04,lts", "arch": "i386", "os": "ubuntu", "release": "noble", "version": "24.04",
+            "release_title": "24.04 LTS", "support_eol": "2029-05-31", "versions": {
+                "20240423": {"label": "release", "items": {
+                    "x": {"ftype": "lxd_combined.tar.gz", "path": "server/x", "size": 5, "sha256": d}}}}}}})
+    .to_string()
+}
+
+#[test]
+fn names_lead_to_the_newest_of_the_host() {
+    let entries = images(list().as_bytes(), HOST).unwrap();
+    let found = by_alias(&entries, "debian/12/cloud", HOST).unwrap();
+    assert_eq!(found.fingerprint.as_str(), hash('a'), "the newest that is a container");
+    for same in ["debian/bookworm/cloud", "debian/12/cloud/amd64", "debian/12/cloud/x86_64"] {
+        assert_eq!(by_alias(&entries, same, HOST), Some(found), "{same}");
+    }
+    for none in ["debian/12", "debian", "", "debian/12/cloud/arm64", "cloud"] {
+        assert_eq!(by_alias(&entries, none, HOST), None, "{none}");
+    }
+    assert_eq!(found.properties["description"], "Debian bookworm amd64 (20240102_05:24)");
+    assert_eq!((found.properties["serial"].as_str(), found.created_at), ("20240102_05:24", 1_704_153_600));
+    let ubuntu = by_alias(&entries, "lts", HOST).unwrap();
+    assert_eq!(ubuntu.properties["description"], "ubuntu 24.04 LTS i386 (release) (20240423)");
+    assert!(ubuntu.expires_at > ubuntu.created_at && matches!(ubuntu.files, Files::Unified(_)));
+}
+
+#[test]
+fn older_ones_and_other_forms_are_found_by_their_fingerprint() {
+    let entries = images(list().as_bytes(), HOST).unwrap();
+    let only = |wanted: &str| match by_fingerprint(&entries, wanted)[..] {
+        [entry] => entry.clone(),
+        ref others => panic!("{others:?}"),
+    };
+    let Files::Split(_, root) = only(&hash('B')).files else { panic!() };
+    assert_eq!(root, File { path: "images/1/rootfs.squashfs".to_owned(), size: 9 });
+    let Files::Split(_, root) = only("cc").files else { panic!() };
+    assert_eq!(root.path, "images/1/rootfs.tar.xz");
+    assert_eq!(by_fingerprint(&entries, "e").len(), 0);
+}
+
+#[test]
+fn an_index_names_lists_of_images() {
+    let index = r#"{"format":"index:1.0","index":{
+        "a":{"datatype":"image-downloads","path":"streams/v1/images.json","products":["x"]},
+        "b":{"datatype":"image-ids","path":"streams/v1/aws.json"}}}"#;
+    assert_eq!(lists(index.as_bytes()).unwrap(), ["streams/v1/images.json"]);
+    let with = |path: &str| {
+        let json = serde_json::json!({"index": {"a": {"datatype": "image-downloads", "path": path}}});
+        lists(json.to_string().as_bytes())
+    };
+    for path in ["", "/etc/passwd", "../x", "a/../../x", "https://other/x", "a//b", "a?b", "a%2e%2e/b", "a b", "a\n"] {
+        assert!(with(path).is_err(), "{path}");
+    }
+    assert!(
+        lists(br#"{"index":[]}"#).is_err() && lists(b"{}").is_err() && lists(br#"{"format":"x","index":{}}"#).is_err()
+    );
+    let many: BTreeMap<String, _> =
+        (0..99).map(|n| (n.to_string(), serde_json::json!({"datatype": "image-downloads", "path": "x"}))).collect();
+    assert!(lists(serde_json::json!({"index": many}).to_string().as_bytes()).unwrap_err().contains("more than"));
+}
+
+#[test]
+fn hostile_lists_are_refused() {
+    let list = list();
+    for (from, to) in [
+        ("images/2/rootfs.squashfs", "../../rootfs.squashfs"),
+        ("images/2/rootfs.squashfs", "http://169.254.169.254/x"),
+        ("\"size\":9", "\"size\":-9"),
+        ("\"size\":9", "\"size\":\"9\""),
+        ("\"size\":9", "\"size\":99999999999999999999999"),
+    ] {
+        assert!(images(list.replace(from, to).as_bytes(), HOST).is_err(), "{to}");
+    }
+    let short = list.replace(&hash('a'), "aa");
+    let entries = images(short.as_bytes(), HOST).unwrap();
+    let found = by_alias(&entries, "debian/12/cloud", HOST).unwrap();
+    assert_eq!(found.fingerprint.as_str(), hash('b'), "one without a fingerprint is none");
+}
+
+proptest! {
+    #[test]
+    fn what_is_nearly_a_list_never_panics(at in 0usize..2000, byte: u8) {
+        let mut bytes = list().into_bytes();
+        let length = bytes.len();
+        bytes[at % length] = byte;
+        fuzz(&bytes);
+    }
+}

@@ -1,0 +1,237 @@
+//! Images that follow their server, and those that nobody uses any more.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::error::Error;
+use super::keep::{self, tell};
+use super::source::Source;
+use super::{Keep, Progress, Remotes};
+use crate::config;
+use crate::db::{self, Alias, Image, Model, Phase, Seconds};
+use crate::events::lifecycle::Requestor;
+use crate::names::{Fingerprint, ProjectName};
+
+/// How often it is looked whether something is to be done.
+const LOOK: Duration = Duration::from_secs(60);
+const HOUR: Seconds = 3600;
+const DAY: Seconds = 24 * HOUR;
+
+/// A number that a project may set, and else the server.
+fn number(model: &Model, project: &ProjectName, key: &str) -> i64 {
+    let own = model.projects.get(project).and_then(|record| config::parse_int(record.config.get(key)?));
+    own.unwrap_or_else(|| config::int_of(&model.config, key))
+}
+
+fn days_of(model: &Model, project: &ProjectName) -> i64 {
+    number(model, project, "images.remote_cache_expiry")
+}
+
+/// The cached images whose time is over.
+fn expired(model: &Model, now: Seconds) -> Vec<Arc<Image>> {
+    let over = |image: &&Arc<Image>| is_over(image, now, days_of(model, &image.project));
+    model.images.values().filter(over).cloned().collect()
+}
+
+/// Whether it was unused for `days` (0: that does not count), or is out of support.
+fn is_over(image: &Image, now: Seconds, days: i64) -> bool {
+    let unused_since = if image.last_used_at > 0 { image.last_used_at } else { image.uploaded_at };
+    let is_unused = days > 0 && unused_since.saturating_add(days.saturating_mul(DAY)) <= now;
+    let is_old = image.expires_at > 0 && image.expires_at <= now && unused_since.saturating_add(DAY) <= now;
+    image.cached && image.phase == Phase::Ready && (is_unused || is_old)
+}
+
+/// Whether images are to be brought up to date; `last`: when they were, since the daemon's start. `interval`: hours, 0 for
+/// never.
+fn is_due(last: Option<Seconds>, now: Seconds, interval: i64) -> bool {
+    interval > 0 && last.is_none_or(|last| now.saturating_sub(last) >= interval.saturating_mul(HOUR))
+}
+
+impl Remotes {
+    /// Follows the clock for as long as the daemon lives.
+    pub async fn follow(self: Arc<Self>) {
+        loop {
+            self.round(db::now()).await;
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Does what is due at `now`: for tests the clock is theirs. What fails is tried again in the next round that is due.
+    pub async fn round(self: &Arc<Self>, now: Seconds) {
+        let _one = self.round.lock().await;
+        let model = self.context.db.model();
+        for image in expired(&model, now) {
+            let days = days_of(&model, &image.project);
+            let judge = move |image: &Image| is_over(image, now, days);
+            match self.remove_unheld(&image.project, &image.fingerprint, judge, None).await {
+                Ok(_) => {}
+                Err(error) => tracing::warn!(image = %image.fingerprint, %error, "removing an image that nobody uses"),
+            }
+        }
+        let model = self.context.db.model();
+        let due: BTreeSet<ProjectName> = {
+            let mut last = self.updated_at.lock().unwrap_or_else(PoisonError::into_inner);
+            last.retain(|project, _| model.projects.contains_key(project));
+            let is_due = |project: &&ProjectName| {
+                is_due(last.get(*project).copied(), now, number(&model, project, "images.auto_update_interval"))
+            };
+            let due: BTreeSet<_> = model.projects.keys().filter(is_due).cloned().collect();
+            last.extend(due.iter().map(|project| (project.clone(), now)));
+            due
+        };
+        let follows = |image: &&Arc<Image>| {
+            image.auto_update
+                && image.phase == Phase::Ready
+                && image.update_source.is_some()
+                && due.contains(&image.project)
+        };
+        for image in model.images.values().filter(follows) {
+            if let Err(error) = self.refresh(image, None, &|_| ()).await {
+                tracing::warn!(image = %image.fingerprint, %error, "bringing an image up to date");
+            }
+        }
+    }
+
+    /// Brings an image up to date: the newer one takes its names, its profiles and who may read it; what was said of it
+    /// here stays. Whether there was a newer one.
+    ///
+    /// # Errors
+    /// Then the old one is as it was.
+    pub async fn refresh(
+        self: &Arc<Self>,
+        old: &Arc<Image>,
+        requestor: Option<Requestor>,
+        told: &(dyn Fn(&Progress) + Send + Sync),
+    ) -> Result<bool, Error> {
+        let no_origin = || Error::NoOrigin { fingerprint: old.fingerprint.clone() };
+        let origin = old.update_source.clone().ok_or_else(no_origin)?;
+        let source = Source::of(&origin).map_err(|_| no_origin())?;
+        let keep = Keep {
+            public: old.public,
+            auto_update: old.auto_update,
+            cached: old.cached,
+            profiles: Some(old.profiles.clone()),
+            origin: Some(origin),
+            requestor: requestor.clone(),
+            ..Keep::default()
+        };
+        let (new, _hold) = self.load(&old.project, &source, &keep, true, told).await?;
+        if new.fingerprint == old.fingerprint {
+            return Ok(false);
+        }
+        self.succeed(old, &new).await?;
+        let (project, fingerprint) = (old.project.clone(), old.fingerprint.clone());
+        // One that is just being unpacked goes in a later round: it still follows its server.
+        self.remove_unheld(&project, &fingerprint, |_| true, requestor.as_ref()).await?;
+        Ok(true)
+    }
+
+    /// Gives a newer image what the old one had: its names, the time of its last use, and what was said of it here.
+    async fn succeed(&self, old: &Arc<Image>, new: &Arc<Image>) -> Result<(), Error> {
+        let (old, new) = (Arc::clone(old), Arc::clone(new));
+        let key = |image: &Image| (image.project.clone(), image.fingerprint.clone());
+        self.context
+            .db
+            .write(move |tx| {
+                let images = &tx.model().images;
+                let now = images.get(&key(&new)).cloned().ok_or(Error::NotFound)?;
+                let before = images.get(&key(&old)).cloned().unwrap_or(old);
+                let aliases: Vec<Arc<Alias>> = tx
+                    .model()
+                    .aliases
+                    .values()
+                    .filter(|alias| alias.project == before.project && alias.target == before.fingerprint)
+                    .cloned()
+                    .collect();
+                let mut properties = before.properties.clone();
+                properties.extend(now.properties.clone());
+                tx.put_image(Image {
+                    properties,
+                    last_used_at: before.last_used_at.max(now.last_used_at),
+                    public: before.public,
+                    auto_update: before.auto_update,
+                    cached: before.cached,
+                    profiles: before.profiles.clone(),
+                    ..(*now).clone()
+                })?;
+                for alias in aliases {
+                    tx.put_alias(Alias { target: now.fingerprint.clone(), ..(*alias).clone() })?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    /// Removes an image, unless somebody is just about to use it, or `judge` has another mind by now. Whether it went.
+    async fn remove_unheld(
+        &self,
+        project: &ProjectName,
+        fingerprint: &Fingerprint,
+        judge: impl Fn(&Image) -> bool + Send + 'static,
+        requestor: Option<&Requestor>,
+    ) -> Result<bool, Error> {
+        let (context, wanted) = (Arc::clone(&self.context), (project.clone(), fingerprint.clone()));
+        // Looked at where rows are written: who wants to use it says so before it looks whether it is there.
+        let marked = self.context.db.write(move |tx| {
+            let Some(image) = tx.model().images.get(&wanted).filter(|image| image.phase == Phase::Ready).cloned()
+            else {
+                return Ok(None);
+            };
+            if context.images.is_held(&wanted.1) || !judge(&image) {
+                return Ok(None);
+            }
+            tx.put_image(Image { phase: Phase::Deleting, ..(*image).clone() })?;
+            Ok::<_, Error>(Some(image))
+        });
+        let Some(image) = marked.await? else { return Ok(false) };
+        keep::remove(&self.context, &image).await?;
+        tell(&self.context, "image-deleted", project, fingerprint, requestor);
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::wire::Config;
+
+    fn image(cached: bool, uploaded_at: Seconds, last_used_at: Seconds, expires_at: Seconds) -> Image {
+        Image {
+            project: ProjectName::default(),
+            fingerprint: Fingerprint::new("a".repeat(64)).unwrap(),
+            phase: Phase::Ready,
+            filename: String::new(),
+            size: 1,
+            public: false,
+            auto_update: true,
+            cached,
+            architecture: "x86_64".to_owned(),
+            properties: Config::new(),
+            profiles: Vec::new(),
+            created_at: 1,
+            expires_at,
+            last_used_at,
+            uploaded_at,
+            update_source: None,
+        }
+    }
+
+    #[test]
+    fn what_is_cached_goes_when_nobody_uses_it() {
+        let over = |image: &Image, days: i64, at: Seconds| is_over(image, at, days);
+        let used = image(true, DAY, 5 * DAY, 0);
+        assert!(!over(&used, 10, 15 * DAY - 1) && over(&used, 10, 15 * DAY));
+        assert!(!over(&used, 0, 1000 * DAY), "0 is never");
+        assert!(over(&image(true, DAY, 0, 0), 10, 11 * DAY), "one that was never used counts from its arrival");
+        assert!(!over(&image(false, DAY, 0, 2), 10, 1000 * DAY), "only what was cached goes by itself");
+        assert!(over(&image(true, DAY, 0, 3 * DAY), 10, 3 * DAY), "out of support");
+        assert!(!over(&image(true, 5 * DAY, 0, 3 * DAY), 10, 5 * DAY), "but not what just came");
+    }
+
+    #[test]
+    fn updates_come_once_in_an_interval() {
+        assert!(is_due(None, 5, 6) && !is_due(None, 5, 0));
+        assert!(!is_due(Some(HOUR), 7 * HOUR - 1, 6) && is_due(Some(HOUR), 7 * HOUR, 6));
+    }
+}
