@@ -13,8 +13,7 @@ fn subject() -> Subject {
 }
 
 fn rendered(source: &str) -> Result<String, Error> {
-    let properties =
-        [("default", "D"), ("list", "a,b")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let properties = [("default", "D"), ("list", "a,b")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let subject = subject();
     render(source, &Context { subject: &subject, trigger: "start", path: "/etc/x", properties: &properties })
 }
@@ -28,7 +27,10 @@ fn is(source: &str, expected: &str) {
 fn expressions_mean_what_lxd_means_by_them() {
     // Each was seen with LXD 5.0.2.
     for (source, expected) in [
-        ("{{ foo }}|{{ foo.bar }}|{{ 1 == 1 }}|{{ 1.5 }}|{{ 7/2 }}|{{ 7%2 }}|{{ 2^3 }}", "||True|1.500000|3|1|8.000000"),
+        (
+            "{{ foo }}|{{ foo.bar }}|{{ 1 == 1 }}|{{ 1.5 }}|{{ 7/2 }}|{{ 7%2 }}|{{ 2^3 }}",
+            "||True|1.500000|3|1|8.000000",
+        ),
         (r#"{{ "a"+"b" }}{{ 1+"2" }}"#, "03"),
         (r#"{% if foo == "" %}eq{% else %}ne{% endif %}{% if not foo %}falsy{% endif %}"#, "nefalsy"),
         ("{% if false and true or true %}T{% else %}F{% endif %}{% if true or true and false %}T{% endif %}", "FT"),
@@ -63,9 +65,18 @@ fn filters_are_those_of_django() {
         (r#"{{ "abc"|upper }}|{{ foo|default:"x" }}|{{ ""|default:"x" }}"#, "ABC|x|x"),
         (r#"{{ "a,b"|split:","|join:"-" }}|{{ "abc"|length }}|{{ "abc"|first }}|{{ "abc"|slice:"1:2" }}"#, "a-b|3|a|b"),
         (r#"{{ "<a>&'" }}|{{ "<a>"|escape }}|{{ "<a>"|safe }}"#, "<a>&'|&lt;a&gt;|<a>"),
-        (r#"{{ 5|stringformat:"%05d" }}|{{ "5"|integer + 2 }}|{{ "5"|float }}|{{ 3.14159|floatformat:2 }}"#, "00005|7|5.000000|3.14"),
-        (r#"{{ true|yesno:"ja,nein" }}|{{ foo|default_if_none:"n" }}|{{ "abc"|last }}|{{ "a b c"|wordcount }}"#, "ja|n|c|3"),
-        (r#"{{ "a b"|title }}|{{ "a b"|capfirst }}|{{ "x"|add:"y" }}|{{ 1|add:2 }}|{{ "aXb"|cut:"X" }}"#, "A B|A b|xy|3|ab"),
+        (
+            r#"{{ 5|stringformat:"%05d" }}|{{ "5"|integer + 2 }}|{{ "5"|float }}|{{ 3.14159|floatformat:2 }}"#,
+            "00005|7|5.000000|3.14",
+        ),
+        (
+            r#"{{ true|yesno:"ja,nein" }}|{{ foo|default_if_none:"n" }}|{{ "abc"|last }}|{{ "a b c"|wordcount }}"#,
+            "ja|n|c|3",
+        ),
+        (
+            r#"{{ "a b"|title }}|{{ "a b"|capfirst }}|{{ "x"|add:"y" }}|{{ 1|add:2 }}|{{ "aXb"|cut:"X" }}"#,
+            "A B|A b|xy|3|ab",
+        ),
         (r#"[{{ "x"|ljust:4 }}{{ "x"|rjust:4 }}{{ "x"|center:4 }}]{{ "x"|length_is:1 }}"#, "[x      x  x ]True"),
         (r#"{{ "abcdef"|truncatechars:4 }}{{ "äb"|length }}{{ "ä"|upper }}"#, "a...2Ä"),
         ("{% filter upper %}abc{% endfilter %}", "ABC"),
@@ -91,8 +102,14 @@ fn tags_are_those_of_django() {
         ),
         ("x {%- if true -%}  y  {%- endif -%} z", "xyz"),
         ("{# comment #}a{% comment %}b {{ bad( }} {% endcomment %}c", "ac"),
-        (r#"{% ifequal container.name "c1" %}eq{% else %}ne{% endifequal %}{% ifnotequal 1 2 %}ne{% endifnotequal %}"#, "eqne"),
-        (r#"{% with a=1 b="x" %}{{ a }}{{ b }}{% endwith %}{% with container.name as n %}{{ n }}{% endwith %}"#, "1xc1"),
+        (
+            r#"{% ifequal container.name "c1" %}eq{% else %}ne{% endifequal %}{% ifnotequal 1 2 %}ne{% endifnotequal %}"#,
+            "eqne",
+        ),
+        (
+            r#"{% with a=1 b="x" %}{{ a }}{{ b }}{% endwith %}{% with container.name as n %}{{ n }}{% endwith %}"#,
+            "1xc1",
+        ),
         (r#"{% firstof foo "b" %}|{% templatetag openblock %}|{% verbatim %}{{ x }}{% endverbatim %}"#, "b|{%|{{ x }}"),
         (r#"{% autoescape off %}{{ "<a>" }}{% endautoescape %}"#, "<a>"),
         ("text { single } %} }} #}\n\n", "text { single } %} }} #}\n\n"),
@@ -137,10 +154,7 @@ config:
         "{% if config_get(\"cloud-init.network-config\", \"\") == \"\" -%}\n  default\n{%- else -%}\n{{ config_get(\"cloud-init.network-config\", \"\") }}\n{%- endif %}\n",
         "default\n",
     );
-    is(
-        "{{ config_get(\"cloud-init.user-data\", config_get(\"user.user-data\", properties.default)) }}",
-        "D",
-    );
+    is("{{ config_get(\"cloud-init.user-data\", config_get(\"user.user-data\", properties.default)) }}", "D");
     is(
         "auto eth0\niface eth0 inet {% if config_get(\"user.network_mode\", \"\") == \"dhcp\" %}dhcp{% else %}{% if config_get(\"user.network_mode\", \"\") == \"link-local\" %}manual{% else %}dhcp{% endif %}{% endif %}\n",
         "auto eth0\niface eth0 inet manual\n",

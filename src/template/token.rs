@@ -61,9 +61,7 @@ pub(super) fn tokens(text: &str, mut line: usize) -> Result<Tokens, Error> {
 
 /// `index`: after a dot a number is an index, of which the next dot is no part.
 fn number_end(text: &str, index: bool) -> usize {
-    let digits = |from: usize| {
-        text[from..].find(|c: char| !c.is_ascii_digit()).map_or(text.len(), |end| from + end)
-    };
+    let digits = |from: usize| text[from..].find(|c: char| !c.is_ascii_digit()).map_or(text.len(), |end| from + end);
     let whole = digits(0);
     let fraction = text[whole..].strip_prefix('.').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
     if fraction && !index { digits(whole + 1) } else { whole }

@@ -80,7 +80,9 @@ pub(super) fn translate(source: &str) -> Result<String, Error> {
     translator.whole(source)?;
     match translator.open.last() {
         None => Ok(translator.out),
-        Some((open, line, _)) => Err(Error::at(*line, format!("{{% {} %}} is missing for what begins here", open.end()))),
+        Some((open, line, _)) => {
+            Err(Error::at(*line, format!("{{% {} %}} is missing for what begins here", open.end())))
+        }
     }
 }
 

@@ -114,7 +114,8 @@ fn in_order(value: &Value, reversed: bool, sorted: bool) -> Vec<Value> {
 fn pairs(value: &Value, reversed: bool, sorted: bool) -> Vec<Value> {
     let keys = in_order(value, reversed, sorted).into_iter();
     keys.map(|key| {
-        let found = if value.kind() == ValueKind::Map { value.get_item(&key).unwrap_or_default() } else { Value::UNDEFINED };
+        let found =
+            if value.kind() == ValueKind::Map { value.get_item(&key).unwrap_or_default() } else { Value::UNDEFINED };
         Value::from_iter([key, found])
     })
     .collect()
