@@ -223,7 +223,10 @@ pub fn validate_server(config: &Config) -> Result<(), Error> {
 
 /// The value of a boolean key, with the default of its row.
 pub fn bool_of(config: &Config, key: &str) -> bool {
-    let default = || instance_row(key).is_some_and(|row| parse_bool(row.default) == Some(true));
+    let default = || {
+        let row = instance_row(key).map(|row| row.default).or_else(|| server_row(key).map(|row| row.default));
+        row.and_then(parse_bool) == Some(true)
+    };
     config.get(key).and_then(|text| parse_bool(text)).unwrap_or_else(default)
 }
 
