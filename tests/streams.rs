@@ -79,7 +79,11 @@ fn public_images_are_products_with_true_sizes_and_hashes() {
     assert_eq!(shown["versions"].as_object().unwrap().keys().next().unwrap(), "20231114_2213");
     let parts = [fetch(&daemon, &items["lxd.tar.xz"]), fetch(&daemon, &items["squashfs"])].concat();
     assert_eq!(sha256(&parts), fingerprint(&daemon, "bb"));
-    assert_eq!(items["lxd.tar.xz"]["combined_squashfs_sha256"], fingerprint(&daemon, "bb"));
+    // The same by the words of both families of clients.
+    for name in ["lxd.tar.xz", "incus.tar.xz"] {
+        assert_eq!(items[name]["combined_squashfs_sha256"], fingerprint(&daemon, "bb"));
+        assert_eq!(items[name]["path"], items["lxd.tar.xz"]["path"]);
+    }
 
     let (shown, items) = product(&daemon, "tar/1");
     assert_eq!((shown["release"].as_str(), shown["variant"].as_str()), (Some("one"), Some("small")));

@@ -39,6 +39,11 @@ type Known = BTreeMap<Fingerprint, Arc<Parts>>;
 const KEY: &str = "images.streams";
 /// Where the products stand, below the root.
 const PRODUCTS: &str = "streams/v1/images.json";
+/// Names of files: of a unified image, of the metadata of a split one, and of its root.
+const COMBINED: &str = "combined.tar.gz";
+const METADATA: &str = "lxd.tar.xz";
+const SQUASHFS: &str = "root.squashfs";
+const TARBALL: &str = "root.tar.xz";
 /// A list waits so long for hashes that are being made; what is not there by then is not on it.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pieces of a file, bytes.
@@ -126,18 +131,16 @@ fn architecture(word: &str) -> &str {
     }
 }
 
-/// The files of an image: the item's kind, the file's name, and what it is.
+/// The files of an image: the item's kind, the file's name, and what it is. Kinds have no meaning but to clients, which know
+/// files by their first bytes; those of LXD and of Incus have words of their own for the same.
 fn files(parts: &Parts) -> Vec<(&'static str, &'static str, &FilePart)> {
+    let meta = |kind, name| (kind, name, &parts.meta);
     match &parts.rootfs {
-        // One file by the names of both families of clients.
-        None => vec![
-            ("lxd_combined.tar.gz", "combined.tar.gz", &parts.meta),
-            ("incus_combined.tar.gz", "combined.tar.gz", &parts.meta),
-        ],
-        Some(root) if parts.squashfs => {
-            vec![("lxd.tar.xz", "lxd.tar.xz", &parts.meta), ("squashfs", "root.squashfs", root)]
+        None => vec![meta("lxd_combined.tar.gz", COMBINED), meta("incus_combined.tar.gz", COMBINED)],
+        Some(root) => {
+            let root = if parts.squashfs { ("squashfs", SQUASHFS, root) } else { ("root.tar.xz", TARBALL, root) };
+            vec![meta("lxd.tar.xz", METADATA), meta("incus.tar.xz", METADATA), root]
         }
-        Some(root) => vec![("lxd.tar.xz", "lxd.tar.xz", &parts.meta), ("root.tar.xz", "root.tar.xz", root)],
     }
 }
 
@@ -145,7 +148,7 @@ fn items(image: &Image, parts: &Parts) -> Value {
     let item = |(kind, name, part): (&str, &str, &FilePart)| {
         let path = format!("images/{}/{name}", image.fingerprint);
         let mut item = json!({"ftype": kind, "path": path, "size": part.size, "sha256": part.sha256});
-        if kind == "lxd.tar.xz" {
+        if name == METADATA {
             let both = if parts.squashfs { "combined_squashfs_sha256" } else { "combined_rootxz_sha256" };
             for name in ["combined_sha256", both] {
                 item[name] = image.fingerprint.as_str().into();
@@ -251,10 +254,9 @@ pub async fn products(call: Call) -> Result<Response> {
 /// Which of an image's files has this name.
 fn file_of(stored: StoredImage, name: &str) -> Option<PathBuf> {
     match (name, stored.rootfs_path) {
-        ("combined.tar.gz", None) => Some(stored.meta_path),
-        ("lxd.tar.xz", Some(_)) => Some(stored.meta_path),
-        ("root.squashfs", Some(root)) if stored.squashfs => Some(root),
-        ("root.tar.xz", Some(root)) if !stored.squashfs => Some(root),
+        (COMBINED, None) | (METADATA, Some(_)) => Some(stored.meta_path),
+        (SQUASHFS, Some(root)) if stored.squashfs => Some(root),
+        (TARBALL, Some(root)) if !stored.squashfs => Some(root),
         (_, _) => None,
     }
 }
