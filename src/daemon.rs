@@ -196,6 +196,7 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         is_ready: watch::Sender::new(false),
         ended: Notify::new(),
         config_lock: tokio::sync::Mutex::new(()),
+        streams: crate::api::streams::Streams::default(),
         log,
     }))
 }
@@ -351,6 +352,7 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     tokio::spawn(async move { following.instances.follow_hardware().await });
     let following = Arc::clone(app.instances.context());
     tokio::spawn(async move { following.follow_networks().await });
+    tokio::spawn(crate::api::streams::follow(Arc::clone(&app)));
     tokio::spawn(pools::follow(Arc::clone(&app)));
     let starting = Arc::clone(&app);
     tokio::spawn(async move { starting.instances.autostart(&ran).await });

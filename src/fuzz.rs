@@ -32,6 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sftp", sftp),
     ("simplestreams", simplestreams),
     ("tarball", tarball),
+    ("template", template),
 ];
 
 fn text(bytes: &[u8]) -> Cow<'_, str> {
@@ -174,6 +175,11 @@ pub fn simplestreams(bytes: &[u8]) {
 /// An image as it arrives: compression, tar, the rules of entries, `metadata.yaml`, the head of a squashfs.
 pub fn tarball(bytes: &[u8]) {
     crate::image::fuzz_tarball(bytes);
+}
+
+/// Templates of images.
+pub fn template(bytes: &[u8]) {
+    crate::template::fuzz(&text(bytes));
 }
 
 #[cfg(test)]

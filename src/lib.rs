@@ -49,4 +49,5 @@ pub mod security;
 pub mod state_dir;
 pub mod storage;
 pub mod sys;
+pub mod template;
 pub mod volume;

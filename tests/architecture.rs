@@ -9,7 +9,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("state_dir", &[]),
     ("lxc", &[]),
     ("sys", &[]),
-    ("helper", &["lxc", "sys"]),
+    ("template", &[]),
+    ("helper", &["template", "lxc", "sys"]),
     ("config", &[]),
     ("profile", &["db"]),
     ("device", &[]),
@@ -29,7 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "instance",
         &[
             "storage", "network", "image", "project", "profile", "device", "config", "security", "db", "events",
-            "helper", "lxc", "sys",
+            "helper", "template", "lxc", "sys",
         ],
     ),
     ("volume", &["instance", "storage", "project", "device", "config", "db", "events"]),

@@ -41,6 +41,8 @@ pub struct App {
     pub ended: Notify,
     /// Serialises changes of the server's configuration, whose effects lie outside the database.
     pub config_lock: tokio::sync::Mutex<()>,
+    /// What is known of the files that simplestreams offers.
+    pub streams: super::streams::Streams,
     /// The log, whose level can be changed.
     pub log: Log,
 }

@@ -380,6 +380,7 @@ fn instance(error: &instance::Error) -> StatusCode {
             helper::Error::Spawn(_)
             | helper::Error::Broken { .. }
             | helper::Error::Lxc { .. }
+            | helper::Error::Template { .. }
             | helper::Error::ConsoleTaken { .. }
             | helper::Error::Timeout { .. } => StatusCode::BAD_REQUEST,
             helper::Error::Files(why) => refusal(*why),

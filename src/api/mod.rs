@@ -42,6 +42,7 @@ mod server_config;
 mod storage_pools;
 mod storage_volume_snapshots;
 mod storage_volumes;
+pub mod streams;
 mod warnings;
 pub(crate) mod websocket;
 pub mod wire;

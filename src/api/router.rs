@@ -20,7 +20,7 @@ use super::{
     certificates, console, events, exec, files, image_aliases, image_sources, image_upload, images, instance_metadata,
     instance_snapshots, instance_state, instances, internal, logs, network_acls, network_forwards, networks,
     operations, profiles, projects, resources, server_config, storage_pools, storage_volume_snapshots, storage_volumes,
-    warnings,
+    streams, warnings,
 };
 use crate::auth::is_trusted;
 
@@ -197,6 +197,9 @@ fn table() -> Vec<(String, Resource)> {
             ),
         ),
         ("/1.0/cluster", resource!(GET Trusted internal::cluster)),
+        ("/streams/v1/index.json", resource!(GET Public streams::index, HEAD Public streams::index)),
+        ("/streams/v1/images.json", resource!(GET Public streams::products, HEAD Public streams::products)),
+        ("/images/{fingerprint}/{file}", resource!(GET Public streams::file, HEAD Public streams::file)),
         ("/internal/ready", resource!(GET Local internal::ready)),
         ("/internal/gc", resource!(GET Local internal::gc)),
         ("/internal/log-level", resource!(GET Local internal::log_level, PUT Local internal::set_log_level)),
@@ -465,6 +468,12 @@ mod tests {
             "GET /1.0/images/{fingerprint}/export",
             "GET /1.0/images/aliases/{*name}",
             "GET /1.0/operations/{id}/websocket",
+            "GET /streams/v1/index.json",
+            "HEAD /streams/v1/index.json",
+            "GET /streams/v1/images.json",
+            "HEAD /streams/v1/images.json",
+            "GET /images/{fingerprint}/{file}",
+            "HEAD /images/{fingerprint}/{file}",
         ];
         assert_eq!(open, wanted);
     }

@@ -146,6 +146,13 @@ pub const SERVER_KEYS: &[ServerRow] = &[
         doc: "Days after its last use until a cached image is removed; 0: never.",
     },
     ServerRow {
+        pattern: Pattern::Exact("images.streams"),
+        kind: Kind::Bool,
+        default: "true",
+        hidden: false,
+        doc: "Whether the public images of the default project are offered by simplestreams, at /streams/v1, over HTTPS. Ours.",
+    },
+    ServerRow {
         pattern: Pattern::Prefix("user."),
         kind: Kind::Text,
         default: "",

@@ -63,6 +63,7 @@ fn run() -> io::Result<()> {
             done(&socket, loaded(&container).and_then(|mut handle| handle.set_cgroup_item(item, &rule)))
         }
         Request::Intercept(request) => super::intercept::serve(&socket, inbox, &request),
+        Request::Templates(request) => super::templates::serve(&socket, inbox, &request),
         Request::Uevents(events) => super::uevents::serve(&socket, inbox, &events),
         Request::Console(container) => console::serve(&socket, &container),
         // Both only ever follow another request.

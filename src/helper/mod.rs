@@ -25,6 +25,7 @@ mod mounts;
 mod protocol;
 pub mod proxy;
 mod sftp;
+mod templates;
 mod uevents;
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -40,6 +41,7 @@ pub use intercept::{Call, InterceptRequest, MountPolicy};
 pub use launcher::{Attached, Console, Launcher, QUERY, Query, Started};
 pub use mounts::MountRequest;
 pub use protocol::AttachRequest;
+pub use templates::{TemplateRun, TemplatesRequest};
 
 /// Which container, and where liblxc finds what it needs of it.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
@@ -79,6 +81,11 @@ pub enum Error {
     },
     /// The instance's files do not allow it.
     Files(files::Refusal),
+    /// A template cannot be used.
+    Template {
+        /// Which one, for which file, and why.
+        reason: String,
+    },
     /// Another client has the console.
     ConsoleTaken {
         /// The container.
@@ -110,6 +117,7 @@ impl fmt::Display for Error {
                 Ok(())
             }
             Self::Files(refusal) => refusal.fmt(f),
+            Self::Template { reason } => f.write_str(reason),
             Self::ConsoleTaken { container } => {
                 write!(f, "The console of {container:?} is in use by another program, such as lxc-console")
             }

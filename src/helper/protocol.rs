@@ -10,6 +10,7 @@ use super::ContainerRef;
 use super::files::{FilesRequest, Found, Refusal};
 use super::intercept::InterceptRequest;
 use super::mounts::MountRequest;
+use super::templates::TemplatesRequest;
 use crate::sys::notify::Verdict;
 use crate::sys::process::Exit;
 use crate::sys::socket;
@@ -55,6 +56,8 @@ pub(super) enum Request {
     Mount(MountRequest),
     /// Comes with the fds that [`super::intercept`] names.
     Intercept(InterceptRequest),
+    /// Comes with the fds that [`super::templates`] names.
+    Templates(TemplatesRequest),
     /// Comes with the fds that [`super::uevents`] names.
     Uevents(Vec<Uevent>),
     /// Lets a running container use a device, or no more: a rule as of `lxc.cgroup2.devices.allow`.

@@ -7,6 +7,7 @@
 mod compression;
 mod error;
 mod metadata;
+mod parts;
 mod rules;
 mod sparse;
 mod squashfs;
@@ -15,6 +16,7 @@ mod unpack;
 
 pub use error::Error;
 pub use metadata::{Metadata, architecture, runs};
+pub use parts::{FilePart, Parts};
 pub use rules::Limits;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use store::fuzz as fuzz_tarball;

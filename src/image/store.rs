@@ -94,7 +94,7 @@ pub struct StoredImage {
     pub squashfs: bool,
 }
 
-const INCOMING: &str = ".incoming-";
+pub(super) const INCOMING: &str = ".incoming-";
 
 impl Store {
     /// Opens the store in `dir`; what interrupted uploads left is removed.
@@ -153,6 +153,10 @@ impl Store {
         }
     }
 
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     fn paths(&self, fingerprint: &Fingerprint) -> (PathBuf, PathBuf) {
         (self.dir.join(fingerprint.as_str()), self.dir.join(format!("{fingerprint}.rootfs")))
     }
@@ -177,7 +181,8 @@ impl Store {
     /// When they cannot be removed.
     pub fn remove(&self, fingerprint: &Fingerprint) -> Result<(), Error> {
         let (meta, rootfs) = self.paths(fingerprint);
-        for path in [rootfs, meta] {
+        // What is remembered of them last: see `Store::parts`.
+        for path in [rootfs, meta, super::parts::place(&self.dir, fingerprint)] {
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io("remove", path)(error)),
                 Ok(()) | Err(_) => {}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::copied::Asked;
 use super::error::Error;
 use super::networks::check_uplink;
-use super::{Context, Stages, blocking, guests, quota, rename, snapshots, volumes};
+use super::{Context, Stages, blocking, guests, quota, rename, snapshots, templates, volumes};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{self, Model, Phase};
@@ -148,6 +148,8 @@ pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: Stri
     let mut architecture = new.architecture;
     let mut config = new.config;
     config.insert("volatile.uuid".to_owned(), uuid);
+    let trigger = if matches!(new.source, RootSource::Copy(_)) { templates::COPY } else { templates::CREATE };
+    config.insert(templates::PENDING.to_owned(), trigger.to_owned());
     guests::renew_identity(&mut config);
     give_addresses(&devices, &mut config)?;
     if let RootSource::Image { project, fingerprint } = &new.source {

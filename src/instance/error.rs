@@ -287,7 +287,7 @@ impl fmt::Display for Error {
             Self::NoConnection => f.write_str("The client did not connect to the websockets of the command in time"),
             Self::NoTemplate { name } => write!(f, "Template {name:?} not found"),
             Self::BadMetadata { reason } => {
-                write!(f, "The instance's metadata.yaml cannot be read: {reason}; replace it by PUT")
+                write!(f, "The instance's metadata.yaml cannot be used: {reason}; replace it by PUT")
             }
             Self::NoLog => f.write_str("Log file not found: the instance has none of this name"),
             Self::LogInUse { name } => write!(f, "The log file {name:?} is the instance's own and cannot be deleted"),

@@ -54,7 +54,7 @@ impl Place {
     }
 
     /// The directory of the templates, which need not be there; a link in its place is not followed.
-    fn templates_dir(&self) -> Result<PathBuf, Error> {
+    pub(super) fn templates_dir(&self) -> Result<PathBuf, Error> {
         let dir = self.volume.join("templates");
         if dir.is_symlink() {
             return Err(Error::BadMetadata { reason: "\"templates\" is a link, not a directory".to_owned() });

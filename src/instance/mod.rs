@@ -59,6 +59,7 @@ mod snapshots;
 mod start;
 mod state;
 mod stop;
+mod templates;
 mod uevents;
 mod undo;
 mod update;

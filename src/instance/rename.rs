@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{Context, apparmor, blocking, confine, create, guests, marks};
+use super::{Context, apparmor, blocking, confine, create, guests, marks, templates};
 use crate::config;
 use crate::db::{Instance, Model};
 use crate::device::Set;
@@ -127,6 +127,9 @@ async fn swap_row(
             record.config.insert(MARKER.to_owned(), from.container());
             guests::renew_identity(&mut record.config);
             record.key = to;
+            if checked {
+                templates::renamed(&mut record.config, record.key.project != from.project);
+            }
             if checked && record.key.project != from.project {
                 settle_in(&checking, tx.model(), &mut record)?;
             }

@@ -18,7 +18,7 @@ use super::stop;
 use super::undo::Undo;
 use super::{
     Context, Stages, adopt, apparmor, blocking, confine, devices as plugs, guests, lxcfs, nics, proxies, ranges,
-    shifting,
+    shifting, templates,
 };
 use crate::api::wire::Config;
 use crate::config;
@@ -99,6 +99,8 @@ async fn steps(
         blocking(move || Ok::<_, Error>(sys_mount::allow_devices(&path))).await?.map_err(failed)?;
     }
     stages.mark("mount");
+    templates::apply(context, &record, &expanded, &root.path, map.as_ref()).await?;
+    stages.mark("templates");
 
     {
         let (context, name) = (Arc::clone(context), container.name.clone());
@@ -260,6 +262,7 @@ async fn remember(context: &Context, record: &Instance, volatile: Vec<(String, S
             record.config.extend(volatile);
             record.config.insert(stop::POWER.to_owned(), "RUNNING".to_owned());
             record.config.remove(stop::RESTART);
+            record.config.remove(templates::PENDING);
             record.config.remove(guests::READY);
             record.last_used_at = crate::db::now();
             Ok(tx.put_instance(record)?)

@@ -281,7 +281,8 @@ impl Scanner<'_> {
         }
         self.holds(&state.join("snapshots"), with, &[]);
         let images = state.join("images");
-        let roots: Vec<String> = self.model.images.iter().map(|name| format!("{name}.rootfs")).collect();
+        let beside = |name: &String| [format!("{name}.rootfs"), format!("{name}.parts")];
+        let roots: Vec<String> = self.model.images.iter().flat_map(beside).collect();
         let roots: Vec<&str> = roots.iter().map(String::as_str).collect();
         self.holds(&images, self.model.images.clone(), &roots);
     }

@@ -230,7 +230,7 @@ fn copy(from: &OwnedFd, to: &OwnedFd, mut moved: u64, limit: u64) -> rustix::io:
 ///
 /// The content gathers in a nameless file beside its place; only a whole one counts. A new file then gets its name; one
 /// that is there gets the content copied in, so that it stays the same file: owner, mode, links and attributes, too.
-struct Writing {
+pub(in crate::helper) struct Writing {
     /// Where it lies; the file itself is open for writing in `target`, if it is there.
     place: Place,
     target: Option<OwnedFd>,
@@ -244,7 +244,13 @@ struct Writing {
 }
 
 impl Writing {
-    fn open(root: &Root, path: &FilePath, append: bool, new: Ownership, existing: Ownership) -> Result<Self> {
+    pub(in crate::helper) fn open(
+        root: &Root,
+        path: &FilePath,
+        append: bool,
+        new: Ownership,
+        existing: Ownership,
+    ) -> Result<Self> {
         let place = root.place(path.as_bytes())?;
         if path.as_bytes() != path.as_bytes().trim_ascii_end_matches(b'/') {
             return Err(Refusal::IsADirectory);
@@ -270,6 +276,21 @@ impl Writing {
 
     /// Takes the content in.
     fn fill(&self, pipe: &OwnedFd) -> Result<()> {
+        transfer(pipe, self.emptied()?, u64::MAX)?;
+        Ok(())
+    }
+
+    /// The whole content, and all that remains to be done.
+    pub(in crate::helper) fn whole(self, root: &Root, path: &FilePath, content: &[u8]) -> Result<()> {
+        if let Err(error) = self.emptied().and_then(|to| Ok(write_all(to, content)?)) {
+            self.abandon();
+            return Err(error);
+        }
+        self.commit(root, path)
+    }
+
+    /// Where the content goes.
+    fn emptied(&self) -> Result<&OwnedFd> {
         let to = match (&self.stage, &self.target) {
             (Some(stage), _) => stage,
             (None, Some(target)) => {
@@ -281,8 +302,7 @@ impl Writing {
             }
             (None, None) => return Err(Errno::BADF.into()),
         };
-        transfer(pipe, to, u64::MAX)?;
-        Ok(())
+        Ok(to)
     }
 
     /// All has come.

@@ -25,7 +25,7 @@ use std::fmt;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-pub(super) use child::serve;
+pub(super) use child::{Writing, serve};
 pub use session::{Keeper, Session};
 
 /// The longest path, bytes (`PATH_MAX` in path_resolution(7), less the NUL).
