@@ -12,7 +12,7 @@ use super::response::{self, Response};
 use super::wire::{self, StorageVolume};
 use crate::config;
 use crate::db::{Feature, Instance, Model, Phase, Volume, rfc3339};
-use crate::names::{PoolName, ProjectName, SnapshotName, VolumeKey, VolumeName};
+use crate::names::{Fingerprint, PoolName, ProjectName, SnapshotName, VolumeKey, VolumeName};
 use crate::ops::Spec;
 use crate::storage::VolumeId;
 use crate::volume::{self, CopyOf, Definition, User, Users};
@@ -22,6 +22,7 @@ type Result<T> = std::result::Result<T, Error>;
 /// The types of volumes that LXD's API knows, in its order.
 const TYPES: &[&str] = &["container", "virtual-machine", "custom", "image"];
 const CONTAINER: &str = "container";
+const IMAGE: &str = "image";
 pub(super) const CUSTOM: &str = "custom";
 const FILES: &str = "filesystem";
 
@@ -157,7 +158,7 @@ async fn images(call: &Call, model: &Model, pool: &PoolName, project: &ProjectNa
     let shown = |image: Arc<crate::db::Image>| {
         let name = image.fingerprint.to_string();
         let url = project.url(format_args!("/1.0/images/{name}"));
-        other("image", project, name, url, image.uploaded_at)
+        other(IMAGE, project, name, url, image.uploaded_at)
     };
     Ok(known.map(shown).collect())
 }
@@ -190,7 +191,7 @@ async fn listed(call: &Call, kind: Option<&str>) -> Result<Response> {
     for project in holders(Feature::Volumes).iter().filter(|_| wanted(CUSTOM)) {
         found.extend(customs(&model, &pool, project));
     }
-    for project in holders(Feature::Images).iter().filter(|_| wanted("image")) {
+    for project in holders(Feature::Images).iter().filter(|_| wanted(IMAGE)) {
         found.extend(images(call, &model, &pool, project).await?);
     }
     call.list(found, |volume| url_of(&pool, volume), Clone::clone)
@@ -213,7 +214,7 @@ async fn get_other(call: &Call, kind: &str) -> Result<StorageVolume> {
     let (pool, project, model) = (call.pool_name()?, call.project()?, call.app.db.model());
     let all = match kind {
         CONTAINER => roots(&model, &pool, &project),
-        "image" => images(call, &model, &pool, &project).await?,
+        IMAGE => images(call, &model, &pool, &project).await?,
         _ => Vec::new(),
     };
     let name = call.param("volume");
@@ -234,7 +235,7 @@ pub async fn get(call: Call) -> Result<Response> {
     Ok(response::tagged(to_wire(&record, &users), &response::etag(modifiable(&record))))
 }
 
-/// `GET …/<volume>/state`: what it uses, where that is known without looking at every file.
+/// `GET …/<volume>/state`: what it uses, where that is known without looking at every file, and what it may have.
 pub async fn state(call: Call) -> Result<Response> {
     let pool = call.pool_name()?;
     let kind = call.volume_type()?;
@@ -249,7 +250,11 @@ pub async fn state(call: Call) -> Result<Response> {
     };
     let open = call.app.instances.context().pools.get(&pool)?;
     let used = call.app.instances.context().pools.usage().of(&open, &id).await;
-    Ok(response::sync(json!({"usage": used.map(|used| json!({"used": used}))})))
+    // As with LXD, 0 is no limit.
+    let total = blocking(move || Ok::<_, Error>(open.limit_of(&id).unwrap_or(0))).await?;
+    let used = used.map(|used| ("used", used));
+    let usage: BTreeMap<_, _> = used.into_iter().chain([("total", total)]).collect();
+    Ok(response::sync(json!({"usage": usage})))
 }
 
 /// An operation on a volume.
@@ -439,8 +444,20 @@ pub async fn rename(mut call: Call) -> Result<Response> {
     Ok(response::accepted(&operation))
 }
 
-/// `DELETE /1.0/storage-pools/<pool>/volumes/custom/<volume>`.
+/// The files of an image go from the pool; the next instance of it there brings them again.
+async fn delete_image(call: &Call) -> Result<Response> {
+    let volume = get_other(call, IMAGE).await?;
+    let fingerprint = Fingerprint::new(volume.name).map_err(|_| Error::NotFound("Storage pool volume"))?;
+    let open = call.app.instances.context().pools.get(&call.pool_name()?)?;
+    blocking(move || Ok::<_, Error>(open.delete_image(&fingerprint)?)).await?;
+    Ok(response::empty())
+}
+
+/// `DELETE /1.0/storage-pools/<pool>/volumes/<type>/<volume>`.
 pub async fn delete(call: Call) -> Result<Response> {
+    if call.volume_type()? == IMAGE {
+        return delete_image(&call).await;
+    }
     let (_, record) = call.custom_volume("deleted")?;
     volume::delete(&call.app.instances, &record.key, call.is_forget(), Some(&call.requestor())).await?;
     Ok(response::empty())

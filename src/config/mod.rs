@@ -30,7 +30,7 @@ use crate::names::shortened;
 
 pub use instance_keys::{Effect, INSTANCE_KEYS, InstanceRow, Scope};
 pub use instance_type::limits_of;
-pub use pool_keys::{POOL_KEYS, PoolRow, pool_row, validate_pool};
+pub use pool_keys::{POOL_KEYS, PoolRow, pool_row, validate_pool, with_volume_defaults};
 pub use project_keys::{PROJECT_KEYS, ProjectRow};
 pub use server_keys::{SERVER_KEYS, ServerRow};
 pub use size::{parse_part, parse_size};
