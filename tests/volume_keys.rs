@@ -204,3 +204,28 @@ fn a_refresh_goes_on_without_snapshots_that_are_deleted_meanwhile() {
         assert_eq!(get(&daemon, "/1.0/instances/copy/snapshots"), json!([]));
     }
 }
+
+#[test]
+fn what_is_written_on_the_volume_of_a_root_goes_with_its_instance() {
+    let daemon = Daemon::ready("dir");
+    daemon.lxc(&["init", "bb", "c"]).ok();
+    let volume = |name: &str| get(&daemon, &format!("/1.0/storage-pools/p/volumes/container/{name}"));
+    daemon.lxc(&["storage", "volume", "set", "p", "container/c", "user.x", "y"]).ok();
+    done(&daemon, "PATCH", "/1.0/storage-pools/p/volumes/container/c", &json!({"description": "words"}));
+    let written = |name: &str| (volume(name)["config"].clone(), volume(name)["description"].clone());
+    let expected = (json!({"user.x": "y"}), json!("words"));
+    assert_eq!(written("c"), expected);
+    // Not a key of the instance's that clients see or take away.
+    let config = get(&daemon, "/1.0/instances/c")["config"].clone();
+    assert!(!config.to_string().contains("user.x"), "{config}");
+    daemon.lxc(&["config", "set", "c", "user.own=1"]).ok();
+    daemon.lxc(&["copy", "c", "d"]).ok();
+    daemon.lxc(&["rename", "c", "e"]).ok();
+    assert_eq!((written("d"), written("e")), (expected.clone(), expected));
+    daemon.lxc(&["storage", "volume", "set", "p", "container/d", "size", "1GiB"]).refused("root disk");
+    daemon.lxc(&["storage", "volume", "set", "p", "container/d", "nonsense", "1"]).refused("nonsense");
+    daemon.lxc(&["storage", "volume", "unset", "p", "container/d", "user.x"]).ok();
+    assert_eq!(volume("d")["config"], json!({}));
+    let path = "/1.0/storage-pools/p/volumes/container/nosuch";
+    refused(&daemon, "PUT", path, &json!({"config": {}}), 404, "not found");
+}

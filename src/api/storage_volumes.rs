@@ -12,7 +12,10 @@ use super::response::{self, Response};
 use super::wire::{self, StorageVolume};
 use crate::config;
 use crate::db::{Feature, Instance, Model, Phase, Volume, rfc3339};
-use crate::names::{Fingerprint, PoolName, ProjectName, SnapshotName, VolumeKey, VolumeName};
+use crate::instance::{self, RootVolume};
+use crate::names::{
+    Fingerprint, InstanceKey, InstanceName, PoolName, ProjectName, SnapshotName, VolumeKey, VolumeName,
+};
 use crate::ops::Spec;
 use crate::storage::VolumeId;
 use crate::volume::{self, CopyOf, Definition, User, Users};
@@ -110,7 +113,9 @@ fn other(kind: &str, project: &ProjectName, name: String, used_by: String, creat
 fn root(instance: &Instance) -> StorageVolume {
     let key = &instance.key;
     let url = key.project.url(format_args!("/1.0/instances/{}", key.name));
-    other(CONTAINER, &key.project, key.name.to_string(), url, instance.created_at)
+    let RootVolume { description, config } = RootVolume::of(instance);
+    let shown = other(CONTAINER, &key.project, key.name.to_string(), url, instance.created_at);
+    StorageVolume { description, config, ..shown }
 }
 
 /// The roots of instances of a project in a pool, with their snapshots.
@@ -368,6 +373,9 @@ pub async fn create(mut call: Call) -> Result<Response> {
 /// `PUT /1.0/storage-pools/<pool>/volumes/custom/<volume>`; with `restore` back to a snapshot.
 pub async fn put(mut call: Call) -> Result<Response> {
     let body: wire::StorageVolumePut = call.json().await?;
+    if call.volume_type()? == CONTAINER && body.restore.is_empty() {
+        return update_root(call, |_| RootVolume { description: body.description, config: body.config }).await;
+    }
     let (_, record) = call.custom_volume("changed")?;
     if !body.restore.is_empty() {
         call.if_match().check(modifiable(&record))?;
@@ -381,6 +389,14 @@ pub async fn put(mut call: Call) -> Result<Response> {
 /// `PATCH /1.0/storage-pools/<pool>/volumes/custom/<volume>`: only what the body names.
 pub async fn patch(mut call: Call) -> Result<Response> {
     let (part, named): (wire::StorageVolumePut, _) = call.json_part().await?;
+    if call.volume_type()? == CONTAINER && part.restore.is_empty() {
+        let change = move |mut old: RootVolume| {
+            old.config.extend(part.config);
+            let description = if named.has("description") { part.description } else { old.description };
+            RootVolume { description, config: old.config }
+        };
+        return update_root(call, change).await;
+    }
     let (_, record) = call.custom_volume("changed")?;
     if !part.restore.is_empty() {
         return Err(Error::Field { name: "restore", reason: "only PUT restores a snapshot".to_owned() });
@@ -392,6 +408,22 @@ pub async fn patch(mut call: Call) -> Result<Response> {
         Definition { description, config }
     })
     .await
+}
+
+/// Of the volume of an instance's root, what clients write on it.
+async fn update_root(call: Call, change: impl FnOnce(RootVolume) -> RootVolume + Send + 'static) -> Result<Response> {
+    let (pool, project) = (call.pool_name()?, call.project()?);
+    let key = InstanceKey { project, name: call.named("volume", "Storage pool volume", InstanceName::new)? };
+    if call.app.db.model().instances.get(&key).is_none_or(|record| record.pool != pool) {
+        return Err(Error::NotFound("Storage pool volume"));
+    }
+    let (wanted, name) = (call.if_match(), key.name.to_string());
+    let change = move |old: RootVolume| match wanted.differs((&name, &old.description, &old.config)) {
+        Some(etag) => Err(instance::Error::Changed { etag }),
+        None => Ok(change(old)),
+    };
+    call.app.instances.change_root_volume(&key, change, Some(&call.requestor())).await?;
+    Ok(response::empty())
 }
 
 async fn update(

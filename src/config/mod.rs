@@ -35,7 +35,7 @@ pub use project_keys::{PROJECT_KEYS, ProjectRow};
 pub use server_keys::{SERVER_KEYS, ServerRow};
 pub use size::{parse_part, parse_size};
 pub use value::{Kind, parse_bool, parse_int};
-pub use volume_keys::{VOLUME_KEYS, is_unmapped, validate_volume};
+pub use volume_keys::{VOLUME_KEYS, is_unmapped, validate_root_volume, validate_volume};
 
 /// The longest value of a key, bytes. LXD's database takes values up to 256 KiB.
 pub const MAX_VALUE: usize = 256 * 1024;
