@@ -47,7 +47,9 @@ impl Manager {
             .db
             .write(move |tx| {
                 let mut record = (**tx.model().instances.get(&of).ok_or(Error::NotFound)?).clone();
-                let new = change(RootVolume::of(&record))?;
+                let mut new = change(RootVolume::of(&record))?;
+                // How clients take a key away.
+                new.config.retain(|_, value| !value.is_empty());
                 config::validate_root_volume(&new.config)?;
                 // Maps of text; `NotFound` would be seen by every test.
                 let text = serde_json::to_string(&new).map_err(|_| Error::NotFound)?;
