@@ -632,6 +632,14 @@ fn the_stock_client_copies_between_daemons_in_each_mode() {
             done(&to, "DELETE", &format!("/1.0/images/{}", target.as_str().unwrap()), &json!({}));
         }
     }
+    // A private image of another one, for an instance.
+    from.lxc(&["image", "copy", "from:bb", "to:", "--alias", "only"]).ok();
+    from.lxc(&["image", "delete", "bb"]).ok();
+    from.lxc(&["launch", "to:only", "c"]).ok();
+    let shown = get(&from, &format!("/1.0/images/{fingerprint}"));
+    assert_eq!((&shown["cached"], &shown["update_source"]["protocol"]), (&json!(true), &json!("lxd")));
+    from.lxc(&["delete", "--force", "c"]).ok();
+    to.lxc(&["image", "delete", "only"]).ok();
     // Nobody but who was asked to may send one.
     let bytes = std::fs::read(&unified).unwrap();
     let body = json!({"target": url, "secret": "00", "certificate": ""});
