@@ -43,4 +43,5 @@ PathChanged=/run/systemd/netif/state
 WantedBy=multi-user.target
 UNIT
 ln -sf /etc/systemd/system/lease-resolv.path etc/systemd/system/multi-user.target.wants/
-rm -rf var/lib/apt/lists/* var/cache/apt/* var/log/*.log tmp/*
+# Lists, caches and /tmp are mmdebstrap's to clean: there lies the configuration that keeps its apt away from the host's.
+rm -f var/log/*.log

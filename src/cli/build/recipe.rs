@@ -298,6 +298,18 @@ mod tests {
         assert_eq!(seed("network-config", &[("user.network-config", "version: 1")]).trim(), "version: 1");
     }
 
+    /// Seen with mmdebstrap 1.5.5: its configuration of apt lies in the root's /tmp until its own clean-up. Without it, that
+    /// empties the package lists of the host.
+    #[test]
+    fn the_script_leaves_what_mmdebstrap_still_needs() {
+        for variant in [Variant::Default, Variant::Cloud] {
+            let script = customize(variant);
+            let removed: Vec<&str> = script.lines().filter(|line| line.trim_start().starts_with("rm ")).collect();
+            assert!(!removed.is_empty());
+            assert!(removed.iter().all(|line| !line.contains("tmp") && !line.contains("apt/")), "{removed:?}");
+        }
+    }
+
     #[test]
     fn a_release_comes_with_what_mends_it() {
         let suites = |text: &str| Spec::parse(text, None).unwrap().suites().join(" ");
