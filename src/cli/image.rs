@@ -12,6 +12,7 @@ use http_body_util::StreamBody;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
+use super::build::{self, Build, Built};
 use super::connection::{Answer, Connection};
 use super::table::{Format, show};
 use super::{Error, output};
@@ -33,6 +34,8 @@ pub(super) enum Command {
         #[arg(long)]
         public: bool,
     },
+    /// Build an image from a distribution's packages
+    Build(Build),
     /// List images
     #[command(visible_alias = "ls")]
     List {
@@ -53,6 +56,10 @@ pub(super) enum Command {
 pub(super) async fn run(connection: &Connection, command: Command) -> Result<(), Error> {
     match command {
         Command::Import { file, rest, aliases, public } => import(connection, &file, rest, &aliases, public).await,
+        Command::Build(what) => match build::build(connection, what).await? {
+            Some(built) => import_built(connection, &built).await,
+            None => Ok(()),
+        },
         Command::List { format } => list(connection, format).await,
         Command::Delete { images } => {
             for image in images {
@@ -116,6 +123,33 @@ async fn import(
     aliases: &[String],
     public: bool,
 ) -> Result<(), Error> {
+    let fingerprint = upload(connection, file, rest, public).await?;
+    for alias in aliases {
+        let body = json!({"name": alias, "target": fingerprint});
+        let added = connection.request(Method::POST, "/1.0/images/aliases", Some(&body)).await;
+        added.map_err(|e| e.doing(format!("The image {fingerprint} was imported without the alias {alias}")))?;
+    }
+    output::print(&format!("Image imported with fingerprint: {fingerprint}\n"))
+}
+
+/// The aliases of what was built are taken from an older image.
+async fn import_built(connection: &Connection, built: &Built) -> Result<(), Error> {
+    let root = built.rootfs.to_string_lossy().into_owned();
+    let fingerprint = upload(connection, &built.metadata, vec![root], built.public).await?;
+    for alias in &built.aliases {
+        let body = json!({"name": alias, "target": fingerprint});
+        let path = format!("/1.0/images/aliases/{}", alias.split('/').map(encode).collect::<Vec<_>>().join("/"));
+        let moved = match connection.get(&path).await {
+            Ok(_) => connection.request(Method::PUT, &path, Some(&body)).await,
+            Err(_) => connection.request(Method::POST, "/1.0/images/aliases", Some(&body)).await,
+        };
+        moved.map_err(|e| e.doing(format!("The image {fingerprint} was built without the alias {alias}")))?;
+    }
+    output::print(&format!("Image built with fingerprint: {fingerprint}\n"))
+}
+
+/// Sends an image: its fingerprint.
+async fn upload(connection: &Connection, file: &Path, rest: Vec<String>, public: bool) -> Result<String, Error> {
     let (properties, files): (Vec<String>, Vec<String>) = rest.into_iter().partition(|word| word.contains('='));
     let properties: Vec<String> = properties
         .iter()
@@ -158,13 +192,7 @@ async fn import(
     let answer = connection.send(request).await.and_then(Answer::json).map_err(failed)?;
     let operation = connection.wait(&answer.operation).await.map_err(failed)?;
     let metadata = operation.metadata.unwrap_or_default();
-    let fingerprint = metadata.get("fingerprint").and_then(Value::as_str).unwrap_or_default();
-    for alias in aliases {
-        let body = json!({"name": alias, "target": fingerprint});
-        let added = connection.request(Method::POST, "/1.0/images/aliases", Some(&body)).await;
-        added.map_err(|e| e.doing(format!("The image {fingerprint} was imported without the alias {alias}")))?;
-    }
-    output::print(&format!("Image imported with fingerprint: {fingerprint}\n"))
+    Ok(metadata.get("fingerprint").and_then(Value::as_str).unwrap_or_default().to_owned())
 }
 
 async fn list(connection: &Connection, format: Format) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 //!
 //! Words, flags, columns and exit codes are those of the stock `lxc`, where the verb exists there.
 
+mod build;
 mod connection;
 mod error;
 mod exec;
