@@ -12,6 +12,7 @@
 //! a reboot, liblxc's stop hook says. The root is mounted while the container is up or somebody uses its files ([`lease`]).
 
 mod actor;
+mod addresses;
 mod adopt;
 mod apparmor;
 mod apply;

@@ -29,6 +29,7 @@ pub mod seccomp;
 pub mod socket;
 pub mod space;
 pub mod superblock;
+pub mod udp;
 pub mod uevent;
 pub mod userns;
 pub mod watch;
