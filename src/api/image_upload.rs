@@ -86,7 +86,8 @@ pub async fn create(mut call: Call) -> Result<Response> {
     let project = call.holder(Feature::Images)?;
     let content_type = call.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let kind = content_type.to_ascii_lowercase();
-    if kind.starts_with("application/json") {
+    let may_be_json = call.trust == Trust::Trusted && !kind.starts_with("multipart/");
+    if kind.starts_with("application/json") || (may_be_json && looks_like_json(&mut call).await?) {
         if call.trust == Trust::Untrusted {
             return Err(Error::Forbidden);
         }
@@ -135,6 +136,15 @@ pub async fn create(mut call: Call) -> Result<Response> {
         Ok::<(), Error>(())
     });
     Ok(response::accepted(&operation))
+}
+
+/// Whether the body begins as no image does. As in LXD, nobody need say that it is JSON.
+async fn looks_like_json(call: &mut Call) -> Result<bool> {
+    let Some(piece) = call.body.next_chunk().await else { return Ok(false) };
+    let piece = piece.map_err(Error::Body)?;
+    let found = piece.trim_ascii_start().starts_with(b"{");
+    call.body.put_back(piece);
+    Ok(found)
 }
 
 /// An image whose bytes are not in the request.
