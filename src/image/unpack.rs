@@ -90,10 +90,19 @@ struct Writer<'a> {
     root: OwnedFd,
     rules: Rules<'a>,
     limits: &'a Limits,
-    /// Directories whose time is set at the end, when nothing is placed in them any more.
-    directories: Vec<(PathBuf, Timespec)>,
+    /// Directories, of which some things are set at the end, when nothing is placed in them any more.
+    directories: Vec<Late>,
     report: Report,
 }
+
+/// What a directory gets at the end: its time changes until then, and files would inherit its default ACL (acl(5)).
+struct Late {
+    name: PathBuf,
+    mtime: Timespec,
+    default_acl: Option<Vec<u8>>,
+}
+
+const DEFAULT_ACL: &str = "system.posix_acl_default";
 
 fn times(at: Timespec) -> Timestamps {
     Timestamps { last_access: at, last_modification: at }
@@ -167,10 +176,10 @@ impl Writer<'_> {
         let mtime = modified(entry);
         if kind == EntryType::Directory {
             let directory = self.make_dir(name)?;
-            self.attributes(entry, &directory, name)?;
+            let default_acl = self.attributes(entry, &directory, name)?;
             rustix::fs::fchown(&directory, Some(uid), Some(gid)).map_err(&failed)?;
             rustix::fs::fchmod(&directory, mode).map_err(&failed)?;
-            self.directories.push((name.to_owned(), mtime));
+            self.directories.push(Late { name: name.to_owned(), mtime, default_acl });
             self.report.entries += 1;
             return Ok(());
         }
@@ -260,33 +269,38 @@ impl Writer<'_> {
             .map_err(self.failed(name, "link"))
     }
 
-    /// Sets the extended attributes that an archive may bring (in its pax headers, in either form).
+    /// Sets the extended attributes that an archive may bring (in its pax headers, in either form). The default ACL of a
+    /// directory is only returned.
     fn attributes(
         &self,
         entry: &mut Entry<'_, Box<dyn Read>>,
         file: impl std::os::fd::AsFd,
         name: &Path,
-    ) -> Result<(), Error> {
-        let Ok(Some(extensions)) = entry.pax_extensions() else { return Ok(()) };
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let mut default_acl = None;
+        let Ok(Some(extensions)) = entry.pax_extensions() else { return Ok(None) };
         for extension in extensions {
             let Ok(extension) = extension else { continue };
             let Some((attribute, value)) = attribute(extension.key_bytes(), extension.value_bytes()) else { continue };
             let allowed = attribute.starts_with("user.")
-                || matches!(
-                    &*attribute,
-                    "security.capability" | "system.posix_acl_access" | "system.posix_acl_default"
-                );
-            if allowed {
+                || matches!(&*attribute, "security.capability" | "system.posix_acl_access");
+            if attribute == DEFAULT_ACL {
+                default_acl = Some(value.into_owned());
+            } else if allowed {
                 rustix::fs::fsetxattr(&file, &*attribute, &value, XattrFlags::empty())
                     .map_err(self.failed(name, "set an attribute of"))?;
             }
         }
-        Ok(())
+        Ok(default_acl)
     }
 
     fn finish(self) -> Result<Report, Error> {
-        for (name, mtime) in self.directories.iter().rev() {
+        for Late { name, mtime, default_acl } in self.directories.iter().rev() {
             let directory = self.open_dir(name).map_err(self.failed(name, "open"))?;
+            if let Some(acl) = default_acl {
+                rustix::fs::fsetxattr(&directory, DEFAULT_ACL, acl, XattrFlags::empty())
+                    .map_err(self.failed(name, "set an attribute of"))?;
+            }
             rustix::fs::futimens(&directory, &times(*mtime)).map_err(self.failed(name, "set the time of"))?;
         }
         Ok(self.report)

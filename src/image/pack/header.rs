@@ -54,6 +54,8 @@ pub(super) struct Entry<'a> {
     pub(super) sparse: Option<u64>,
     /// Extended attributes.
     pub(super) attributes: &'a [(Vec<u8>, Vec<u8>)],
+    /// Attributes that readers may take for damaged are there a second time, in another form.
+    pub(super) armour: bool,
 }
 
 /// A pax record says its own length, that length included.
@@ -207,7 +209,7 @@ impl Entry<'_> {
 
     fn attribute_records(&self, records: &mut Vec<u8>) {
         let breaks = |text: &[u8]| text.contains(&b'\n');
-        for (name, value) in self.attributes.iter().filter(|(name, value)| breaks(name) || breaks(value)) {
+        for (name, value) in self.attributes.iter().filter(|(n, v)| self.armour && (breaks(n) || breaks(v))) {
             armoured(records, name, value);
         }
         let (broken, whole): (Vec<_>, Vec<_>) = self.attributes.iter().partition(|(_, value)| breaks(value));

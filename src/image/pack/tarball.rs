@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FileType;
 use serde_norway::{Mapping, Value};
 
+use super::compressor::Compressor;
 use super::header::{BLOCK, Entry, Kind};
 use super::sink::{Sink, Written};
 use super::tree::{Found, walk};
@@ -113,6 +114,7 @@ fn is_kept(name: &[u8]) -> bool {
 struct Writer<'a> {
     sink: &'a mut Sink,
     source: &'a Source,
+    to_squashfs: bool,
     /// Headers are made here.
     buffer: Vec<u8>,
     /// The first name of a file that has several.
@@ -129,8 +131,16 @@ pub(super) fn write(
     tell: &mut dyn FnMut(u64),
 ) -> Result<Written, Failure> {
     let mut sink = Sink::new(&request.to, &request.compressor)?;
-    let mut writer =
-        Writer { sink: &mut sink, source: &request.source, buffer: Vec::new(), links: BTreeMap::new(), done: 0, tell };
+    let to_squashfs = matches!(request.compressor, Compressor::Squashfs { .. });
+    let mut writer = Writer {
+        sink: &mut sink,
+        source: &request.source,
+        to_squashfs,
+        buffer: Vec::new(),
+        links: BTreeMap::new(),
+        done: 0,
+        tell,
+    };
     let written = writer.all(metadata, date);
     match written {
         Ok(()) => Ok(sink.finish(Ok(()))?),
@@ -210,6 +220,7 @@ impl Writer<'_> {
             device: (0, 0),
             sparse: None,
             attributes: &[],
+            armour: false,
         })?;
         self.sink.put_all(text)?;
         self.fill_up(text.len() as u64)
@@ -262,10 +273,15 @@ impl Writer<'_> {
             uid: self.source.ids.user(stat.st_uid),
             gid: self.source.ids.group(stat.st_gid),
             size: 0,
-            modified: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+            modified: match self.to_squashfs {
+                // It has 32 bits for seconds, and mksquashfs cuts off what does not fit.
+                true => (stat.st_mtime.clamp(0, i64::from(u32::MAX)), 0),
+                false => (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+            },
             device: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
             sparse: None,
             attributes: &[],
+            armour: !self.to_squashfs,
         };
         if stat.st_nlink > 1 && kind != Kind::Directory {
             let number = (stat.st_dev, stat.st_ino);
@@ -310,7 +326,8 @@ impl Writer<'_> {
         let size = found.size();
         let file = found.open().map_err(failed("open", place()))?;
         // Records are lines: a name with the end of one in it cannot be in the record that a sparse file needs.
-        let stretches = match entry.name.contains(&b'\n') {
+        // And mksquashfs finds holes by itself, but does not read all of these files.
+        let stretches = match self.to_squashfs || entry.name.contains(&b'\n') {
             true => None,
             false => stretches::of(&file, size)
                 .map_err(|error| Failure::Other(format!("cannot read {}: {error}", place().display())))?,
