@@ -124,7 +124,8 @@ pub(super) async fn create(call: Call, body: wire::ImagesPost) -> Result<Respons
         let kept = tokio::spawn(async move {
             remote::keep(app.instances.context(), &holder, received, None, keep_as).await.map(drop)
         });
-        Ok(kept.await.map_err(|_| Error::Db(crate::db::Error::Closed))??)
+        kept.await.map_err(|_| Error::Db(crate::db::Error::Closed))??;
+        Ok::<(), Error>(())
     });
     Ok(response::accepted(&operation))
 }

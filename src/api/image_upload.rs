@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use serde_json::Map;
+
 use super::call::{Call, Trust, blocking, parse_pairs, parse_query};
 use super::error::Error;
 use super::image_sources;
@@ -13,9 +17,6 @@ use crate::image::{Part, Upload};
 use crate::names::{AliasName, Fingerprint, ProfileName};
 use crate::ops::Spec;
 use crate::remote::{self, Keep};
-use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use serde_json::Map;
 
 type Result<T> = std::result::Result<T, Error>;
 
