@@ -369,6 +369,9 @@ fn an_image_comes_to_lie_in_its_project() {
     daemon.lxc(&["init", "bb", "c1", "--project", "shares"]).ok();
     daemon.lxc(&["publish", "c1", "--project", "shares", "--alias", "shared"]).ok();
     daemon.lxc(&["init", "shared", "c1"]).ok();
+    let unified = daemon.busybox_unified();
+    daemon.lxc(&["image", "import", unified.to_str().unwrap(), "--alias", "sent", "--project", "shares"]).ok();
+    daemon.lxc(&["image", "delete", "sent", "--project", "shares"]).ok();
     daemon.lxc(&["copy", "c1", "c2", "--target-project", "own"]).ok();
     daemon.lxc(&["project", "set", "own", "images.compression_algorithm=none"]).ok();
     daemon.lxc(&["publish", "c2", "--project", "own", "--alias", "mine"]).ok();

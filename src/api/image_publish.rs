@@ -105,7 +105,8 @@ pub(super) async fn create(call: Call, body: wire::ImagesPost) -> Result<Respons
     };
     let spec = Spec {
         description: "Downloading image",
-        project: holder.clone(),
+        // Who asked listens for what happens there, wherever the image comes to lie.
+        project,
         resources: BTreeMap::new(),
         metadata: None,
         requestor: Some(call.requestor()),

@@ -108,7 +108,8 @@ pub async fn create(mut call: Call) -> Result<Response> {
     };
     let spec = Spec {
         description: "Downloading image",
-        project: project.clone(),
+        // Who asked listens for what happens there, wherever the image comes to lie.
+        project: call.project()?,
         resources: BTreeMap::new(),
         // By it, who brought the image may wait for the end.
         metadata: (call.trust == Trust::Untrusted)

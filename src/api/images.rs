@@ -207,7 +207,7 @@ pub async fn delete(call: Call) -> Result<Response> {
     let (_, image) = find(&call)?;
     let spec = Spec {
         description: "Deleting image",
-        project: image.project.clone(),
+        project: call.project()?,
         resources: [("images".to_owned(), vec![format!("/1.0/images/{}", image.fingerprint)])].into(),
         metadata: None,
         requestor: Some(call.requestor()),
