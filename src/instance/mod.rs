@@ -49,6 +49,7 @@ mod policy;
 mod preview;
 mod profile_change;
 mod proxies;
+mod publish;
 mod quota;
 mod ranges;
 mod rates;
