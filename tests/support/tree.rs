@@ -98,7 +98,7 @@ pub fn zoo(root: &Path) {
     std::os::unix::fs::chown(&suid, Some(7), Some(8)).unwrap();
     fs::set_permissions(&suid, PermissionsExt::from_mode(0o6755)).unwrap();
     file("secret", b"");
-    fs::set_permissions(root.join("secret"), PermissionsExt::from_mode(0)).unwrap();
+    fs::set_permissions(root.join("secret"), PermissionsExt::from_mode(0o000)).unwrap();
     let capable = file("capable", b"program");
     // VFS_CAP_REVISION_2, cap_net_raw+ep (capabilities(7)).
     set(&capable, "security.capability", b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0");

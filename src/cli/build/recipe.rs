@@ -10,6 +10,9 @@ pub(super) enum Distribution {
     Ubuntu,
 }
 
+/// Names and texts of templates.
+pub(super) type Templates = Vec<(&'static str, &'static str)>;
+
 impl Distribution {
     /// As it is called in os-release(5) and in aliases.
     pub(super) fn id(self) -> &'static str {
@@ -167,7 +170,7 @@ impl Spec {
         &self,
         architecture: (&str, &str),
         now: i64,
-    ) -> Result<(String, Vec<(&'static str, &'static str)>), serde_norway::Error> {
+    ) -> Result<(String, Templates), serde_norway::Error> {
         let variant = if self.variant == Variant::Cloud { "cloud" } else { "default" };
         let title = self.distribution.title();
         let serial = serial(now);

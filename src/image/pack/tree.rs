@@ -16,6 +16,9 @@ use rustix::io::Errno;
 use super::{Failure, Source, failed};
 use crate::sys::beneath::open_below;
 
+/// Names and values of extended attributes.
+pub(super) type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A file of the tree.
 pub(super) struct Found<'a> {
     /// Where it lies below the root; empty for the root itself.
@@ -62,7 +65,7 @@ impl Found<'_> {
     }
 
     /// The extended attributes that `wanted` names, in order of their names.
-    pub(super) fn attributes(&self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+    pub(super) fn attributes(&self, wanted: impl Fn(&[u8]) -> bool) -> Result<Attributes, Errno> {
         let opened;
         let fd = match &self.place {
             Place::Directory(fd) => *fd,
