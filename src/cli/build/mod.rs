@@ -175,10 +175,12 @@ async fn root(
     // Whoever runs it in a user namespace is another.
     mode(&built.place.0)?;
     let unprivileged = !rustix::process::geteuid().is_root();
-    let mut packer = Command::new("mksquashfs");
-    packer.arg("-").arg(&built.rootfs).args(["-tar", "-comp", "zstd", "-Xcompression-level", "3"]);
-    // The archive need not have an entry for the root itself.
-    packer.args(["-root-mode", "755", "-root-uid", "0", "-root-gid", "0"]);
+    // The archive need not have an entry for the root itself: then it is whose mksquashfs runs as.
+    let mut packer = Command::new(if unprivileged { "unshare" } else { "mksquashfs" });
+    if unprivileged {
+        packer.args(["--map-root-user", "mksquashfs"]);
+    }
+    packer.arg("-").arg(&built.rootfs).args(["-tar", "-comp", "zstd", "-Xcompression-level", "3", "-root-mode", "755"]);
     packer.args(["-noappend", "-quiet", "-no-progress"]);
     packer.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut packer = Running(packer.spawn().map_err(failed("start mksquashfs"))?);

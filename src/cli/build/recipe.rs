@@ -108,7 +108,7 @@ impl Spec {
         let fits = |word: &str| {
             word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte))
         };
-        if !fits(release) || release.starts_with('-') {
+        if !fits(release) || release.starts_with(['-', '.']) {
             return Err(format!("{release:?} is no release: name it by its number or its suite, such as 13 or trixie"));
         }
         let known = distribution.releases().iter().find(|(number, suite)| *number == release || *suite == release);
