@@ -11,7 +11,7 @@ use rustix::fs::FileType;
 use serde_norway::{Mapping, Value};
 
 use super::compressor::Compressor;
-use super::header::{BLOCK, Entry, Kind};
+use super::header::{Attribute, BLOCK, Entry, Kind};
 use super::sink::{Sink, Written};
 use super::tree::{Found, walk};
 use super::{About, Failure, Request, Source, failed, stretches};
@@ -85,7 +85,7 @@ pub(super) fn metadata(source: &Source, about: &About, survey: &Survey) -> Resul
             Err(error) => return Err(wrong(format!("is not YAML: {error}"))),
         },
     };
-    if !root.get("architecture").is_some_and(|word| word.as_str().is_some_and(|word| !word.is_empty())) {
+    if root.get("architecture").is_none_or(|word| word.as_str().is_none_or(str::is_empty)) {
         root.insert("architecture".into(), about.architecture.as_str().into());
     }
     root.insert("creation_date".into(), survey.newest.clamp(1, LAST).into());
@@ -303,7 +303,7 @@ impl Writer<'_> {
         }
     }
 
-    fn attributes(&self, found: &Found<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Failure> {
+    fn attributes(&self, found: &Found<'_>) -> Result<Vec<Attribute>, Failure> {
         let ids = &self.source.ids;
         let place = || self.source.rootfs.join(found.below);
         let mut attributes = found.attributes(is_kept).map_err(failed("read the attributes of", place()))?;

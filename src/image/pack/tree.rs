@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::header::Attribute;
 use super::{Failure, Source, failed};
 use crate::sys::beneath::open_below;
 
@@ -62,7 +63,7 @@ impl Found<'_> {
     }
 
     /// The extended attributes that `wanted` names, in order of their names.
-    pub(super) fn attributes(&self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+    pub(super) fn attributes(&self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<Attribute>, Errno> {
         let opened;
         let fd = match &self.place {
             Place::Directory(fd) => *fd,
