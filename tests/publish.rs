@@ -137,7 +137,8 @@ fn the_same_files_give_the_same_fingerprint() {
             daemon.lxc(&["image", "delete", &image]).ok();
             image
         };
-        ALL.iter().map(one).collect()
+        // But for mksquashfs, which lays files out as its threads come along.
+        ALL.iter().filter(|compression| **compression != "squashfs").map(one).collect()
     };
     let first = all(&daemon, "c1");
     assert_eq!(first, all(&daemon, "c2"));
@@ -145,9 +146,7 @@ fn the_same_files_give_the_same_fingerprint() {
     daemon.terminate();
     daemon.spawn_by(&["taskset", "-c", "0"]);
     daemon.verb(&["waitready", "--timeout", "20"]).ok();
-    // But for mksquashfs, whose layout depends on how many there are.
-    let but_the_last = |all: Vec<String>| all[..ALL.len() - 1].to_vec();
-    assert_eq!(but_the_last(first), but_the_last(all(&daemon, "c1")));
+    assert_eq!(first, all(&daemon, "c1"));
     // A copy of an image is an image that is there.
     let image = fingerprint(&daemon, "c1", &json!({}));
     let body = json!({"source": {"type": "instance", "name": "c2"}}).to_string();

@@ -33,6 +33,9 @@ impl Kind {
     }
 }
 
+/// Name and value of an extended attribute.
+pub(super) type Attribute = (Vec<u8>, Vec<u8>);
+
 /// An entry, but for its data.
 #[derive(Debug, Clone)]
 pub(super) struct Entry<'a> {
@@ -53,7 +56,7 @@ pub(super) struct Entry<'a> {
     /// Of a sparse file, whose data is a map and what lies between the holes: its own size, bytes.
     pub(super) sparse: Option<u64>,
     /// Extended attributes.
-    pub(super) attributes: &'a [(Vec<u8>, Vec<u8>)],
+    pub(super) attributes: &'a [Attribute],
     /// Attributes that readers may take for damaged are there a second time, in another form.
     pub(super) armour: bool,
 }
