@@ -75,7 +75,7 @@ impl Manager {
     /// As [`Manager::change_profile`] would give them, but for what only the kernel knows.
     pub fn preview_profile(&self, model: &Model, new: &Profile) -> Result<Preview, Error> {
         let next = update::with_profile(model, new);
-        update::check_profile(&model, &next, &new.project, &new.name)?;
+        update::check_profile(model, &next, &new.project, &new.name)?;
         let shown = update::users_of(model, &new.project, &new.name).map(|record| {
             let (before, after) = (profile::expand_instance(model, record), profile::expand_instance(&next, record));
             compare(&record.key, &before, &after, self.runs(&record.key))
