@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddrV6, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -229,6 +229,59 @@ fn a_guest_gets_a_lease_a_name_and_the_outside() {
 
         manager.remove_host(&spec.name, "c1", &DeviceName::new("eth0").unwrap()).await.unwrap();
         assert!(!hosts.join("c1.eth0").exists());
+    });
+}
+
+/// A DHCPv6 client that wants an address with one message (RFC 8415: SOLICIT with rapid commit, identity by `mac`).
+fn solicit(interface: u32, mac: MacAddr) {
+    let identity = [&[0, 1, 0, 10, 0, 3, 0, 1][..], &mac.0].concat();
+    let association = [0, 3, 0, 12, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0];
+    let message = [&[1, 0, 0, 9][..], &identity, &[0, 14, 0, 0], &association, &[0, 8, 0, 2, 0, 0]].concat();
+    let to = SocketAddrV6::new("ff02::1:2".parse().unwrap(), 547, 0, interface);
+    // Not before the interface has its own address.
+    let _ = UdpSocket::bind("[::]:0").unwrap().send_to(&message, to);
+}
+
+#[test]
+fn leases_of_both_kinds_are_given_back() {
+    isolated("leases_of_both_kinds_are_given_back", None, async || {
+        let directory = state_dir();
+        let manager = Manager::new(directory.path());
+        let spec = spec("wtlease0", &[USUAL, &[("ipv6.dhcp.stateful", "true")]].concat());
+        manager.up(&spec).await.unwrap();
+        let pid = manager.dnsmasq_pid(&spec.name);
+        let (mac, other) = (random_mac().unwrap(), random_mac().unwrap());
+        let (first, second) =
+            (Guest::new("vethl1", Some("wtlease0"), mac), Guest::new("vethl2", Some("wtlease0"), other));
+        first.dhcp(directory.path(), "c1");
+        second.dhcp(directory.path(), "c2");
+        // Clients of DHCPv6 at ports of the bridge, on this side of the namespace.
+        run("ip", &["link", "add", "six0", "type", "veth", "peer", "name", "six1"]);
+        run("ip", &["link", "set", "six1", "up", "master", "wtlease0"]);
+        run("ip", &["link", "set", "six0", "up"]);
+        let index = Socket::open().unwrap().link("six0").unwrap().unwrap().index;
+        let file = directory.path().join("networks/wtlease0/dnsmasq.leases");
+        let lines = || fs::read_to_string(&file).unwrap_or_default();
+        for mac in [mac, other] {
+            eventually("a lease by DHCPv6", || {
+                solicit(index, mac);
+                lines().lines().any(|line| line.contains("fd42:71::") && line.ends_with(&format!(":{mac}")))
+            });
+        }
+        let of = async |mac: MacAddr| {
+            let leases = manager.leases(&spec).await.unwrap();
+            leases.iter().filter(|lease| lease.hwaddr == mac.to_string()).count()
+        };
+        assert_eq!((of(mac).await, of(other).await), (2, 2), "{}", lines());
+        manager.release(&spec.name, mac).await.unwrap();
+        assert_eq!((of(mac).await, of(other).await), (0, 2), "{}", lines());
+        // dnsmasq itself did it; it has not been started anew. Of who has none nothing is to be given back.
+        assert_eq!(manager.dnsmasq_pid(&spec.name), pid);
+        manager.release(&spec.name, mac).await.unwrap();
+        // Without a dnsmasq.
+        manager.down(&spec.name).await.unwrap();
+        manager.release(&spec.name, other).await.unwrap();
+        assert_eq!(of(other).await, 0, "{}", lines());
     });
 }
 
