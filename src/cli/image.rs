@@ -12,6 +12,7 @@ use http_body_util::StreamBody;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
+use super::client::Client;
 use super::connection::{Answer, Connection};
 use super::table::{Format, show};
 use super::{Error, output};
@@ -50,13 +51,18 @@ pub(super) enum Command {
 }
 
 /// Runs one of them.
-pub(super) async fn run(connection: &Connection, command: Command) -> Result<(), Error> {
+pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> {
     match command {
-        Command::Import { file, rest, aliases, public } => import(connection, &file, rest, &aliases, public).await,
-        Command::List { format } => list(connection, format).await,
+        Command::Import { file, rest, aliases, public } => {
+            let (remote, rest): (Vec<String>, Vec<String>) = rest.into_iter().partition(|word| word.ends_with(':'));
+            let connection = client.remote(remote.first().map(String::as_str))?;
+            import(&connection, &file, rest, &aliases, public).await
+        }
+        Command::List { format } => list(&*client.remote(None)?, format).await,
         Command::Delete { images } => {
             for image in images {
-                delete(connection, &image).await.map_err(|e| {
+                let (connection, name) = client.named(&image)?;
+                delete(&connection, &name).await.map_err(|e| {
                     e.doing(format!("Cannot delete {image}"))
                         .hint("\"warren image list\" shows the images that there are")
                 })?;
@@ -188,9 +194,9 @@ async fn list(connection: &Connection, format: Format) -> Result<(), Error> {
             image.architecture,
             image.kind.to_uppercase(),
             format!("{megabytes:.2}MB"),
-            image.uploaded_at,
+            output::day_as_text(&image.uploaded_at),
         ]);
     }
     let headers = ["ALIAS", "FINGERPRINT", "PUBLIC", "DESCRIPTION", "ARCHITECTURE", "TYPE", "SIZE", "UPLOAD DATE"];
-    show(format, &headers, &rows, &objects)
+    show(format, &headers, &rows, &objects, super::object::IMAGE.order)
 }

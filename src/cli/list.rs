@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::Error;
-use super::connection::Connection;
+use super::client::Client;
 use super::table::{Format, show};
 use crate::api::wire::Instance;
 
@@ -68,14 +68,14 @@ fn matches(filter: &[String], object: &Value) -> bool {
 }
 
 /// Lists instances.
-pub(super) async fn list(connection: &Connection, list: &List) -> Result<(), Error> {
+pub(super) async fn list(client: &Client, list: &List) -> Result<(), Error> {
     let columns: Vec<char> = list.columns.chars().filter(|c| *c != ',').collect();
     let mut headers = Vec::new();
     for column in &columns {
         let header = cell(*column, &Instance::default());
         headers.push(header.ok_or_else(|| Error::Usage(format!("There is no column {column:?}")))?.0);
     }
-    let value = connection.get("/1.0/instances?recursion=2").await?;
+    let value = client.remote(None)?.get("/1.0/instances?recursion=2").await?;
     let mut objects: Vec<Value> = value.as_array().cloned().unwrap_or_default();
     objects.retain(|object| matches(&list.filter, object));
     let mut rows = Vec::new();
@@ -83,7 +83,7 @@ pub(super) async fn list(connection: &Connection, list: &List) -> Result<(), Err
         let instance: Instance = serde_json::from_value(object.clone()).map_err(|e| Error::Broken(e.to_string()))?;
         rows.push(columns.iter().filter_map(|column| Some(cell(*column, &instance)?.1)).collect());
     }
-    show(list.format, &headers, &rows, &objects)
+    show(list.format, &headers, &rows, &objects, super::object::INSTANCE.order)
 }
 
 #[cfg(test)]
