@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::client::{Client, Globals};
-use super::{Error, console, exec, image, instance, list, query, remote};
+use super::{Error, alias, config, console, exec, image, info, instance, list, profile, project, query, remote};
 
 /// Runs and manages system containers.
 #[derive(Debug, Parser)]
@@ -48,6 +48,33 @@ pub(super) enum Command {
     Delete(instance::Delete),
     /// Attach to the console of an instance
     Console(console::Console),
+    /// Show the server or an instance
+    Info(info::Info),
+    /// Show the versions of client and server
+    Version {
+        /// [remote:]
+        remote: Option<String>,
+    },
+    /// Manage words that stand for others
+    Alias {
+        #[command(subcommand)]
+        command: alias::Command,
+    },
+    /// Manage the configuration of instances and of the server
+    Config {
+        #[command(subcommand)]
+        command: config::Command,
+    },
+    /// Manage profiles
+    Profile {
+        #[command(subcommand)]
+        command: profile::Command,
+    },
+    /// Manage projects
+    Project {
+        #[command(subcommand)]
+        command: project::Command,
+    },
     /// Manage images
     Image {
         #[command(subcommand)]
@@ -74,6 +101,12 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
         Command::Pause(names) => instance::pause(client, &names).await,
         Command::Delete(delete) => instance::delete(client, &delete).await,
         Command::Console(console) => console::run(client, console).await,
+        Command::Info(info) => info::run(client, info).await,
+        Command::Version { remote } => info::version(client, remote.as_deref()).await,
+        Command::Alias { command } => alias::run(client, command),
+        Command::Config { command } => config::run(client, command).await,
+        Command::Profile { command } => profile::run(client, command).await,
+        Command::Project { command } => project::run(client, command).await,
         Command::Image { command } => image::run(client, command).await,
         Command::Remote { command } => remote::run(client, command).await,
         Command::Query(query) => query::run(client, query).await,

@@ -2,26 +2,34 @@
 //!
 //! Words, flags, columns and exit codes are those of the stock `lxc`, where the verb exists there.
 
+mod alias;
 mod ask;
 mod client;
 mod command;
+mod config;
 mod connection;
 mod console;
+mod device;
 mod editor;
 mod error;
 mod exec;
 mod image;
 mod image_source;
+mod info;
 mod instance;
 mod list;
 mod object;
 mod output;
+mod profile;
 mod progress;
+mod project;
 mod query;
 mod remote;
 mod settings;
 pub(crate) mod table;
+mod template;
 mod tls;
+mod trust;
 mod yaml;
 
 use std::process::ExitCode;

@@ -45,6 +45,9 @@ const NESTED: &[&str] = &[
     "listen_port",
     "target_port",
     "target_address",
+    "name",
+    "version",
+    "remote",
 ];
 
 /// Maps whose keys are the user's own.
@@ -204,9 +207,7 @@ fn mapping(map: &Map<String, Value>, key: &str, indent: usize, order: &[&str], o
     for (name, value) in sorted(map, order) {
         out.push_str(&format!("{pad}{}:", scalar(name, indent, false)));
         let next = if matches!(value, Value::Array(_)) { indent } else { indent + 2 };
-        let inner = if indent == 0 || key.is_empty() { NESTED } else { order };
-        // A list of objects of the same kind keeps the order of fields; what lies deeper has its own.
-        emit(value, name, if value.is_string() { indent } else { next }, inner, out);
+        emit(value, name, if value.is_string() { indent } else { next }, NESTED, out);
     }
 }
 
