@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::client::{Client, Globals};
-use super::{Error, alias, config, console, exec, image, info, instance, list, profile, project, query, remote};
+use super::{
+    Error, alias, config, console, copy, exec, image, info, instance, list, network, operation, profile, project,
+    query, remote, snapshot, storage, warning,
+};
 
 /// Runs and manages system containers.
 #[derive(Debug, Parser)]
@@ -46,6 +49,25 @@ pub(super) enum Command {
     /// Delete instances and snapshots
     #[command(visible_alias = "rm")]
     Delete(instance::Delete),
+    /// Copy instances
+    #[command(visible_alias = "cp")]
+    Copy(copy::Copy),
+    /// Move instances, to another name, pool, project or server
+    #[command(visible_alias = "mv")]
+    Move(copy::Copy),
+    /// Rename instances and snapshots
+    Rename {
+        /// The instance, or a snapshot of it
+        source: String,
+        /// Its new name
+        target: String,
+    },
+    /// Snapshot instances
+    Snapshot(snapshot::Snapshot),
+    /// Put instances back to what a snapshot has
+    Restore(snapshot::Restore),
+    /// Make an image of an instance
+    Publish(snapshot::Publish),
     /// Attach to the console of an instance
     Console(console::Console),
     /// Show the server or an instance
@@ -74,6 +96,47 @@ pub(super) enum Command {
     Project {
         #[command(subcommand)]
         command: project::Command,
+    },
+    /// Manage networks
+    Network {
+        #[command(subcommand)]
+        command: network::Command,
+    },
+    /// Manage storage pools and volumes
+    Storage {
+        #[command(subcommand)]
+        command: storage::Command,
+    },
+    /// Show and cancel operations
+    Operation {
+        #[command(subcommand)]
+        command: operation::Command,
+    },
+    /// Manage warnings
+    Warning {
+        #[command(subcommand)]
+        command: warning::Command,
+    },
+    /// Clusters: there are none here
+    #[command(hide = true)]
+    Cluster {
+        /// Whatever
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Backups of instances come later
+    #[command(hide = true)]
+    Export {
+        /// Whatever
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Backups of instances come later
+    #[command(hide = true)]
+    Import {
+        /// Whatever
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
     },
     /// Manage images
     Image {
@@ -107,6 +170,23 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
         Command::Config { command } => config::run(client, command).await,
         Command::Profile { command } => profile::run(client, command).await,
         Command::Project { command } => project::run(client, command).await,
+        Command::Copy(words) => copy::copy(client, words).await,
+        Command::Move(words) => copy::moved(client, words).await,
+        Command::Rename { source, target } => snapshot::rename(client, &source, &target).await,
+        Command::Snapshot(new) => snapshot::take(client, new).await,
+        Command::Restore(back) => snapshot::restore(client, back).await,
+        Command::Publish(new) => snapshot::publish(client, new).await,
+        Command::Network { command } => network::run(client, command).await,
+        Command::Storage { command } => storage::run(client, command).await,
+        Command::Operation { command } => operation::run(client, command).await,
+        Command::Warning { command } => warning::run(client, command).await,
+        Command::Cluster { .. } => {
+            Err(Error::absent("clusters", "Each host stands for itself: \"warren remote add\" makes another one known"))
+        }
+        Command::Export { .. } | Command::Import { .. } => Err(Error::absent(
+            "backups of instances yet",
+            "They come in a later version; \"warren snapshot\" and \"warren publish\" keep what an instance has",
+        )),
         Command::Image { command } => image::run(client, command).await,
         Command::Remote { command } => remote::run(client, command).await,
         Command::Query(query) => query::run(client, query).await,

@@ -46,6 +46,11 @@ impl Error {
         Self::Refused(Refusal { reason: reason.into(), ..Refusal::default() })
     }
 
+    /// What there is none of here, and why.
+    pub(super) fn absent(what: &str, why: &str) -> Self {
+        Self::Usage(format!("There are no {what} here\n{why}"))
+    }
+
     /// Says of a refusal what was attempted.
     pub(super) fn doing(self, what: String) -> Self {
         match self {

@@ -225,6 +225,25 @@ pub(super) fn text(value: &Value, order: &[&str]) -> String {
     out
 }
 
+/// The same with all fields by the alphabet.
+pub(super) fn by_name(value: &Value) -> String {
+    // The order of nested fields is that of maps of the user's own.
+    let mut out = String::new();
+    if let Value::Object(map) = value {
+        for (name, inner) in sorted(map, &[]) {
+            out.push_str(&format!("{}:", scalar(name, 0, false)));
+            match inner {
+                Value::Object(inner) if !inner.is_empty() => {
+                    out.push('\n');
+                    mapping(inner, "config", 2, &[], &mut out);
+                }
+                other => emit(other, name, 0, &[], &mut out),
+            }
+        }
+    }
+    out
+}
+
 /// Values of the user's own maps are texts, however they are written.
 fn as_texts(value: &mut Value, inside: bool) {
     match value {
