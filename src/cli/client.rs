@@ -30,8 +30,8 @@ pub(super) struct Globals {
     #[arg(long, global = true, value_name = "PROJECT")]
     pub project: Option<String>,
     /// Member of a cluster: there are none here
-    #[arg(long, global = true, hide = true, value_name = "MEMBER")]
-    pub target: Option<String>,
+    #[arg(long = "target", global = true, hide = true, value_name = "MEMBER")]
+    pub member: Option<String>,
 }
 
 /// The way to servers.

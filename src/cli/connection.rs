@@ -208,6 +208,12 @@ impl Connection {
         Ok(self.read(response).await?.0)
     }
 
+    /// Reads an answer that is a file, whatever it calls itself.
+    pub(super) async fn read_file(&self, mut response: Response<Incoming>) -> Result<Answer, Error> {
+        response.headers_mut().remove(CONTENT_TYPE);
+        Ok(self.read(response).await?.0)
+    }
+
     /// Reads an answer and its headers; a refusal becomes an error.
     pub(super) async fn read(&self, response: Response<Incoming>) -> Result<(Answer, HeaderMap), Error> {
         let (head, body) = response.into_parts();

@@ -14,9 +14,7 @@ use tokio::io::AsyncReadExt;
 
 use super::client::Client;
 use super::connection::{Answer, Connection};
-use super::table::{Format, show};
-use super::{Error, output};
-use crate::api::wire::Image;
+use super::{Error, image_list, image_more, output};
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
@@ -36,11 +34,7 @@ pub(super) enum Command {
     },
     /// List images
     #[command(visible_alias = "ls")]
-    List {
-        /// Format
-        #[arg(short, long, value_enum, default_value_t = Format::Table)]
-        format: Format,
-    },
+    List(image_list::List),
     /// Delete images by alias or fingerprint
     #[command(visible_alias = "rm")]
     Delete {
@@ -48,6 +42,9 @@ pub(super) enum Command {
         #[arg(required = true)]
         images: Vec<String>,
     },
+    /// The other verbs.
+    #[command(flatten)]
+    More(image_more::Command),
 }
 
 /// Runs one of them.
@@ -58,7 +55,8 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
             let connection = client.remote(remote.first().map(String::as_str))?;
             import(&connection, &file, rest, &aliases, public).await
         }
-        Command::List { format } => list(&*client.remote(None)?, format).await,
+        Command::List(words) => image_list::list(client, &words).await,
+        Command::More(command) => image_more::run(client, command).await,
         Command::Delete { images } => {
             for image in images {
                 let (connection, name) = client.named(&image)?;
@@ -171,32 +169,4 @@ async fn import(
         added.map_err(|e| e.doing(format!("The image {fingerprint} was imported without the alias {alias}")))?;
     }
     output::print(&format!("Image imported with fingerprint: {fingerprint}\n"))
-}
-
-async fn list(connection: &Connection, format: Format) -> Result<(), Error> {
-    let value = connection.get("/1.0/images?recursion=1").await?;
-    let objects: Vec<Value> = value.as_array().cloned().unwrap_or_default();
-    let mut rows = Vec::new();
-    for object in &objects {
-        let image: Image = serde_json::from_value(object.clone()).map_err(|e| Error::Broken(e.to_string()))?;
-        let first = image.aliases.first().map(|alias| alias.name.clone()).unwrap_or_default();
-        let alias = match image.aliases.len() {
-            0 | 1 => first,
-            more => format!("{first} ({} more)", more - 1),
-        };
-        #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
-        let megabytes = image.size as f64 / 1_000_000.0;
-        rows.push(vec![
-            alias,
-            image.fingerprint.chars().take(12).collect(),
-            if image.public { "yes" } else { "no" }.to_owned(),
-            image.properties.get("description").cloned().unwrap_or_default(),
-            image.architecture,
-            image.kind.to_uppercase(),
-            format!("{megabytes:.2}MB"),
-            output::day_as_text(&image.uploaded_at),
-        ]);
-    }
-    let headers = ["ALIAS", "FINGERPRINT", "PUBLIC", "DESCRIPTION", "ARCHITECTURE", "TYPE", "SIZE", "UPLOAD DATE"];
-    show(format, &headers, &rows, &objects, super::object::IMAGE.order)
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::client::Client;
 use super::connection::{Answer, Connection};
 use super::object::{SERVER, text, yes_no};
-use super::output::{bytes_as_text, time_as_text};
+use super::output::{bytes_as_text, time_as_text, traffic};
 use super::{Error, instance, output, table};
 
 /// What about.
@@ -140,8 +140,8 @@ fn resources(state: &Value, out: &mut String) {
             out,
             "      MTU: {}\n      Bytes received: {}\n      Bytes sent: {}\n      Packets received: {}\n      Packets sent: {}\n      IP addresses:",
             text(network, "mtu"),
-            bytes_as_text(number(&counters["bytes_received"])),
-            bytes_as_text(number(&counters["bytes_sent"])),
+            traffic(number(&counters["bytes_received"])),
+            traffic(number(&counters["bytes_sent"])),
             number(&counters["packets_received"]),
             number(&counters["packets_sent"]),
         );

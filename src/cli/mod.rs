@@ -15,6 +15,8 @@ mod editor;
 mod error;
 mod exec;
 mod image;
+mod image_list;
+mod image_more;
 mod image_source;
 mod info;
 mod instance;
@@ -31,6 +33,7 @@ mod project;
 mod query;
 mod remote;
 mod settings;
+mod simplestreams;
 mod snapshot;
 mod storage;
 pub(crate) mod table;
@@ -62,7 +65,7 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return refused(&error),
     };
-    if arguments.globals.target.as_ref().is_some_and(|target| !target.is_empty() && target != "none") {
+    if arguments.globals.member.as_ref().is_some_and(|target| !target.is_empty() && target != "none") {
         return failed(&Error::Usage("There are no clusters here, so --target names nothing".to_owned()));
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -200,7 +200,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
             client.say(&format!("Network {name} renamed to {new}"))
         }
         Command::Edit { .. } => object.edit().await,
-        Command::Get { key, .. } => object.get(&key).await,
+        Command::Get { key, .. } => object.get_known(&key).await,
         Command::Set { pairs: words, .. } => object.set(pairs(&words)?).await,
         Command::Show { .. } => object.show().await,
         Command::Unset { key, .. } => object.unset(&key).await,
@@ -228,7 +228,9 @@ pub(super) fn pairs_only(words: &[String]) -> Result<Vec<(String, String)>, Erro
 
 async fn list(at: &Connection, format: Format) -> Result<(), Error> {
     let headers = ["NAME", "TYPE", "MANAGED", "IPV4", "IPV6", "DESCRIPTION", "USED BY", "STATE"];
-    object::list(at, "/1.0/networks?recursion=1", format, &headers, NETWORK.order, |network| {
+    // Of the host's own interfaces those that nothing can be attached to are left out.
+    let wanted = |network: &Value| !matches!(network["type"].as_str(), Some("loopback" | "unknown"));
+    object::list_of(at, "/1.0/networks?recursion=1", format, &headers, NETWORK.order, wanted, |network| {
         vec![
             text(network, "name"),
             text(network, "type"),
@@ -279,8 +281,8 @@ async fn info(object: &Object<'_>) -> Result<(), Error> {
         let _ = write!(
             out,
             "\nNetwork usage:\n  Bytes received: {}\n  Bytes sent: {}\n  Packets received: {}\n  Packets sent: {}\n",
-            output::bytes_as_text(number("bytes_received")),
-            output::bytes_as_text(number("bytes_sent")),
+            output::traffic(number("bytes_received")),
+            output::traffic(number("bytes_sent")),
             number("packets_received"),
             number("packets_sent"),
         );

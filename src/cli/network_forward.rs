@@ -187,7 +187,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
             object.update(|value| remove(&mut value["ports"], &wanted, force, "port")).await
         }
         Command::Edit { .. } => object.edit().await,
-        Command::Get { key, .. } => object.get(&key).await,
+        Command::Get { key, .. } => object.get_known(&key).await,
         Command::Set { pairs: words, .. } => object.set(pairs(&words)?).await,
         Command::Show { .. } => object.show().await,
         Command::Unset { key, .. } => object.unset(&key).await,

@@ -250,6 +250,14 @@ impl Object<'_> {
         output::print(&format!("{}\n", output::harmless(value["config"][key].as_str().unwrap_or_default())))
     }
 
+    /// The same; nothing at all where there is no such value.
+    pub(super) async fn get_known(&self, key: &str) -> Result<(), Error> {
+        match self.value().await?["config"][key].as_str() {
+            Some(text) => output::print(&format!("{}\n", output::harmless(text))),
+            None => Ok(()),
+        }
+    }
+
     /// Changes it: reads, lets `change` work on what can be changed, and replaces that very version.
     pub(super) async fn update(&self, change: impl FnOnce(&mut Value) -> Result<(), Error>) -> Result<(), Error> {
         let failed = self.failed("change");
@@ -337,8 +345,22 @@ pub(super) async fn list(
     order: &[&str],
     row: impl Fn(&Value) -> Vec<String>,
 ) -> Result<(), Error> {
+    list_of(at, path, format, headers, order, |_| true, row).await
+}
+
+/// The same of those that are wanted.
+pub(super) async fn list_of(
+    at: &Connection,
+    path: &str,
+    format: Format,
+    headers: &[&str],
+    order: &[&str],
+    wanted: impl Fn(&Value) -> bool,
+    row: impl Fn(&Value) -> Vec<String>,
+) -> Result<(), Error> {
     let value = at.get(path).await?;
-    let objects = value.as_array().cloned().unwrap_or_default();
+    let mut objects = value.as_array().cloned().unwrap_or_default();
+    objects.retain(wanted);
     let mut rows: Vec<Vec<String>> = objects.iter().map(row).collect();
     sort(&mut rows);
     show(format, headers, &rows, &objects, order)

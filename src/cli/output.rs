@@ -75,6 +75,11 @@ pub(super) fn bytes_as_text(bytes: u64) -> String {
     in_units(bytes, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"])
 }
 
+/// The same in units of 1000: what went over a network, and the speed of transfers.
+pub(super) fn traffic(bytes: u64) -> String {
+    in_units(bytes, 1000.0, &["B", "kB", "MB", "GB", "TB", "PB", "EB"])
+}
+
 /// Splits RFC 3339 into its numbers; nothing for times before there was anything.
 fn moment(text: &str) -> Option<time::OffsetDateTime> {
     let time = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;

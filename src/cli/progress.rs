@@ -28,10 +28,10 @@ impl Progress {
     /// How much of a transfer is done, with its speed.
     pub(super) fn transferred(&mut self, what: &str, done: u64, all: Option<u64>, since: std::time::Instant) {
         let speed = done.checked_div(since.elapsed().as_millis().try_into().unwrap_or(u64::MAX)).unwrap_or(done);
-        let speed = output::bytes_as_text(speed.saturating_mul(1000));
+        let speed = output::traffic(speed.saturating_mul(1000));
         match all.filter(|all| *all > 0) {
             Some(all) => self.show(&format!("{what}: {}% ({speed}/s)", done.saturating_mul(100) / all)),
-            None => self.show(&format!("{what}: {} ({speed}/s)", output::bytes_as_text(done))),
+            None => self.show(&format!("{what}: {} ({speed}/s)", output::traffic(done))),
         }
     }
 }

@@ -15,7 +15,7 @@ pub(super) enum Command {
     /// Create a project
     Create {
         /// The project
-        project: String,
+        name: String,
         /// Configuration key=value
         #[arg(short, long = "config", value_parser = pair)]
         config: Vec<(String, String)>,
@@ -94,8 +94,8 @@ pub(super) enum Command {
 pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> {
     let word = match &command {
         Command::List { remote, format } => return list(client, remote.as_deref(), *format).await,
-        Command::Create { project, .. } => project,
-        Command::Delete { name }
+        Command::Create { name, .. }
+        | Command::Delete { name }
         | Command::Edit { name }
         | Command::Get { name, .. }
         | Command::Info { name, .. }

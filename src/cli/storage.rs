@@ -117,7 +117,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
             client.say(&format!("Storage pool {name} deleted"))
         }
         Command::Edit { .. } => object.edit().await,
-        Command::Get { key, .. } => object.get(&key).await,
+        Command::Get { key, .. } => object.get_known(&key).await,
         Command::Set { pairs: words, .. } => object.set(pairs(&words)?).await,
         Command::Show { resources: true, .. } => {
             let path = format!("{}/resources", object.path);

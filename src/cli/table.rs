@@ -56,19 +56,20 @@ fn height(row: &[String]) -> usize {
 }
 
 /// The pieces of a text: digits as numbers, all else as it is.
-fn pieces(text: &str) -> Vec<(Option<u128>, String)> {
-    let mut pieces: Vec<(Option<u128>, String)> = Vec::new();
+fn pieces(text: &str) -> Vec<(u128, String)> {
+    let mut pieces: Vec<String> = Vec::new();
     let mut digits = None;
     for c in text.chars() {
         if digits != Some(c.is_ascii_digit()) {
-            pieces.push((None, String::new()));
+            pieces.push(String::new());
         }
         digits = Some(c.is_ascii_digit());
-        if let Some((_, piece)) = pieces.last_mut() {
+        if let Some(piece) = pieces.last_mut() {
             piece.push(c);
         }
     }
-    pieces.into_iter().map(|(_, piece)| (piece.parse().ok(), piece)).collect()
+    // Numbers come before letters.
+    pieces.into_iter().map(|piece| (piece.parse().unwrap_or(u128::MAX), piece)).collect()
 }
 
 /// Sorts rows by their cells, and numbers in them as numbers. Empty cells come last.

@@ -242,7 +242,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
             client.say(&format!("Storage volume {volume} deleted"))
         }
         Command::Edit(_) => object.edit().await,
-        Command::Get { key, .. } => object.get(key).await,
+        Command::Get { key, .. } => object.get_known(key).await,
         Command::Set { pairs: words, .. } => object.set(pairs(words)?).await,
         Command::Show(_) => object.show().await,
         Command::Unset { key, .. } => object.unset(key).await,

@@ -6,6 +6,7 @@ use super::Error;
 
 /// Fields in the order in which people know them; others follow by the alphabet.
 const NESTED: &[&str] = &[
+    "action",
     "status",
     "status_code",
     "disk",
@@ -37,7 +38,6 @@ const NESTED: &[&str] = &[
     "cpu",
     "used",
     "total",
-    "action",
     "source",
     "destination",
     "description",
@@ -96,11 +96,9 @@ fn ambiguous(text: &str) -> bool {
     };
     // As 10:30, once a number to the base of sixty.
     let sexagesimal = || {
-        text.contains(':')
-            && text
-                .trim_start_matches(['+', '-'])
-                .split(':')
-                .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit() || b == b'.' || b == b'_'))
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit() || b == b'_');
+        let (first, last) = text.trim_start_matches(['+', '-']).rsplit_once(':').unwrap_or(("x", ""));
+        first.split(':').all(digits) && digits(&last.replacen('.', "", 1))
     };
     // A time by itself is one; Go's library quotes a text that looks like it.
     let date = || {
@@ -158,7 +156,7 @@ fn emit(value: &Value, key: &str, indent: usize, order: &[&str], out: &mut Strin
         Value::Null => out.push_str(&format!(" {}\n", empty(key))),
         Value::String(text) => {
             // Fields of the API that are times stand without quotes.
-            let time = (key.ends_with("_at") || key == "timestamp" || key == "last_seen_at") && text.contains('T');
+            let time = (key.ends_with("_at") || key == "last_seen_at") && text.contains('T');
             out.push_str(&format!(" {}\n", scalar(text, indent, time)));
         }
         Value::Bool(_) | Value::Number(_) => out.push_str(&format!(" {value}\n")),
