@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::client::{Client, Globals};
 use super::{
-    Error, alias, config, console, copy, exec, image, info, instance, list, network, operation, profile, project,
-    query, remote, snapshot, storage, warning,
+    Error, alias, completion, config, console, copy, exec, file, image, info, instance, list, monitor, network,
+    operation, profile, project, query, remote, snapshot, storage, top, warning,
 };
 
 /// Runs and manages system containers.
@@ -138,6 +138,22 @@ pub(super) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    /// Manage files in instances
+    File {
+        #[command(subcommand)]
+        command: file::Command,
+    },
+    /// Show what happens on a server
+    Monitor(monitor::Monitor),
+    /// Show what running instances use, anew each moment
+    Top(top::Top),
+    /// Print the completion script of a shell
+    Completion(completion::Completion),
+    /// Print names that the shell can complete
+    #[command(hide = true)]
+    CompletionNames(completion::Names),
+    /// Write man pages to a directory
+    Manpage(completion::Manpage),
     /// Manage images
     Image {
         #[command(subcommand)]
@@ -187,6 +203,12 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
             "backups of instances yet",
             "They come in a later version; \"warren snapshot\" and \"warren publish\" keep what an instance has",
         )),
+        Command::File { command } => file::run(client, command).await,
+        Command::Monitor(monitor) => monitor::run(client, monitor).await,
+        Command::Top(top) => top::run(client, top).await,
+        Command::Completion(words) => completion::completion(&words),
+        Command::CompletionNames(words) => completion::names(client, &words).await,
+        Command::Manpage(words) => completion::manpage(&words),
         Command::Image { command } => image::run(client, command).await,
         Command::Remote { command } => remote::run(client, command).await,
         Command::Query(query) => query::run(client, query).await,

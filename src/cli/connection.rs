@@ -160,10 +160,12 @@ impl Connection {
     }
 
     async fn sender(&self) -> Result<SendRequest<Sent>, Error> {
-        loop {
-            let Some(mut sender) = self.idle.borrow_mut().pop() else { break };
-            if sender.ready().await.is_ok() {
-                return Ok(sender);
+        {
+            // One whose answer is still being read is not waited for.
+            let mut idle = self.idle.borrow_mut();
+            idle.retain(|sender| !sender.is_closed());
+            if let Some(at) = idle.iter().position(SendRequest::is_ready) {
+                return Ok(idle.swap_remove(at));
             }
         }
         let stream = TokioIo::new(self.stream().await?);
