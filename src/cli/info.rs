@@ -28,7 +28,7 @@ pub(super) struct Info {
 /// Runs it.
 pub(super) async fn run(client: &Client, info: Info) -> Result<(), Error> {
     let (at, name) = client.at(info.place.as_deref().unwrap_or_default())?;
-    if name.is_empty() {
+    if name.is_empty() && info.place.as_deref() != Some("") {
         if info.resources {
             return output::yaml(&at.get("/1.0/resources").await?, &["cpu", "memory", "gpu", "network", "storage"]);
         }

@@ -16,6 +16,7 @@ use crate::names::InstanceName;
 #[derive(Debug, Args)]
 pub(super) struct Create {
     /// Image: [remote:]alias or fingerprint; with --empty the name
+    #[arg(required_unless_present = "empty")]
     image: Option<String>,
     /// Name, as [remote:]name; none: one is made
     name: Option<String>,
@@ -113,7 +114,8 @@ pub(super) async fn create(client: &Client, new: Create, start: bool) -> Result<
     };
     let (at, name) = client.at(&target)?;
     let at = &*at;
-    if !name.is_empty() {
+    // Nothing at all is no name; a remote alone leaves it to the server.
+    if !name.is_empty() || new.name.as_deref() == Some("") {
         path(&name)?;
     }
     let given = editor::piped().await?.map(|text| yaml::parse(&text)).transpose()?;
