@@ -416,8 +416,11 @@ async fn file_there(place: &Place, from: &Path, to: &str, given: &About) -> Resu
     place.post(to, &of_local(&metadata, given), StreamBody::new(Box::pin(stream))).await
 }
 
+/// Places here, and there.
+type Pairs = Vec<(PathBuf, String)>;
+
 /// Everything below a directory: directories first, each after its parent, then the rest.
-fn walk(from: &Path, to: &str) -> Result<(Vec<(PathBuf, String)>, Vec<(PathBuf, String)>), Error> {
+fn walk(from: &Path, to: &str) -> Result<(Pairs, Pairs), Error> {
     let (mut directories, mut rest) = (vec![(from.to_owned(), to.to_owned())], Vec::new());
     let mut next = 0;
     while let Some((path, place)) = directories.get(next).cloned() {

@@ -65,7 +65,7 @@ pub fn main() -> ExitCode {
         Err(error) => return failed(&error),
     };
     let words = command::expanded(std::env::args().collect(), &settings.aliases);
-    let arguments = match words.and_then(|words| Ok(Arguments::try_parse_from(words)?)) {
+    let arguments = match words.and_then(Arguments::try_parse_from) {
         Ok(arguments) => arguments,
         Err(error) => return refused(&error),
     };

@@ -2,7 +2,7 @@
 //!
 //! Nobody may be left at the other end of a pipe. That ends no command: what was asked for is still done.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{ErrorKind, Write};
 
 use super::Error;
 
@@ -24,14 +24,6 @@ pub(super) fn written(result: std::io::Result<()>) -> Result<(), Error> {
             Err(Error::Local { doing: "write the output".to_owned(), error })
         }
         Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-/// Tells somebody who watches what is being done; a script is told nothing.
-pub(super) fn progress(text: &str) {
-    if std::io::stdout().is_terminal() {
-        // A terminal that is gone does not watch either.
-        let _ = print(&format!("{text}\n"));
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::client::Client;
 use super::connection::Connection;
 use super::network::{add_device, pairs_only, post, remove_device};
-use super::object::{self, Object, VOLUME, VOLUME_SNAPSHOT, checked, count, map, pairs, path, text};
+use super::object::{Object, VOLUME, VOLUME_SNAPSHOT, checked, count, map, pairs, path, text};
 use super::table::{Format, show, sort};
 use super::{Error, output, table};
 
