@@ -6,7 +6,7 @@ use super::Error;
 
 /// Fields in the order in which people know them; others follow by the alphabet.
 const NESTED: &[&str] = &[
-    "action",
+    "name",
     "status",
     "status_code",
     "disk",
@@ -45,10 +45,34 @@ const NESTED: &[&str] = &[
     "listen_port",
     "target_port",
     "target_address",
-    "name",
     "version",
     "remote",
 ];
+
+/// Fields of a rule of an ACL.
+const RULE: &[&str] = &[
+    "action",
+    "source",
+    "destination",
+    "protocol",
+    "source_port",
+    "destination_port",
+    "icmp_type",
+    "icmp_code",
+    "description",
+    "state",
+];
+
+/// The order of fields of something that lies in something else.
+fn nested(map: &Map<String, Value>) -> &'static [&'static str] {
+    if map.contains_key("action") && map.contains_key("state") {
+        RULE
+    } else if map.contains_key("expanded_devices") {
+        super::object::SNAPSHOT.order
+    } else {
+        NESTED
+    }
+}
 
 /// Maps whose keys are the user's own.
 fn free(key: &str) -> bool {
@@ -201,7 +225,11 @@ fn sequence(items: &[Value], indent: usize, order: &[&str], out: &mut String) {
 
 fn mapping(map: &Map<String, Value>, key: &str, indent: usize, order: &[&str], out: &mut String) {
     let pad = " ".repeat(indent);
-    let order = if free(key) { &[][..] } else { order };
+    let order = match free(key) {
+        true => &[],
+        false if order.as_ptr() == NESTED.as_ptr() => nested(map),
+        false => order,
+    };
     for (name, value) in sorted(map, order) {
         out.push_str(&format!("{pad}{}:", scalar(name, indent, false)));
         let next = if matches!(value, Value::Array(_)) { indent } else { indent + 2 };
@@ -275,9 +303,9 @@ mod tests {
         let value = json!({
             "name": "a", "config": {"b": "true", "a": "1", "t": "x\ny\n", "z": "[]"}, "devices": {"root": {"type": "disk", "path": "/"}},
             "used_by": ["/1.0/x"], "profiles": [], "status": "Created", "rules": [{"action": "allow", "b": {"c": 1}}],
-            "created_at": "2026-11-28T13:22:01Z", "x": "2020-01-01", "e": "a: b", "n": null, "locations": null,
+            "created_at": "2026-11-28T13:22:01Z", "x": "2020-01-01", "e": "a: b", "m": null, "locations": null,
         });
-        let wanted = "config:\n  a: \"1\"\n  b: \"true\"\n  t: |\n    x\n    y\n  z: '[]'\nname: a\ncreated_at: 2026-11-28T13:22:01Z\ndevices:\n  root:\n    path: /\n    type: disk\ne: 'a: b'\nlocations: []\nn: null\nprofiles: []\nrules:\n- action: allow\n  b:\n    c: 1\nstatus: Created\nused_by:\n- /1.0/x\nx: \"2020-01-01\"\n";
+        let wanted = "config:\n  a: \"1\"\n  b: \"true\"\n  t: |\n    x\n    y\n  z: '[]'\nname: a\ncreated_at: 2026-11-28T13:22:01Z\ndevices:\n  root:\n    path: /\n    type: disk\ne: 'a: b'\nlocations: []\nm: null\nprofiles: []\nrules:\n- action: allow\n  b:\n    c: 1\nstatus: Created\nused_by:\n- /1.0/x\nx: \"2020-01-01\"\n";
         assert_eq!(text(&value, &["config", "name"]), wanted);
         assert_eq!(text(&json!([]), &[]), "[]\n");
         assert_eq!(text(&json!({}), &[]), "{}\n");
