@@ -599,6 +599,27 @@ fn daemons_pull_from_each_other() {
     assert!(fails(&source(json!({"alias": "bb", "project": "blue"}))).contains("has no image"));
 }
 
+#[test]
+fn daemons_serve_each_other_by_streams() {
+    let (from, to) = (Daemon::ready("overlay"), Daemon::ready("dir"));
+    let (url, certificate) = listen(&from);
+    let unified = from.busybox_unified();
+    from.lxc(&["image", "import", unified.to_str().unwrap(), "--alias", "uni/1", "--public"]).ok();
+    let split = get(&from, "/1.0/images/aliases/bb")["target"].as_str().unwrap().to_owned();
+    done(&from, "PATCH", &format!("/1.0/images/{split}"), &json!({"public": true}));
+    to.lxc(&["image", "delete", "bb"]).ok();
+    for (alias, instance) in [("bb", "c1"), ("uni/1", "c2"), ("uni/1/amd64", "c3")] {
+        let source = json!({"type": "image", "mode": "pull", "server": url, "protocol": "simplestreams",
+            "certificate": certificate, "alias": alias});
+        done(&to, "POST", "/1.0/instances", &json!({"name": instance, "source": source}));
+        to.lxc(&["start", instance]).ok();
+        to.lxc(&["delete", "--force", instance]).ok();
+    }
+    let images = get(&to, "/1.0/images?recursion=1");
+    assert_eq!(images.as_array().unwrap().len(), 2);
+    assert!(get(&to, &format!("/1.0/images/{split}"))["cached"] == true);
+}
+
 /// The certificate of a daemon's stock client, trusted by another one.
 fn introduce(client: &Daemon, name: &str, to: &Daemon, url: &str) {
     to.lxc(&["config", "set", "core.trust_password", "word"]).ok();
@@ -632,6 +653,14 @@ fn the_stock_client_copies_between_daemons_in_each_mode() {
             done(&to, "DELETE", &format!("/1.0/images/{}", target.as_str().unwrap()), &json!({}));
         }
     }
+    // A private image of another one, for an instance.
+    from.lxc(&["image", "copy", "from:bb", "to:", "--alias", "only"]).ok();
+    from.lxc(&["image", "delete", "bb"]).ok();
+    from.lxc(&["launch", "to:only", "c"]).ok();
+    let shown = get(&from, &format!("/1.0/images/{fingerprint}"));
+    assert_eq!((&shown["cached"], &shown["update_source"]["protocol"]), (&json!(true), &json!("lxd")));
+    from.lxc(&["delete", "--force", "c"]).ok();
+    to.lxc(&["image", "delete", "only"]).ok();
     // Nobody but who was asked to may send one.
     let bytes = std::fs::read(&unified).unwrap();
     let body = json!({"target": url, "secret": "00", "certificate": ""});

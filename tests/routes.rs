@@ -40,8 +40,8 @@ fn lists() -> Vec<String> {
         "/1.0/metrics",
         "/1.0/resources",
     ];
-    gets.filter(|path| !path.contains('{') && !path.starts_with("/internal") && !no_lists.contains(&path.as_str()))
-        .collect()
+    let of_api = |path: &String| path == "/" || path.starts_with("/1.0");
+    gets.filter(|path| !path.contains('{') && of_api(path) && !no_lists.contains(&path.as_str())).collect()
 }
 
 #[test]
@@ -125,6 +125,8 @@ fn who_is_not_trusted_sees_what_is_public_and_nothing_else() {
                 ("GET", "/" | "/1.0" | "/1.0/images") => 200,
                 ("GET", "/1.0/images/{fingerprint}" | "/1.0/images/{fingerprint}/export") => 404,
                 ("GET", "/1.0/images/aliases/{*name}") => 404,
+                ("GET", "/streams/v1/index.json" | "/streams/v1/images.json") => 200,
+                ("GET", "/images/{fingerprint}/{file}") => 404,
                 _ => 403,
             };
             asked.push((method, path.clone(), public));

@@ -19,7 +19,7 @@ use serde_json::Map;
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// What the headers of an upload say. `X-Incus-*` are synonyms of `X-LXD-*`.
+/// What the headers of an upload say.
 struct Headers {
     fingerprint: Option<Fingerprint>,
     filename: String,
@@ -31,13 +31,7 @@ struct Headers {
 }
 
 fn headers(call: &Call) -> Result<Headers> {
-    let text = |name: &str| {
-        ["x-lxd-", "x-incus-"]
-            .iter()
-            .find_map(|prefix| call.headers.get(format!("{prefix}{name}")))
-            .and_then(|value| value.to_str().ok())
-            .filter(|text| !text.is_empty())
-    };
+    let text = |name: &str| text(call, name);
     let fingerprint = match text("fingerprint") {
         None => None,
         Some(text) => Some(Fingerprint::new(text.to_lowercase())?),
@@ -71,14 +65,23 @@ fn headers(call: &Call) -> Result<Headers> {
     })
 }
 
-/// Whom nobody trusts may bring the one image for which a trusted client asked for a secret.
-fn may_upload(call: &Call, headers: &Headers) -> Result<()> {
+/// Whom nobody trusts may bring the one image for which a trusted client asked for a secret; he is told nothing else.
+fn may_upload(call: &Call) -> Result<()> {
     if call.trust == Trust::Trusted {
         return Ok(());
     }
-    let fingerprint = headers.fingerprint.as_ref().ok_or(Error::Forbidden)?;
-    call.app.ops.use_token(fingerprint.as_str(), &headers.secret).map_err(|_| Error::Forbidden)?;
-    Ok(())
+    let (fingerprint, secret) = (text(call, "fingerprint"), text(call, "secret"));
+    let (fingerprint, secret) = fingerprint.zip(secret).ok_or(Error::Forbidden)?;
+    call.app.ops.use_token(&fingerprint.to_lowercase(), secret).map(drop).map_err(|_| Error::Forbidden)
+}
+
+/// What one of the headers says. `X-Incus-*` are synonyms of `X-LXD-*`.
+fn text<'a>(call: &'a Call, name: &str) -> Option<&'a str> {
+    ["x-lxd-", "x-incus-"]
+        .iter()
+        .find_map(|prefix| call.headers.get(format!("{prefix}{name}")))
+        .and_then(|value| value.to_str().ok())
+        .filter(|text| !text.is_empty())
 }
 
 /// `POST /1.0/images`: an upload, raw (unified) or multipart (split).
@@ -93,8 +96,8 @@ pub async fn create(mut call: Call) -> Result<Response> {
         let body = call.json().await?;
         return from_elsewhere(call, body).await;
     }
+    may_upload(&call)?;
     let mut headers = headers(&call)?;
-    may_upload(&call, &headers)?;
     let upload = call.app.instances.context().images.begin();
     let upload = if kind.starts_with("multipart/") {
         let (upload, filename) = multipart(&mut call, upload, &content_type).await?;

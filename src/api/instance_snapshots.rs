@@ -1,19 +1,22 @@
 //! `/1.0/instances/<name>/snapshots`.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::call::Call;
+use super::call::{Call, blocking};
 use super::error::Error;
 use super::instances::{find, spec};
 use super::response::{self, Response};
 use super::wire;
-use crate::db::{self, InstanceSnapshot, Model, Phase, rfc3339};
+use crate::db::{self, Instance, InstanceSnapshot, Model, Phase, rfc3339};
 use crate::instance::{self, NewSnapshot, SnapshotVerb};
 use crate::names::{InstanceKey, SnapshotName};
 use crate::ops::Handle;
 use crate::profile;
 use crate::project;
+use crate::storage::VolumeId;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -50,8 +53,38 @@ struct SnapshotPost {
     live: bool,
 }
 
-/// A snapshot as the API shows it.
-pub(super) fn to_wire(model: &Model, record: &InstanceSnapshot) -> Value {
+/// What the snapshots of an instance have that nothing else has, bytes: by what the file system of its pool counts.
+type Sizes = BTreeMap<SnapshotName, u64>;
+
+/// Those of `names`; without those that nothing is counted of.
+async fn sizes(call: &Call, instance: &Instance, names: Vec<SnapshotName>) -> Result<Sizes> {
+    // A pool that is away counts nothing.
+    let Ok(pool) = call.app.instances.context().pools.get(&instance.pool) else { return Ok(Sizes::new()) };
+    let volume = VolumeId::of(&instance.key);
+    blocking(move || {
+        if !pool.counts() {
+            return Ok(Sizes::new());
+        }
+        let size = |name: SnapshotName| {
+            let counted = pool.usage(&volume.at(&name)).ok().flatten()?;
+            Some((name, counted.used))
+        };
+        Ok::<_, Error>(names.into_iter().filter_map(size).collect())
+    })
+    .await
+}
+
+/// A snapshot as the API shows it, with its size.
+fn sized(model: &Model, record: &InstanceSnapshot, sizes: &Sizes) -> Value {
+    let mut shown = to_wire(model, record);
+    if let (Some(size), Some(shown)) = (sizes.get(&record.key.name), shown.get_mut("size")) {
+        *shown = json!(size);
+    }
+    shown
+}
+
+/// A snapshot as the API shows it in its instance: as with LXD, without its size.
+fn to_wire(model: &Model, record: &InstanceSnapshot) -> Value {
     let project = &record.key.instance.project;
     // Profiles may be gone: then what is left of it is shown.
     let expanded = profile::expand_known(model, project, &record.profiles, &record.config, &record.devices);
@@ -110,7 +143,9 @@ pub async fn list(call: Call) -> Result<Response> {
         let path = format!("{}/{}/snapshots/{}", call.tree.url(), record.key.name, snapshot.key.name.in_url());
         record.key.project.url(path)
     };
-    call.list(whole(&model, &record.key), url, |snapshot| to_wire(&model, snapshot))
+    let names = whole(&model, &record.key).map(|snapshot| snapshot.key.name.clone());
+    let sizes = if call.recursion() > 0 { sizes(&call, &record, names.collect()).await? } else { Sizes::new() };
+    call.list(whole(&model, &record.key), url, |snapshot| sized(&model, snapshot, &sizes))
 }
 
 /// `GET …/snapshots/<snapshot>`.
@@ -118,7 +153,8 @@ pub async fn get(call: Call) -> Result<Response> {
     let (model, record) = find(&call)?;
     let snapshot = instance::find_snapshot(&model, &record.key, &call.snapshot_name()?)?;
     let tag = response::etag(modifiable(snapshot));
-    Ok(response::tagged(to_wire(&model, snapshot), &tag))
+    let sizes = sizes(&call, &record, vec![snapshot.key.name.clone()]).await?;
+    Ok(response::tagged(sized(&model, snapshot, &sizes), &tag))
 }
 
 fn modifiable(record: &InstanceSnapshot) -> impl serde::Serialize {

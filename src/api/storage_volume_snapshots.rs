@@ -49,7 +49,7 @@ fn to_wire(record: &VolumeSnapshot, name: String) -> StorageVolumeSnapshot {
     StorageVolumeSnapshot {
         config: record.config.clone(),
         description: record.description.clone(),
-        expires_at: if record.expires_at == 0 { NO_TIME.to_owned() } else { rfc3339(record.expires_at) },
+        expires_at: (record.expires_at != 0).then(|| rfc3339(record.expires_at)),
         name,
         content_type: "filesystem".to_owned(),
         created_at: rfc3339(record.created_at),
@@ -84,7 +84,10 @@ pub async fn get(call: Call) -> Result<Response> {
     let (model, record) = call.custom_volume("read")?;
     let snapshot = volume::find_snapshot(&model, &record.key, &call.volume_snapshot_name()?)?;
     let tag = response::etag(modifiable(snapshot));
-    Ok(response::tagged(to_wire(snapshot, snapshot.key.name.to_string()), &tag))
+    let mut shown = to_wire(snapshot, snapshot.key.name.to_string());
+    // As with LXD: never is no time in a list, and the zero time here.
+    shown.expires_at.get_or_insert_with(|| NO_TIME.to_owned());
+    Ok(response::tagged(shown, &tag))
 }
 
 /// `POST …/snapshots`.
@@ -144,23 +147,23 @@ pub async fn delete(call: Call) -> Result<Response> {
 /// `PUT …/snapshots/<snapshot>`: description, and when it expires.
 pub async fn put(mut call: Call) -> Result<Response> {
     let body: SnapshotPut = call.json().await?;
-    update(call, Some(body.description), body.expires_at).await
+    // Without the field it never expires.
+    let expires_at = body.expires_at.as_deref().map_or(Ok(0), moment)?;
+    update(call, SnapshotChange { description: Some(body.description), expires_at: Some(expires_at) }).await
 }
 
 /// `PATCH …/snapshots/<snapshot>`: only what the body names.
 pub async fn patch(mut call: Call) -> Result<Response> {
     let (body, named): (SnapshotPut, _) = call.json_part().await?;
     let description = named.has("description").then_some(body.description);
-    update(call, description, body.expires_at).await
+    let expires_at = body.expires_at.as_deref().map(moment).transpose()?;
+    update(call, SnapshotChange { description, expires_at }).await
 }
 
-async fn update(call: Call, description: Option<String>, expires_at: Option<String>) -> Result<Response> {
+async fn update(call: Call, change: SnapshotChange) -> Result<Response> {
     let (model, record) = call.custom_volume("changed")?;
     let name = call.volume_snapshot_name()?;
     volume::find_snapshot(&model, &record.key, &name)?;
-    // Without the field nothing changes, as with instances' snapshots.
-    let expires_at = expires_at.as_deref().map(moment).transpose()?;
-    let change = SnapshotChange { description, expires_at };
     let wanted = call.if_match();
     let fits = move |record: &VolumeSnapshot| match wanted.differs(modifiable(record)) {
         Some(etag) => Err(volume::Error::Changed { etag }),

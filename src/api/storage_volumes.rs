@@ -12,7 +12,10 @@ use super::response::{self, Response};
 use super::wire::{self, StorageVolume};
 use crate::config;
 use crate::db::{Feature, Instance, Model, Phase, Volume, rfc3339};
-use crate::names::{PoolName, ProjectName, SnapshotName, VolumeKey, VolumeName};
+use crate::instance::{self, RootVolume};
+use crate::names::{
+    Fingerprint, InstanceKey, InstanceName, PoolName, ProjectName, SnapshotName, VolumeKey, VolumeName,
+};
 use crate::ops::Spec;
 use crate::storage::VolumeId;
 use crate::volume::{self, CopyOf, Definition, User, Users};
@@ -22,6 +25,7 @@ type Result<T> = std::result::Result<T, Error>;
 /// The types of volumes that LXD's API knows, in its order.
 const TYPES: &[&str] = &["container", "virtual-machine", "custom", "image"];
 const CONTAINER: &str = "container";
+const IMAGE: &str = "image";
 pub(super) const CUSTOM: &str = "custom";
 const FILES: &str = "filesystem";
 
@@ -109,7 +113,9 @@ fn other(kind: &str, project: &ProjectName, name: String, used_by: String, creat
 fn root(instance: &Instance) -> StorageVolume {
     let key = &instance.key;
     let url = key.project.url(format_args!("/1.0/instances/{}", key.name));
-    other(CONTAINER, &key.project, key.name.to_string(), url, instance.created_at)
+    let RootVolume { description, config } = RootVolume::of(instance);
+    let shown = other(CONTAINER, &key.project, key.name.to_string(), url, instance.created_at);
+    StorageVolume { description, config, ..shown }
 }
 
 /// The roots of instances of a project in a pool, with their snapshots.
@@ -157,7 +163,7 @@ async fn images(call: &Call, model: &Model, pool: &PoolName, project: &ProjectNa
     let shown = |image: Arc<crate::db::Image>| {
         let name = image.fingerprint.to_string();
         let url = project.url(format_args!("/1.0/images/{name}"));
-        other("image", project, name, url, image.uploaded_at)
+        other(IMAGE, project, name, url, image.uploaded_at)
     };
     Ok(known.map(shown).collect())
 }
@@ -190,7 +196,7 @@ async fn listed(call: &Call, kind: Option<&str>) -> Result<Response> {
     for project in holders(Feature::Volumes).iter().filter(|_| wanted(CUSTOM)) {
         found.extend(customs(&model, &pool, project));
     }
-    for project in holders(Feature::Images).iter().filter(|_| wanted("image")) {
+    for project in holders(Feature::Images).iter().filter(|_| wanted(IMAGE)) {
         found.extend(images(call, &model, &pool, project).await?);
     }
     call.list(found, |volume| url_of(&pool, volume), Clone::clone)
@@ -213,7 +219,7 @@ async fn get_other(call: &Call, kind: &str) -> Result<StorageVolume> {
     let (pool, project, model) = (call.pool_name()?, call.project()?, call.app.db.model());
     let all = match kind {
         CONTAINER => roots(&model, &pool, &project),
-        "image" => images(call, &model, &pool, &project).await?,
+        IMAGE => images(call, &model, &pool, &project).await?,
         _ => Vec::new(),
     };
     let name = call.param("volume");
@@ -234,7 +240,7 @@ pub async fn get(call: Call) -> Result<Response> {
     Ok(response::tagged(to_wire(&record, &users), &response::etag(modifiable(&record))))
 }
 
-/// `GET …/<volume>/state`: what it uses, where that is known without looking at every file.
+/// `GET …/<volume>/state`: what it uses, where that is known without looking at every file, and what it may have.
 pub async fn state(call: Call) -> Result<Response> {
     let pool = call.pool_name()?;
     let kind = call.volume_type()?;
@@ -249,7 +255,11 @@ pub async fn state(call: Call) -> Result<Response> {
     };
     let open = call.app.instances.context().pools.get(&pool)?;
     let used = call.app.instances.context().pools.usage().of(&open, &id).await;
-    Ok(response::sync(json!({"usage": used.map(|used| json!({"used": used}))})))
+    // As with LXD, 0 is no limit.
+    let total = blocking(move || Ok::<_, Error>(open.limit_of(&id).unwrap_or(0))).await?;
+    let used = used.map(|used| ("used", used));
+    let usage: BTreeMap<_, _> = used.into_iter().chain([("total", total)]).collect();
+    Ok(response::sync(json!({"usage": usage})))
 }
 
 /// An operation on a volume.
@@ -363,6 +373,9 @@ pub async fn create(mut call: Call) -> Result<Response> {
 /// `PUT /1.0/storage-pools/<pool>/volumes/custom/<volume>`; with `restore` back to a snapshot.
 pub async fn put(mut call: Call) -> Result<Response> {
     let body: wire::StorageVolumePut = call.json().await?;
+    if call.volume_type()? == CONTAINER && body.restore.is_empty() {
+        return update_root(call, |_| RootVolume { description: body.description, config: body.config }).await;
+    }
     let (_, record) = call.custom_volume("changed")?;
     if !body.restore.is_empty() {
         call.if_match().check(modifiable(&record))?;
@@ -376,6 +389,14 @@ pub async fn put(mut call: Call) -> Result<Response> {
 /// `PATCH /1.0/storage-pools/<pool>/volumes/custom/<volume>`: only what the body names.
 pub async fn patch(mut call: Call) -> Result<Response> {
     let (part, named): (wire::StorageVolumePut, _) = call.json_part().await?;
+    if call.volume_type()? == CONTAINER && part.restore.is_empty() {
+        let change = move |mut old: RootVolume| {
+            old.config.extend(part.config);
+            let description = if named.has("description") { part.description } else { old.description };
+            RootVolume { description, config: old.config }
+        };
+        return update_root(call, change).await;
+    }
     let (_, record) = call.custom_volume("changed")?;
     if !part.restore.is_empty() {
         return Err(Error::Field { name: "restore", reason: "only PUT restores a snapshot".to_owned() });
@@ -387,6 +408,22 @@ pub async fn patch(mut call: Call) -> Result<Response> {
         Definition { description, config }
     })
     .await
+}
+
+/// Of the volume of an instance's root, what clients write on it.
+async fn update_root(call: Call, change: impl FnOnce(RootVolume) -> RootVolume + Send + 'static) -> Result<Response> {
+    let (pool, project) = (call.pool_name()?, call.project()?);
+    let key = InstanceKey { project, name: call.named("volume", "Storage pool volume", InstanceName::new)? };
+    if call.app.db.model().instances.get(&key).is_none_or(|record| record.pool != pool) {
+        return Err(Error::NotFound("Storage pool volume"));
+    }
+    let (wanted, name) = (call.if_match(), key.name.to_string());
+    let change = move |old: RootVolume| match wanted.differs((&name, &old.description, &old.config)) {
+        Some(etag) => Err(instance::Error::Changed { etag }),
+        None => Ok(change(old)),
+    };
+    call.app.instances.change_root_volume(&key, change, Some(&call.requestor())).await?;
+    Ok(response::empty())
 }
 
 async fn update(
@@ -439,8 +476,20 @@ pub async fn rename(mut call: Call) -> Result<Response> {
     Ok(response::accepted(&operation))
 }
 
-/// `DELETE /1.0/storage-pools/<pool>/volumes/custom/<volume>`.
+/// The files of an image go from the pool; the next instance of it there brings them again.
+async fn delete_image(call: &Call) -> Result<Response> {
+    let volume = get_other(call, IMAGE).await?;
+    let fingerprint = Fingerprint::new(volume.name).map_err(|_| Error::NotFound("Storage pool volume"))?;
+    let open = call.app.instances.context().pools.get(&call.pool_name()?)?;
+    blocking(move || Ok::<_, Error>(open.delete_image(&fingerprint)?)).await?;
+    Ok(response::empty())
+}
+
+/// `DELETE /1.0/storage-pools/<pool>/volumes/<type>/<volume>`.
 pub async fn delete(call: Call) -> Result<Response> {
+    if call.volume_type()? == IMAGE {
+        return delete_image(&call).await;
+    }
     let (_, record) = call.custom_volume("deleted")?;
     volume::delete(&call.app.instances, &record.key, call.is_forget(), Some(&call.requestor())).await?;
     Ok(response::empty())

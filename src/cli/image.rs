@@ -12,6 +12,7 @@ use http_body_util::StreamBody;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
+use super::build::{self, Build, Built};
 use super::client::Client;
 use super::connection::{Answer, Connection};
 use super::{Error, image_list, image_more, output};
@@ -32,6 +33,8 @@ pub(super) enum Command {
         #[arg(long)]
         public: bool,
     },
+    /// Build an image from a distribution's packages
+    Build(Build),
     /// List images
     #[command(visible_alias = "ls")]
     List(image_list::List),
@@ -57,6 +60,13 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
         }
         Command::List(words) => image_list::list(client, &words).await,
         Command::More(command) => image_more::run(client, command).await,
+        Command::Build(what) => {
+            let connection = client.remote(None)?;
+            match build::build(&connection, what).await? {
+                Some(built) => import_built(&connection, &built).await,
+                None => Ok(()),
+            }
+        }
         Command::Delete { images } => {
             for image in images {
                 let (connection, name) = client.named(&image)?;
@@ -120,6 +130,33 @@ async fn import(
     aliases: &[String],
     public: bool,
 ) -> Result<(), Error> {
+    let fingerprint = upload(connection, file, rest, public).await?;
+    for alias in aliases {
+        let body = json!({"name": alias, "target": fingerprint});
+        let added = connection.request(Method::POST, "/1.0/images/aliases", Some(&body)).await;
+        added.map_err(|e| e.doing(format!("The image {fingerprint} was imported without the alias {alias}")))?;
+    }
+    output::print(&format!("Image imported with fingerprint: {fingerprint}\n"))
+}
+
+/// The aliases of what was built are taken from an older image.
+async fn import_built(connection: &Connection, built: &Built) -> Result<(), Error> {
+    let root = built.rootfs.to_string_lossy().into_owned();
+    let fingerprint = upload(connection, &built.metadata, vec![root], built.public).await?;
+    for alias in &built.aliases {
+        let body = json!({"name": alias, "target": fingerprint});
+        let path = format!("/1.0/images/aliases/{}", alias.split('/').map(encode).collect::<Vec<_>>().join("/"));
+        let moved = match connection.get(&path).await {
+            Ok(_) => connection.request(Method::PUT, &path, Some(&body)).await,
+            Err(_) => connection.request(Method::POST, "/1.0/images/aliases", Some(&body)).await,
+        };
+        moved.map_err(|e| e.doing(format!("The image {fingerprint} was built without the alias {alias}")))?;
+    }
+    output::print(&format!("Image built with fingerprint: {fingerprint}\n"))
+}
+
+/// Sends an image: its fingerprint.
+async fn upload(connection: &Connection, file: &Path, rest: Vec<String>, public: bool) -> Result<String, Error> {
     let (properties, files): (Vec<String>, Vec<String>) = rest.into_iter().partition(|word| word.contains('='));
     let properties: Vec<String> = properties
         .iter()
@@ -162,11 +199,5 @@ async fn import(
     let answer = connection.send(request).await.and_then(Answer::json).map_err(failed)?;
     let operation = connection.wait(&answer.operation).await.map_err(failed)?;
     let metadata = operation.metadata.unwrap_or_default();
-    let fingerprint = metadata.get("fingerprint").and_then(Value::as_str).unwrap_or_default();
-    for alias in aliases {
-        let body = json!({"name": alias, "target": fingerprint});
-        let added = connection.request(Method::POST, "/1.0/images/aliases", Some(&body)).await;
-        added.map_err(|e| e.doing(format!("The image {fingerprint} was imported without the alias {alias}")))?;
-    }
-    output::print(&format!("Image imported with fingerprint: {fingerprint}\n"))
+    Ok(metadata.get("fingerprint").and_then(Value::as_str).unwrap_or_default().to_owned())
 }

@@ -4,6 +4,7 @@
 
 mod alias;
 mod ask;
+mod build;
 mod client;
 mod command;
 mod completion;

@@ -97,12 +97,15 @@ struct Token {
     client_name: String,
     fingerprint: String,
     addresses: Vec<String>,
-    secret: String,
+    /// The server gets the token as it is.
+    #[serde(skip)]
+    text: String,
 }
 
 impl Token {
     fn read(text: &str) -> Option<Self> {
-        serde_json::from_slice(&BASE64_STANDARD.decode(text.trim()).ok()?).ok()
+        let token: Self = serde_json::from_slice(&BASE64_STANDARD.decode(text.trim()).ok()?).ok()?;
+        Some(Self { text: text.trim().to_owned(), ..token })
     }
 }
 
@@ -277,7 +280,7 @@ async fn add(client: &Client, new: Add) -> Result<(), Error> {
     }
     let path = client.settings().server_certificate(&name);
     write(&path, pem(&certificate).as_bytes(), 0o644)?;
-    let secret = token.map(|token| token.secret).or(new.password);
+    let secret = token.map(|token| token.text).or(new.password);
     let added = join(client, &name, &mut remote, secret).await;
     if let Err(error) = added {
         // A remote that could not be added leaves nothing.
@@ -385,10 +388,7 @@ async fn join(client: &Client, name: &str, remote: &mut Remote, secret: Option<S
     }
     let secret = match secret {
         Some(secret) => secret,
-        None => {
-            let typed = ask::secret(&format!("Admin password (or token) for {name}: ")).await?;
-            Token::read(&typed).map_or(typed, |token| token.secret)
-        }
+        None => ask::secret(&format!("Admin password (or token) for {name}: ")).await?,
     };
     let failed = |e: Error| {
         e.doing(format!("{name} does not trust this client"))
@@ -419,7 +419,7 @@ mod tests {
         let text = BASE64_STANDARD
             .encode(r#"{"client_name":"me","fingerprint":"ab","addresses":["10.0.0.1:8443"],"secret":"s","expires_at":"0001-01-01T00:00:00Z"}"#);
         let token = Token::read(&format!("{text}\n")).unwrap();
-        assert_eq!((token.client_name.as_str(), token.secret.as_str()), ("me", "s"));
+        assert_eq!((&token.client_name, &token.text), (&"me".to_owned(), &text));
         for other in ["10.0.0.1", "server", "bm9uc2Vuc2U=", ""] {
             assert!(Token::read(other).is_none(), "{other}");
         }

@@ -841,6 +841,15 @@ pub const INSTANCE_KEYS: &[InstanceRow] = &[
         doc: "To which snapshot it goes back, while it does; set and taken back by the daemon alone.",
     },
     InstanceRow {
+        pattern: Pattern::Exact("volatile.root_volume"),
+        kind: Kind::Text,
+        default: "",
+        scope: Scope::Instance,
+        live: true,
+        effect: Effect::Volatile,
+        doc: "What clients have written on the volume of its root; shown and changed there.",
+    },
+    InstanceRow {
         pattern: Pattern::Exact("volatile.uuid"),
         kind: Kind::Uuid,
         default: "",

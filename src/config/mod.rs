@@ -30,12 +30,12 @@ use crate::names::shortened;
 
 pub use instance_keys::{Effect, INSTANCE_KEYS, InstanceRow, Scope};
 pub use instance_type::limits_of;
-pub use pool_keys::{POOL_KEYS, PoolRow, pool_row, validate_pool};
+pub use pool_keys::{POOL_KEYS, PoolRow, pool_row, validate_pool, with_volume_defaults};
 pub use project_keys::{PROJECT_KEYS, ProjectRow};
 pub use server_keys::{SERVER_KEYS, ServerRow};
 pub use size::{parse_part, parse_size};
 pub use value::{Kind, parse_bool, parse_int};
-pub use volume_keys::{VOLUME_KEYS, is_unmapped, validate_volume};
+pub use volume_keys::{VOLUME_KEYS, is_unmapped, validate_root_volume, validate_volume};
 
 /// The longest value of a key, bytes. LXD's database takes values up to 256 KiB.
 pub const MAX_VALUE: usize = 256 * 1024;

@@ -78,7 +78,7 @@ pub const POOL_KEYS: &[PoolRow] = &[
     volume("volume.security.unmapped", Kind::Bool),
     volume("volume.size", Kind::Size),
     volume("volume.snapshots.expiry", Kind::Expiry),
-    volume("volume.snapshots.pattern", Kind::Line),
+    volume("volume.snapshots.pattern", Kind::SnapshotPattern),
     volume("volume.snapshots.schedule", Kind::Schedule),
 ];
 
@@ -132,9 +132,47 @@ pub fn validate_pool(driver: &str, config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
+/// The configuration of a new custom volume of a pool: what it says itself, and the pool's `volume.*` for what it leaves
+/// open. One that excludes what the volume says is left out.
+pub fn with_volume_defaults(pool: &Config, mut volume: Config) -> Config {
+    let is_set = |config: &Config, key: &str| config.get(key).is_some_and(|text| super::parse_bool(text) == Some(true));
+    for (key, ..) in super::VOLUME_KEYS {
+        let Some(usual) = pool.get(&format!("volume.{key}")).filter(|text| !text.is_empty()) else { continue };
+        let excluded = match *key {
+            "security.shifted" => is_set(&volume, "security.unmapped"),
+            "security.unmapped" => is_set(&volume, "security.shifted"),
+            _ => false,
+        };
+        if !excluded {
+            volume.entry((*key).to_owned()).or_insert_with(|| usual.clone());
+        }
+    }
+    volume
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_volume_has_what_its_pool_says_of_volumes_but_what_it_says_itself() {
+        let map = |pairs: &[(&str, &str)]| -> Config {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        let pool = map(&[
+            ("source", "/x"),
+            ("size", "1GiB"),
+            ("volume.size", "70MiB"),
+            ("volume.snapshots.expiry", ""),
+            ("volume.security.shifted", "true"),
+        ]);
+        let of = |pairs: &[(&str, &str)]| with_volume_defaults(&pool, map(pairs));
+        assert_eq!(of(&[]), map(&[("size", "70MiB"), ("security.shifted", "true")]));
+        let own = map(&[("size", "0"), ("security.shifted", "false"), ("user.a", "b")]);
+        assert_eq!(with_volume_defaults(&pool, own.clone()), own);
+        let unmapped = [("security.unmapped", "true")];
+        assert_eq!(of(&unmapped), map(&[("size", "70MiB"), ("security.unmapped", "true")]));
+    }
 
     #[test]
     fn each_driver_has_its_keys() {

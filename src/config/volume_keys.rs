@@ -46,6 +46,21 @@ pub fn validate_volume(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
+/// Checks the configuration of the volume of an instance's root, which has keys of the client only.
+///
+/// # Errors
+/// With the first key that is something else.
+pub fn validate_root_volume(config: &Config) -> Result<(), Error> {
+    validate_volume(config)?;
+    match config.keys().find(|key| !key.starts_with("user.")) {
+        Some(key) => {
+            let reason = "on the volume of an instance's root only user.* is kept; set what it has on the instance and its root disk";
+            Err(Error::WrongScope { key: key.clone(), reason })
+        }
+        None => Ok(()),
+    }
+}
+
 /// Whether a volume's files are shown with the ids that they have on the disk.
 pub fn is_unmapped(config: &Config) -> bool {
     config.get("security.unmapped").and_then(|text| parse_bool(text)) == Some(true)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::create::{self, CopyOf, RootSource};
 use super::error::Error;
 use super::update::Definition;
-use super::{Context, snapshots, volumes};
+use super::{Context, root_volume, snapshots, volumes};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{Instance, Model, Phase};
@@ -44,7 +44,7 @@ pub fn definition_of_copy(model: &Model, copy: &CopyOf) -> Result<Definition, Er
     };
     let asked = &copy.asked;
     let mut config = config.clone();
-    config.retain(|key, _| !key.starts_with("volatile.") || key == "volatile.base_image");
+    config.retain(|key, _| !key.starts_with("volatile.") || key == "volatile.base_image" || key == root_volume::RECORD);
     config.extend(asked.config.clone());
     let mut devices = devices.clone();
     devices.extend(asked.devices.clone());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::snapshots::{place, purge_behind};
-use super::{Context, blocking, create, marks};
+use super::{Context, blocking, create, marks, quota};
 use crate::db::{self, Instance, Phase};
 use crate::events::lifecycle::Requestor;
 use crate::names::{InstanceKey, PoolName, SnapshotName};
@@ -38,7 +38,11 @@ pub(super) async fn move_to(
     if !model.pools.get(&to).is_some_and(|pool| pool.phase == Phase::Ready) {
         return Err(Error::NoSuchPool(to));
     }
-    let new = context.pools.get(&to)?;
+    let (new, size) = (context.pools.get(&to)?, quota::asked(&model, &record)?);
+    if size.is_some() {
+        let target = Arc::clone(&new);
+        blocking(move || Ok::<_, Error>(target.check_limits()?)).await?;
+    }
     let whole = model.snapshots_of(key).into_iter().filter(|one| snapshots && one.phase == Phase::Ready);
     let names: Vec<SnapshotName> = whole.map(|one| one.key.name.clone()).collect();
     marks::set(context, key, MOVING, Some(to.to_string())).await?;
@@ -47,7 +51,11 @@ pub(super) async fn move_to(
         for name in names {
             target.copy_from(&id.at(&name), &source, &id.at(&name), None)?;
         }
-        Ok::<_, Error>(target.copy_from(&id, &source, &id, None)?)
+        target.copy_from(&id, &source, &id, None)?;
+        if size.is_some() {
+            target.set_quota(&id, size)?;
+        }
+        Ok::<_, Error>(())
     });
     let moved = match copied.await {
         Ok(()) => commit(context, key, &to, snapshots).await,

@@ -10,7 +10,7 @@ use crate::db;
 use crate::device::Set;
 use crate::names::InstanceKey;
 use crate::profile::{self, Expanded};
-use crate::storage::{Pool, VolumeId};
+use crate::storage::{self, Pool, VolumeId};
 
 /// A limit that was changed, to be taken back when the change does not come about.
 pub(super) struct Changed {
@@ -29,10 +29,23 @@ fn size(expanded: &Expanded) -> Result<Option<u64>, Error> {
 pub(super) async fn begin(context: &Arc<Context>, record: &db::Instance) -> Result<(), Error> {
     let model = context.db.model();
     let usual = || model.pools.get(&record.pool)?.config.get("volume.size").and_then(|size| parse_size(size));
-    let size = size(&profile::expand_instance(&model, record))?;
-    let Some(bytes) = size.or_else(usual).filter(|bytes| *bytes > 0) else { return Ok(()) };
+    let asked = size(&profile::expand_instance(&model, record))?;
+    let Some(bytes) = asked.or_else(usual).filter(|bytes| *bytes > 0) else { return Ok(()) };
     let (pool, volume) = (context.pools.get(&record.pool)?, VolumeId::of(&record.key));
-    blocking(move || pool.set_quota(&volume, Some(bytes)).map_err(Error::from)).await
+    blocking(move || match pool.set_quota(&volume, Some(bytes)) {
+        // Nobody asked for it here.
+        Err(error @ storage::Error::NoQuotas { .. }) if asked.is_none() => {
+            tracing::warn!(%volume, %error, "the pool's volume.size is not held");
+            Ok(())
+        }
+        limited => Ok(limited?),
+    })
+    .await
+}
+
+/// Bytes that the root disk of an instance says that it may have; `None`: as much as there is.
+pub(super) fn asked(model: &db::Model, record: &db::Instance) -> Result<Option<u64>, Error> {
+    Ok(size(&profile::expand_instance(model, record))?.filter(|bytes| *bytes > 0))
 }
 
 /// Brings the limit from what `before` says to what `after` does; `None`: they say the same.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::apply::apply;
 use super::error::Error;
 use super::snapshots::{HELD, restore};
-use super::{Context, create, devices, guests, moves, nics, quota, ranges, rename, stop, volumes};
+use super::{Context, create, devices, guests, moves, nics, quota, ranges, rename, root_volume, stop, volumes};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{Feature, Instance, Model, Profile};
@@ -40,7 +40,7 @@ pub type Change = Box<dyn Fn(&Instance) -> Result<Definition, Error> + Send + Sy
 /// Its identity, made when it was.
 const UUID: &str = "volatile.uuid";
 
-/// Keys by which the daemon finds its way back after a crash. No client changes them, and they are no part of what a client
+/// Keys by which the daemon finds its way back after a crash, and what is shown elsewhere. No client changes them, and they are no part of what a client
 /// saw when it changes something else.
 pub fn is_own(key: &str) -> bool {
     let own = [
@@ -52,6 +52,7 @@ pub fn is_own(key: &str) -> bool {
         guests::READY,
         moves::MOVING,
         moves::MOVED_FROM,
+        root_volume::RECORD,
     ];
     nics::is_live_key(key) || ranges::is_own(key) || own.contains(&key)
 }

@@ -14,6 +14,10 @@ use crate::names::Fingerprint;
 
 /// So many lists of products an index may name: each is fetched.
 const LISTS: usize = 32;
+/// So many JSON objects a list may have. That of all daily builds of Ubuntu has some forty thousand.
+const OBJECTS: usize = 150_000;
+/// The longest text that is taken over, bytes: what is said of a product is said of each of its images.
+const TEXT: usize = 1024;
 
 /// `index.json`.
 #[derive(Deserialize)]
@@ -57,6 +61,15 @@ struct Product {
     support_eol: String,
     #[serde(deserialize_with = "null_default")]
     versions: BTreeMap<String, Version>,
+}
+
+impl Product {
+    fn check(&self) -> Result<(), String> {
+        let labels = self.versions.iter().flat_map(|(name, version)| [name, &version.label]);
+        let own = [&self.aliases, &self.os, &self.release, &self.release_title, &self.variant, &self.version];
+        let is_long = own.into_iter().chain(labels).any(|text| text.len() > TEXT);
+        if is_long { Err(format!("it has a text of more than {TEXT} bytes")) } else { Ok(()) }
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -165,9 +178,14 @@ fn checked(path: String) -> Result<String, String> {
 /// # Errors
 /// With the reason why it is not usable.
 pub fn images(json: &[u8], host: &[&str]) -> Result<Vec<Entry>, String> {
+    // Of the shortest objects the longest list would fill the memory.
+    if json.iter().filter(|byte| **byte == b'{').count() > OBJECTS {
+        return Err(format!("it has more than {OBJECTS} objects"));
+    }
     let list: Products = serde_json::from_slice(json).map_err(|error| error.to_string())?;
     let mut entries = Vec::new();
-    for product in list.products.into_values() {
+    for (name, product) in list.products {
+        product.check().map_err(|reason| format!("its product {:?}: {reason}", crate::names::shortened(&name)))?;
         let Some(architecture) = architecture(&product.arch).filter(|word| host.contains(word)) else { continue };
         let mut aliases: Vec<String> =
             product.aliases.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
@@ -206,8 +224,9 @@ fn entries_of(
             files,
         });
     };
+    // One of each: more of a kind is nothing that anybody could tell apart.
     let of_type = |wanted: &'static [&'static str]| {
-        wanted.iter().flat_map(|kind| version.items.values().filter(move |item| item.ftype == *kind))
+        wanted.iter().filter_map(|kind| version.items.values().find(|item| item.ftype == *kind))
     };
     for metadata in of_type(&["lxd.tar.xz", "incus.tar.xz"]) {
         for root in of_type(&["squashfs", "root.squashfs"]) {

@@ -85,6 +85,10 @@ impl Driver for Dir {
         mount_mapped(volume, map, self.probes.id_mapped_missing().is_none())
     }
 
+    fn check_limits(&self, pool: &Path) -> Result<(), Error> {
+        quota::check_directories(pool)
+    }
+
     fn set_quota(&self, volume: &Path, bytes: Option<u64>) -> Result<(), Error> {
         quota::limit_directory(volume, bytes)
     }

@@ -115,6 +115,8 @@ pub(super) trait Driver: Send + Sync {
     fn discard_files(&self, trash: &Path) -> Result<(), Error> {
         remove_dir(trash)
     }
+    /// Refuses what cannot limit a volume of this pool. It costs nothing.
+    fn check_limits(&self, pool: &Path) -> Result<(), Error>;
     /// Limits what a volume may have, bytes; `None`: as much as there is.
     fn set_quota(&self, volume: &Path, bytes: Option<u64>) -> Result<(), Error>;
     /// The same of a custom volume.

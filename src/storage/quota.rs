@@ -81,6 +81,12 @@ pub(super) fn counts_directories(pool: &Path) -> bool {
     btrfs::open(pool).is_ok_and(|opened| project::usage(&opened, 0).is_ok())
 }
 
+/// Refuses a pool whose directories cannot be limited, with what it lacks.
+pub(super) fn check_directories(pool: &Path) -> Result<(), Error> {
+    let opened = btrfs::open(pool).map_err(io("open", pool))?;
+    project::usage(&opened, 0).map(drop).map_err(|error| refused(pool, &error))
+}
+
 fn refused(directory: &Path, error: &io::Error) -> Error {
     let kind = space::of(directory).map_or_else(|_| "file system".to_owned(), |space| space.file_system);
     let reason = match kind.as_str() {

@@ -56,6 +56,8 @@ fn config_get_gives_values_without_newlines_at_their_end() {
     is(r#"[{{ config_get("user.a","d") }}][{{ config_get("user.none", "d") }}]"#, "[A][d]");
     is(r#"{{ config_get("user.none", properties.default) }}"#, "D");
     is(r#"{{ config_get("user.b", "")|default:"q" }}{{ x|default:config_get("user.a","z") }}"#, "qA");
+    // The default stays as it is.
+    is(r#"[{{ config_get("user.none", "d\n\n") }}]"#, "[d\n\n]");
     is(r#"{{ config["user.num"] }}"#, "42");
 }
 

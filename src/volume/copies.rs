@@ -6,9 +6,8 @@ use super::error::Error;
 use super::snapshots::{alone, delete_held, find as find_snapshot};
 use super::{
     Definition, are_there, check_free, find, not_running, on_pool, purge_behind, ready, remove, row, set_ready, told,
-    told_of_snapshot, undone, users,
+    told_of_snapshot, undone, users, with_defaults,
 };
-use crate::config;
 use crate::db::{Model, Phase, Tx, Volume, VolumeSnapshot};
 use crate::events::lifecycle::Requestor;
 use crate::instance::{Context, Manager};
@@ -115,8 +114,7 @@ async fn copy_held(
     context
         .db
         .write(move |tx| {
-            let definition = definition(tx.model(), &source, asked)?;
-            config::validate_volume(&definition.config)?;
+            let definition = with_defaults(tx.model(), &key, definition(tx.model(), &source, asked)?)?;
             let project = key.project.clone();
             write_rows(tx, &source, row(&key, definition))?;
             Ok::<_, Error>(project::check_volumes(tx.model(), &project)?)

@@ -88,7 +88,15 @@ fn row(key: &VolumeKey, definition: Definition) -> Volume {
     }
 }
 
-/// Makes an empty volume.
+/// What a new volume is, with what its pool says of new volumes.
+fn with_defaults(model: &Model, key: &VolumeKey, definition: Definition) -> Result<Definition, Error> {
+    let pool = model.pools.get(&key.pool).ok_or_else(|| Error::NoSuchPool { pool: key.pool.clone() })?;
+    let config = config::with_volume_defaults(&pool.config, definition.config);
+    config::validate_volume(&config)?;
+    Ok(Definition { config, ..definition })
+}
+
+/// Makes an empty volume; what its definition leaves open, its pool says (`volume.*`).
 ///
 /// # Errors
 /// Then nothing of it stays.
@@ -102,11 +110,12 @@ pub async fn create(
     let context = manager.context();
     let _verb = context.pools.locks().verb(key).await;
     are_there(context, &[&key.pool])?;
-    let record = row(key, definition);
+    let key_of_row = key.clone();
     context
         .db
         .write(move |tx| {
-            check_free(tx.model(), &record.key)?;
+            check_free(tx.model(), &key_of_row)?;
+            let record = row(&key_of_row, with_defaults(tx.model(), &key_of_row, definition)?);
             let project = record.key.project.clone();
             tx.put_volume(record)?;
             Ok::<_, Error>(project::check_volumes(tx.model(), &project)?)
@@ -141,9 +150,9 @@ async fn set_ready(context: &Arc<Context>, key: &VolumeKey) -> Result<(), Error>
     context.db.write(move |tx| ready(tx, &key)).await
 }
 
-/// Bytes that a volume may have.
+/// Bytes that a volume may have; as with root disks, 0 is no limit.
 fn size_of(config: &Config) -> Option<u64> {
-    config.get("size").and_then(|text| config::parse_size(text))
+    config.get("size").and_then(|text| config::parse_size(text)).filter(|bytes| *bytes > 0)
 }
 
 /// Limits what a volume may have. Where the pool cannot, the size is only what projects count, as with LXD.

@@ -33,6 +33,18 @@ pub(super) fn state(caller: &Caller, name: &str, action: &str) {
     caller.call("PUT", &format!("{}/state", url(name)), &body);
 }
 
+/// Stopped, and never started: templates are due.
+fn with_templates(daemon: &Daemon, name: &str) {
+    stopped(daemon, name);
+    let template = |when: &str| json!({"when": [when], "template": "a.tpl"});
+    let templates = json!({"/etc/made": template("create"), "/etc/each": template("start")});
+    let metadata = json!({"architecture": "x86_64", "creation_date": 1, "templates": templates});
+    done(daemon, "PUT", &format!("{}/metadata", url(name)), &metadata.to_string());
+    let path = format!("{}/metadata/templates?path=a.tpl", url(name));
+    let kind = [("Content-Type", "application/octet-stream")];
+    daemon.ask("POST", &path, &kind, b"{{ trigger }} {{ container.name }}").is(200);
+}
+
 /// Its state is one of these, and it works in that state.
 #[track_caller]
 pub(super) fn is_one_of(daemon: &Daemon, name: &str, states: &[&str]) {
@@ -90,6 +102,24 @@ pub(super) const LIVES: &[Verb] = &[
         prepare: stopped,
         act: |caller, name| state(caller, name, "start"),
         holds: |daemon, name| is_one_of(daemon, name, &["Running", "Stopped"]),
+        tidy: remove,
+    },
+    Verb {
+        name: "start an instance with templates",
+        prepare: with_templates,
+        act: |caller, name| state(caller, name, "start"),
+        holds: |daemon, name| {
+            is_one_of(daemon, name, &["Running", "Stopped"]);
+            if daemon.status(name) == "Stopped" {
+                done(daemon, "PUT", &format!("{}/state", url(name)), r#"{"action":"start"}"#);
+            }
+            // Whichever start it was, what was due has been done, and is not due any more.
+            for (path, text) in [("/etc/made", format!("create {name}")), ("/etc/each", format!("start {name}"))] {
+                let answer = daemon.ask("GET", &format!("{}/files?path={path}", url(name)), &[], b"").is(200);
+                assert_eq!(answer.text(), text);
+            }
+            assert!(shown(daemon, &url(name))["config"].get("volatile.apply_template").is_none());
+        },
         tidy: remove,
     },
     Verb {

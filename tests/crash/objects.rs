@@ -134,6 +134,31 @@ pub(super) const IMAGES: &[Verb] = &[
         tidy: forget_image,
     },
     Verb {
+        name: "offer an image by simplestreams and take it back",
+        prepare: with_image,
+        act: |caller, name| {
+            let Some(alias) = caller.call("GET", &format!("/1.0/images/aliases/{name}"), "") else { return };
+            let url = format!("/1.0/images/{}", alias["metadata"]["target"].as_str().unwrap());
+            caller.call("PATCH", &url, r#"{"public":true}"#);
+            caller.send("GET", "/streams/v1/images.json", &[], b"");
+            caller.call("DELETE", &url, "");
+        },
+        holds: |daemon, name| {
+            // Listed with true hashes when it is public, and not at all otherwise.
+            let list = daemon.ask("GET", "/streams/v1/images.json", &[], b"").is(200).json();
+            let offered = target(daemon, name)
+                .filter(|fingerprint| shown(daemon, &format!("/1.0/images/{fingerprint}"))["public"] == true);
+            assert_eq!(list["products"].as_object().unwrap().len(), usize::from(offered.is_some()), "{list}");
+            for product in list["products"].as_object().unwrap().values() {
+                let item = &product["versions"].as_object().unwrap().values().next().unwrap()["items"]["squashfs"];
+                let root = daemon.ask("GET", &format!("/{}", item["path"].as_str().unwrap()), &[], b"").is(200).body;
+                let digest = ring::digest::digest(&ring::digest::SHA256, &root);
+                assert_eq!(hex::encode(digest), item["sha256"].as_str().unwrap());
+            }
+        },
+        tidy: forget_image,
+    },
+    Verb {
         name: "delete an image",
         prepare: with_image,
         act: |caller, name| {

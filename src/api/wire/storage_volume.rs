@@ -121,8 +121,8 @@ pub struct StorageVolumeSnapshot {
     pub config: Config,
     /// Free text.
     pub description: String,
-    /// RFC 3339; LXD's zero time is never.
-    pub expires_at: String,
+    /// RFC 3339; none is never.
+    pub expires_at: Option<String>,
     /// Its name; in a list with the volume's before it.
     pub name: String,
     /// `filesystem`.

@@ -10,7 +10,7 @@ use super::super::error::Error;
 use super::super::manager::Manager;
 use super::super::request::Request;
 use super::super::{Context, Stages, blocking};
-use super::{Use, Verb, delete, holding, place, purge_behind, remove, set_ready};
+use super::{Use, Verb, delete, find, holding, place, purge_behind, remove, set_ready};
 use crate::db::{self, Phase};
 use crate::events::lifecycle::Requestor;
 use crate::names::{InstanceKey, SnapshotKey, SnapshotName};
@@ -27,6 +27,12 @@ pub(super) async fn copy(
     used: Use,
 ) -> Result<Option<f64>, Error> {
     let ((pool, volume), (target, new)) = (place(context, instance)?, place(context, to)?);
+    if let Some(name) = &snapshot {
+        find(&context.db.model(), instance, name)?;
+    }
+    if refresh {
+        forget_gone(context, instance, to).await?;
+    }
     let model = context.db.model();
     let to_make = |record: &&&Arc<db::InstanceSnapshot>| record.phase == Phase::Creating;
     let snapshots = model.snapshots_of(to);
@@ -47,6 +53,22 @@ pub(super) async fn copy(
         Ok(target.copy_from(&new, &pool, &of, pause)?)
     })
     .await
+}
+
+/// In the turn of the source's task: what was to be copied and has been deleted since is not.
+async fn forget_gone(context: &Context, from: &InstanceKey, to: &InstanceKey) -> Result<(), Error> {
+    let (from, to) = (from.clone(), to.clone());
+    context
+        .db
+        .write(move |tx| {
+            let model = tx.model().clone();
+            let to_make = model.snapshots_of(&to).into_iter().filter(|record| record.phase == Phase::Creating);
+            for record in to_make.filter(|record| find(&model, &from, &record.key.name).is_err()) {
+                tx.delete_snapshot(&record.key)?;
+            }
+            Ok::<_, Error>(())
+        })
+        .await
 }
 
 impl Manager {
@@ -90,7 +112,8 @@ impl Manager {
         .await?;
         match made {
             Ok(stages) => {
-                for key in &new {
+                let model = context.db.model();
+                for key in new.iter().filter(|key| model.snapshots.contains_key(*key)) {
                     set_ready(context, key).await?;
                     context.snapshot_lifecycle("instance-snapshot-created", key, &[], requestor);
                 }

@@ -105,6 +105,13 @@ fn hostile_lists_are_refused() {
     ] {
         assert!(images(list.replace(from, to).as_bytes(), HOST).is_err(), "{to}");
     }
+    let long = list.replace("debian/bookworm/cloud", &"x".repeat(2000));
+    assert!(images(long.as_bytes(), HOST).unwrap_err().contains("1024 bytes"));
+    let many = format!(
+        r#"{{"products":{{"a":{{"versions":{{"1":{{"items":{{{}"x":{{}}}}}}}}}}}}}}"#,
+        r#""x":{},"#.repeat(OBJECTS)
+    );
+    assert!(images(many.as_bytes(), HOST).unwrap_err().contains("objects"));
     let short = list.replace(&hash('a'), "aa");
     let entries = images(short.as_bytes(), HOST).unwrap();
     let found = by_alias(&entries, "debian/12/cloud", HOST).unwrap();

@@ -119,6 +119,10 @@ impl Driver for Btrfs {
         subvolumes::remove(trash)
     }
 
+    fn check_limits(&self, _pool: &Path) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn set_quota(&self, volume: &Path, bytes: Option<u64>) -> Result<(), Error> {
         quota::limit_subvolume(volume, bytes)
     }

@@ -432,6 +432,10 @@ impl Driver for Overlay {
         upper.into_iter().chain([volume.join(NESTED)]).collect()
     }
 
+    fn check_limits(&self, pool: &Path) -> Result<(), Error> {
+        quota::check_directories(pool)
+    }
+
     fn set_quota(&self, volume: &Path, bytes: Option<u64>) -> Result<(), Error> {
         match self.upper(volume)? {
             Some(upper) => quota::limit_directory(&upper, bytes),

@@ -212,6 +212,19 @@ impl Pool {
         Ok(old)
     }
 
+    /// Refuses when nothing here can be limited.
+    ///
+    /// # Errors
+    /// [`Error::NoQuotas`].
+    pub fn check_limits(&self) -> Result<(), Error> {
+        self.driver.check_limits(&self.root)
+    }
+
+    /// The limit of a volume, bytes, where there is one. No file is looked at. Blocking.
+    pub fn limit_of(&self, volume: &VolumeId) -> Option<u64> {
+        if self.counts() { self.usage(volume).ok().flatten().and_then(|usage| usage.limit) } else { None }
+    }
+
     /// Limits what a volume may have, bytes; `None`: as much as there is.
     ///
     /// # Errors

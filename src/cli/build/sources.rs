@@ -1,0 +1,122 @@
+//! Where packages come from: this host's own sources of the distribution, or the mirror that was named.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use super::super::Error;
+use super::recipe::Spec;
+
+/// What this host is, by os-release(5).
+pub(super) struct Host {
+    pub(super) id: String,
+    pub(super) suite: String,
+}
+
+impl Host {
+    pub(super) fn read() -> Option<Self> {
+        let text = std::fs::read_to_string("/etc/os-release").ok()?;
+        Self::parse(&text)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let value = |name: &str| {
+            let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            found.map(|value| value.trim_matches(['"', '\'']).to_owned())
+        };
+        Some(Self { id: value("ID")?, suite: value("VERSION_CODENAME")? })
+    }
+}
+
+/// The lines of sources.list(5).
+///
+/// # Errors
+/// When the mirror is no address, or this host has no sources of the distribution.
+pub(super) fn lines(spec: &Spec, mirror: Option<&str>, host: Option<&Host>) -> Result<Vec<String>, Error> {
+    let components = spec.distribution.components();
+    if let Some(mirror) = mirror {
+        let known = ["http://", "https://", "file:/", "copy:/"].iter().any(|scheme| mirror.starts_with(scheme));
+        if !known || mirror.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(Error::Usage(format!(
+                "{mirror:?} is no mirror: write it as http://host/{}",
+                spec.distribution.id()
+            )));
+        }
+        return Ok(vec![format!("deb {mirror} {} {components}", spec.suite)]);
+    }
+    let told = Command::new("apt-get")
+        .args(["indextargets", "--format", "$(ORIGIN)\t$(SITE)\t$(RELEASE)", "Created-By: Packages"])
+        .output()
+        .map_err(|error| Error::Local { doing: "ask apt for this host's sources".to_owned(), error })?;
+    let lines = from_targets(spec, &String::from_utf8_lossy(&told.stdout), host, components);
+    if lines.is_empty() {
+        let title = spec.distribution.title();
+        return Err(Error::Usage(format!(
+            "This host's apt has no package lists of {title}: run \"apt-get update\", or name a mirror of {title} by --mirror"
+        )));
+    }
+    Ok(lines)
+}
+
+/// The sites of this host's suites, with the suites of what is built in their place.
+fn from_targets(spec: &Spec, targets: &str, host: Option<&Host>, components: &str) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let mut lines = Vec::new();
+    let own = host.map_or("", |host| host.suite.as_str());
+    for target in targets.lines() {
+        let mut fields = target.split('\t');
+        let (Some(origin), Some(site), Some(release)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        // Without lists apt does not know whose they are: of the host's own suites it is clear.
+        let is_own = host.is_some_and(|host| host.id == spec.distribution.id());
+        if origin != spec.distribution.title() && !(origin.is_empty() && is_own) {
+            continue;
+        }
+        // `bookworm-security` of the host is `trixie-security` of what is built; `bookworm-backports` is nothing of it.
+        let suite = match release.strip_prefix(own).filter(|_| !own.is_empty()) {
+            Some(rest) => format!("{}{rest}", spec.suite),
+            None if release.starts_with(&spec.suite) => release.to_owned(),
+            None => continue,
+        };
+        if spec.suites().contains(&suite) && seen.insert((site.to_owned(), suite.clone())) {
+            lines.push(format!("deb {site} {suite} {components}"));
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TARGETS: &str = "Debian\thttp://m/debian\tbookworm\nDebian\thttp://m/debian\tbookworm\nDebian\thttp://m/debian\tbookworm-updates\n\
+Debian\thttp://m/security\tbookworm-security\nDebian Backports\thttp://m/debian\tbookworm-backports\nDocker\thttp://d\tbookworm\n\n";
+
+    fn spec(text: &str) -> Spec {
+        Spec::parse(text, None).unwrap()
+    }
+
+    #[test]
+    fn a_hosts_suites_become_those_of_what_is_built() {
+        let host = Host::parse("ID=debian\nVERSION_CODENAME=bookworm\nVERSION=\"12 (bookworm)\"\n").unwrap();
+        let lines = |text: &str| from_targets(&spec(text), TARGETS, Some(&host), "main").join("|");
+        assert_eq!(
+            lines("debian/13"),
+            "deb http://m/debian trixie main|deb http://m/debian trixie-updates main|deb http://m/security trixie-security main"
+        );
+        assert_eq!(lines("debian/sid"), "deb http://m/debian sid main");
+        assert_eq!(lines("ubuntu/24.04"), "");
+        assert_eq!(from_targets(&spec("debian/12"), TARGETS, None, "main").len(), 3);
+        // Before the first "apt-get update".
+        let bare = "\thttp://m/debian\tbookworm\n\thttp://m/debian\tbookworm-backports\n";
+        assert_eq!(from_targets(&spec("debian/13"), bare, Some(&host), "main"), ["deb http://m/debian trixie main"]);
+        assert!(from_targets(&spec("ubuntu/24.04"), bare, Some(&host), "main").is_empty());
+    }
+
+    #[test]
+    fn a_mirror_is_an_address() {
+        let named = |mirror: &str| super::lines(&spec("debian/13"), Some(mirror), None);
+        assert_eq!(named("http://m/debian").unwrap(), ["deb http://m/debian trixie main"]);
+        for bad in ["", "m/debian", "ftp://m", "http://m/x y", "--help", "http://m/\nx"] {
+            assert!(named(bad).is_err(), "{bad:?}");
+        }
+    }
+}
