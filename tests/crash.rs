@@ -19,6 +19,8 @@ mod objects;
 mod planted;
 #[path = "crash/projects.rs"]
 mod projects;
+#[path = "crash/publish.rs"]
+mod publish;
 #[path = "crash/remotes.rs"]
 mod remotes;
 #[path = "crash/snapshots.rs"]
@@ -332,6 +334,15 @@ fn images_and_profiles() {
         let mut daemon = Daemon::ready("overlay");
         daemon.busybox_unified();
         crash(&mut daemon, objects::IMAGES, &[]);
+    });
+}
+
+#[test]
+fn published_images() {
+    isolated("published_images", || {
+        let mut daemon = Daemon::ready("overlay");
+        daemon.lxc(&["launch", "bb", "steady"]).ok();
+        crash(&mut daemon, publish::PUBLISH, &["steady"]);
     });
 }
 

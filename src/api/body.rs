@@ -113,6 +113,16 @@ impl BodyStream {
         self.chunks.get_mut().unwrap_or_else(PoisonError::into_inner).next().await
     }
 
+    /// Puts a piece back that was only looked at: it comes next.
+    pub fn put_back(&mut self, piece: Bytes) {
+        let returning = self.chunks.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let first = futures_util::stream::once(std::future::ready(Ok(piece)));
+        returning.chunks = Some(match returning.chunks.take() {
+            Some(rest) => first.chain(rest).boxed(),
+            None => first.boxed(),
+        });
+    }
+
     /// All of it, if it is not longer than `max`.
     ///
     /// # Errors

@@ -223,6 +223,7 @@ fn image(error: &image::Error) -> StatusCode {
         | image::Error::Limit { .. }
         | image::Error::NoSpace { .. }
         | image::Error::Tool { .. }
+        | image::Error::Pack { .. }
         | image::Error::Io { .. } => StatusCode::BAD_REQUEST,
     }
 }

@@ -21,7 +21,8 @@ fn spec(call: &Call, description: &'static str, project: &ProjectName, images: &
     let urls: Vec<String> = images.iter().map(|fingerprint| format!("/1.0/images/{fingerprint}")).collect();
     Spec {
         description,
-        project: project.clone(),
+        // Who asked listens for what happens in the project that was named, wherever its images lie.
+        project: call.project().unwrap_or_else(|_| project.clone()),
         resources: if urls.is_empty() { BTreeMap::new() } else { [("images".to_owned(), urls)].into() },
         metadata: None,
         requestor: Some(call.requestor()),

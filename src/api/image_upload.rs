@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use serde_json::Map;
+
 use super::call::{Call, Trust, blocking, parse_pairs, parse_query};
 use super::error::Error;
 use super::image_sources;
@@ -13,9 +17,6 @@ use crate::image::{Part, Upload};
 use crate::names::{AliasName, Fingerprint, ProfileName};
 use crate::ops::Spec;
 use crate::remote::{self, Keep};
-use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use serde_json::Map;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -89,7 +90,8 @@ pub async fn create(mut call: Call) -> Result<Response> {
     let project = call.holder(Feature::Images)?;
     let content_type = call.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let kind = content_type.to_ascii_lowercase();
-    if kind.starts_with("application/json") {
+    let may_be_json = call.trust == Trust::Trusted && !kind.starts_with("multipart/");
+    if kind.starts_with("application/json") || (may_be_json && looks_like_json(&mut call).await?) {
         if call.trust == Trust::Untrusted {
             return Err(Error::Forbidden);
         }
@@ -109,7 +111,8 @@ pub async fn create(mut call: Call) -> Result<Response> {
     };
     let spec = Spec {
         description: "Downloading image",
-        project: project.clone(),
+        // Who asked listens for what happens there, wherever the image comes to lie.
+        project: call.project()?,
         resources: BTreeMap::new(),
         // By it, who brought the image may wait for the end.
         metadata: (call.trust == Trust::Untrusted)
@@ -138,6 +141,15 @@ pub async fn create(mut call: Call) -> Result<Response> {
         Ok::<(), Error>(())
     });
     Ok(response::accepted(&operation))
+}
+
+/// Whether the body begins as no image does. As in LXD, nobody need say that it is JSON.
+async fn looks_like_json(call: &mut Call) -> Result<bool> {
+    let Some(piece) = call.body.next_chunk().await else { return Ok(false) };
+    let piece = piece.map_err(Error::Body)?;
+    let found = piece.trim_ascii_start().starts_with(b"{");
+    call.body.put_back(piece);
+    Ok(found)
 }
 
 /// An image whose bytes are not in the request.

@@ -134,7 +134,7 @@ async fn update(call: Call, change: impl FnOnce(&Image) -> Image + Send + 'stati
 }
 
 /// A time of the API; the empty text and anything up to 1970 is never.
-fn expiry(text: &str) -> Result<db::Seconds> {
+pub(super) fn expiry(text: &str) -> Result<db::Seconds> {
     if text.is_empty() {
         return Ok(0);
     }
@@ -150,7 +150,7 @@ fn is_zero_time(text: &str) -> bool {
     text.is_empty() || text.starts_with("0001-01-01T00:00:00")
 }
 
-fn profiles(model: &Model, project: &ProjectName, names: Vec<String>) -> Result<Vec<ProfileName>> {
+pub(super) fn profiles(model: &Model, project: &ProjectName, names: Vec<String>) -> Result<Vec<ProfileName>> {
     let names = names.into_iter().map(ProfileName::new).collect::<std::result::Result<Vec<_>, _>>()?;
     match names.iter().find(|name| model.profile(project, name).is_none()) {
         Some(missing) => {
@@ -207,7 +207,7 @@ pub async fn delete(call: Call) -> Result<Response> {
     let (_, image) = find(&call)?;
     let spec = Spec {
         description: "Deleting image",
-        project: image.project.clone(),
+        project: call.project()?,
         resources: [("images".to_owned(), vec![format!("/1.0/images/{}", image.fingerprint)])].into(),
         metadata: None,
         requestor: Some(call.requestor()),

@@ -7,6 +7,7 @@ fn main() -> ExitCode {
     match arguments.first().map(String::as_str) {
         Some("helper") => warren::helper::child_main(&arguments[1..]),
         Some("proxy") => warren::helper::proxy::child_main(&arguments[1..]),
+        Some("pack") => warren::image::pack_main(),
         Some("userns") => warren::sys::userns::child_main(),
         Some("hook") => warren::helper::hook::main(&arguments[1..]),
         _ => warren::daemon::main(arguments),

@@ -67,7 +67,7 @@ pub const PROJECT_KEYS: &[ProjectRow] = &[
         "images.compression_algorithm",
         Kind::Compressor,
         "",
-        "What new images of the project are compressed with; kept, publishing is not there yet.",
+        "What new images of the project are compressed with, in place of what the server says.",
     ),
     row(
         "images.default_architecture",

@@ -129,7 +129,7 @@ pub const SERVER_KEYS: &[ServerRow] = &[
         kind: Kind::Compressor,
         default: "gzip",
         hidden: false,
-        doc: "How published images are compressed: none, gzip, bzip2, xz, lzma, zstd or squashfs, perhaps with arguments. Kept; publishing is not there yet.",
+        doc: "How published images are compressed: none, gzip, bzip2, xz, lzma, zstd or squashfs, perhaps with arguments.",
     },
     ServerRow {
         pattern: Pattern::Exact("images.default_architecture"),

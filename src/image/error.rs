@@ -19,6 +19,7 @@ pub enum Error {
     NoSpace { path: PathBuf },
     NotFound { fingerprint: Fingerprint },
     Tool { tool: &'static str, reason: String },
+    Pack { reason: String },
     Io { doing: &'static str, path: PathBuf, error: io::Error },
 }
 
@@ -40,6 +41,7 @@ impl fmt::Display for Error {
             Self::NotFound { fingerprint } => {
                 write!(f, "The files of image {fingerprint} are missing: import it again")
             }
+            Self::Pack { reason } => write!(f, "The image cannot be packed: {reason}"),
             Self::Tool { tool, reason } => write!(f, "{tool} failed: {reason}"),
             Self::Io { doing, path, error } => write!(f, "Cannot {doing} {}: {error}", path.display()),
         }

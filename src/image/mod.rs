@@ -7,6 +7,7 @@
 mod compression;
 mod error;
 mod metadata;
+mod pack;
 mod parts;
 mod rules;
 mod sparse;
@@ -16,6 +17,7 @@ mod unpack;
 
 pub use error::Error;
 pub use metadata::{Metadata, architecture, runs};
+pub use pack::{About, Compressor, Ids, Leash, Source, Stop, Unknown, child_main as pack_main, leash};
 pub use parts::{FilePart, Parts};
 pub use rules::Limits;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -286,6 +286,18 @@ impl Upload {
     }
 }
 
+impl Upload {
+    /// Where the one file of a unified image is to lie until it is whole.
+    pub(super) fn unified_path(&self) -> &Path {
+        &self.meta.0
+    }
+
+    /// The image that was made there, by the daemon itself: it need not be verified.
+    pub(super) fn packed(self, fingerprint: Fingerprint, size: i64, metadata: Metadata) -> Received {
+        Received { fingerprint, size, metadata, dir: self.dir, meta: self.meta, rootfs: None }
+    }
+}
+
 /// A verified image that is not in the store yet.
 pub struct Received {
     /// Its fingerprint.

@@ -5,6 +5,7 @@
 //! whole image. Device nodes are left out and counted: a container has no use for them, and a 0:0 one would be a
 //! whiteout. Ids, modes and times are kept as they are; of extended attributes, those that cannot reach the host.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -17,6 +18,7 @@ use tar::{Entry, EntryType};
 
 use super::compression::open_tar;
 use super::error::{Error, io as io_error};
+use super::pack::header::{ARMOUR, PLAIN};
 use super::rules::{Limits, Passed, Rules, Tarball, link_out, through_link};
 use super::sparse::copy_with_holes;
 use super::squashfs::{self, METADATA, TEMPLATES, plain_dir};
@@ -88,14 +90,48 @@ struct Writer<'a> {
     root: OwnedFd,
     rules: Rules<'a>,
     limits: &'a Limits,
-    /// Directories whose time is set at the end, when nothing is placed in them any more.
-    directories: Vec<(PathBuf, i64)>,
+    /// Directories, of which some things are set at the end, when nothing is placed in them any more.
+    directories: Vec<Late>,
     report: Report,
 }
 
-fn times(seconds: i64) -> Timestamps {
-    let at = Timespec { tv_sec: seconds, tv_nsec: 0 };
+/// What a directory gets at the end: its time changes until then, and files would inherit its default ACL (acl(5)).
+struct Late {
+    name: PathBuf,
+    mtime: Timespec,
+    default_acl: Option<Vec<u8>>,
+}
+
+const DEFAULT_ACL: &str = "system.posix_acl_default";
+
+fn times(at: Timespec) -> Timestamps {
     Timestamps { last_access: at, last_modification: at }
+}
+
+/// When an entry was changed: by its pax record, which has fractions of seconds, else by its header.
+fn modified(entry: &mut Entry<'_, Box<dyn Read>>) -> Timespec {
+    let seconds = entry.header().mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0);
+    let whole = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    let Ok(Some(extensions)) = entry.pax_extensions() else { return whole };
+    let mut records = extensions.flatten().filter(|record| record.key_bytes() == b"mtime");
+    records.next().and_then(|record| parse_time(record.value().ok()?)).unwrap_or(whole)
+}
+
+/// Seconds, with a fraction perhaps and a sign (pax(1), "mtime").
+fn parse_time(text: &str) -> Option<Timespec> {
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, text),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(fraction) {
+        return None;
+    }
+    let nine: String = fraction.chars().chain(std::iter::repeat('0')).take(9).collect();
+    let all = sign * (whole.parse::<i128>().ok()? * 1_000_000_000 + nine.parse::<i128>().ok()?);
+    let seconds = i64::try_from(all.div_euclid(1_000_000_000)).ok()?;
+    Some(Timespec { tv_sec: seconds, tv_nsec: i64::try_from(all.rem_euclid(1_000_000_000)).ok()? })
 }
 
 impl Writer<'_> {
@@ -137,13 +173,13 @@ impl Writer<'_> {
         let failed = self.failed(name, "create");
         let (uid, gid) = (Uid::from_raw(passed.owner.uid), Gid::from_raw(passed.owner.gid));
         let mode = Mode::from_raw_mode(passed.owner.mode);
-        let mtime = entry.header().mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0);
+        let mtime = modified(entry);
         if kind == EntryType::Directory {
             let directory = self.make_dir(name)?;
-            self.attributes(entry, &directory, name)?;
+            let default_acl = self.attributes(entry, &directory, name)?;
             rustix::fs::fchown(&directory, Some(uid), Some(gid)).map_err(&failed)?;
             rustix::fs::fchmod(&directory, mode).map_err(&failed)?;
-            self.directories.push((name.to_owned(), mtime));
+            self.directories.push(Late { name: name.to_owned(), mtime, default_acl });
             self.report.entries += 1;
             return Ok(());
         }
@@ -233,36 +269,55 @@ impl Writer<'_> {
             .map_err(self.failed(name, "link"))
     }
 
-    /// Sets the extended attributes that an archive may bring (`SCHILY.xattr.*` in its pax headers).
+    /// Sets the extended attributes that an archive may bring (in its pax headers, in either form). The default ACL of a
+    /// directory is only returned.
     fn attributes(
         &self,
         entry: &mut Entry<'_, Box<dyn Read>>,
         file: impl std::os::fd::AsFd,
         name: &Path,
-    ) -> Result<(), Error> {
-        let Ok(Some(extensions)) = entry.pax_extensions() else { return Ok(()) };
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let mut default_acl = None;
+        let Ok(Some(extensions)) = entry.pax_extensions() else { return Ok(None) };
         for extension in extensions {
             let Ok(extension) = extension else { continue };
-            let Some(attribute) = extension.key().ok().and_then(|key| key.strip_prefix("SCHILY.xattr.")) else {
-                continue;
-            };
+            let Some((attribute, value)) = attribute(extension.key_bytes(), extension.value_bytes()) else { continue };
             let allowed = attribute.starts_with("user.")
-                || matches!(attribute, "security.capability" | "system.posix_acl_access" | "system.posix_acl_default");
-            if allowed {
-                rustix::fs::fsetxattr(&file, attribute, extension.value_bytes(), XattrFlags::empty())
+                || matches!(&*attribute, "security.capability" | "system.posix_acl_access");
+            if attribute == DEFAULT_ACL {
+                default_acl = Some(value.into_owned());
+            } else if allowed {
+                rustix::fs::fsetxattr(&file, &*attribute, &value, XattrFlags::empty())
                     .map_err(self.failed(name, "set an attribute of"))?;
             }
         }
-        Ok(())
+        Ok(default_acl)
     }
 
     fn finish(self) -> Result<Report, Error> {
-        for (name, mtime) in self.directories.iter().rev() {
+        for Late { name, mtime, default_acl } in self.directories.iter().rev() {
             let directory = self.open_dir(name).map_err(self.failed(name, "open"))?;
+            if let Some(acl) = default_acl {
+                rustix::fs::fsetxattr(&directory, DEFAULT_ACL, acl, XattrFlags::empty())
+                    .map_err(self.failed(name, "set an attribute of"))?;
+            }
             rustix::fs::futimens(&directory, &times(*mtime)).map_err(self.failed(name, "set the time of"))?;
         }
         Ok(self.report)
     }
+}
+
+/// An attribute that a pax record brings: plain, or as libarchive writes it.
+fn attribute<'a>(key: &'a [u8], value: &'a [u8]) -> Option<(Cow<'a, str>, Cow<'a, [u8]>)> {
+    use base64::Engine as _;
+    if let Some(name) = key.strip_prefix(PLAIN.as_bytes()) {
+        return Some((Cow::Borrowed(std::str::from_utf8(name).ok()?), Cow::Borrowed(value)));
+    }
+    let name = percent_encoding::percent_decode(key.strip_prefix(ARMOUR.as_bytes())?);
+    let value = value.trim_ascii_end();
+    let digits = value.iter().position(|byte| *byte == b'=').map_or(value, |end| value.split_at(end).0);
+    let value = base64::engine::general_purpose::STANDARD_NO_PAD.decode(digits).ok()?;
+    Some((name.decode_utf8().ok()?, Cow::Owned(value)))
 }
 
 #[cfg(test)]

@@ -210,6 +210,7 @@ impl Actor {
             Request::Sources => {}
             Request::Hold { next, turns } => self.hold(&next, turns).await,
             Request::Still { ready, done } => self.still(ready, done).await,
+            Request::BeLookedAt { ready, done } => self.be_looked_at(ready, done).await,
             Request::Rename { to, requestor, reply } => {
                 let answer = match decide(Verb::Rename, self.status()) {
                     Decision::Allow => self.rename(&to, requestor.as_ref()).await,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::copied::Asked;
 use super::error::Error;
 use super::networks::check_uplink;
-use super::{Context, Stages, blocking, guests, quota, rename, snapshots, templates, volumes};
+use super::{Context, Stages, addresses, blocking, guests, quota, rename, snapshots, templates, volumes};
 use crate::api::wire::{Config, Devices};
 use crate::config;
 use crate::db::{self, Model, Phase};
@@ -131,6 +131,9 @@ pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: Stri
     config::check_together(&expanded.config)?;
     let devices = Set::parse(&expanded.devices)?;
     check_networks(model, &new.key, &devices)?;
+    if !matches!(new.source, RootSource::Copy(_)) {
+        addresses::check_set(model, &new.key, &devices, None, None)?;
+    }
     volumes::check(model, &new.key.project, &devices)?;
     let pool = devices.root()?.pool.clone();
     if !model.pools.get(&pool).is_some_and(|record| record.phase == Phase::Ready) {
@@ -223,11 +226,10 @@ pub(super) async fn reserve(context: &Arc<Context>, new: NewInstance) -> Result<
         .await
 }
 
-/// Refuses nics on managed networks that are not there, and fixed addresses that these do not have or that another
-/// instance has.
+/// Refuses nics on managed networks that are not there, and fixed addresses that these do not have.
 pub(super) fn check_networks(model: &Model, key: &InstanceKey, devices: &Set) -> Result<(), Error> {
     check_present(model, &key.project, devices)?;
-    devices.nics.iter().try_for_each(|(device, nic)| check_addresses(model, key, device, nic))
+    devices.nics.iter().try_for_each(|(device, nic)| check_addresses(model, &key.project, device, nic))
 }
 
 /// Refuses nics on managed networks that are not there.
@@ -255,12 +257,12 @@ impl Context {
     }
 }
 
-fn check_addresses(model: &Model, key: &InstanceKey, device: &DeviceName, nic: &Nic) -> Result<(), Error> {
+fn check_addresses(model: &Model, project: &ProjectName, device: &DeviceName, nic: &Nic) -> Result<(), Error> {
     let NicType::Network(network) = &nic.kind else { return Ok(()) };
     if nic.addresses.is_empty() {
         return Ok(());
     }
-    let Some(record) = model.network(&key.project, network) else { return Ok(()) };
+    let Some(record) = model.network(project, network) else { return Ok(()) };
     let spec = BridgeSpec::parse(network, &super::network_config(record))?;
     let refuse = |reason: String| Err(Error::Plug { device: device.to_string(), reason });
     if let Some(address) = nic.ipv4_address() {
@@ -283,15 +285,6 @@ fn check_addresses(model: &Model, key: &InstanceKey, device: &DeviceName, nic: &
                 return refuse(format!("ipv6.address {address} is not one of network {network} ({net}) for instances"));
             }
             Some(_) => {}
-        }
-    }
-    for other in model.instances.values().filter(|other| other.key != *key) {
-        let Ok(set) = Set::parse(&profile::expand_instance(model, other).devices) else { continue };
-        for theirs in set.nics.values().filter(|theirs| theirs.kind == nic.kind) {
-            if let Some(address) = theirs.addresses.iter().find(|address| nic.addresses.contains(address)) {
-                let name = &other.key;
-                return refuse(format!("address {address} is instance {name}'s already: give each its own"));
-            }
         }
     }
     Ok(())

@@ -57,6 +57,7 @@ pub(super) async fn finish(context: &Arc<Context>, record: &db::Instance) -> Res
 
 async fn remove(context: &Arc<Context>, record: &db::Instance, pool: Option<Arc<Pool>>) -> Result<(), Error> {
     remove_files(context, record, pool).await?;
+    context.give_back_all(record).await;
     let key = record.key.clone();
     context.db.write(move |tx| Ok::<(), Error>(tx.delete_instance(&key)?)).await
 }

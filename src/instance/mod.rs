@@ -12,6 +12,7 @@
 //! a reboot, liblxc's stop hook says. The root is mounted while the container is up or somebody uses its files ([`lease`]).
 
 mod actor;
+mod addresses;
 mod adopt;
 mod apparmor;
 mod apply;
@@ -48,6 +49,7 @@ mod policy;
 mod preview;
 mod profile_change;
 mod proxies;
+mod publish;
 mod quota;
 mod ranges;
 mod rates;

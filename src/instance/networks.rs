@@ -120,6 +120,23 @@ impl Context {
     /// [`Error::Network`].
     pub async fn network_up(&self, spec: &Spec) -> Result<(), Error> {
         let Spec::Bridge(spec) = spec else { return Ok(()) };
+        let repaired = self.bridge_up(spec).await?;
+        if !repaired.is_empty() {
+            self.tell_repaired(&spec.name, &repaired).await;
+        }
+        Ok(())
+    }
+
+    /// Says that this was gone of a network, and is there again.
+    async fn tell_repaired(&self, name: &NetworkName, faults: &[&str]) {
+        let message = format!("{}: made again", faults.join(", "));
+        tracing::warn!(network = %name, %message, "repaired");
+        let project = ProjectName::default();
+        self.db.raise_warning(WarningKind::NetworkRepaired, Some(&project), &url(name), &message).await;
+    }
+
+    /// [`Context::network_up`]; returns what had gone of it since it was brought up last.
+    async fn bridge_up(&self, spec: &BridgeSpec) -> Result<Vec<&'static str>, Error> {
         let up = self.networks.up(spec).await?;
         let (project, url) = (ProjectName::default(), url(&spec.name));
         if up.missing.is_empty() {
@@ -139,7 +156,7 @@ impl Context {
             })
             .await?;
         }
-        Ok(())
+        Ok(up.repaired)
     }
 
     /// At the daemon's start: what a crash left of a network is finished or taken away, and it is brought up. What fails is a
@@ -256,15 +273,13 @@ impl Context {
         let faults = self.networks.faults(&spec).await?;
         // One that waits for an interface, or whose assistance may have been flushed by others, is brought up each time.
         if !faults.is_empty() || spec.assist || !spec.external.is_empty() {
-            if let Err(error) = self.network_up(&Spec::Bridge(spec.clone())).await {
+            if let Err(error) = self.bridge_up(&spec).await {
                 let message = error.to_string();
                 self.db.raise_warning(WarningKind::NetworkUnavailable, project, &url, &message).await;
                 return if now { Err(error) } else { Ok(()) };
             }
             if !faults.is_empty() {
-                let message = format!("{}: made again", faults.join(", "));
-                tracing::warn!(network = %name, %message, "repaired");
-                self.db.raise_warning(WarningKind::NetworkRepaired, project, &url, &message).await;
+                self.tell_repaired(name, &faults).await;
             }
         }
         Ok(())
@@ -330,6 +345,9 @@ impl Context {
 
     /// [`Context::tend_networks`], at once and every few minutes. `WARREN_NETWORK_ROUND` sets the seconds in between.
     pub async fn follow_networks(&self) {
+        let networks = self.networks.clone();
+        // With the runtime, as this.
+        tokio::spawn(async move { networks.follow_leases().await });
         let set = std::env::var("WARREN_NETWORK_ROUND").ok().and_then(|text| text.parse().ok()).filter(|s| *s > 0);
         let mut rounds = tokio::time::interval(set.map_or(ROUND, Duration::from_secs));
         rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

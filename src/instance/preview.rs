@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use super::addresses;
 use super::error::Error;
 use super::manager::Manager;
 use super::update::{self, Change};
 use crate::api::wire::{ChangedDevice, ChangedKey, Preview, PreviewedInstance};
 use crate::config;
 use crate::db::{Model, Profile};
-use crate::device;
+use crate::device::{self, Set};
 use crate::names::InstanceKey;
 use crate::profile::{self, Expanded};
 
@@ -58,11 +59,13 @@ impl Manager {
     pub fn preview(&self, key: &InstanceKey, change: &Change) -> Result<Preview, Error> {
         let model = self.context().db.model();
         let old = model.instances.get(key).cloned().ok_or(Error::NotFound)?;
-        let (_, after) = update::changed(self.context(), &model, &old, change)?;
+        let (_, after, twin) = update::changed(self.context(), &model, &old, change)?;
         if self.runs(key) {
             update::check_root(&after)?;
         }
         let before = profile::expand_instance(&model, &old);
+        let (devices, was) = (Set::parse(&after.devices)?, Set::parse(&before.devices)?);
+        addresses::check_set(&model, key, &devices, Some(&was), twin.as_deref())?;
         Ok(Preview { instances: vec![compare(key, &before, &after, self.runs(key))] })
     }
 
@@ -72,7 +75,7 @@ impl Manager {
     /// As [`Manager::change_profile`] would give them, but for what only the kernel knows.
     pub fn preview_profile(&self, model: &Model, new: &Profile) -> Result<Preview, Error> {
         let next = update::with_profile(model, new);
-        update::check_profile(&next, &new.project, &new.name)?;
+        update::check_profile(&model, &next, &new.project, &new.name)?;
         let shown = update::users_of(model, &new.project, &new.name).map(|record| {
             let (before, after) = (profile::expand_instance(model, record), profile::expand_instance(&next, record));
             compare(&record.key, &before, &after, self.runs(&record.key))

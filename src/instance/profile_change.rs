@@ -11,12 +11,14 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
+use super::addresses::leased;
 use super::error::Error;
 use super::manager::Manager;
 use super::request::{Request, Turns};
 use super::update::{check_profile, users_of, with_profile};
 use crate::db::{self, Model, Profile};
 use crate::names::{InstanceKey, ProfileName, ProjectName};
+use crate::profile;
 
 /// Makes the new profile out of the present one. Asked again when something else was changed meanwhile.
 pub type ProfileChange<E> = Box<dyn Fn(&Profile) -> Result<Profile, E> + Send + Sync>;
@@ -59,22 +61,28 @@ impl Manager {
             let Some(old) = model.profile(project, name).cloned() else { return Ok(None) };
             let new = change(&old)?;
             let next = with_profile(&model, &new);
-            check_profile(&next, project, name)?;
+            check_profile(&model, &next, project, name)?;
             let users = users(&model, project, name);
-            let held = self.hold(users.iter().map(|user| &user.key), &Arc::new(next)).await?;
+            let keys: Vec<InstanceKey> = users.iter().map(|user| user.key.clone()).collect();
+            let leased =
+                |user: &Arc<db::Instance>| leased(&model, &profile::expand_instance(&model, user), &user.config);
+            let held = users.iter().flat_map(leased).collect();
+            let waiting = self.hold(users.iter().map(|user| &user.key), &Arc::new(next)).await?;
             let (project, name) = (project.clone(), name.clone());
             let written = self.context().db.write(move |tx| {
                 let now = tx.model();
                 let same = now.profile(&project, &name).is_some_and(|now| Arc::ptr_eq(now, &old))
                     && self::users(now, &project, &name).iter().map(|user| &user.key).eq(users.iter().map(|u| &u.key));
                 if same {
+                    let before = now.clone();
                     tx.put_profile(new)?;
-                    check_profile(tx.model(), &project, &name)?;
+                    check_profile(&before, tx.model(), &project, &name)?;
                 }
                 Ok::<_, E>(same)
             });
             if written.await? {
-                held.keep();
+                waiting.keep();
+                self.context().give_back_gone(held, &keys.iter().collect::<Vec<_>>()).await;
                 return Ok(Some(()));
             }
         }

@@ -17,6 +17,7 @@ use super::update::Change;
 use crate::db::Model;
 use crate::events::lifecycle::Requestor;
 use crate::names::InstanceKey;
+use crate::storage::Frozen;
 use crate::sys::lxcfs::Lxcfs;
 
 /// The answer to a request; the stages of a start are told where one happened.
@@ -76,6 +77,9 @@ pub(super) enum Request {
     Hold { next: Arc<Model>, turns: Turns },
     /// Stay down, and not mounted, until `done` is dropped; everything else waits.
     Still { ready: oneshot::Sender<Result<(), Error>>, done: oneshot::Receiver<()> },
+    /// Let somebody look at its files: what they are now is kept for him; with `None`, stay down, and not mounted, until
+    /// `done` is dropped.
+    BeLookedAt { ready: oneshot::Sender<Result<Option<Frozen>, Error>>, done: oneshot::Receiver<()> },
     /// It says of itself that it is ready, or not yet; in the life that was identified.
     Ready { guest: Guest, ready: bool, reply: oneshot::Sender<Answer> },
     /// Show it this lxcfs, which is new on the host.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::io::Interest;
 
 use super::actor::Live;
+use super::addresses;
 use super::error::Error;
 use super::intercept;
 use super::lease::Leases;
@@ -259,6 +260,8 @@ async fn remember(context: &Context, record: &Instance, volatile: Vec<(String, S
         .db
         .write(move |tx| {
             let mut record = tx.model().instances.get(&key).map(|r| (**r).clone()).ok_or(Error::NotFound)?;
+            // Here, so that of two at once one sees the other.
+            addresses::check_start(tx.model(), &record)?;
             record.config.extend(volatile);
             record.config.insert(stop::POWER.to_owned(), "RUNNING".to_owned());
             record.config.remove(stop::RESTART);

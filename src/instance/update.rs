@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::addresses::{self, UUID};
 use super::apply::apply;
 use super::error::Error;
 use super::snapshots::{HELD, restore};
@@ -37,11 +38,8 @@ pub struct Definition {
 /// Asked again when something else was changed meanwhile.
 pub type Change = Box<dyn Fn(&Instance) -> Result<Definition, Error> + Send + Sync>;
 
-/// Its identity, made when it was.
-const UUID: &str = "volatile.uuid";
-
-/// Keys by which the daemon finds its way back after a crash, and what is shown elsewhere. No client changes them, and they are no part of what a client
-/// saw when it changes something else.
+/// Keys by which the daemon finds its way back after a crash, and what is shown elsewhere. No client changes them, and they
+/// are no part of what a client saw when it changes something else.
 pub fn is_own(key: &str) -> bool {
     let own = [
         stop::POWER,
@@ -64,17 +62,24 @@ pub(super) fn with_profile(model: &Model, new: &Profile) -> Model {
     next
 }
 
-/// Whether all users of a profile can live with it as it is in `model`: each still has its root, where it lies.
+/// Whether all users of a profile can live with it as it is in `model` and was not in `before`: each still has its root, where it lies.
 ///
 /// # Errors
 /// Of the first that cannot.
-pub(super) fn check_profile(model: &Model, project: &ProjectName, name: &ProfileName) -> Result<(), Error> {
+pub(super) fn check_profile(
+    before: &Model,
+    model: &Model,
+    project: &ProjectName,
+    name: &ProfileName,
+) -> Result<(), Error> {
     for record in users_of(model, project, name) {
         let fits = || -> Result<(), Error> {
             let expanded = profile::expand_instance(model, record);
             config::check_together(&expanded.config)?;
             let devices = Set::parse(&expanded.devices)?;
             create::check_networks(model, &record.key, &devices)?;
+            let was = Set::parse(&profile::expand_instance(before, record).devices)?;
+            addresses::check_set(model, &record.key, &devices, Some(&was), None)?;
             volumes::check(model, &record.key.project, &devices)?;
             let pool = devices.root()?.pool.clone();
             if pool == record.pool { Ok(()) } else { Err(Error::PoolChange { from: record.pool.clone(), to: pool }) }
@@ -121,14 +126,16 @@ fn keep_identity(model: &Model, old: &Instance, config: &mut Config) {
     }
 }
 
-/// The record that `change` makes of `old`, checked whole.
+/// The record that `change` makes of `old`, checked whole but for addresses that others have ([`addresses::check_set`]), and
+/// the identity in the configuration that it was made from.
 pub(super) fn changed(
     context: &Context,
     model: &Model,
     old: &Instance,
     change: &Change,
-) -> Result<(Instance, Expanded), Error> {
+) -> Result<(Instance, Expanded, Option<String>), Error> {
     let new = change(old)?;
+    let twin = new.config.get(UUID).filter(|id| old.config.get(UUID) != Some(id)).cloned();
     config::validate_instance(&new.config, config::Scope::Instance)?;
     let mut record = old.clone();
     let expanded = profile::expand(model, &record.key.project, &new.profiles, &new.config, &new.devices)?;
@@ -168,7 +175,7 @@ pub(super) fn changed(
     record.config.retain(|key, _| gone(key).is_none());
     create::give_addresses(&devices, &mut record.config)?;
     project::check_instance(model, &record)?;
-    Ok((record, expanded))
+    Ok((record, expanded, twin))
 }
 
 /// A running instance keeps its root disk, without which it would not come back; one that is down may do without for a
@@ -190,11 +197,14 @@ pub(super) async fn update(
     loop {
         let model = context.db.model();
         let old = model.instances.get(key).cloned().ok_or(Error::NotFound)?;
-        let (mut record, expanded) = changed(context, &model, &old, change)?;
+        let (mut record, expanded, twin) = changed(context, &model, &old, change)?;
+        let before = profile::expand_instance(&model, &old);
+        let (devices, was) = (Set::parse(&expanded.devices)?, Set::parse(&before.devices)?);
+        addresses::check_set(&model, key, &devices, Some(&was), twin.as_deref())?;
+        let held = addresses::leased(&model, &before, &old.config);
         if pid.is_some() {
             check_root(&expanded)?;
         }
-        let before = profile::expand_instance(&model, &old);
         let quota = quota::change(context, key, &before, &expanded).await?;
         let applied = match pid {
             Some(pid) => match apply(context, key, pid, &before, &expanded).await {
@@ -217,7 +227,6 @@ pub(super) async fn update(
         if let Some(applied) = &applied {
             applied.remember(&mut record.config);
         }
-        let devices = Set::parse(&expanded.devices)?;
         let written = context
             .db
             .write(move |tx| {
@@ -232,7 +241,8 @@ pub(super) async fn update(
                 if same {
                     // Others of the project may have taken of its limits meanwhile.
                     project::check_instance(now, &record)?;
-                    // Others delete volumes, too.
+                    // Others take addresses and delete volumes, too.
+                    addresses::check_set(now, &old.key, &devices, Some(&was), twin.as_deref())?;
                     volumes::check(now, project, &devices)?;
                     tx.put_instance(record)?;
                 }
@@ -242,6 +252,7 @@ pub(super) async fn update(
         match written {
             Ok(true) => {
                 context.guests.tell(key, &before, &expanded);
+                context.give_back_gone(held, &[key]).await;
                 break;
             }
             result => {

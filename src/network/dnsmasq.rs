@@ -41,6 +41,10 @@ impl Files {
     pub(super) fn hosts(&self) -> PathBuf {
         self.dir.join("dnsmasq.hosts")
     }
+    /// Names for DNS beyond those of DHCP, as hosts(5) has them.
+    pub(super) fn names(&self) -> PathBuf {
+        self.dir.join("dnsmasq.names")
+    }
     fn raw(&self) -> PathBuf {
         self.dir.join("dnsmasq.raw")
     }
@@ -349,17 +353,19 @@ fn arguments(spec: &BridgeSpec, files: &Files, account: &Account) -> Vec<String>
         args.push(format!("--local=/{domain}/"));
         args.push(format!("--interface-name=_gateway.{domain},{}", spec.name));
         if spec.dns.mode == DnsMode::Managed {
-            // A guest that nobody registered does not choose its name, so it cannot take another's.
-            args.push("--dhcp-ignore-names=tag:!known".to_owned());
+            // No guest chooses its name, so it cannot take another's.
+            args.push("--dhcp-ignore-names".to_owned());
+            args.push(format!("--addn-hosts={}", files.names().display()));
         }
     }
     args
 }
 
-/// All hosts of the subnet but the bridge itself where it is the first or last.
+/// All hosts of the subnet but the bridge itself where it is the first or last. A subnet of two is two hosts (RFC 3021).
 fn all_ipv4(net: super::Net4) -> (Ipv4Addr, Ipv4Addr) {
     let own = u32::from(net.address);
-    let (mut first, mut last) = (u32::from(net.first()) + 1, u32::from(net.last()) - 1);
+    let edge = u32::from(net.prefix < 31);
+    let (mut first, mut last) = (u32::from(net.first()) + edge, u32::from(net.last()) - edge);
     if first == own {
         first += 1;
     }
@@ -392,7 +398,7 @@ mod tests {
             "--conf-file=/s/networks/br0/dnsmasq.raw",
             "--listen-address=10.1.2.1 --dhcp-range=10.1.2.2,10.1.2.254,1h",
             "--listen-address=fd42::1 --enable-ra --dhcp-range=::,constructor:br0,ra-stateless,ra-names",
-            "--domain=lxd --local=/lxd/ --interface-name=_gateway.lxd,br0 --dhcp-ignore-names=tag:!known",
+            "--domain=lxd --local=/lxd/ --interface-name=_gateway.lxd,br0 --dhcp-ignore-names --addn-hosts=/s/networks/br0/dnsmasq.names",
         ] {
             assert!(line.contains(word), "{word} not in {line}");
         }
@@ -446,6 +452,8 @@ mod tests {
         assert_eq!(range("10.0.0.254/24"), "10.0.0.1-10.0.0.253");
         assert_eq!(range("10.0.0.1/30"), "10.0.0.2-10.0.0.2");
         assert_eq!(range("10.0.0.100/24"), "10.0.0.1-10.0.0.254");
+        assert_eq!(range("10.0.0.1/31"), "10.0.0.0-10.0.0.0");
+        assert_eq!(range("10.0.0.2/31"), "10.0.0.3-10.0.0.3");
     }
 
     #[test]

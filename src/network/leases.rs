@@ -1,5 +1,6 @@
 //! Who has which address: the gateway, the registered static addresses, and dnsmasq's lease file.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -7,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::BridgeSpec;
 use super::dnsmasq::Files;
+use super::{BridgeSpec, DnsMode};
 use crate::sys::netlink::MacAddr;
 
 /// Where a lease comes from.
@@ -54,6 +55,9 @@ pub(super) struct Entry {
 
 impl Entry {
     /// The file's text. With `named` false (`dns.mode` is dynamic) the name is only a comment.
+    ///
+    /// So it is where the name has a domain, or there is none: dnsmasq would leave the domain out, and give the name of an
+    /// instance of another project to this one.
     pub(super) fn render(&self, named: bool) -> String {
         let mut line = self.mac.to_string();
         for address in &self.addresses {
@@ -62,8 +66,13 @@ impl Entry {
                 IpAddr::V6(v6) => line.push_str(&format!(",[{v6}]")),
             }
         }
-        let named = named && !self.hostname.is_empty();
+        let named = named && self.is_plain();
         if named { format!("{line},{}\n", self.hostname) } else { format!("#{}\n{line}\n", self.hostname) }
+    }
+
+    /// Whether dnsmasq itself can give the name: it is one label.
+    fn is_plain(&self) -> bool {
+        !self.hostname.is_empty() && !self.hostname.contains('.')
     }
 
     fn parse(file: &str, text: &str) -> Option<Self> {
@@ -93,6 +102,26 @@ impl Entry {
     }
 }
 
+/// The names that dnsmasq cannot give by DHCP, for its hosts files (hosts(5)): of instances outside `default`, with the
+/// addresses that they have or are to have. Only with the network's domain: a project may be called `com`.
+pub(super) fn hosts_file(domain: &str, entries: &[Entry], leases: &str) -> String {
+    let lines = parse_leases(leases, now());
+    let mut text = String::new();
+    for entry in entries.iter().filter(|entry| entry.hostname.contains('.')) {
+        let leased = lines.iter().filter(|line| line.mac == Some(entry.mac)).map(|line| line.address);
+        let addresses: BTreeSet<IpAddr> = entry.addresses.iter().copied().chain(leased).collect();
+        for address in addresses {
+            text.push_str(&format!("{address} {}.{domain}\n", entry.hostname));
+        }
+    }
+    text
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
+}
+
 /// What is registered, in the order of the files' names.
 pub(super) fn entries(directory: &Path) -> Vec<Entry> {
     let mut entries: Vec<Entry> = fs::read_dir(directory)
@@ -109,14 +138,18 @@ pub(super) fn entries(directory: &Path) -> Vec<Entry> {
 }
 
 /// A line of dnsmasq's lease file.
-struct Line {
-    mac: Option<MacAddr>,
-    address: IpAddr,
+pub(super) struct Line {
+    pub(super) mac: Option<MacAddr>,
+    pub(super) address: IpAddr,
     hostname: String,
+    /// The second word: the association (IAID) of a DHCPv6 lease, with a `T` before it where the address is a temporary one.
+    pub(super) id: String,
+    /// Client id or DUID, bytes in hexadecimal with colons between; `*` for none.
+    pub(super) client: String,
 }
 
 /// Reads dnsmasq's lease file; leases that ended before `now` (seconds since 1970) are left out.
-fn parse_leases(text: &str, now: u64) -> Vec<Line> {
+pub(super) fn parse_leases(text: &str, now: u64) -> Vec<Line> {
     text.lines()
         .filter_map(|line| {
             let words: Vec<&str> = line.split(' ').collect();
@@ -129,20 +162,32 @@ fn parse_leases(text: &str, now: u64) -> Vec<Line> {
             // DHCPv6 lines have an association id where DHCPv4 has the hardware address; that is within the DUID.
             let mac = if address.is_ipv4() { id.parse().ok() } else { mac_of_duid(client) };
             let hostname = if hostname == "*" { String::new() } else { hostname.to_owned() };
-            Some(Line { mac, address, hostname })
+            Some(Line { mac, address, hostname, id: id.to_owned(), client: client.to_owned() })
         })
         .collect()
 }
 
+/// The text without the lines of these addresses.
+pub(super) fn without(text: &str, gone: &[IpAddr]) -> String {
+    let is_gone =
+        |line: &str| line.split(' ').nth(2).and_then(|word| word.parse().ok()).is_some_and(|a| gone.contains(&a));
+    text.lines().filter(|line| !is_gone(line)).map(|line| format!("{line}\n")).collect()
+}
+
 /// The hardware address in a DUID of type 1 (with time) or 3 (without), hardware type 1 (RFC 8415, 11.2 and 11.4).
 fn mac_of_duid(text: &str) -> Option<MacAddr> {
-    let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect::<Option<_>>()?;
+    let bytes = bytes(text)?;
     let mac = match bytes.get(..4)? {
         [0, 1, 0, 1] => bytes.get(8..)?,
         [0, 3, 0, 1] => bytes.get(4..)?,
         _ => return None,
     };
     mac.try_into().ok().map(MacAddr)
+}
+
+/// Bytes in hexadecimal with colons between.
+pub(super) fn bytes(text: &str) -> Option<Vec<u8>> {
+    text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect()
 }
 
 /// All addresses in use on the network of `spec`.
@@ -173,18 +218,18 @@ pub(super) fn collect(spec: &BridgeSpec, files: &Files) -> Vec<Lease> {
             });
         }
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    for line in parse_leases(&fs::read_to_string(files.leases()).unwrap_or_default(), now) {
+    for line in parse_leases(&fs::read_to_string(files.leases()).unwrap_or_default(), now()) {
         let address = line.address.to_string();
         if leases.iter().any(|lease| lease.address == address) {
             continue;
         }
         let entry = entries.iter().find(|entry| Some(entry.mac) == line.mac);
         leases.push(Lease {
-            hostname: if line.hostname.is_empty() {
-                entry.map(|entry| entry.hostname.clone()).unwrap_or_default()
-            } else {
-                line.hostname
+            hostname: match entry.map(|entry| entry.hostname.clone()) {
+                // dnsmasq notes what a client calls itself also where that is no name of its own.
+                Some(own) if own.contains('.') && spec.dns.mode != DnsMode::Dynamic => own,
+                Some(own) if line.hostname.is_empty() => own,
+                _ => line.hostname,
             },
             hwaddr: line.mac.map(|mac| mac.to_string()).unwrap_or_default(),
             address,
@@ -242,7 +287,33 @@ mod tests {
             assert_eq!(Entry::parse("p_c1.eth0", &entry.render(named)).as_ref(), Some(&entry));
         }
         assert_eq!(entry.instance(), "p_c1");
+        let outside = Entry { hostname: "c1.p.q".to_owned(), ..entry };
+        assert_eq!(outside.render(true), "#c1.p.q\n00:16:3e:01:02:03,10.0.0.5,[fd42::5]\n");
+        for named in [true, false] {
+            assert_eq!(Entry::parse("p_c1.eth0", &outside.render(named)).as_ref(), Some(&outside));
+        }
         assert_eq!(Entry::parse("x", "rubbish"), None);
+    }
+
+    #[test]
+    fn names_with_a_project_follow_the_leases() {
+        let entry = |file: &str, last: u8, addresses: &[&str], hostname: &str| Entry {
+            file: file.to_owned(),
+            mac: MacAddr([0, 0x16, 0x3e, 0, 0, last]),
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            hostname: hostname.to_owned(),
+        };
+        let entries = [
+            entry("c1.eth0", 1, &["10.0.0.9"], "c1"),
+            entry("p_c1.eth0", 2, &[], "c1.p"),
+            entry("q_c1.eth0", 3, &["10.0.0.8"], "c1.q"),
+            entry("=_c1.eth0", 4, &["10.0.0.7"], ""),
+        ];
+        let leases = "0 00:16:3e:00:00:02 10.0.0.6 * *\n0 00:16:3e:00:00:03 10.0.0.8 * *\n\
+                      1 00:16:3e:00:00:02 10.0.0.5 * *\n";
+        assert_eq!(hosts_file("lxd", &entries, leases), "10.0.0.6 c1.p.lxd\n10.0.0.8 c1.q.lxd\n");
+        let ten: IpAddr = "10.0.0.6".parse().unwrap();
+        assert_eq!(without(leases, &[ten]).lines().count(), 2);
     }
 
     #[test]

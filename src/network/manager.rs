@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::dnsmasq::{self, Files};
 use super::host::fail;
 use super::leases::{self, Entry, Lease};
-use super::{BridgeSpec, DnsMode, Error, external, firewall, nft, sysctl};
+use super::{BridgeSpec, DnsMode, Error, external, firewall, follow, nft, release, sysctl};
 use crate::names::{DeviceName, NetworkName};
 use crate::sys::netlink::{Link, MacAddr, Scope, Socket};
 
@@ -39,7 +39,20 @@ pub struct Up {
     pub is_fresh: bool,
     /// Interfaces of `bridge.external_interfaces` that the host does not have.
     pub missing: Vec<String>,
+    /// What was gone of it although it had been brought up before, and is there again.
+    pub repaired: Vec<&'static str>,
 }
+
+/// A network that was brought up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Known {
+    mode: DnsMode,
+    pub(super) domain: String,
+    has_service: bool,
+}
+
+const BRIDGE_GONE: &str = "its bridge was gone";
+const DNSMASQ_ENDED: &str = "its dnsmasq had ended";
 
 /// A file in a network's directory: there may be rules of its `firewall.assist` among others'.
 const ASSISTED: &str = "assisted";
@@ -47,15 +60,17 @@ const ASSISTED: &str = "assisted";
 /// The networks of a state directory. Cheap to clone; what it does runs on the blocking pool, one at a time.
 #[derive(Debug, Clone)]
 pub struct Manager {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     /// `<state>/networks`.
     root: PathBuf,
-    /// Where names come from in each network that was brought up; held during every change.
-    modes: Mutex<BTreeMap<NetworkName, DnsMode>>,
+    /// Each network that was brought up; held during every change.
+    known: Mutex<BTreeMap<NetworkName, Known>>,
+    /// Other networks are known now.
+    pub(super) others: tokio::sync::Notify,
     /// See [`Manager::turn`].
     turn: tokio::sync::Mutex<()>,
 }
@@ -64,9 +79,8 @@ impl Manager {
     /// Manages `<state_dir>/networks`. Touches nothing.
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
         let root = state_dir.into().join("networks");
-        Self {
-            inner: Arc::new(Inner { root, modes: Mutex::new(BTreeMap::new()), turn: tokio::sync::Mutex::default() }),
-        }
+        let (known, turn) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { inner: Arc::new(Inner { root, known, others: tokio::sync::Notify::new(), turn }) }
     }
 
     /// Held by whoever changes networks from the moment when he reads what they are to be until that is on the host: no one
@@ -75,7 +89,7 @@ impl Manager {
         self.inner.turn.lock().await
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -205,14 +219,28 @@ impl Manager {
     pub async fn remove_host(&self, network: &NetworkName, instance: &str, device: &DeviceName) -> Result<(), Error> {
         let (network, file) = (network.clone(), host_file(instance, device)?);
         self.blocking(move |inner| {
-            let _guard = inner.lock();
+            let known = inner.lock();
             let files = inner.files(&network);
             let path = files.hosts().join(file);
             if path.exists() {
                 dnsmasq::remove(&path)?;
+                names(known.get(&network), &files)?;
                 dnsmasq::reload(&files);
             }
             Ok(())
+        })
+        .await
+    }
+
+    /// Gives back what DHCP leased to a hardware address, whose owner is gone.
+    ///
+    /// # Errors
+    /// See [`Error`]; then the leases end by themselves.
+    pub async fn release(&self, network: &NetworkName, mac: MacAddr) -> Result<(), Error> {
+        let network = network.clone();
+        self.blocking(move |inner| {
+            let _guard = inner.lock();
+            release::release(&network, &inner.files(&network), mac)
         })
         .await
     }
@@ -252,12 +280,12 @@ fn dns_label(label: &str) -> Result<(), crate::names::NameError> {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<NetworkName, DnsMode>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, BTreeMap<NetworkName, Known>> {
         // The map is whole at every moment, so a panic elsewhere has not spoilt it.
-        self.modes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn files(&self, network: &NetworkName) -> Files {
+    pub(super) fn files(&self, network: &NetworkName) -> Files {
         Files { dir: self.root.join(network.as_str()) }
     }
 
@@ -271,10 +299,14 @@ impl Inner {
     }
 
     fn up(&self, spec: &BridgeSpec) -> Result<Up, Error> {
-        let mut modes = self.lock();
+        let mut known = self.lock();
         let files = self.prepare(&spec.name)?;
+        let was = known.get(&spec.name);
+        let ended = was.is_some_and(|was| was.has_service) && dnsmasq::running(&files).is_none();
         let mut socket = Socket::open().map_err(fail(spec.name.as_str()))?;
         let fresh = bridge(&mut socket, spec, &self.root)?;
+        let gone = [(was.is_some() && fresh, BRIDGE_GONE), (ended, DNSMASQ_ENDED)];
+        let repaired = gone.into_iter().filter_map(|(is_gone, what)| is_gone.then_some(what)).collect();
         let rest = || {
             addresses(&mut socket, spec)?;
             let bridge = found(&mut socket, &spec.name)?.index;
@@ -294,17 +326,25 @@ impl Inner {
                     dnsmasq::write(&path, &text)?;
                 }
             }
+            follow::write(&spec.dns.domain, &files)?;
             dnsmasq::ensure(spec, &files, fresh)?;
             Ok(missing)
         };
         match { rest }() {
             Ok(missing) => {
-                modes.insert(spec.name.clone(), spec.dns.mode);
-                Ok(Up { is_fresh: fresh, missing })
+                let (mode, domain) = (spec.dns.mode, spec.dns.domain.clone());
+                let now = Known { mode, domain, has_service: spec.has_service() };
+                if known.insert(spec.name.clone(), now).is_none() {
+                    self.others.notify_one();
+                }
+                Ok(Up { is_fresh: fresh, missing, repaired })
             }
             Err(error) => {
-                if fresh && let Err(undo) = take_down(&spec.name, &files) {
-                    tracing::error!(network = %spec.name, error = %undo, "failed to undo the start of a network");
+                if fresh {
+                    known.remove(&spec.name);
+                    if let Err(undo) = take_down(&spec.name, &files) {
+                        tracing::error!(network = %spec.name, error = %undo, "failed to undo the start of a network");
+                    }
                 }
                 Err(error)
             }
@@ -328,10 +368,10 @@ impl Inner {
                     faults.push("its bridge had lost its address");
                 }
             }
-            _ => faults.push("its bridge was gone"),
+            _ => faults.push(BRIDGE_GONE),
         }
         if spec.has_service() && dnsmasq::running(&self.files(&spec.name)).is_none() {
-            faults.push("its dnsmasq had ended");
+            faults.push(DNSMASQ_ENDED);
         }
         if !nft::is_applied(spec) {
             faults.push("its firewall rules were gone");
@@ -340,15 +380,16 @@ impl Inner {
     }
 
     fn down(&self, name: &NetworkName) -> Result<(), Error> {
-        let mut modes = self.lock();
+        let mut known = self.lock();
         take_down(name, &self.files(name))?;
-        modes.remove(name);
+        known.remove(name);
         Ok(())
     }
 
     fn add_host(&self, network: &NetworkName, host: &Host) -> Result<(), Error> {
-        let modes = self.lock();
-        let named = modes.get(network) != Some(&DnsMode::Dynamic);
+        let known = self.lock();
+        let known = known.get(network);
+        let named = known.is_none_or(|known| known.mode != DnsMode::Dynamic);
         let file = host_file(&host.instance, &host.device)?;
         // It becomes a word of dnsmasq's configuration.
         for label in host.hostname.split('.').filter(|_| !host.hostname.is_empty()) {
@@ -361,10 +402,16 @@ impl Inner {
         let text = entry.render(named);
         if !fs::read_to_string(&path).is_ok_and(|old| old == text) {
             dnsmasq::write(&path, &text)?;
+            names(known, &files)?;
             dnsmasq::reload(&files);
         }
         Ok(())
     }
+}
+
+/// Brings the names to the hosts of a network that is up; another gets them when it is.
+fn names(known: Option<&Known>, files: &Files) -> Result<(), Error> {
+    known.map_or(Ok(()), |known| follow::write(&known.domain, files).map(drop))
 }
 
 /// Helps the network past others' firewalls, or takes back what did so.

@@ -395,9 +395,10 @@ fn is_expiry(text: &str) -> bool {
 fn is_ipv4_address(text: &str) -> bool {
     matches!(text, "auto" | "none")
         || Net4::parse(text).is_some_and(|net| {
-            let host = net.address != net.first() && net.address != net.last();
+            // Both addresses of a network of two are hosts' (RFC 3021).
+            let host = net.prefix == 31 || (net.address != net.first() && net.address != net.last());
             let usable = !net.address.is_loopback() && !net.address.is_multicast() && !net.address.is_unspecified();
-            (1..=30).contains(&net.prefix) && host && usable
+            (1..=31).contains(&net.prefix) && host && usable
         })
 }
 

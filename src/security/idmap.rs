@@ -372,6 +372,11 @@ impl IdMap {
         (find(&self.uid, uid), find(&self.gid, gid))
     }
 
+    /// Its rows: users, groups.
+    pub fn rows(&self) -> (&[Extent], &[Extent]) {
+        (&self.uid, &self.gid)
+    }
+
     /// Who its root is on the host: user and group. A map without a row for id 0 has none.
     pub fn root(&self) -> (u32, u32) {
         let root = |rows: &[Extent]| rows.first().map_or(u32::MAX - 1, |row| row.outside);

@@ -58,6 +58,9 @@ pub(super) enum Files<'a> {
     },
 }
 
+/// Looks at a root.
+pub(super) type Look<'a> = &'a mut dyn FnMut(&Path) -> Result<(), Error>;
+
 /// Fills an empty root.
 pub(super) type Fill<'a> = &'a mut dyn FnMut(&Path) -> Result<(), Error>;
 
@@ -88,6 +91,11 @@ pub(super) trait Driver: Send + Sync {
     /// [`Make::Copy`] does.
     fn copy_root(&self, _pool: &Path, volume: &Path, live: Option<&dyn Pause>, to: &Path) -> Result<(), Error> {
         copy::root(volume, live, to)
+    }
+
+    /// Calls `look` with where the root of `volume`, which is not mounted, can be seen, with the ids that are stored.
+    fn show(&self, _pool: &Path, volume: &Path, look: Look<'_>) -> Result<(), Error> {
+        look(&volume.join("rootfs"))
     }
 
     /// Makes the volume `new`, which is not there, whose root `fill` fills: it is given a directory that is empty.

@@ -43,7 +43,7 @@ pub use driver::RootMount;
 pub use error::Error;
 pub use files::{link_instance, link_snapshots, unlink_instance, unlink_snapshots};
 pub use locks::VolumeLocks;
-pub use pool::{DriverKind, Pool, PoolSpec, Resources, Shifting};
+pub use pool::{DriverKind, Frozen, Pool, PoolSpec, Resources, Shifting};
 pub use probe::{Feature, Probes};
 pub use quota::Counted;
 pub use registry::{Registry, Retried};

@@ -5,7 +5,7 @@
 //! It is part of the volume: once it is there it is always mounted with the root, whatever asks for the root.
 
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, Dir, Gid, Mode, OFlags, ResolveFlags, Uid};
@@ -23,6 +23,13 @@ const PLACE: &str = "nested/docker";
 const INSIDE: (&str, &str) = ("var/lib", "docker");
 /// Docker's own choice.
 const MODE: u32 = 0o710;
+
+/// Where in the root of a volume files lie that are not in its root, and where those are.
+pub(super) fn places(volume: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let place = volume.join(PLACE);
+    let (parent, name) = INSIDE;
+    if place.is_dir() { vec![(Path::new(parent).join(name), place)] } else { Vec::new() }
+}
 
 /// Opens a directory of the root. Links lead where they do inside: nothing leaves the root, nothing runs in it yet.
 fn open(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
@@ -91,8 +98,8 @@ pub(super) fn carry(from: &Path, to: &Path, root: &Path, beside: bool) -> Result
 struct Inside(OwnedFd);
 
 impl Inside {
-    fn path(&self) -> std::path::PathBuf {
-        std::path::PathBuf::from(format!("/proc/self/fd/{}/.", self.0.as_raw_fd()))
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/.", self.0.as_raw_fd()))
     }
 }
 

@@ -4,6 +4,7 @@ mod across;
 mod custom;
 mod images;
 mod purges;
+mod view;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ use crate::config;
 use crate::image;
 use crate::names::{Fingerprint, PoolName};
 use crate::sys::mount;
+
+pub use view::Frozen;
 
 /// The backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

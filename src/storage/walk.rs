@@ -5,21 +5,21 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::error::{Error, io};
+use crate::sys::beneath::RESOLVE;
+pub(super) use crate::sys::beneath::open_below;
 use crate::sys::btrfs;
 
 /// Threads at a time, at most.
 const THREADS: usize = 8;
-/// Paths are opened in pieces of at most this many bytes; the kernel takes 4096 at once, a tree may be deeper.
-const PIECE: usize = 2048;
 
 /// A file of the tree.
 pub(super) struct Entry<'a> {
@@ -113,27 +113,6 @@ impl<'a> Entry<'a> {
         let flags = rustix::fs::XattrFlags::empty();
         rustix::fs::setxattr(self.link(), name, value, flags).map_err(self.failed("set an attribute of"))
     }
-}
-
-const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
-
-/// Opens a directory below `root`, for reading.
-pub(super) fn open_below(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
-    let open = |from: std::os::fd::BorrowedFd<'_>, piece: &Path, flags| {
-        rustix::fs::openat2(from, piece, flags | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), RESOLVE)
-    };
-    let (mut at, mut piece) = (None::<OwnedFd>, PathBuf::new());
-    for name in path {
-        if piece.as_os_str().len() + name.len() > PIECE {
-            at = Some(open(at.as_ref().map_or(root.as_fd(), |fd| fd.as_fd()), &piece, OFlags::PATH)?);
-            piece = PathBuf::new();
-        }
-        piece.push(name);
-    }
-    if piece.as_os_str().is_empty() {
-        piece.push(".");
-    }
-    open(at.as_ref().map_or(root.as_fd(), |fd| fd.as_fd()), &piece, OFlags::RDONLY | OFlags::NOATIME)
 }
 
 struct Queue {

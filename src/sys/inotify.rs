@@ -31,6 +31,7 @@ impl Happened {
 #[derive(Debug)]
 pub struct Paths {
     fd: OwnedFd,
+    flags: WatchFlags,
     watches: BTreeMap<PathBuf, i32>,
 }
 
@@ -46,7 +47,23 @@ impl Paths {
     /// Of inotify_init1(2).
     pub fn new() -> io::Result<Self> {
         let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        Ok(Self { fd, watches: BTreeMap::new() })
+        let flags = WatchFlags::CREATE
+            | WatchFlags::DELETE
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::MOVED_TO
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::ONLYDIR;
+        Ok(Self { fd, flags, watches: BTreeMap::new() })
+    }
+
+    /// As [`Paths::new`]; it also counts as happening to a file when somebody writes into it.
+    ///
+    /// # Errors
+    /// Of inotify_init1(2).
+    pub fn of_contents() -> io::Result<Self> {
+        let paths = Self::new()?;
+        Ok(Self { flags: paths.flags | WatchFlags::MODIFY, ..paths })
     }
 
     /// Readable when something happened: a descriptor of its own.
@@ -63,18 +80,11 @@ impl Paths {
     /// # Errors
     /// Of inotify_add_watch(2), as when there are too many (`fs.inotify.max_user_watches`).
     pub fn set<'a>(&mut self, paths: impl Iterator<Item = &'a Path>) -> io::Result<()> {
-        let flags = WatchFlags::CREATE
-            | WatchFlags::DELETE
-            | WatchFlags::MOVED_FROM
-            | WatchFlags::MOVED_TO
-            | WatchFlags::DELETE_SELF
-            | WatchFlags::MOVE_SELF
-            | WatchFlags::ONLYDIR;
         let mut watches = BTreeMap::new();
         for path in paths {
             // A directory on the way may be made just now: then one further down is the nearest.
             while let Some(dir) = nearest(path) {
-                match inotify::add_watch(&self.fd, dir, flags) {
+                match inotify::add_watch(&self.fd, dir, self.flags) {
                     Ok(watch) => drop(watches.insert(dir.to_owned(), watch)),
                     Err(Errno::NOENT | Errno::NOTDIR) => continue,
                     Err(error) => return Err(error.into()),

@@ -2,11 +2,13 @@
 
 pub mod activation;
 pub mod apparmor;
+pub mod beneath;
 pub mod bpf;
 pub mod btrfs;
 pub mod cgroup;
 pub mod cgroup_write;
 pub mod features;
+pub mod file_ids;
 pub mod freezer;
 pub mod hardware;
 pub mod holders;
@@ -29,6 +31,7 @@ pub mod seccomp;
 pub mod socket;
 pub mod space;
 pub mod superblock;
+pub mod udp;
 pub mod uevent;
 pub mod userns;
 pub mod watch;

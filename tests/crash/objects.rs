@@ -61,7 +61,7 @@ fn target(daemon: &Daemon, alias: &str) -> Option<String> {
 }
 
 /// An image is there with its alias and its files, or nothing of it is.
-fn imported(daemon: &Daemon, name: &str) {
+pub(super) fn imported(daemon: &Daemon, name: &str) {
     let images = rows(daemon, "SELECT fingerprint FROM images").len();
     match target(daemon, name) {
         None => assert_eq!(images, 1, "an image without its alias"),
@@ -75,7 +75,7 @@ fn imported(daemon: &Daemon, name: &str) {
     }
 }
 
-fn forget_image(daemon: &Daemon, name: &str) {
+pub(super) fn forget_image(daemon: &Daemon, name: &str) {
     if let Some(fingerprint) = target(daemon, name) {
         done(daemon, "DELETE", &format!("/1.0/images/{fingerprint}"), "");
     }

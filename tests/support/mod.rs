@@ -10,6 +10,7 @@ pub mod instances;
 pub mod namespaces;
 pub mod scanner;
 pub mod sftp;
+pub mod tree;
 pub mod websocket;
 
 use std::io::{Read, Write};

@@ -371,7 +371,7 @@ impl Scanner<'_> {
         let up = self.up();
         for name in self.model.networks.clone() {
             let dir = networks.join(name);
-            let may = ["dnsmasq.leases", "dnsmasq.pid", "dnsmasq.raw", "external", "assisted"];
+            let may = ["dnsmasq.leases", "dnsmasq.names", "dnsmasq.pid", "dnsmasq.raw", "external", "assisted"];
             self.holds(&dir, ["dnsmasq.hosts".to_owned()], &may);
             for host in entries(&dir.join("dnsmasq.hosts")) {
                 if host.rsplit_once('.').is_none_or(|(instance, _)| !up.iter().any(|name| name == instance)) {

@@ -98,7 +98,7 @@ impl Actor {
     }
 
     /// Who uses the volume; what is only mounted is let go.
-    async fn used(&mut self) -> Result<Use, Error> {
+    pub(in super::super) async fn used(&mut self) -> Result<Use, Error> {
         Ok(match &self.state {
             State::Running(_) => Use::Running { frozen: false },
             State::Frozen(_) => Use::Running { frozen: true },

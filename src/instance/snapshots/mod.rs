@@ -28,7 +28,7 @@ use crate::events::lifecycle::Requestor;
 use crate::names::{InstanceKey, PoolName, SnapshotKey, SnapshotName};
 use crate::profile;
 use crate::project;
-use crate::storage::{self, Pause, Pool, VolumeId};
+use crate::storage::{self, Frozen, Pause, Pool, VolumeId};
 use pause::Held;
 
 /// In an instance's row while its processes may be held.
@@ -96,7 +96,7 @@ pub(super) enum Use {
     },
 }
 
-fn key(instance: &InstanceKey, name: &SnapshotName) -> SnapshotKey {
+pub(super) fn key(instance: &InstanceKey, name: &SnapshotName) -> SnapshotKey {
     SnapshotKey { instance: instance.clone(), name: name.clone() }
 }
 
@@ -225,6 +225,25 @@ async fn holding(
         marks::set(context, instance, HELD, None).await?;
     }
     done
+}
+
+/// Keeps what an instance has now, out of sight.
+pub(super) async fn freeze(
+    context: &Arc<Context>,
+    instance: &InstanceKey,
+    used: Use,
+    pool: Arc<Pool>,
+    volume: VolumeId,
+) -> Result<Frozen, Error> {
+    let (give, take) = std::sync::mpsc::channel();
+    let frozen = holding(context, instance, used, move |pause| {
+        let frozen = pool.freeze(&volume, pause)?;
+        // The receiver lives until this is done.
+        let _ = give.send(frozen);
+        Ok(())
+    });
+    frozen.await?;
+    take.try_recv().map_err(|_| Error::NotFound)
 }
 
 /// The control group of a running container.

@@ -45,7 +45,7 @@ fn definition(snapshot: Arc<InstanceSnapshot>) -> Change {
 fn restored(context: &Context, model: &Model, key: &InstanceKey, name: &SnapshotName) -> Result<Instance, Error> {
     let snapshot = Arc::clone(find(model, key, name)?);
     let now = model.instances.get(key).ok_or(Error::NotFound)?;
-    let (record, _) = update::changed(context, model, now, &definition(snapshot))?;
+    let (record, ..) = update::changed(context, model, now, &definition(snapshot))?;
     Ok(record)
 }
 

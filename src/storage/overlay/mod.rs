@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::copy::{self, Pause, Single};
-use super::driver::{Driver, Fill, Make, RootMount};
+use super::driver::{Driver, Fill, Look, Make, RootMount};
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir, scratch};
 use super::quota::{self, Counted};
@@ -413,6 +413,27 @@ impl Driver for Overlay {
         copied
     }
 
+    fn show(&self, pool: &Path, volume: &Path, look: Look<'_>) -> Result<(), Error> {
+        let record = self.settled(pool, volume)?;
+        let mut lowers: Vec<PathBuf> =
+            record.upper.iter().chain(&record.layers).map(|layer| layer.files(pool)).collect();
+        lowers.push(match &record.lower {
+            Some(fingerprint) => lower_of(pool, fingerprint)?,
+            None => volume.join("lower"),
+        });
+        // Not the scratch itself: after a crash a mount point could not be moved out of the way.
+        let scratch = scratch(pool);
+        let place = scratch.join("root");
+        make_dir(&scratch, 0o700)?;
+        make_dir(&place, 0o700)?;
+        let seen = mount_layers(&scratch, &lowers, None, &place, None).and_then(|()| look(&place));
+        // What cannot be taken away now is cleared at the next opening.
+        let _ = mount::unmount(&place);
+        let _ = std::fs::remove_dir(&place);
+        let _ = std::fs::remove_dir(&scratch);
+        seen
+    }
+
     fn make_filled(&self, pool: &Path, new: &Path, snapshot: bool, fill: Fill<'_>) -> Result<(), Error> {
         let layer = LayerId::new();
         let (upper, layers) = match snapshot {
@@ -478,24 +499,7 @@ impl Driver for Overlay {
 impl Overlay {
     /// Copies what one would see of a volume that is not mounted.
     fn copy_merged(&self, pool: &Path, volume: &Path, to: &Path) -> Result<(), Error> {
-        let record = self.settled(pool, volume)?;
-        let mut lowers: Vec<PathBuf> =
-            record.upper.iter().chain(&record.layers).map(|layer| layer.files(pool)).collect();
-        lowers.push(match &record.lower {
-            Some(fingerprint) => lower_of(pool, fingerprint)?,
-            None => volume.join("lower"),
-        });
-        // Not the scratch itself: after a crash a mount point could not be moved out of the way.
-        let scratch = scratch(pool);
-        let place = scratch.join("root");
-        make_dir(&scratch, 0o700)?;
-        make_dir(&place, 0o700)?;
-        let copied = mount_layers(&scratch, &lowers, None, &place, None).and_then(|()| copy::tree(&place, to));
-        // What cannot be taken away now is cleared at the next opening.
-        let _ = mount::unmount(&place);
-        let _ = std::fs::remove_dir(&place);
-        let _ = std::fs::remove_dir(&scratch);
-        copied
+        self.show(pool, volume, &mut |place| copy::tree(place, to))
     }
 
     fn clone_volume(

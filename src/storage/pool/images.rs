@@ -93,6 +93,8 @@ impl Pool {
             entries.map(|entry| Ok(entry.map_err(io("read", directory))?.path())).collect()
         };
         let mut volumes = list(&self.root.join("containers"))?;
+        // One that is made, or looked at.
+        volumes.extend(list(&self.root.join(".new"))?);
         for of in list(&self.root.join("containers-snapshots"))? {
             volumes.extend(list(&of)?);
         }

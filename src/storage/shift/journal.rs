@@ -8,8 +8,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::super::error::{Error, io};
-use super::ids::{Table, capability_shifted};
 use crate::security::idmap::IdMap;
+use crate::sys::file_ids::{Table, capability_shifted};
 
 pub(in super::super) const STORED: &str = "idmap.json";
 const JOURNAL: &str = "shift.json";
@@ -125,7 +125,8 @@ impl Journal {
         }
         let table = self.phases.remove(0);
         for special in self.special.values_mut() {
-            special.capability = special.capability.as_deref().map(|value| capability_shifted(value, &table));
+            special.capability =
+                special.capability.as_deref().map(|value| capability_shifted(value, |id| table.user(id)));
         }
         !self.phases.is_empty()
     }

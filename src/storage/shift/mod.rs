@@ -12,7 +12,6 @@
 //! A change of the owner takes setuid and setgid bits and capabilities from a file (chown(2)): those of each such file
 //! are in the journal, too, by its inode, and are set again whatever the file has now.
 
-mod ids;
 mod journal;
 #[cfg(test)]
 mod tests;
@@ -28,6 +27,7 @@ use rustix::fs::FileType;
 use super::error::{Error, io};
 use super::walk::{self, Entry, walk};
 use crate::security::idmap::IdMap;
+use crate::sys::file_ids as ids;
 use ids::{Seen, Table};
 use journal::{Journal, Special};
 
@@ -226,7 +226,7 @@ fn shift(
     if entry.has_attributes()? {
         for name in ids::ACLS {
             let value = entry.attribute(name)?.unwrap_or_default();
-            if let Some(value) = ids::acl_shifted(&value, table) {
+            if let Some(value) = ids::acl_shifted(&value, |id| table.user(id), |id| table.group(id)) {
                 progress.step()?;
                 entry.set_attribute(name, &value)?;
             }
@@ -238,7 +238,7 @@ fn shift(
             entry.set_mode(special.mode)?;
         }
         if let Some(value) = &special.capability {
-            let value = ids::capability_shifted(value, table);
+            let value = ids::capability_shifted(value, |id| table.user(id));
             if entry.attribute(ids::CAPABILITY)?.as_ref() != Some(&value) {
                 progress.step()?;
                 entry.set_attribute(ids::CAPABILITY, &value)?;

@@ -7,31 +7,38 @@ use serde::{Deserialize, Serialize};
 
 /// Ids, users' and groups'.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) uid: BTreeSet<u32>,
-    pub(super) gid: BTreeSet<u32>,
+pub struct Seen {
+    /// Users.
+    pub uid: BTreeSet<u32>,
+    /// Groups.
+    pub gid: BTreeSet<u32>,
 }
 
 /// What becomes of which id; one that is not there stays.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Table {
-    pub(super) uid: BTreeMap<u32, u32>,
-    pub(super) gid: BTreeMap<u32, u32>,
+pub struct Table {
+    /// Users.
+    pub uid: BTreeMap<u32, u32>,
+    /// Groups.
+    pub gid: BTreeMap<u32, u32>,
 }
 
 impl Table {
-    pub(super) fn user(&self, id: u32) -> u32 {
+    /// What becomes of a user's id.
+    pub fn user(&self, id: u32) -> u32 {
         self.uid.get(&id).copied().unwrap_or(id)
     }
 
-    pub(super) fn group(&self, id: u32) -> u32 {
+    /// What becomes of a group's id.
+    pub fn group(&self, id: u32) -> u32 {
         self.gid.get(&id).copied().unwrap_or(id)
     }
 }
 
-pub(super) const CAPABILITY: &str = "security.capability";
+/// The attribute with a file's capabilities.
+pub const CAPABILITY: &str = "security.capability";
 /// Of access and of what is made in a directory.
-pub(super) const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
+pub const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 
 const ACL_HEADER: usize = 4;
 const ACL_ENTRY: usize = 8;
@@ -55,7 +62,8 @@ fn acl_ids(value: &[u8], mut work: impl FnMut(bool, u32, usize)) {
     }
 }
 
-pub(super) fn acl_seen(value: &[u8], seen: &mut Seen) {
+/// Adds the ids of an ACL.
+pub fn acl_seen(value: &[u8], seen: &mut Seen) {
     acl_ids(value, |user, id, _| {
         if user {
             seen.uid.insert(id)
@@ -65,11 +73,11 @@ pub(super) fn acl_seen(value: &[u8], seen: &mut Seen) {
     });
 }
 
-/// The ACL with other ids; `None`: nothing changes.
-pub(super) fn acl_shifted(value: &[u8], table: &Table) -> Option<Vec<u8>> {
+/// The ACL with what `user` and `group` make of its ids; `None`: nothing changes.
+pub fn acl_shifted(value: &[u8], user: impl Fn(u32) -> u32, group: impl Fn(u32) -> u32) -> Option<Vec<u8>> {
     let mut new = value.to_vec();
-    acl_ids(value, |user, id, at| {
-        let id = if user { table.user(id) } else { table.group(id) };
+    acl_ids(value, |is_user, id, at| {
+        let id = if is_user { user(id) } else { group(id) };
         if let Some(place) = new.get_mut(at..at + 4) {
             place.copy_from_slice(&id.to_le_bytes());
         }
@@ -83,7 +91,7 @@ const REVISION_3: u32 = 0x0300_0000;
 const SIZE_2: usize = 20;
 
 /// Who is root for these capabilities: without a word about it, root of the file system.
-pub(super) fn capability_root(value: &[u8]) -> Option<u32> {
+pub fn capability_root(value: &[u8]) -> Option<u32> {
     match word(value, 0)? & REVISION {
         REVISION_2 => Some(0),
         REVISION_3 => word(value, SIZE_2),
@@ -91,10 +99,10 @@ pub(super) fn capability_root(value: &[u8]) -> Option<u32> {
     }
 }
 
-/// The same capabilities, for what becomes of their root. One of a form that is not known stays as it is.
-pub(super) fn capability_shifted(value: &[u8], table: &Table) -> Vec<u8> {
+/// The same capabilities, for what `user` makes of their root. One of a form that is not known stays as it is.
+pub fn capability_shifted(value: &[u8], user: impl Fn(u32) -> u32) -> Vec<u8> {
     let (Some(root), Some(magic)) = (capability_root(value), word(value, 0)) else { return value.to_vec() };
-    let root = table.user(root);
+    let root = user(root);
     let revision = if root == 0 { REVISION_2 } else { REVISION_3 };
     let mut new = ((magic & !REVISION) | revision).to_le_bytes().to_vec();
     new.extend(value.get(4..SIZE_2).unwrap_or_default());
