@@ -20,6 +20,10 @@ pub(crate) struct Refusal {
 pub(crate) enum Error {
     /// No daemon answers.
     Connect { socket: PathBuf, error: std::io::Error },
+    /// A remote does not answer.
+    Unreachable { remote: String, url: String, reason: String },
+    /// A remote shows another certificate than it did before.
+    Changed { remote: String, known: String, shown: String },
     /// The connection broke.
     Lost(String),
     /// The answer makes no sense.
@@ -40,6 +44,11 @@ impl Error {
     /// A refusal with the daemon's message.
     pub(super) fn refused(reason: impl Into<String>) -> Self {
         Self::Refused(Refusal { reason: reason.into(), ..Refusal::default() })
+    }
+
+    /// What there is none of here, and why.
+    pub(super) fn absent(what: &str, why: &str) -> Self {
+        Self::Usage(format!("There are no {what} here\n{why}"))
     }
 
     /// Says of a refusal what was attempted.
@@ -94,6 +103,14 @@ impl fmt::Display for Error {
                     _ => "Start warrend, or name its socket by WARREN_SOCKET or its directory by WARREN_DIR",
                 })
             }
+            Self::Unreachable { remote, url, reason } => write!(
+                f,
+                "Cannot reach {url}\n{reason}\nIs the server running, and is it the right address? \"warren remote set-url {remote} <URL>\" sets another"
+            ),
+            Self::Changed { remote, known, shown } => write!(
+                f,
+                "The server behind {remote}: shows another certificate than it did before\nKnown: {known}\nShown: {shown}\nSomebody may be in between. If the server's certificate was renewed on purpose: \"warren remote remove {remote}\", then \"warren remote add\" it again"
+            ),
             Self::Lost(reason) => write!(
                 f,
                 "The connection to the daemon broke\n{reason}\nSee whether warrend still runs, and with \"warren list\" what it did"

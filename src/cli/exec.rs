@@ -12,7 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tungstenite::Message;
 
-use super::connection::{Connection, Socket, succeeded};
+use super::client::Client;
+use super::connection::{Socket, succeeded};
 use super::{Error, output};
 use crate::api::wire::{Config, ExecPost};
 
@@ -50,6 +51,9 @@ pub(super) struct Exec {
     /// Without a terminal
     #[arg(short = 'T', long, conflicts_with = "force_interactive")]
     force_noninteractive: bool,
+    /// auto, interactive or non-interactive
+    #[arg(long, default_value = "auto")]
+    mode: String,
 }
 
 impl Exec {
@@ -66,17 +70,19 @@ impl Exec {
             disable_stdin: false,
             force_interactive: false,
             force_noninteractive: false,
+            mode: "auto".to_owned(),
         }
     }
 }
 
 /// The terminal in raw mode; put back as it was when dropped, whatever happens.
-struct Raw {
+pub(super) struct Raw {
     before: Termios,
 }
 
 impl Raw {
-    fn enter() -> Option<Self> {
+    /// Enters it, where stdin is a terminal.
+    pub(super) fn enter() -> Option<Self> {
         let stdin = std::io::stdin();
         let before = tcgetattr(&stdin).ok()?;
         let mut raw = before.clone();
@@ -94,18 +100,23 @@ impl Drop for Raw {
 }
 
 /// Columns and rows of the terminal.
-fn size() -> (u16, u16) {
+pub(super) fn size() -> (u16, u16) {
     let sizes = [tcgetwinsize(std::io::stdout()), tcgetwinsize(std::io::stdin())];
     let known = sizes.into_iter().flatten().map(|size| (size.ws_col, size.ws_row)).find(|size| *size != (0, 0));
     known.unwrap_or((80, 24))
 }
 
 /// Runs the command and returns its exit status.
-pub(super) async fn exec(connection: &Connection, exec: Exec) -> Result<u8, Error> {
-    let name = exec.instance.clone();
+pub(super) async fn exec(client: &Client, exec: Exec) -> Result<u8, Error> {
+    let (connection, name) = client.named(&exec.instance)?;
     let path = format!("{}/exec", super::instance::path(&name)?);
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let interactive = exec.force_interactive || (terminal && !exec.force_noninteractive);
+    let interactive = match exec.mode.as_str() {
+        "interactive" => true,
+        "non-interactive" => false,
+        "auto" => exec.force_interactive || (terminal && !exec.force_noninteractive),
+        other => return Err(Error::Usage(format!("There is no mode {other:?}: auto, interactive, non-interactive"))),
+    };
     let mut environment: Config = Config::new();
     for pair in &exec.env {
         let (name, value) = pair.split_once('=').ok_or_else(|| Error::Usage(format!("{pair:?} is not NAME=value")))?;

@@ -13,10 +13,9 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 use super::build::{self, Build, Built};
+use super::client::Client;
 use super::connection::{Answer, Connection};
-use super::table::{Format, show};
-use super::{Error, output};
-use crate::api::wire::Image;
+use super::{Error, image_list, image_more, output};
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
@@ -38,11 +37,7 @@ pub(super) enum Command {
     Build(Build),
     /// List images
     #[command(visible_alias = "ls")]
-    List {
-        /// Format
-        #[arg(short, long, value_enum, default_value_t = Format::Table)]
-        format: Format,
-    },
+    List(image_list::List),
     /// Delete images by alias or fingerprint
     #[command(visible_alias = "rm")]
     Delete {
@@ -50,20 +45,32 @@ pub(super) enum Command {
         #[arg(required = true)]
         images: Vec<String>,
     },
+    /// The other verbs.
+    #[command(flatten)]
+    More(image_more::Command),
 }
 
 /// Runs one of them.
-pub(super) async fn run(connection: &Connection, command: Command) -> Result<(), Error> {
+pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> {
     match command {
-        Command::Import { file, rest, aliases, public } => import(connection, &file, rest, &aliases, public).await,
-        Command::Build(what) => match build::build(connection, what).await? {
-            Some(built) => import_built(connection, &built).await,
-            None => Ok(()),
-        },
-        Command::List { format } => list(connection, format).await,
+        Command::Import { file, rest, aliases, public } => {
+            let (remote, rest): (Vec<String>, Vec<String>) = rest.into_iter().partition(|word| word.ends_with(':'));
+            let connection = client.remote(remote.first().map(String::as_str))?;
+            import(&connection, &file, rest, &aliases, public).await
+        }
+        Command::List(words) => image_list::list(client, &words).await,
+        Command::More(command) => image_more::run(client, command).await,
+        Command::Build(what) => {
+            let connection = client.remote(None)?;
+            match build::build(&connection, what).await? {
+                Some(built) => import_built(&connection, &built).await,
+                None => Ok(()),
+            }
+        }
         Command::Delete { images } => {
             for image in images {
-                delete(connection, &image).await.map_err(|e| {
+                let (connection, name) = client.named(&image)?;
+                delete(&connection, &name).await.map_err(|e| {
                     e.doing(format!("Cannot delete {image}"))
                         .hint("\"warren image list\" shows the images that there are")
                 })?;
@@ -193,32 +200,4 @@ async fn upload(connection: &Connection, file: &Path, rest: Vec<String>, public:
     let operation = connection.wait(&answer.operation).await.map_err(failed)?;
     let metadata = operation.metadata.unwrap_or_default();
     Ok(metadata.get("fingerprint").and_then(Value::as_str).unwrap_or_default().to_owned())
-}
-
-async fn list(connection: &Connection, format: Format) -> Result<(), Error> {
-    let value = connection.get("/1.0/images?recursion=1").await?;
-    let objects: Vec<Value> = value.as_array().cloned().unwrap_or_default();
-    let mut rows = Vec::new();
-    for object in &objects {
-        let image: Image = serde_json::from_value(object.clone()).map_err(|e| Error::Broken(e.to_string()))?;
-        let first = image.aliases.first().map(|alias| alias.name.clone()).unwrap_or_default();
-        let alias = match image.aliases.len() {
-            0 | 1 => first,
-            more => format!("{first} ({} more)", more - 1),
-        };
-        #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
-        let megabytes = image.size as f64 / 1_000_000.0;
-        rows.push(vec![
-            alias,
-            image.fingerprint.chars().take(12).collect(),
-            if image.public { "yes" } else { "no" }.to_owned(),
-            image.properties.get("description").cloned().unwrap_or_default(),
-            image.architecture,
-            image.kind.to_uppercase(),
-            format!("{megabytes:.2}MB"),
-            image.uploaded_at,
-        ]);
-    }
-    let headers = ["ALIAS", "FINGERPRINT", "PUBLIC", "DESCRIPTION", "ARCHITECTURE", "TYPE", "SIZE", "UPLOAD DATE"];
-    show(format, &headers, &rows, &objects)
 }

@@ -2,138 +2,121 @@
 //!
 //! Words, flags, columns and exit codes are those of the stock `lxc`, where the verb exists there.
 
+mod alias;
+mod ask;
 mod build;
+mod client;
+mod command;
+mod completion;
+mod config;
 mod connection;
+mod console;
+mod copy;
+mod device;
+mod editor;
 mod error;
 mod exec;
+mod file;
 mod image;
+mod image_list;
+mod image_more;
+mod image_source;
+mod info;
 mod instance;
 mod list;
+mod monitor;
+mod network;
+mod network_acl;
+mod network_forward;
+mod object;
+mod operation;
 mod output;
+mod profile;
+mod progress;
+mod project;
 mod query;
+mod remote;
+mod settings;
+mod simplestreams;
+mod snapshot;
+mod storage;
 pub(crate) mod table;
+mod template;
+mod tls;
+mod top;
+mod trust;
+mod volume;
+mod warning;
+mod yaml;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
+use clap::error::ErrorKind;
 
-use connection::Connection;
+use client::Client;
+use command::{Arguments, Command};
 use error::Error;
-
-/// Runs and manages system containers.
-#[derive(Debug, Parser)]
-#[command(name = "warren", version)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Create an instance from an image and start it
-    Launch(instance::Create),
-    /// Create an instance from an image
-    Init(instance::Create),
-    /// List instances
-    #[command(visible_alias = "ls")]
-    List(list::List),
-    /// Run a command in an instance
-    Exec(exec::Exec),
-    /// Open a shell in an instance
-    Shell {
-        /// The instance
-        instance: String,
-    },
-    /// Start instances
-    Start(instance::Names),
-    /// Stop instances
-    Stop(instance::Stop),
-    /// Restart instances
-    Restart(instance::Stop),
-    /// Freeze instances
-    Pause(instance::Names),
-    /// Delete instances
-    #[command(visible_alias = "rm")]
-    Delete(instance::Delete),
-    /// Manage images
-    Image {
-        #[command(subcommand)]
-        command: image::Command,
-    },
-    /// Show the server or an instance
-    Info {
-        /// The instance
-        instance: Option<String>,
-    },
-    /// Send a raw request
-    Query(query::Query),
-}
+use settings::Settings;
 
 /// Entry of `warren`.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let settings = match Settings::load() {
+        Ok(settings) => settings,
+        Err(error) => return failed(&error),
+    };
+    let words = command::expanded(std::env::args().collect(), &settings.aliases);
+    let arguments = match words.and_then(Arguments::try_parse_from) {
+        Ok(arguments) => arguments,
+        Err(error) => return refused(&error),
+    };
+    if arguments.globals.member.as_ref().is_some_and(|target| !target.is_empty() && target != "none") {
+        return failed(&Error::Usage("There are no clusters here, so --target names nothing".to_owned()));
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            output::complain(&Error::Local { doing: "start the runtime".to_owned(), error });
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return failed(&Error::Local { doing: "start the runtime".to_owned(), error }),
     };
-    let result = runtime.block_on(interruptible(arguments.command));
+    let client = Client::new(arguments.globals, settings);
+    let result = runtime.block_on(interruptible(&client, arguments.command));
     // A read of the terminal may still hang in a thread; nobody waits for it.
     runtime.shutdown_background();
     match result {
         Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            error.each().for_each(output::complain);
-            ExitCode::from(error.code())
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &Error) -> ExitCode {
+    error.each().for_each(output::complain);
+    ExitCode::from(error.code())
+}
+
+/// Words that are no command: help is an answer, all else fails with 1, as in `lxc`.
+fn refused(error: &clap::Error) -> ExitCode {
+    // Nothing is left to be done when this cannot be printed.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            ExitCode::SUCCESS
         }
+        _ => ExitCode::FAILURE,
     }
 }
 
 /// Ctrl-C cancels the operations that are waited for. A command in an instance gets its signals itself.
-async fn interruptible(command: Command) -> Result<u8, Error> {
-    let connection = Connection::local();
+async fn interruptible(client: &Client, command: Command) -> Result<u8, Error> {
     match command {
-        Command::Exec(exec) => exec::exec(&connection, exec).await,
-        Command::Shell { instance } => exec::exec(&connection, exec::Exec::shell(instance)).await,
+        Command::Exec(exec) => exec::exec(client, exec).await,
+        Command::Shell { instance } => exec::exec(client, exec::Exec::shell(instance)).await,
         command => {
             tokio::select! {
-                result = run(&connection, command) => result.map(|()| 0),
+                result = command::run(client, command) => result.map(|()| 0),
                 _ = tokio::signal::ctrl_c() => {
-                    connection.cancel().await;
+                    client.cancel().await;
                     Err(Error::Interrupted)
                 }
             }
         }
     }
-}
-
-async fn run(connection: &Connection, command: Command) -> Result<(), Error> {
-    match command {
-        Command::Launch(create) => instance::create(connection, create, true).await,
-        Command::Init(create) => instance::create(connection, create, false).await,
-        Command::List(list) => list::list(connection, &list).await,
-        Command::Start(names) => instance::start(connection, &names).await,
-        Command::Stop(stop) => instance::stop(connection, &stop, "stop").await,
-        Command::Restart(stop) => instance::stop(connection, &stop, "restart").await,
-        Command::Pause(names) => instance::pause(connection, &names).await,
-        Command::Delete(delete) => instance::delete(connection, &delete).await,
-        Command::Image { command } => image::run(connection, command).await,
-        Command::Info { instance } => info(connection, instance).await,
-        Command::Query(query) => query::run(connection, query).await,
-        // These run beside this, with signals of their own.
-        Command::Exec(_) | Command::Shell { .. } => Ok(()),
-    }
-}
-
-async fn info(connection: &Connection, instance: Option<String>) -> Result<(), Error> {
-    let value = match instance {
-        None => connection.get("/1.0").await?,
-        Some(name) => {
-            let path = instance::path(&name)?;
-            connection.get(&format!("{path}?recursion=1")).await.map_err(|e| e.doing(format!("Cannot show {name}")))?
-        }
-    };
-    output::print(&serde_norway::to_string(&value).map_err(|e| Error::Broken(e.to_string()))?)
 }

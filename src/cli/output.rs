@@ -2,7 +2,7 @@
 //!
 //! Nobody may be left at the other end of a pipe. That ends no command: what was asked for is still done.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{ErrorKind, Write};
 
 use super::Error;
 
@@ -27,16 +27,86 @@ pub(super) fn written(result: std::io::Result<()>) -> Result<(), Error> {
     }
 }
 
-/// Tells somebody who watches what is being done; a script is told nothing.
-pub(super) fn progress(text: &str) {
-    if std::io::stdout().is_terminal() {
-        // A terminal that is gone does not watch either.
-        let _ = print(&format!("{text}\n"));
-    }
-}
-
 /// Tells of an error.
 pub(super) fn complain(error: &Error) {
     // Nothing is left to be told it to when this fails.
-    let _ = writeln!(std::io::stderr(), "Error: {error}");
+    let _ = writeln!(std::io::stderr(), "Error: {}", harmless(&error.to_string()));
+}
+
+/// Tells somebody who looks for a fault.
+pub(super) fn note(text: &str) {
+    // Nothing is left to be done when this fails.
+    let _ = writeln!(std::io::stderr(), "{}", harmless(text));
+}
+
+/// What tells a terminal nothing but its letters: names and messages come from strangers.
+pub(super) fn harmless(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
+}
+
+/// Prints an object as YAML.
+pub(super) fn yaml(value: &serde_json::Value, order: &[&str]) -> Result<(), Error> {
+    print(&super::yaml::text(value, order))
+}
+
+fn in_units(bytes: u64, base: f64, units: &[&str]) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
+    let mut amount = bytes as f64;
+    let mut unit = 0;
+    while amount >= base && unit + 1 < units.len() {
+        amount /= base;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes}B") } else { format!("{amount:.2}{}", units[unit]) }
+}
+
+/// A size in units of 1024, as `lxc` writes it.
+pub(super) fn bytes_as_text(bytes: u64) -> String {
+    in_units(bytes, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"])
+}
+
+/// The same in units of 1000: what went over a network, and the speed of transfers.
+pub(super) fn traffic(bytes: u64) -> String {
+    in_units(bytes, 1000.0, &["B", "kB", "MB", "GB", "TB", "PB", "EB"])
+}
+
+/// Splits RFC 3339 into its numbers; nothing for times before there was anything.
+fn moment(text: &str) -> Option<time::OffsetDateTime> {
+    let time = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
+    (time.unix_timestamp() > 0).then(|| time.to_offset(time::UtcOffset::UTC))
+}
+
+/// A time as `lxc` shows it: "2026/11/28 13:22 UTC"; nothing for what was never.
+pub(super) fn time_as_text(text: &str) -> String {
+    moment(text).map_or_else(String::new, |time| {
+        let (year, month, day) = (time.year(), u8::from(time.month()), time.day());
+        format!("{year}/{month:02}/{day:02} {:02}:{:02} UTC", time.hour(), time.minute())
+    })
+}
+
+/// A time as the list of images shows it: "Nov 28, 2026 at 1:22pm (UTC)".
+pub(super) fn day_as_text(text: &str) -> String {
+    moment(text).map_or_else(String::new, |time| {
+        let month: String = time.month().to_string().chars().take(3).collect();
+        let half = if time.hour() < 12 { "am" } else { "pm" };
+        let hour = if time.hour() % 12 == 0 { 12 } else { time.hour() % 12 };
+        format!("{month} {}, {} at {hour}:{:02}{half} (UTC)", time.day(), time.year(), time.minute())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times() {
+        assert_eq!(bytes_as_text(1), "1B");
+        assert_eq!(bytes_as_text(392 * 1024), "392.00KiB");
+        assert_eq!(time_as_text("2026-11-28T13:22:01Z"), "2026/11/28 13:22 UTC");
+        assert_eq!(time_as_text("0001-01-01T00:00:00Z"), "");
+        assert_eq!(day_as_text("2026-11-28T13:22:01.5+01:00"), "Nov 28, 2026 at 12:22pm (UTC)");
+        assert_eq!(harmless("a\x1b[31m\u{9b}b\n"), "a\u{fffd}[31m\u{fffd}b\n");
+    }
 }

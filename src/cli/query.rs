@@ -5,7 +5,8 @@ use http::Method;
 use serde_json::Value;
 
 use super::Error;
-use super::connection::{Answer, Connection};
+use super::client::Client;
+use super::connection::Answer;
 use super::output;
 
 /// A raw request.
@@ -28,17 +29,19 @@ pub(super) struct Query {
 }
 
 /// Sends it and prints what is answered.
-pub(super) async fn run(connection: &Connection, query: Query) -> Result<(), Error> {
+pub(super) async fn run(client: &Client, query: Query) -> Result<(), Error> {
     let method: Method =
         query.method.to_uppercase().parse().map_err(|_| Error::Usage(format!("{:?} is no method", query.method)))?;
-    if !query.path.starts_with('/') {
-        return Err(Error::Usage(format!("{:?} is no path: it begins with /, as in /1.0/instances", query.path)));
+    let (connection, path) =
+        if query.path.starts_with('/') { (client.remote(None)?, query.path) } else { client.at(&query.path)? };
+    if !path.starts_with('/') {
+        return Err(Error::Usage(format!("{:?} is no path: it begins with /, as in /1.0/instances", path)));
     }
     let body: Option<Value> = match query.data {
         None => None,
         Some(text) => Some(serde_json::from_str(&text).map_err(|e| Error::Usage(format!("--data is no JSON: {e}")))?),
     };
-    let envelope = match connection.ask(method, &query.path, body.as_ref()).await? {
+    let envelope = match connection.ask(method, &path, body.as_ref()).await? {
         // A file: a log, an image.
         Answer::Other(bytes) => return output::bytes(&bytes),
         Answer::Json(envelope) => envelope,

@@ -16,13 +16,21 @@ pub(super) enum Format {
 }
 
 /// Shows rows under headers, or the objects themselves.
-pub(super) fn show(format: Format, headers: &[&str], rows: &[Vec<String>], objects: &[Value]) -> Result<(), Error> {
+///
+/// `order` is that of the objects' fields in YAML.
+pub(super) fn show(
+    format: Format,
+    headers: &[&str],
+    rows: &[Vec<String>],
+    objects: &[Value],
+    order: &[&str],
+) -> Result<(), Error> {
     let text = match format {
         Format::Table => draw(headers, &harmless(rows), true),
         Format::Compact => compact(headers, &harmless(rows)),
         Format::Csv => rows.iter().map(|row| csv(row)).collect(),
         Format::Json => format!("{}\n", Value::from(objects.to_vec())),
-        Format::Yaml => serde_norway::to_string(objects).map_err(|e| Error::Broken(e.to_string()))?,
+        Format::Yaml => super::yaml::text(&Value::from(objects.to_vec()), order),
     };
     output::print(&text)
 }
@@ -42,6 +50,33 @@ fn csv(row: &[String]) -> String {
     row.iter().map(cell).collect::<Vec<_>>().join(",") + "\n"
 }
 
+/// Lines of its highest cell.
+fn height(row: &[String]) -> usize {
+    row.iter().map(|cell| cell.lines().count()).max().unwrap_or(1).max(1)
+}
+
+/// The pieces of a text: digits as numbers, all else as it is.
+fn pieces(text: &str) -> Vec<(u128, String)> {
+    let mut pieces: Vec<String> = Vec::new();
+    let mut digits = None;
+    for c in text.chars() {
+        if digits != Some(c.is_ascii_digit()) {
+            pieces.push(String::new());
+        }
+        digits = Some(c.is_ascii_digit());
+        if let Some(piece) = pieces.last_mut() {
+            piece.push(c);
+        }
+    }
+    // Numbers come before letters.
+    pieces.into_iter().map(|piece| (piece.parse().unwrap_or(u128::MAX), piece)).collect()
+}
+
+/// Sorts rows by their cells, and numbers in them as numbers. Empty cells come last.
+pub(super) fn sort(rows: &mut [Vec<String>]) {
+    rows.sort_by_cached_key(|row| row.iter().map(|cell| (cell.is_empty(), pieces(cell))).collect::<Vec<_>>());
+}
+
 fn widths(headers: &[&str], rows: &[Vec<String>]) -> Vec<usize> {
     let width = |text: &str| text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
     (0..headers.len())
@@ -53,10 +88,16 @@ fn compact(headers: &[&str], rows: &[Vec<String>]) -> String {
     let widths = widths(headers, rows);
     let line = |cells: &[&str]| {
         let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("  {cell:width$}")).collect::<String>();
-        format!("{}\n", padded.trim_end())
+        format!("{padded}  \n")
     };
-    let body = rows.iter().map(|row| line(&row.iter().map(String::as_str).collect::<Vec<_>>()));
-    std::iter::once(line(headers)).chain(body).collect()
+    let centred: Vec<String> = headers.iter().zip(&widths).map(|(header, width)| format!("{header:^width$}")).collect();
+    let mut text = line(&centred.iter().map(String::as_str).collect::<Vec<_>>());
+    for row in rows {
+        for at in 0..height(row) {
+            text.push_str(&line(&row.iter().map(|cell| cell.lines().nth(at).unwrap_or("")).collect::<Vec<_>>()));
+        }
+    }
+    text
 }
 
 /// A table; with `ruled`, a line below each row, as `lxc list` has it.
@@ -70,8 +111,7 @@ pub(crate) fn draw(headers: &[&str], rows: &[Vec<String>], ruled: bool) -> Strin
     let centred: Vec<String> = headers.iter().zip(&widths).map(|(header, width)| format!("{header:^width$}")).collect();
     let mut text = rule.clone() + &line(&centred.iter().map(String::as_str).collect::<Vec<_>>()) + &rule;
     for row in rows {
-        let height = row.iter().map(|cell| cell.lines().count()).max().unwrap_or(1).max(1);
-        for at in 0..height {
+        for at in 0..height(row) {
             text.push_str(&line(&row.iter().map(|cell| cell.lines().nth(at).unwrap_or("")).collect::<Vec<_>>()));
         }
         if ruled {
@@ -106,6 +146,13 @@ mod tests {
     fn a_table_passes_no_escape_sequences_on() {
         let rows = harmless(&[vec!["\x1b[2Jred\r".to_owned(), "two\nlines".to_owned()]]);
         assert_eq!(rows, [["\u{fffd}[2Jred\u{fffd}", "two\nlines"]]);
+    }
+
+    #[test]
+    fn rows_are_sorted_as_people_count() {
+        let mut rows = ["c10", "c9", "", "c", "a"].map(|name| vec![name.to_owned()]);
+        sort(&mut rows);
+        assert_eq!(rows.concat(), ["a", "c", "c9", "c10", ""]);
     }
 
     #[test]
