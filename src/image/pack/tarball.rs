@@ -11,9 +11,9 @@ use rustix::fs::FileType;
 use serde_norway::{Mapping, Value};
 
 use super::compressor::Compressor;
-use super::header::{BLOCK, Entry, Kind};
+use super::header::{Attribute, BLOCK, Entry, Kind};
 use super::sink::{Sink, Written};
-use super::tree::{Attributes, Found, walk};
+use super::tree::{Found, walk};
 use super::{About, Failure, Request, Source, failed, stretches};
 use crate::image::metadata::{MAX, Metadata};
 use crate::image::rules::Limits;
@@ -303,7 +303,7 @@ impl Writer<'_> {
         }
     }
 
-    fn attributes(&self, found: &Found<'_>) -> Result<Attributes, Failure> {
+    fn attributes(&self, found: &Found<'_>) -> Result<Vec<Attribute>, Failure> {
         let ids = &self.source.ids;
         let place = || self.source.rootfs.join(found.below);
         let mut attributes = found.attributes(is_kept).map_err(failed("read the attributes of", place()))?;

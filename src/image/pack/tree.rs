@@ -13,11 +13,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::header::Attribute;
 use super::{Failure, Source, failed};
 use crate::sys::beneath::open_below;
-
-/// Names and values of extended attributes.
-pub(super) type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A file of the tree.
 pub(super) struct Found<'a> {
@@ -65,7 +63,7 @@ impl Found<'_> {
     }
 
     /// The extended attributes that `wanted` names, in order of their names.
-    pub(super) fn attributes(&self, wanted: impl Fn(&[u8]) -> bool) -> Result<Attributes, Errno> {
+    pub(super) fn attributes(&self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<Attribute>, Errno> {
         let opened;
         let fd = match &self.place {
             Place::Directory(fd) => *fd,
