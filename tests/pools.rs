@@ -191,7 +191,7 @@ fn a_pool_on_a_path_of_btrfs() {
     daemon.lxc(&["storage", "create", "p", "btrfs", &argument]).ok();
     assert_eq!(pool(&daemon, "p")["config"]["source"], source.to_str().unwrap());
     assert_eq!(std::os::unix::fs::MetadataExt::ino(&source.metadata().unwrap()), 256);
-    daemon.lxc(&["storage", "create", "q", "btrfs", &argument]).refused("not empty");
+    daemon.lxc(&["storage", "create", "q", "btrfs", &argument]).refused("storage pool \"p\"");
     daemon.lxc(&["storage", "delete", "p"]).ok();
     assert!(source.is_dir() && source.read_dir().unwrap().next().is_none());
     for (path, word) in [("/nosuch/dir", "neither"), ("/var/tmp", "btrfs"), ("relative", "absolute")] {

@@ -38,6 +38,7 @@ use crate::sys::mount;
 
 /// Where [`Journal`] is kept.
 const PLUGGED: &str = "plugged.json";
+const NEW: &str = ".plugged.json";
 
 /// What is inside, with its properties.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,12 +76,14 @@ pub(super) fn make(dir: &Path) -> Result<(), Error> {
 }
 
 fn write_plugged(dir: &Path, journal: &Journal) -> Result<(), Error> {
-    let (path, new) = (dir.join(PLUGGED), dir.join(".plugged.json"));
+    let (path, new) = (dir.join(PLUGGED), dir.join(NEW));
     let text = serde_json::to_vec(journal).unwrap_or_default();
     fs::write(&new, text).and_then(|()| fs::rename(&new, &path)).map_err(failed("write", path))
 }
 
 fn read_plugged(dir: &Path) -> Journal {
+    // One that a killed daemon was just writing. Who works on it is alone.
+    let _ = fs::remove_file(dir.join(NEW));
     // Nothing was plugged in where there is none.
     fs::read(dir.join(PLUGGED)).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
