@@ -480,8 +480,11 @@ pub async fn rename(mut call: Call) -> Result<Response> {
 async fn delete_image(call: &Call) -> Result<Response> {
     let volume = get_other(call, IMAGE).await?;
     let fingerprint = Fingerprint::new(volume.name).map_err(|_| Error::NotFound("Storage pool volume"))?;
-    let open = call.app.instances.context().pools.get(&call.pool_name()?)?;
+    let pool = call.pool_name()?;
+    let open = call.app.instances.context().pools.get(&pool)?;
+    let url = format!("/1.0/storage-pools/{}/volumes/images/{fingerprint}", pool.in_url());
     blocking(move || Ok::<_, Error>(open.delete_image(&fingerprint)?)).await?;
+    call.lifecycle("storage-volume-deleted", &url);
     Ok(response::empty())
 }
 

@@ -65,7 +65,8 @@ impl Manager {
             .await?;
         context.bus.lifecycle(Lifecycle {
             action: "storage-volume-updated",
-            source: format!("/1.0/storage-pools/{}/volumes/container/{}", pool.in_url(), key.name),
+            // As LXD has it: its word for the directory, not for the type.
+            source: format!("/1.0/storage-pools/{}/volumes/containers/{}", pool.in_url(), key.name),
             project: &key.project,
             context: serde_json::Map::new(),
             requestor,
