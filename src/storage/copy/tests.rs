@@ -368,3 +368,13 @@ fn what_xfs_keeps_of_an_acl_is_no_attribute_of_the_copy() {
     assert_eq!(copied("trusted.SGI_ACL_FILE"), Err(Errno::NODATA));
     assert_eq!(copied("trusted.other"), Ok(1));
 }
+
+#[test]
+fn a_damaged_volume_is_no_twin() {
+    let dir = place();
+    let root = dir.path().join("volume/rootfs");
+    fs::create_dir_all(&root).unwrap();
+    let (volume, snapshot) = snapshot_in(dir.path());
+    fs::remove_dir(&root).unwrap();
+    assert!(Twin::of(dir.path(), &volume, &snapshot, &dir.path().join("new")).unwrap().is_none());
+}

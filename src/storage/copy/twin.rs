@@ -78,8 +78,9 @@ impl Same {
     /// Of the volume that has just become what the snapshot is.
     fn renewed(&self) -> Self {
         let last = now();
-        // The times of all that was done lie behind us when the clock moves on: within a tick of the kernel.
-        while now() <= last {
+        // The times of all that was done lie behind us when the clock moves on: within a tick of the kernel. One that is set
+        // back meanwhile only makes the next restore copy more.
+        while now() == last {
             std::thread::sleep(Duration::from_millis(1));
         }
         Self { id: self.id.clone(), at: now() }
@@ -103,10 +104,10 @@ pub(in crate::storage) struct Twin<'a> {
 
 impl<'a> Twin<'a> {
     /// Of `volume`, which nobody uses, for a restore of `snapshot` to `new`, which is to take its place; all in `pool`.
-    /// `None`: nothing is known about them.
+    /// `None`: nothing is known about them, or the volume is damaged, which is what a restore may be for.
     ///
     /// # Errors
-    /// When the two cannot be compared.
+    /// When the snapshot cannot be read.
     pub(in crate::storage) fn of(
         pool: &'a Path,
         volume: &'a Path,
@@ -117,7 +118,7 @@ impl<'a> Twin<'a> {
         if let Some(later) = Same::read(volume).filter(|later| later.id == same.id) {
             same = later;
         }
-        let root = walk::open(&volume.join("rootfs"))?;
+        let Ok(root) = walk::open(&volume.join("rootfs")) else { return Ok(None) };
         let (others, changed, taken) = (Mutex::default(), Mutex::default(), Mutex::default());
         let twin = Self { pool, volume, new, root, same, others, changed, taken };
         let top = snapshot.join("rootfs");
