@@ -84,13 +84,16 @@ async fn try_follow(app: &Arc<App>) -> std::io::Result<()> {
     let uevents = Uevents::open()?;
     let devices = watch::watch(uevents.readable()?, Interest::READABLE)?;
     loop {
-        let away: Vec<PathBuf> =
-            app.instances.context().pools.away().into_iter().flat_map(|(.., paths)| paths).collect();
+        let away = places(app);
         if let Err(error) = paths.set(away.iter().map(PathBuf::as_path)) {
             tracing::warn!(%error, "storage pools that come back are noticed late");
         }
         // After the watches are set, so that nothing is missed.
         look(app, &mut told).await;
+        // One that has just been found to be away is to be waited for, too.
+        if places(app) != away {
+            continue;
+        }
         let alarm = app.instances.context().pools.alarm();
         let comes = async {
             tokio::select! {
@@ -105,6 +108,11 @@ async fn try_follow(app: &Arc<App>) -> std::io::Result<()> {
             (_, _) = (paths.take()?, uevents.take()?);
         }
     }
+}
+
+/// Where the pools that are away may come back.
+fn places(app: &App) -> Vec<PathBuf> {
+    app.instances.context().pools.away().into_iter().flat_map(|(.., paths)| paths).collect()
 }
 
 /// Waits until something happened to one of the paths, or to a block device if any pool is away.

@@ -85,6 +85,11 @@ impl Process {
         args.iter().any(|arg| arg == mark).then_some(Self { pid, fd, args })
     }
 
+    /// Whether it is between two messages: nothing of what it writes is half done.
+    pub(super) fn waits_for_messages(&self) -> bool {
+        crate::sys::process::polls(self.pid)
+    }
+
     fn signal(&self, signal: Signal) -> bool {
         pidfd_send_signal(&self.fd, signal).is_ok()
     }

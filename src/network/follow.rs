@@ -19,7 +19,7 @@ const SETTLED: Duration = Duration::from_millis(20);
 
 /// Writes the names of a network; whether they were others.
 pub(super) fn write(domain: &str, files: &Files) -> Result<bool, Error> {
-    let leases = fs::read_to_string(files.leases()).unwrap_or_default();
+    let leases = leases::read(files);
     let text = leases::hosts_file(domain, &leases::entries(&files.hosts()), &leases);
     let path = files.names();
     if fs::read_to_string(&path).is_ok_and(|old| old == text) {

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::dnsmasq::Files;
+use super::dnsmasq::{self, Files, Process};
 use super::{BridgeSpec, DnsMode};
 use crate::sys::netlink::MacAddr;
 
@@ -148,6 +148,31 @@ pub(super) struct Line {
     pub(super) client: String,
 }
 
+/// How often a lease file is looked at again that may be half written, and how soon.
+const TRIES: (u32, Duration) = (200, Duration::from_millis(5));
+
+/// The text of dnsmasq's lease file, empty when there is none.
+///
+/// dnsmasq empties the file and writes it anew in its place, which takes as long as the disk has others to serve. So a text
+/// counts that was read while dnsmasq waited for messages. Blocking, for a second at most: then it counts as it is.
+pub(super) fn read(files: &Files) -> String {
+    let path = files.leases();
+    let changed = || fs::metadata(&path).and_then(|file| Ok((file.len(), file.modified()?))).ok();
+    let waits = |dnsmasq: &Option<Process>| dnsmasq.as_ref().is_none_or(Process::waits_for_messages);
+    let mut text = String::new();
+    for _ in 0..TRIES.0 {
+        let dnsmasq = dnsmasq::running(files);
+        let before = changed();
+        let waited = waits(&dnsmasq);
+        text = fs::read_to_string(&path).unwrap_or_default();
+        if waited && waits(&dnsmasq) && before == changed() {
+            break;
+        }
+        std::thread::sleep(TRIES.1);
+    }
+    text
+}
+
 /// Reads dnsmasq's lease file; leases that ended before `now` (seconds since 1970) are left out.
 pub(super) fn parse_leases(text: &str, now: u64) -> Vec<Line> {
     text.lines()
@@ -218,7 +243,7 @@ pub(super) fn collect(spec: &BridgeSpec, files: &Files) -> Vec<Lease> {
             });
         }
     }
-    for line in parse_leases(&fs::read_to_string(files.leases()).unwrap_or_default(), now()) {
+    for line in parse_leases(&read(files), now()) {
         let address = line.address.to_string();
         if leases.iter().any(|lease| lease.address == address) {
             continue;

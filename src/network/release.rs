@@ -24,7 +24,7 @@ const STEP: Duration = Duration::from_millis(1);
 /// [`Error::File`]; [`Error::Invalid`] when dnsmasq keeps them: they end by themselves.
 pub(super) fn release(network: &NetworkName, files: &Files, mac: MacAddr) -> Result<(), Error> {
     let path = files.leases();
-    let read = || fs::read_to_string(&path).unwrap_or_default();
+    let read = || leases::read(files);
     let of_mac = |text: &str| -> Vec<Line> {
         leases::parse_leases(text, 0).into_iter().filter(|line| line.mac == Some(mac)).collect()
     };
@@ -50,9 +50,7 @@ pub(super) fn release(network: &NetworkName, files: &Files, mac: MacAddr) -> Res
             }
         }
         std::thread::sleep(STEP);
-        // Empty is a file that is just being written anew.
-        let now = read();
-        if of_mac(&now).is_empty() && (!now.is_empty() || round > 4) {
+        if of_mac(&read()).is_empty() {
             return Ok(());
         }
         if Instant::now() > until {

@@ -163,6 +163,20 @@ pub fn hears(pid: i32, signal: i32) -> bool {
     (mask("SigCgt:") | mask("SigBlk:")) & bit != 0
 }
 
+/// poll(2) is no call of its own on newer architectures.
+#[cfg(target_arch = "x86_64")]
+const POLLS: [i64; 2] = [libc::SYS_poll, libc::SYS_ppoll];
+#[cfg(not(target_arch = "x86_64"))]
+const POLLS: [i64; 1] = [libc::SYS_ppoll];
+
+/// Whether a process, by its first thread, waits in poll(2) (`/proc/<pid>/syscall`, proc(5)). Where the kernel does not tell
+/// of calls, it does.
+pub fn polls(pid: i32) -> bool {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/syscall")) else { return true };
+    let call = text.split_whitespace().next().and_then(|number| number.parse().ok());
+    call.is_some_and(|call: i64| POLLS.contains(&call))
+}
+
 /// The parent of a process (`PPid` in proc_pid_status(5)).
 ///
 /// # Errors
