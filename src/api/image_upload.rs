@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use serde_json::Map;
 
@@ -13,7 +12,7 @@ use super::image_sources;
 use super::response::{self, Response};
 use super::wire;
 use crate::db::Feature;
-use crate::image::{Part, Upload};
+use crate::image::{Part, Upload, Writer};
 use crate::names::{AliasName, Fingerprint, ProfileName};
 use crate::ops::Spec;
 use crate::remote::{self, Keep};
@@ -167,33 +166,27 @@ async fn from_elsewhere(call: Call, body: wire::ImagesPost) -> Result<Response> 
     }
 }
 
-async fn write(upload: Upload, bytes: Bytes) -> Result<Upload> {
-    blocking(move || {
-        let mut upload = upload;
-        upload.write(&bytes).map(|()| upload)
-    })
-    .await
-}
-
-async fn raw(call: &mut Call, mut upload: Upload) -> Result<Upload> {
-    upload.part(Part::Unified)?;
+async fn raw(call: &mut Call, upload: Upload) -> Result<Upload> {
+    let mut writer = Writer::new(upload);
+    writer.part(Part::Unified).await?;
     while let Some(chunk) = call.body.next_chunk().await {
-        upload = write(upload, chunk.map_err(Error::Body)?).await?;
+        writer.take(chunk.map_err(Error::Body)?).await?;
     }
-    Ok(upload)
+    Ok(writer.end().await?)
 }
 
 /// Reads the parts `metadata` and `rootfs` (or `rootfs.img`), in this order. The second one's file name comes along.
-async fn multipart(call: &mut Call, mut upload: Upload, content_type: &str) -> Result<(Upload, Option<String>)> {
+async fn multipart(call: &mut Call, upload: Upload, content_type: &str) -> Result<(Upload, Option<String>)> {
     let wrong = |reason: String| Error::Field { name: "multipart body", reason };
     let boundary = multer::parse_boundary(content_type).map_err(|e| wrong(e.to_string()))?;
     let body = std::mem::replace(&mut call.body, super::body::BodyStream::empty());
     let mut parts = multer::Multipart::new(body.into_stream(), boundary);
+    let mut writer = Writer::new(upload);
     let (mut seen, mut filename) = (0, None);
     while let Some(mut part) = parts.next_field().await.map_err(|e| wrong(e.to_string()))? {
         match (part.name().unwrap_or_default(), seen) {
-            ("metadata", 0) => upload.part(Part::Metadata)?,
-            ("rootfs" | "rootfs.img", 1) => upload.part(Part::Rootfs)?,
+            ("metadata", 0) => writer.part(Part::Metadata).await?,
+            ("rootfs" | "rootfs.img", 1) => writer.part(Part::Rootfs).await?,
             // Whatever a client sends beside them is nobody's business.
             (_, 2) => continue,
             (name, _) => return Err(wrong(format!("unexpected part {name:?}: send \"metadata\", then \"rootfs\""))),
@@ -201,11 +194,11 @@ async fn multipart(call: &mut Call, mut upload: Upload, content_type: &str) -> R
         seen += 1;
         filename = part.file_name().and_then(|name| name.rsplit('/').next()).map(str::to_owned);
         while let Some(chunk) = part.chunk().await.map_err(|e| wrong(e.to_string()))? {
-            upload = write(upload, chunk).await?;
+            writer.take(chunk).await?;
         }
     }
     if seen == 2 {
-        Ok((upload, filename))
+        Ok((writer.end().await?, filename))
     } else {
         Err(wrong("the parts \"metadata\" and \"rootfs\" are needed".to_owned()))
     }

@@ -14,6 +14,7 @@ mod sparse;
 mod squashfs;
 mod store;
 mod unpack;
+mod writer;
 
 pub use error::Error;
 pub use metadata::{Metadata, architecture, runs};
@@ -24,3 +25,4 @@ pub use rules::Limits;
 pub(crate) use store::fuzz as fuzz_tarball;
 pub use store::{Hold, Part, Received, Store, StoredImage, Upload};
 pub use unpack::Report;
+pub use writer::Writer;

@@ -94,6 +94,9 @@ pub struct StoredImage {
     pub squashfs: bool,
 }
 
+/// After how many bytes the kernel is told to write them.
+const STRETCH: u64 = 8 << 20;
+
 pub(super) const INCOMING: &str = ".incoming-";
 
 impl Store {
@@ -150,6 +153,7 @@ impl Store {
             file: None,
             digest: Context::new(&SHA256),
             size: 0,
+            waiting: 0,
         }
     }
 
@@ -223,6 +227,8 @@ pub struct Upload {
     file: Option<File>,
     digest: Context,
     size: i64,
+    /// Bytes that the kernel has not been told to write.
+    waiting: u64,
 }
 
 impl Upload {
@@ -246,12 +252,42 @@ impl Upload {
     ///
     /// # Errors
     /// [`Error::NoSpace`] and other ones of the disk.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    #[cfg(test)]
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.digest.update(bytes);
+        self.store(bytes)
+    }
+
+    /// The hash of all that came before, for whoever hashes what [`Upload::store`] is given next.
+    pub(super) fn digest(&self) -> Context {
+        self.digest.clone()
+    }
+
+    /// With the next bytes in it.
+    pub(super) fn set_digest(&mut self, digest: Context) {
+        self.digest = digest;
+    }
+
+    /// Writes the next bytes, without hashing them.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] and other ones of the disk.
+    pub(super) fn store(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.size = self.size.saturating_add(i64::try_from(bytes.len()).unwrap_or(i64::MAX));
         match &mut self.file {
-            Some(file) => file.write_all(bytes).map_err(io("write an image to", &self.dir)),
-            None => Err(Error::Empty),
+            Some(file) => file.write_all(bytes).map_err(io("write an image to", &self.dir))?,
+            None => return Err(Error::Empty),
+        }
+        self.begin_writing(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Has the kernel write what has come together, so that little is left for the end.
+    fn begin_writing(&mut self, more: u64) {
+        self.waiting += more;
+        if let Some(file) = self.file.as_ref().filter(|_| self.waiting >= STRETCH) {
+            self.waiting = 0;
+            crate::sys::writeback::begin(file);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The files of an image, from a server into the store.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::Stream;
 use http::header::HeaderMap;
 
@@ -10,10 +10,8 @@ use super::found::{Found, Place, total};
 use super::source::Source;
 use super::streams::{File, Files};
 use crate::fetch::{Client, Download, Total, Url};
-use crate::image::{self, Part, Received, Store, Upload};
+use crate::image::{self, Part, Received, Store, Upload, Writer};
 
-/// What is gathered before it is written, bytes.
-const GATHERED: usize = 512 * 1024;
 /// What multipart adds to the files: heads and boundaries, bytes.
 const HEADS: u64 = 64 * 1024;
 
@@ -92,40 +90,40 @@ async fn part(
     client: &Client,
     server: &Url,
     file: &File,
-    mut upload: Upload,
+    upload: Upload,
     part: Part,
     stage: &'static str,
     told: Told<'_>,
 ) -> Result<Upload, Error> {
-    upload.part(part)?;
+    let mut writer = Writer::new(upload);
+    writer.part(part).await?;
     let mut download = client.download(&server.below(&file.path)?, &HeaderMap::new(), total(file.size)).await?;
     let length = download.length();
-    let mut writer = Writer::new(upload);
     while let Some(bytes) = download.chunk().await? {
-        writer.take(&bytes).await?;
-        told(stage, writer.count, length);
+        writer.take(bytes).await?;
+        told(stage, writer.count(), length);
     }
-    writer.end().await
+    Ok(writer.end().await?)
 }
 
 /// One file, or both as multipart.
 async fn export(
     mut download: Download,
     size: u64,
-    mut upload: Upload,
+    upload: Upload,
     told: Told<'_>,
 ) -> Result<(Upload, Option<String>), Error> {
+    let mut writer = Writer::new(upload);
     let length = download.length().or((size > 0).then_some(size));
     let content_type = download.content_type.clone();
     if !content_type.to_ascii_lowercase().starts_with("multipart/") {
-        upload.part(Part::Unified)?;
-        let mut writer = Writer::new(upload);
+        writer.part(Part::Unified).await?;
         while let Some(bytes) = download.chunk().await? {
-            writer.take(&bytes).await?;
-            if size != 0 && writer.count > size {
+            writer.take(bytes).await?;
+            if size != 0 && writer.count() > size {
                 return Err(image::Error::Limit { what: "bytes", limit: size }.into());
             }
-            told("", writer.count, length);
+            told("", writer.count(), length);
         }
         return Ok((writer.end().await?, None));
     }
@@ -149,16 +147,14 @@ async fn export(
             return Err(missing().into());
         }
         filename = part.file_name().and_then(name_of);
-        upload.part(kind)?;
-        let mut writer = Writer::new(upload);
+        writer.part(kind).await?;
         while let Some(bytes) = part.chunk().await.map_err(wrong)? {
-            writer.take(&bytes).await?;
-            told(stage, before + writer.count, length);
+            writer.take(bytes).await?;
+            told(stage, before + writer.count(), length);
         }
-        before += writer.count;
-        upload = writer.end().await?;
+        before += writer.count();
     }
-    Ok((upload, filename))
+    Ok((writer.end().await?, filename))
 }
 
 fn stream(download: Download) -> impl Stream<Item = Result<Bytes, crate::fetch::Error>> + Send {
@@ -170,42 +166,4 @@ fn stream(download: Download) -> impl Stream<Item = Result<Bytes, crate::fetch::
             Err(error) => Some((Err(error), None)),
         }
     })
-}
-
-/// Writes in large pieces, off the workers.
-struct Writer {
-    upload: Option<Upload>,
-    gathered: BytesMut,
-    count: u64,
-}
-
-impl Writer {
-    fn new(upload: Upload) -> Self {
-        Self { upload: Some(upload), gathered: BytesMut::new(), count: 0 }
-    }
-
-    async fn take(&mut self, bytes: &Bytes) -> Result<(), Error> {
-        self.count += bytes.len() as u64;
-        self.gathered.extend_from_slice(bytes);
-        if self.gathered.len() >= GATHERED { self.write().await } else { Ok(()) }
-    }
-
-    async fn write(&mut self) -> Result<(), Error> {
-        let (bytes, upload) = (self.gathered.split().freeze(), self.upload.take());
-        let written = blocking(move || {
-            // It is missing only after a failure, which ended everything.
-            let mut upload = upload.ok_or(Error::NotFound)?;
-            upload.write(&bytes)?;
-            Ok(upload)
-        });
-        self.upload = Some(written.await?);
-        Ok(())
-    }
-
-    async fn end(mut self) -> Result<Upload, Error> {
-        if !self.gathered.is_empty() {
-            self.write().await?;
-        }
-        self.upload.ok_or(Error::NotFound)
-    }
 }

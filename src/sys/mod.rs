@@ -35,3 +35,4 @@ pub mod udp;
 pub mod uevent;
 pub mod userns;
 pub mod watch;
+pub mod writeback;
