@@ -308,6 +308,7 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     tokio::spawn(calls.serve(Arc::clone(app.instances.context())));
     let networks = tokio::spawn(networks_up(Arc::clone(&app)));
     recover(&app).await;
+    crate::api::trust_tokens::resume(&app).await;
     // Signals are taken before anyone is told that we are ready.
     let mut terminate = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()]
         .map(|kind| signal(kind).map_err(|e| e.to_string()));

@@ -3,6 +3,7 @@
 //! Rules: instance names are host names (RFC 1123 label that starts with a letter), other names are free of `/` and
 //! of anything that could be mistaken for a path (`../shared` rules of LXD's API 1.0).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -332,6 +333,31 @@ impl ProjectName {
     /// The name of an instance's files and of its container in liblxc: `name`, or `project_name` outside `default`.
     pub fn prefixed(&self, name: &str) -> String {
         if self.is_default() { name.to_owned() } else { format!("{}_{}", self.0, name) }
+    }
+}
+
+/// Projects: those that a list is of, or that somebody may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Projects {
+    /// All that there are.
+    All,
+    /// These.
+    Only(BTreeSet<ProjectName>),
+}
+
+impl Projects {
+    /// Whether `project` is among them.
+    pub fn holds(&self, project: &ProjectName) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(these) => these.contains(project),
+        }
+    }
+}
+
+impl From<ProjectName> for Projects {
+    fn from(project: ProjectName) -> Self {
+        Self::Only(BTreeSet::from([project]))
     }
 }
 

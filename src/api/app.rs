@@ -10,6 +10,7 @@ use crate::auth::password::RateLimiter;
 use crate::db::Database;
 use crate::events::{Bus, Log};
 use crate::instance;
+use crate::names::Projects;
 use crate::ops::Operations;
 use crate::ops::socket::Sockets;
 
@@ -64,7 +65,7 @@ impl App {
             let done = async {
                 // A permission that nobody has used is no work.
                 let works = |op: &Arc<crate::ops::Operation>| op.class() != crate::ops::Class::Token;
-                for operation in self.ops.list(None).into_iter().filter(works) {
+                for operation in self.ops.list(&Projects::All).into_iter().filter(works) {
                     operation.wait(None).await;
                 }
             };

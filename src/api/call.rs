@@ -16,9 +16,10 @@ use super::entry::Peer;
 use super::error::Error;
 use super::filter::Filter;
 use super::response::{self, Response};
+pub use crate::auth::Trust;
 use crate::db::Feature;
 use crate::events::lifecycle::Requestor;
-use crate::names::{InstanceKey, InstanceName, NameError, ProjectName};
+use crate::names::{InstanceKey, InstanceName, NameError, ProjectName, Projects};
 
 /// JSON bodies are at most this long, bytes.
 pub const MAX_JSON: usize = 4 * 1024 * 1024;
@@ -45,15 +46,6 @@ impl Tree {
             Self::Containers => "/1.0/containers",
         }
     }
-}
-
-/// How far the caller is trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trust {
-    /// By the socket's permissions or the trust store.
-    Trusted,
-    /// Not at all: sees what is public.
-    Untrusted,
 }
 
 /// A parsed request.
@@ -111,13 +103,37 @@ impl Call {
     /// The project: `?project=`, empty or absent is `default`.
     ///
     /// # Errors
-    /// 404 when there is no such project.
+    /// 404 when there is no such project, 403 when the caller is limited to others.
     pub fn project(&self) -> Result<ProjectName, Error> {
         let name = match self.query("project") {
-            None => return Ok(ProjectName::default()),
+            None => ProjectName::default(),
             Some(text) => ProjectName::new(text).map_err(|_| Error::NotFound("Project"))?,
         };
+        self.check_reach(&name)?;
         if self.app.db.model().projects.contains_key(&name) { Ok(name) } else { Err(Error::NotFound("Project")) }
+    }
+
+    /// Refuses a project that the caller may not see; also one that a body names. Strangers are shown what is public of
+    /// any.
+    ///
+    /// # Errors
+    /// 403, whether there is such a project or not.
+    pub fn check_reach(&self, project: &ProjectName) -> Result<(), Error> {
+        let refused = matches!(self.trust, Trust::Restricted(_)) && !self.trust.reaches(project);
+        if refused { Err(Error::Forbidden) } else { Ok(()) }
+    }
+
+    /// Of the URLs that say who uses an object, those that the caller may see.
+    pub fn visible(&self, urls: Vec<String>) -> Vec<String> {
+        if self.trust == Trust::Trusted {
+            return urls;
+        }
+        let project = |url: &str| {
+            let query = url.split_once('?').map_or("", |(_, query)| query);
+            let named = parse_query(query).remove("project");
+            named.map_or_else(|| Some(ProjectName::default()), |name| ProjectName::new(name).ok())
+        };
+        urls.into_iter().filter(|url| project(url).is_some_and(|project| self.trust.reaches(&project))).collect()
     }
 
     /// The project that holds what this call sees of a kind.
@@ -128,28 +144,38 @@ impl Call {
         Ok(self.app.db.model().holder(&self.project()?, feature))
     }
 
-    /// The project that a list is of; `None`: with `?all-projects=true`, it is of all.
+    /// The projects that a list is of: with `?all-projects=true` all that the caller may see.
     ///
     /// # Errors
     /// 404 when there is no such project, 400 for both parameters.
-    pub fn scope(&self) -> Result<Option<ProjectName>, Error> {
+    pub fn scope(&self) -> Result<Projects, Error> {
         let all = self.query("all-projects").is_some_and(|text| crate::config::parse_bool(text) == Some(true));
         match (all, self.query("project")) {
-            (true, None) => Ok(None),
+            (true, None) => Ok(match self.trust {
+                // Their handlers show nothing but what is public.
+                Trust::Untrusted => Projects::All,
+                Trust::Trusted | Trust::Restricted(_) => self.trust.projects(),
+            }),
             (true, Some(_)) => {
                 let reason = "Cannot specify a project when requesting all projects".to_owned();
                 Err(Error::Field { name: "project", reason })
             }
-            (false, _) => Ok(Some(self.project()?)),
+            (false, _) => Ok(self.project()?.into()),
         }
     }
 
-    /// The same of a kind that projects share: the project that holds it.
+    /// The same of a kind that projects share: the projects that hold it.
     ///
     /// # Errors
     /// As of [`Self::scope`].
-    pub fn scope_of(&self, feature: Feature) -> Result<Option<ProjectName>, Error> {
-        Ok(self.scope()?.map(|project| self.app.db.model().holder(&project, feature)))
+    pub fn scope_of(&self, feature: Feature) -> Result<Projects, Error> {
+        Ok(match self.scope()? {
+            Projects::All => Projects::All,
+            Projects::Only(these) => {
+                let model = self.app.db.model();
+                Projects::Only(these.iter().map(|project| model.holder(project, feature)).collect())
+            }
+        })
     }
 
     /// `?filter=` of a list.
@@ -244,7 +270,7 @@ impl Call {
     pub async fn bytes(&mut self) -> Result<bytes::Bytes, Error> {
         let body = std::mem::replace(&mut self.body, BodyStream::empty());
         let read = match self.trust {
-            Trust::Trusted => body.read_limited(MAX_JSON).await,
+            Trust::Trusted | Trust::Restricted(_) => body.read_limited(MAX_JSON).await,
             Trust::Untrusted => body.read_within(STRANGER_JSON, STRANGER_TIME).await,
         };
         read.map_err(Error::Body)

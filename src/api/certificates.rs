@@ -6,17 +6,18 @@ use super::call::{Call, Trust, blocking};
 use super::entry::Peer;
 use super::error::Error;
 use super::response::{self, Response};
+use super::trust_tokens::{self, Presented};
 use super::wire;
 use crate::auth::{ClientCertificate, password};
-use crate::db::Certificate;
-use crate::names::Fingerprint;
+use crate::db::{Certificate, CertificateKind, Model};
+use crate::names::{Fingerprint, ProjectName};
 
 type Result<T> = std::result::Result<T, Error>;
 
 fn to_wire(record: &Certificate) -> wire::Certificate {
     wire::Certificate {
         name: record.name.clone(),
-        kind: record.kind.clone(),
+        kind: record.kind.as_str().to_owned(),
         restricted: record.restricted,
         projects: record.projects.iter().map(ToString::to_string).collect(),
         certificate: record.pem.clone(),
@@ -24,18 +25,40 @@ fn to_wire(record: &Certificate) -> wire::Certificate {
     }
 }
 
+/// The modifiable part, for the ETag.
+fn modifiable(record: &Certificate) -> (&String, &str, bool, &Vec<ProjectName>, &Fingerprint) {
+    (&record.name, record.kind.as_str(), record.restricted, &record.projects, &record.fingerprint)
+}
+
+fn url(fingerprint: &Fingerprint) -> String {
+    format!("/1.0/certificates/{fingerprint}")
+}
+
+/// Whether it is the certificate that the caller shows.
+fn is_own(call: &Call, fingerprint: &Fingerprint) -> bool {
+    match &call.peer {
+        Peer::Tls { certificate: Some(own), .. } => own.fingerprint == *fingerprint,
+        Peer::Tls { certificate: None, .. } | Peer::Unix { .. } => false,
+    }
+}
+
+/// The certificates that the caller may see: a restricted one sees its own.
+fn visible<'a>(call: &'a Call, model: &'a Model) -> impl Iterator<Item = &'a Arc<Certificate>> {
+    let all = call.trust == Trust::Trusted;
+    model.certificates.values().filter(move |record| all || is_own(call, &record.fingerprint))
+}
+
 /// `GET /1.0/certificates`.
 pub async fn list(call: Call) -> Result<Response> {
     let model = call.app.db.model();
-    let url = |certificate: &&Arc<Certificate>| format!("/1.0/certificates/{}", certificate.fingerprint);
-    call.list(model.certificates.values(), url, |certificate| to_wire(certificate))
+    call.list(visible(&call, &model), |record| url(&record.fingerprint), |record| to_wire(record))
 }
 
 /// A certificate by its fingerprint or a beginning of it that only one has.
 fn find(call: &Call) -> Result<Arc<Certificate>> {
     let wanted = call.param("fingerprint");
     let model = call.app.db.model();
-    let mut found = model.certificates.values().filter(|c| c.fingerprint.as_str().starts_with(wanted));
+    let mut found = visible(call, &model).filter(|c| c.fingerprint.as_str().starts_with(wanted));
     match (found.next(), found.next()) {
         (Some(certificate), None) => Ok(Arc::clone(certificate)),
         (Some(_), Some(_)) => Err(Error::Field {
@@ -49,47 +72,52 @@ fn find(call: &Call) -> Result<Arc<Certificate>> {
 /// `GET /1.0/certificates/<fingerprint>`.
 pub async fn get(call: Call) -> Result<Response> {
     let certificate = find(&call)?;
-    let etag = response::etag((&certificate.name, &certificate.kind, certificate.restricted));
-    Ok(response::tagged(to_wire(&certificate), &etag))
+    Ok(response::tagged(to_wire(&certificate), &response::etag(modifiable(&certificate))))
 }
 
-/// `POST /1.0/certificates`: by a trusted caller, or by anyone who knows the trust password.
+/// `POST /1.0/certificates`: by a trusted caller, or by anyone who knows the trust password or has a token.
 pub async fn add(mut call: Call) -> Result<Response> {
     let body: wire::CertificatesPost = call.json().await?;
-    if body.token {
-        return Err(Error::Unsupported { what: "certificate tokens; use core.trust_password".to_owned() });
-    }
-    if !matches!(body.kind.as_str(), "" | "client") {
-        return Err(Error::Field { name: "type", reason: format!("{:?} is not supported; use \"client\"", body.kind) });
-    }
-    if body.restricted {
-        let reason = "restricted certificates are not supported by this version".to_owned();
-        return Err(Error::Field { name: "restricted", reason });
-    }
-    if call.trust == Trust::Untrusted {
-        check_password(&call, body.password).await?;
-    }
-    let certificate = match (body.certificate.as_str(), &call.peer) {
-        ("", Peer::Tls { certificate: Some(certificate), .. }) => (**certificate).clone(),
-        ("", _) => {
-            let reason = "it is missing, and the connection brings no certificate either".to_owned();
-            return Err(Error::Field { name: "certificate", reason });
+    match call.trust {
+        Trust::Trusted if body.token => return trust_tokens::create(&call, body).await,
+        Trust::Trusted => {}
+        Trust::Restricted(_) if body.token || !body.certificate.is_empty() => return Err(Error::Forbidden),
+        Trust::Restricted(_) => return Err(Error::AlreadyTrusted),
+        Trust::Untrusted if body.token => return Err(Error::Forbidden),
+        Trust::Untrusted => {
+            let secret = if body.trust_token.is_empty() { &body.password } else { &body.trust_token };
+            match Presented::read(secret) {
+                Some(token) => {
+                    let certificate = given(&call, &body.certificate)?;
+                    let fingerprint = token.redeem(&call.app, certificate).await?;
+                    return Ok(told_created(&call, &fingerprint));
+                }
+                None => check_password(&call, body.password.clone()).await?,
+            }
         }
-        (text, _) => ClientCertificate::parse(text)?,
+    }
+    let kind = match body.kind.as_str() {
+        "" => CertificateKind::Client,
+        text => CertificateKind::parse(text).ok_or_else(|| Error::Field {
+            name: "type",
+            reason: format!("Invalid certificate type {:?}: use client or metrics", crate::names::shortened(text)),
+        })?,
     };
-    let name = match (body.name.as_str(), &call.peer) {
-        ("", Peer::Tls { address, .. }) => address.ip().to_string(),
-        (name, _) => name.to_owned(),
+    let certificate = given(&call, &body.certificate)?;
+    let name = match (body.name.as_str(), &certificate.common_name, &call.peer) {
+        ("", Some(name), _) => name.clone(),
+        ("", None, Peer::Tls { address, .. }) => address.ip().to_string(),
+        (name, ..) => name.to_owned(),
     };
-    let fingerprint = certificate.fingerprint.clone();
     let record = Certificate {
         fingerprint: certificate.fingerprint,
-        kind: "client".to_owned(),
+        kind,
         name,
-        restricted: false,
-        projects: Vec::new(),
+        restricted: body.restricted,
+        projects: trust_tokens::projects(&call.app.db.model(), body.projects)?,
         pem: certificate.pem,
     };
+    let fingerprint = record.fingerprint.clone();
     call.app
         .db
         .write(move |tx| {
@@ -99,9 +127,24 @@ pub async fn add(mut call: Call) -> Result<Response> {
             Ok(tx.put_certificate(record)?)
         })
         .await?;
-    let url = format!("/1.0/certificates/{fingerprint}");
-    call.lifecycle("certificate-created", &url);
-    Ok(response::created(&url))
+    Ok(told_created(&call, &fingerprint))
+}
+
+fn told_created(call: &Call, fingerprint: &Fingerprint) -> Response {
+    call.lifecycle("certificate-created", &url(fingerprint));
+    response::created(&url(fingerprint))
+}
+
+/// The certificate that a body brings, else that of the connection.
+fn given(call: &Call, text: &str) -> Result<ClientCertificate> {
+    match (text, &call.peer) {
+        ("", Peer::Tls { certificate: Some(certificate), .. }) => Ok((**certificate).clone()),
+        ("", _) => {
+            let reason = "it is missing, and the connection brings no certificate either".to_owned();
+            Err(Error::Field { name: "certificate", reason })
+        }
+        (text, _) => Ok(ClientCertificate::parse(text)?),
+    }
 }
 
 async fn check_password(call: &Call, given: String) -> Result<()> {
@@ -111,6 +154,8 @@ async fn check_password(call: &Call, given: String) -> Result<()> {
     if !call.app.limiter.may_try(address.ip()) {
         return Err(Error::TooManyTries);
     }
+    // One at a time: guesses from many addresses together must not take all processors.
+    let _turn = call.app.limiter.turn().await;
     if !blocking(move || Ok::<_, Error>(password::verify(&given, &stored))).await? {
         return Err(Error::Forbidden);
     }
@@ -118,10 +163,96 @@ async fn check_password(call: &Call, given: String) -> Result<()> {
     Ok(())
 }
 
+/// Replaces a certificate's record by what `change` makes of it. A restricted caller may exchange its own certificate for
+/// another, and nothing else.
+async fn update(call: Call, change: impl FnOnce(&Model, &Certificate) -> Result<Certificate>) -> Result<Response> {
+    let old = find(&call)?;
+    let new = change(&call.app.db.model(), &old)?;
+    if new.kind != old.kind {
+        return Err(Error::CertificateType);
+    }
+    let limits = |record: &Certificate| (record.name.clone(), record.restricted, record.projects.clone());
+    if call.trust != Trust::Trusted && limits(&new) != limits(&old) {
+        return Err(Error::OnlyCertificate);
+    }
+    let (wanted, source) = (call.if_match(), url(&new.fingerprint));
+    call.app
+        .db
+        .write(move |tx| {
+            let now = tx.model().certificates.get(&old.fingerprint).cloned().ok_or(Error::NotFound("Certificate"))?;
+            wanted.check(modifiable(&now))?;
+            if now != old {
+                // The change was made of what is no more.
+                return Err(Error::Precondition { wanted: response::etag(modifiable(&now)) });
+            }
+            if new.fingerprint != old.fingerprint {
+                if tx.model().certificates.contains_key(&new.fingerprint) {
+                    return Err(Error::Trusted);
+                }
+                tx.delete_certificate(&old.fingerprint)?;
+            }
+            Ok(tx.put_certificate(new)?)
+        })
+        .await?;
+    call.lifecycle("certificate-updated", &source);
+    Ok(response::empty())
+}
+
+/// The record with another certificate, if the text brings one.
+fn renewed(record: Certificate, text: &str) -> Result<Certificate> {
+    if text.is_empty() {
+        return Ok(record);
+    }
+    let certificate = ClientCertificate::parse(text)?;
+    Ok(Certificate { fingerprint: certificate.fingerprint, pem: certificate.pem, ..record })
+}
+
+fn kind_of(text: &str) -> Result<CertificateKind> {
+    CertificateKind::parse(text).ok_or(Error::CertificateType)
+}
+
+/// `PUT /1.0/certificates/<fingerprint>`.
+pub async fn put(mut call: Call) -> Result<Response> {
+    let body: wire::Certificate = call.json().await?;
+    update(call, move |model, old| {
+        let new = Certificate {
+            kind: kind_of(&body.kind)?,
+            name: body.name,
+            restricted: body.restricted,
+            projects: trust_tokens::projects(model, body.projects)?,
+            ..old.clone()
+        };
+        renewed(new, &body.certificate)
+    })
+    .await
+}
+
+/// `PATCH /1.0/certificates/<fingerprint>`: only what the body names.
+pub async fn patch(mut call: Call) -> Result<Response> {
+    let (part, named): (wire::Certificate, _) = call.json_part().await?;
+    update(call, move |model, old| {
+        let mut new = old.clone();
+        if named.has("type") {
+            new.kind = kind_of(&part.kind)?;
+        }
+        if named.has("name") {
+            new.name = part.name;
+        }
+        if named.has("restricted") {
+            new.restricted = part.restricted;
+        }
+        if named.has("projects") {
+            new.projects = trust_tokens::projects(model, part.projects)?;
+        }
+        renewed(new, &part.certificate)
+    })
+    .await
+}
+
 /// `DELETE /1.0/certificates/<fingerprint>`.
 pub async fn delete(call: Call) -> Result<Response> {
     let fingerprint: Fingerprint = find(&call)?.fingerprint.clone();
-    let url = format!("/1.0/certificates/{fingerprint}");
+    let source = url(&fingerprint);
     call.app
         .db
         .write(move |tx| {
@@ -129,6 +260,6 @@ pub async fn delete(call: Call) -> Result<Response> {
             Ok::<_, Error>(tx.delete_certificate(&fingerprint)?)
         })
         .await?;
-    call.lifecycle("certificate-deleted", &url);
+    call.lifecycle("certificate-deleted", &source);
     Ok(response::empty())
 }

@@ -9,7 +9,7 @@ use super::filter::BadFilter;
 use super::server::AddressError;
 use super::websocket::NotAWebsocket;
 use crate::helper::files::Refusal;
-use crate::names::NameError;
+use crate::names::{NameError, ProjectName};
 use crate::{
     auth, config, db, device, fetch, helper, image, instance, network, ops, profile, project, remote, storage, volume,
 };
@@ -21,6 +21,7 @@ pub enum Error {
     UnknownPath,
     NotImplemented,
     Forbidden,
+    OfAnother { project: ProjectName },
     NotFound(&'static str),
     Exists { what: &'static str, name: String },
     InUse { what: &'static str, name: String, by: String },
@@ -38,6 +39,11 @@ pub enum Error {
     Ambiguous { fingerprint: String },
     DefaultProfile,
     Trusted,
+    AlreadyTrusted,
+    CertificateType,
+    OnlyCertificate,
+    NoToken,
+    TokenExpired,
     TooManyTries,
     TooManySockets,
     Random,
@@ -64,6 +70,11 @@ impl fmt::Display for Error {
             Self::UnknownPath => f.write_str("not found"),
             Self::NotImplemented => f.write_str("not implemented"),
             Self::Forbidden => f.write_str("not authorized"),
+            Self::OfAnother { project } => write!(
+                f,
+                "not authorized: what this project shares lies in the project {:?}, to which your certificate is not limited",
+                project.as_str()
+            ),
             Self::NotFound(what) => write!(f, "{what} not found"),
             Self::Exists { what, name } => write!(f, "{what} {name:?} already exists"),
             Self::InUse { what, name, by } => {
@@ -90,6 +101,13 @@ impl fmt::Display for Error {
             }
             Self::DefaultProfile => f.write_str("The \"default\" profile cannot be deleted or renamed"),
             Self::Trusted => f.write_str("Certificate already in trust store"),
+            Self::AlreadyTrusted => f.write_str("Client is already trusted"),
+            Self::CertificateType => f.write_str("The certificate type cannot be changed"),
+            Self::OnlyCertificate => f.write_str("Only the certificate can be changed"),
+            Self::NoToken => f.write_str(
+                "No matching certificate add operation found: the token was used or revoked, or another server made it",
+            ),
+            Self::TokenExpired => f.write_str("Token has expired: ask the server's administrator for another"),
             Self::TooManyTries => f.write_str("Too many wrong passwords from this address: try again in a minute"),
             Self::TooManySockets => f.write_str("Too many websockets are open, or the daemon is shutting down"),
             Self::Random => f.write_str("The kernel gives no random numbers"),
@@ -120,11 +138,19 @@ impl Error {
         match self {
             Self::UnknownPath | Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
-            Self::Forbidden | Self::TooManyTries | Self::DefaultProfile => StatusCode::FORBIDDEN,
+            Self::Forbidden
+            | Self::OfAnother { .. }
+            | Self::TooManyTries
+            | Self::CertificateType
+            | Self::OnlyCertificate
+            | Self::NoToken
+            | Self::TokenExpired
+            | Self::DefaultProfile => StatusCode::FORBIDDEN,
             Self::TooManySockets => StatusCode::TOO_MANY_REQUESTS,
             Self::Exists { .. } | Self::Trusted => StatusCode::CONFLICT,
             Self::Precondition { .. } => StatusCode::PRECONDITION_FAILED,
             Self::InUse { .. }
+            | Self::AlreadyTrusted
             | Self::Json(_)
             | Self::Body(_)
             | Self::Name(_)

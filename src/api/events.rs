@@ -1,6 +1,6 @@
 //! `/1.0/events`.
 
-use super::call::Call;
+use super::call::{Call, Trust};
 use super::error::Error;
 use super::response::Response;
 use super::websocket;
@@ -8,8 +8,9 @@ use crate::events::{Filter, Kind};
 
 /// `GET /1.0/events?type=&project=&all-projects=`: one JSON text message per event.
 pub async fn stream(mut call: Call) -> Result<Response, Error> {
-    let kinds = match call.query("type") {
-        None => Kind::ALL.to_vec(),
+    let of_server = call.trust == Trust::Trusted;
+    let kinds: Vec<Kind> = match call.query("type") {
+        None => Kind::ALL.into_iter().filter(|kind| of_server || *kind != Kind::Logging).collect(),
         Some(words) => words
             .split(',')
             .map(|word| {
@@ -19,10 +20,14 @@ pub async fn stream(mut call: Call) -> Result<Response, Error> {
             .collect::<Result<_, _>>()?,
     };
     let all = call.query("all-projects").is_some_and(|text| crate::config::parse_bool(text) == Some(true));
-    let project = if all { None } else { Some(call.project()?) };
+    // The log tells of all projects.
+    if kinds.contains(&Kind::Logging) && !of_server {
+        return Err(Error::Forbidden);
+    }
+    let projects = if all { call.trust.projects() } else { call.project()?.into() };
     let (answer, socket) = websocket::accept(&call.headers, call.upgrade.take(), &call.app.sockets)?;
     // Subscribed before the answer is sent: what happens after the client's handshake is never missed.
-    let events = call.app.bus.subscribe(Filter { kinds, project });
+    let events = call.app.bus.subscribe(Filter { kinds, projects, of_server });
     tokio::spawn(async move {
         let Ok(socket) = socket.await else { return };
         socket.tell(events, "Too many events were not taken: connect again").await;

@@ -4,6 +4,10 @@
 pub(super) const EXTENSIONS: &[&str] = &[
     "api_filtering",
     "api_os",
+    "certificate_project",
+    "certificate_self_renewal",
+    "certificate_token",
+    "certificate_update",
     "cloud_init",
     "compression_squashfs",
     "console",
@@ -128,6 +132,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "proxy_udp",
     "proxy_unix",
     "proxy_unix_dac_properties",
+    "remote_token_expiry",
     "resource_limits",
     "resources",
     "resources_cpu_core_die",

@@ -24,7 +24,7 @@ fn to_wire(alias: &Alias) -> wire::ImageAlias {
 /// `GET /1.0/images/aliases`.
 pub async fn list(call: Call) -> Result<Response> {
     let (model, project) = (call.app.db.model(), call.scope_of(Feature::Images)?);
-    let aliases = model.aliases.values().filter(|alias| project.as_ref().is_none_or(|of| alias.project == *of));
+    let aliases = model.aliases.values().filter(|alias| project.holds(&alias.project));
     let url = |alias: &&Arc<Alias>| alias.project.url(format_args!("/1.0/images/aliases/{}", alias.name.in_url()));
     call.list(aliases, url, |alias| to_wire(alias))
 }

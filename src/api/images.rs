@@ -51,7 +51,7 @@ fn to_wire(model: &Model, image: &Image) -> wire::Image {
 
 /// Whether the caller may know of an image.
 pub(super) fn visible(call: &Call, image: &Image) -> bool {
-    image.phase == Phase::Ready && (call.trust == Trust::Trusted || image.public)
+    image.phase == Phase::Ready && (call.trust != Trust::Untrusted || image.public)
 }
 
 /// An image by its fingerprint or a beginning that only one has.
@@ -101,7 +101,7 @@ pub(super) fn find(call: &Call) -> Result<(Arc<Model>, Arc<Image>)> {
 /// `GET /1.0/images`.
 pub async fn list(call: Call) -> Result<Response> {
     let (model, project) = (call.app.db.model(), call.scope_of(Feature::Images)?);
-    let of_it = |image: &Image| project.as_ref().is_none_or(|of| image.project == *of);
+    let of_it = |image: &Image| project.holds(&image.project);
     let images = model.images.values().filter(|image| of_it(image) && visible(&call, image));
     let url = |image: &&Arc<Image>| image.project.url(format_args!("/1.0/images/{}", image.fingerprint));
     call.list(images, url, |image| to_wire(&model, image))

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::app::App;
+use super::call::Call;
 use super::error::Error;
 use super::image_sources::telling;
 use super::images::by_fingerprint;
@@ -15,16 +16,34 @@ use crate::image::Hold;
 use crate::instance::{self, Asked as AskedOfCopy, CopyOf};
 use crate::names::{AliasName, InstanceKey, InstanceName, ProjectName, SnapshotName};
 use crate::ops::Handle;
+use crate::project;
 use crate::remote::{Asked, Keep, Source};
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// The image that a source names, by alias, fingerprint or properties.
-pub(super) fn image_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource) -> Result<Arc<Image>> {
-    let project = &match source.project.as_str() {
+/// The image that a source names, by alias, fingerprint or properties. Of a project that the caller may not see, it is a
+/// public one.
+pub(super) fn image_of(
+    call: &Call,
+    model: &Model,
+    project: &ProjectName,
+    source: &wire::InstanceSource,
+) -> Result<Arc<Image>> {
+    let project = match source.project.as_str() {
         "" => project.clone(),
-        name => seen_project(model, name)?,
+        name => ProjectName::new(name).map_err(|_| project::Error::NotFound)?,
     };
+    let found = || {
+        project::require(model, &project)?;
+        named_image(model, &project, source)
+    };
+    match call.check_reach(&project) {
+        Ok(()) => found(),
+        Err(refused) => found().ok().filter(|image| image.public).ok_or(refused),
+    }
+}
+
+fn named_image(model: &Model, project: &ProjectName, source: &wire::InstanceSource) -> Result<Arc<Image>> {
     if !source.fingerprint.is_empty() {
         return by_fingerprint(model, project, &source.fingerprint);
     }
@@ -80,10 +99,15 @@ pub(super) fn remote_of(source: &wire::InstanceSource) -> Result<Option<Source>>
 }
 
 /// What a source of type `copy` names: an instance, or a snapshot of one.
-pub(super) fn copy_of(model: &Model, project: &ProjectName, source: &wire::InstanceSource) -> Result<CopyOf> {
+pub(super) fn copy_of(
+    call: &Call,
+    model: &Model,
+    project: &ProjectName,
+    source: &wire::InstanceSource,
+) -> Result<CopyOf> {
     let project = match source.project.as_str() {
         "" => project.clone(),
-        name => seen_project(model, name)?,
+        name => seen_project(call, model, name)?,
     };
     let (name, snapshot) = match source.source.split_once('/') {
         None => (source.source.as_str(), None),

@@ -92,7 +92,7 @@ pub async fn list(call: Call) -> Result<Response> {
     let shown: Vec<(&Arc<db::Instance>, Snapshot)> = model
         .instances
         .values()
-        .filter(|record| wanted_kind && project.as_ref().is_none_or(|of| record.key.project == *of))
+        .filter(|record| wanted_kind && project.holds(&record.key.project))
         .map(|record| (record, call.app.instances.snapshot(&record.key)))
         .filter(|(record, snapshot)| filter.is_empty() || filter.passes(&json!(to_wire(&model, record, *snapshot))))
         .collect();
@@ -153,8 +153,9 @@ pub async fn none_of(call: Call) -> Result<Response> {
 }
 
 /// A project by the name in a body.
-pub(super) fn seen_project(model: &Model, name: &str) -> Result<ProjectName> {
+pub(super) fn seen_project(call: &Call, model: &Model, name: &str) -> Result<ProjectName> {
     let project = ProjectName::new(name).map_err(|_| project::Error::NotFound)?;
+    call.check_reach(&project)?;
     project::require(model, &project)?;
     Ok(project)
 }
@@ -192,13 +193,13 @@ pub async fn create(mut call: Call) -> Result<Response> {
         // Which image it is, is found out by the operation; nothing stands in for it until then.
         "image" if remote.is_some() => RootSource::Empty,
         "image" => {
-            let image = image_of(&model, &project, &body.source)?;
+            let image = image_of(&call, &model, &project, &body.source)?;
             profiles.get_or_insert_with(|| profiles_of(&model, &project, &image));
             RootSource::Image { project: image.project.clone(), fingerprint: image.fingerprint.clone() }
         }
         "none" => RootSource::Empty,
         "copy" => {
-            let mut copy = copy_of(&model, &project, &body.source)?;
+            let mut copy = copy_of(&call, &model, &project, &body.source)?;
             let there =
                 InstanceName::new(body.name.as_str()).ok().map(|name| InstanceKey { project: project.clone(), name });
             if let Some(key) = there.filter(|key| body.source.refresh && model.instances.contains_key(key)) {
@@ -414,7 +415,7 @@ pub async fn rename(mut call: Call) -> Result<Response> {
     let from = record.key.clone();
     let project = match body.project.as_str() {
         "" => from.project.clone(),
-        name => seen_project(&model, name)?,
+        name => seen_project(&call, &model, name)?,
     };
     let moves = project != from.project;
     if !body.pool.is_empty() && (!moves || body.pool != record.pool.as_str()) {

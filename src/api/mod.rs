@@ -1,5 +1,6 @@
 //! The REST API: a file per resource, the wire types, and one exhaustive map from error to status.
 
+mod access;
 pub mod app;
 mod body;
 pub(crate) mod call;
@@ -43,6 +44,7 @@ mod storage_pools;
 mod storage_volume_snapshots;
 mod storage_volumes;
 pub mod streams;
+pub mod trust_tokens;
 mod warnings;
 pub(crate) mod websocket;
 pub mod wire;

@@ -32,14 +32,14 @@ fn used_by(model: &Model, acl: &Acl) -> Vec<String> {
     users(model, acl).iter().map(|network| acl.project.url(format_args!("/1.0/networks/{}", network.name))).collect()
 }
 
-fn to_wire(model: &Model, acl: &Acl) -> wire::NetworkAcl {
+fn to_wire(call: &Call, model: &Model, acl: &Acl) -> wire::NetworkAcl {
     wire::NetworkAcl {
         name: acl.name.to_string(),
         description: acl.description.clone(),
         egress: acl.egress.clone(),
         ingress: acl.ingress.clone(),
         config: acl.config.clone(),
-        used_by: used_by(model, acl),
+        used_by: call.visible(used_by(model, acl)),
     }
 }
 
@@ -70,14 +70,14 @@ fn check(acl: &Acl) -> Result<()> {
 /// `GET /1.0/network-acls`.
 pub async fn list(call: Call) -> Result<Response> {
     let (model, project) = (call.app.db.model(), call.scope_of(Feature::Networks)?);
-    let acls = model.acls.values().filter(|acl| project.as_ref().is_none_or(|of| acl.project == *of));
-    call.list(acls, |acl| acl.project.url(url(&acl.name)), |acl| to_wire(&model, acl))
+    let acls = model.acls.values().filter(|acl| project.holds(&acl.project));
+    call.list(acls, |acl| acl.project.url(url(&acl.name)), |acl| to_wire(&call, &model, acl))
 }
 
 /// `GET /1.0/network-acls/<name>`.
 pub async fn get(call: Call) -> Result<Response> {
     let (model, acl) = find(&call)?;
-    Ok(response::tagged(to_wire(&model, &acl), &response::etag(modifiable(&acl))))
+    Ok(response::tagged(to_wire(&call, &model, &acl), &response::etag(modifiable(&acl))))
 }
 
 /// `GET /1.0/network-acls/<name>/log`.

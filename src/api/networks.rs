@@ -10,7 +10,7 @@ use super::wire;
 use crate::db::{Feature, Model, Network, Phase};
 use crate::device::{Device, NicType};
 use crate::instance::{Context, check_network_config, network_config, network_spec};
-use crate::names::{DeviceName, NetworkName, ProjectName};
+use crate::names::{DeviceName, NetworkName, ProjectName, Projects};
 use crate::network::{self, BridgeSpec, HostInterface, NetworkKind, Overlap, Spec, UplinkSpec};
 use crate::profile::expand_instance;
 use crate::project;
@@ -51,24 +51,24 @@ fn used_by(model: &Model, name: &str) -> Vec<String> {
         .collect()
 }
 
-fn managed(model: &Model, network: &Network) -> wire::Network {
+fn managed(call: &Call, model: &Model, network: &Network) -> wire::Network {
     wire::Network {
         config: network_config(network),
         description: network.description.clone(),
         name: network.name.to_string(),
         kind: network.kind.clone(),
-        used_by: used_by(model, network.name.as_str()),
+        used_by: call.visible(used_by(model, network.name.as_str())),
         managed: true,
         status: if network.phase == Phase::Ready { "Created" } else { "Errored" }.to_owned(),
         locations: Some(vec!["none".to_owned()]),
     }
 }
 
-fn unmanaged(model: &Model, interface: &HostInterface) -> wire::Network {
+fn unmanaged(call: &Call, model: &Model, interface: &HostInterface) -> wire::Network {
     wire::Network {
         name: interface.name.clone(),
         kind: interface.kind.to_owned(),
-        used_by: used_by(model, &interface.name),
+        used_by: call.visible(used_by(model, &interface.name)),
         ..wire::Network::default()
     }
 }
@@ -78,16 +78,16 @@ pub async fn list(call: Call) -> Result<Response> {
     let (model, project) = (call.app.db.model(), call.scope_of(Feature::Networks)?);
     let mut all: BTreeMap<String, wire::Network> = BTreeMap::new();
     // The host's own are seen where those of `default` are.
-    if project.as_ref().is_none_or(ProjectName::is_default) {
+    if project.holds(&ProjectName::default()) {
         for interface in blocking(network::host_interfaces).await? {
-            all.insert(interface.name.clone(), unmanaged(&model, &interface));
+            all.insert(interface.name.clone(), unmanaged(&call, &model, &interface));
         }
     }
-    for network in model.networks.values().filter(|network| project.as_ref().is_none_or(|of| network.project == *of)) {
-        all.insert(network.name.to_string(), managed(&model, network));
+    for network in model.networks.values().filter(|network| project.holds(&network.project)) {
+        all.insert(network.name.to_string(), managed(&call, &model, network));
     }
-    if let Some(project) = call.scope()? {
-        all.retain(|name, _| project::sees_network(&model, &project, name));
+    if let Projects::Only(these) = call.scope()? {
+        all.retain(|name, _| these.iter().any(|project| project::sees_network(&model, project, name)));
     }
     call.list(all.values(), |network| format!("/1.0/networks/{}", network.name), |network| (*network).clone())
 }
@@ -124,7 +124,7 @@ pub async fn get(call: Call) -> Result<Response> {
     match find(&call) {
         Ok((model, network)) => {
             let etag = response::etag(modifiable(&network));
-            Ok(response::tagged(managed(&model, &network), &etag))
+            Ok(response::tagged(managed(&call, &model, &network), &etag))
         }
         Err(Error::NotFound(_)) => {
             let name = call.param("name").to_owned();
@@ -132,7 +132,7 @@ pub async fn get(call: Call) -> Result<Response> {
             let interface =
                 blocking(move || network::host_interface(&name)).await?.ok_or(Error::NotFound("Network"))?;
             let etag = response::etag((&interface.name, interface.kind));
-            Ok(response::tagged(unmanaged(&call.app.db.model(), &interface), &etag))
+            Ok(response::tagged(unmanaged(&call, &call.app.db.model(), &interface), &etag))
         }
         Err(error) => Err(error),
     }

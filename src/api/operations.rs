@@ -1,6 +1,7 @@
 //! `/1.0/operations`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -8,24 +9,35 @@ use uuid::Uuid;
 use super::call::{Call, Trust};
 use super::error::Error;
 use super::response::{self, Response};
-use super::websocket;
+use super::{trust_tokens, websocket};
 use crate::ops::socket::Close;
 use crate::ops::{Error as OpsError, Operation};
 
 type Result<T> = std::result::Result<T, Error>;
 
-fn find(call: &Call) -> Result<std::sync::Arc<Operation>> {
+/// Any operation of the name that the path has.
+fn named(call: &Call) -> Result<Arc<Operation>> {
     let id: Uuid = call.param("id").parse().map_err(|_| Error::Operation(OpsError::NotFound))?;
     call.app.ops.get(id).map_err(Error::Operation)
 }
 
+/// Whether the caller may see and cancel an operation. What a restricted caller may not see is not there.
+fn reaches(call: &Call, operation: &Operation) -> bool {
+    call.trust == Trust::Trusted || (!operation.is_of_server() && call.trust.reaches(operation.project()))
+}
+
+fn find(call: &Call) -> Result<Arc<Operation>> {
+    let operation = named(call)?;
+    if reaches(call, &operation) { Ok(operation) } else { Err(Error::Operation(OpsError::NotFound)) }
+}
+
 /// `GET /1.0/operations`: a map of lower-case status to URLs or objects.
 pub async fn list(call: Call) -> Result<Response> {
-    let project = call.project()?;
     let all = call.query("all-projects").is_some_and(|text| crate::config::parse_bool(text) == Some(true));
+    let projects = if all { call.trust.projects() } else { call.project()?.into() };
     let filter = call.filter()?;
     let mut map: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    for operation in call.app.ops.list((!all).then_some(&project)) {
+    for operation in call.app.ops.list(&projects).into_iter().filter(|operation| reaches(&call, operation)) {
         let object = serde_json::to_value(operation.to_wire()).unwrap_or_default();
         if filter.passes(&object) {
             let entry = map.entry(operation.status().word().to_lowercase()).or_default();
@@ -42,17 +54,22 @@ pub async fn get(call: Call) -> Result<Response> {
 
 /// `DELETE /1.0/operations/<id>`: cancels.
 pub async fn cancel(call: Call) -> Result<Response> {
-    find(&call)?.cancel().map_err(Error::Operation)?;
+    let operation = find(&call)?;
+    // Before anybody is told: a token that was revoked must not be good again after a crash.
+    trust_tokens::revoke(&call.app, &operation).await?;
+    operation.cancel().map_err(Error::Operation)?;
     Ok(response::empty())
 }
 
 /// `GET /1.0/operations/<id>/wait?timeout=`; for callers who are not trusted with the `secret` that the operation told.
 pub async fn wait(call: Call) -> Result<Response> {
-    let operation = match call.trust {
-        Trust::Trusted => find(&call)?,
-        Trust::Untrusted => {
-            let secret = call.query("secret").ok_or(Error::Forbidden)?;
-            find(&call).ok().filter(|operation| operation.tells(secret)).ok_or(Error::Forbidden)?
+    let operation = match (find(&call), &call.trust) {
+        (Ok(operation), _) => operation,
+        (Err(error), Trust::Trusted) => return Err(error),
+        (Err(error), Trust::Restricted(_) | Trust::Untrusted) => {
+            let secret = call.query("secret");
+            let refused = if call.trust == Trust::Untrusted { Error::Forbidden } else { error };
+            named(&call).ok().filter(|op| secret.is_some_and(|secret| op.tells(secret))).ok_or(refused)?
         }
     };
     operation.wait(call.timeout()?).await;
@@ -62,15 +79,16 @@ pub async fn wait(call: Call) -> Result<Response> {
 /// `GET /1.0/operations/<id>/websocket?secret=`.
 pub async fn websocket(mut call: Call) -> Result<Response> {
     let Some(secret) = call.query("secret").map(str::to_owned) else {
-        return Err(if call.trust == Trust::Trusted {
-            Error::Query { name: "secret", expected: "the secret of one of the operation's websockets" }
-        } else {
+        return Err(if call.trust == Trust::Untrusted {
             Error::Forbidden
+        } else {
+            Error::Query { name: "secret", expected: "the secret of one of the operation's websockets" }
         });
     };
-    let operation = match (find(&call), call.trust) {
+    // Whoever was told its secret may connect.
+    let operation = match (named(&call), &call.trust) {
         (Ok(operation), _) => operation,
-        (Err(error), Trust::Trusted) => return Err(error),
+        (Err(error), Trust::Trusted | Trust::Restricted(_)) => return Err(error),
         (Err(_), Trust::Untrusted) => return Err(Error::Forbidden),
     };
     // The handshake is checked before the slot is taken, so that a broken one does not use up the secret.

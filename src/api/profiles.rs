@@ -19,13 +19,13 @@ fn used_by(model: &Model, project: &ProjectName, name: &ProfileName) -> Vec<Stri
     instance::users_of(model, project, name).map(|user| user.key.url()).collect()
 }
 
-fn to_wire(model: &Model, profile: &Profile) -> wire::Profile {
+fn to_wire(call: &Call, model: &Model, profile: &Profile) -> wire::Profile {
     wire::Profile {
         config: profile.config.clone(),
         description: profile.description.clone(),
         devices: profile.devices.clone(),
         name: profile.name.to_string(),
-        used_by: used_by(model, &profile.project, &profile.name),
+        used_by: call.visible(used_by(model, &profile.project, &profile.name)),
     }
 }
 
@@ -44,18 +44,18 @@ fn find(call: &Call) -> Result<(Arc<Model>, Arc<Profile>)> {
 /// `GET /1.0/profiles`.
 pub async fn list(call: Call) -> Result<Response> {
     let (model, project) = (call.app.db.model(), call.scope_of(Feature::Profiles)?);
-    let profiles = model.profiles.values().filter(|profile| project.as_ref().is_none_or(|of| profile.project == *of));
+    let profiles = model.profiles.values().filter(|profile| project.holds(&profile.project));
     call.list(
         profiles,
         |profile| profile.project.url(format_args!("/1.0/profiles/{}", profile.name.in_url())),
-        |profile| to_wire(&model, profile),
+        |profile| to_wire(&call, &model, profile),
     )
 }
 
 /// `GET /1.0/profiles/<name>`.
 pub async fn get(call: Call) -> Result<Response> {
     let (model, profile) = find(&call)?;
-    Ok(response::tagged(to_wire(&model, &profile), &response::etag(modifiable(&profile))))
+    Ok(response::tagged(to_wire(&call, &model, &profile), &response::etag(modifiable(&profile))))
 }
 
 fn check(context: &instance::Context, profile: &Profile) -> Result<()> {

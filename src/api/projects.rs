@@ -38,6 +38,7 @@ fn url(name: &ProjectName) -> String {
 fn find(call: &Call) -> Result<(Arc<Model>, Arc<Project>)> {
     let model = call.app.db.model();
     let name = call.named("name", "Project", ProjectName::new)?;
+    call.check_reach(&name)?;
     let record = model.projects.get(&name).cloned().ok_or(Error::NotFound("Project"))?;
     Ok((model, record))
 }
@@ -52,7 +53,8 @@ fn told(call: &Call, action: &'static str, name: &ProjectName, context: Map<Stri
 /// `GET /1.0/projects`.
 pub async fn list(call: Call) -> Result<Response> {
     let model = call.app.db.model();
-    call.list(model.projects.values(), |record| url(&record.name), |record| to_wire(&model, record))
+    let shown = model.projects.values().filter(|record| call.trust.reaches(&record.name));
+    call.list(shown, |record| url(&record.name), |record| to_wire(&model, record))
 }
 
 /// `GET /1.0/projects/<name>`.

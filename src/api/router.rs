@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use http::Method;
 use matchit::Router as Matcher;
 
+use super::access::{Access, Asked};
 use super::app::App;
 use super::call::{Call, Tree, Trust, parse_query};
 use super::cors::{self, Cors};
@@ -22,21 +23,11 @@ use super::{
     operations, profiles, projects, resources, server_config, storage_pools, storage_volume_snapshots, storage_volumes,
     streams, warnings,
 };
-use crate::auth::is_trusted;
+use crate::auth::trust_of;
+use crate::db::Model;
 
 type Result<T> = std::result::Result<T, Error>;
 type Endpoint = fn(Call) -> BoxFuture<'static, Result<Response>>;
-
-/// Who may call.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Access {
-    /// Only trusted callers.
-    Trusted,
-    /// Anyone; the handler shows an untrusted caller only what is public.
-    Public,
-    /// Only over the unix socket.
-    Local,
-}
 
 /// The methods of a path.
 #[derive(Default, Clone)]
@@ -66,134 +57,137 @@ fn table() -> Vec<(String, Resource)> {
         (
             "/1.0",
             resource!(
-                GET Public server_config::get, PUT Trusted server_config::put, PATCH Trusted server_config::patch,
+                GET Public server_config::get, PUT Admin server_config::put, PATCH Admin server_config::patch,
             ),
         ),
         ("/1.0/certificates", resource!(GET Trusted certificates::list, POST Public certificates::add)),
         (
             "/1.0/certificates/{fingerprint}",
-            resource!(GET Trusted certificates::get, DELETE Trusted certificates::delete),
+            resource!(
+                GET Trusted certificates::get, PUT Trusted certificates::put, PATCH Trusted certificates::patch,
+                DELETE Admin certificates::delete,
+            ),
         ),
-        ("/1.0/events", resource!(GET Trusted events::stream)),
-        ("/1.0/health", resource!(GET Trusted resources::health)),
-        ("/1.0/images", resource!(GET Public images::list, POST Public image_upload::create)),
+        ("/1.0/events", resource!(GET Instances events::stream)),
+        ("/1.0/health", resource!(GET Admin resources::health)),
+        ("/1.0/images", resource!(GET Published images::list, POST Published image_upload::create)),
         (
             "/1.0/images/{fingerprint}",
             resource!(
-                GET Public images::get, PUT Trusted images::put, PATCH Trusted images::patch,
-                DELETE Trusted images::delete,
+                GET Published images::get, PUT Images images::put, PATCH Images images::patch,
+                DELETE Images images::delete,
             ),
         ),
         (
             "/1.0/images/{fingerprint}/export",
-            resource!(GET Public images::export, POST Trusted image_sources::push),
+            resource!(GET Published images::export, POST Images image_sources::push),
         ),
-        ("/1.0/images/{fingerprint}/refresh", resource!(POST Trusted image_sources::refresh)),
-        ("/1.0/images/{fingerprint}/secret", resource!(POST Trusted image_sources::secret)),
-        ("/1.0/images/aliases", resource!(GET Trusted image_aliases::list, POST Trusted image_aliases::add)),
+        ("/1.0/images/{fingerprint}/refresh", resource!(POST Images image_sources::refresh)),
+        ("/1.0/images/{fingerprint}/secret", resource!(POST Images image_sources::secret)),
+        ("/1.0/images/aliases", resource!(GET Images image_aliases::list, POST Images image_aliases::add)),
         (
             "/1.0/images/aliases/{*name}",
             resource!(
-                GET Public image_aliases::get, PUT Trusted image_aliases::put, PATCH Trusted image_aliases::patch,
-                POST Trusted image_aliases::rename, DELETE Trusted image_aliases::delete,
+                GET Published image_aliases::get, PUT Images image_aliases::put, PATCH Images image_aliases::patch,
+                POST Images image_aliases::rename, DELETE Images image_aliases::delete,
             ),
         ),
         ("/1.0/metadata/configuration", resource!(GET Trusted resources::configuration)),
-        ("/1.0/networks", resource!(GET Trusted networks::list, POST Trusted networks::create)),
+        ("/1.0/networks", resource!(GET Networks networks::list, POST Networks networks::create)),
         (
             "/1.0/networks/{name}",
             resource!(
-                GET Trusted networks::get, PUT Trusted networks::put, PATCH Trusted networks::patch,
-                POST Trusted networks::rename, DELETE Trusted networks::delete,
+                GET Networks networks::get, PUT Networks networks::put, PATCH Networks networks::patch,
+                POST Networks networks::rename, DELETE Networks networks::delete,
             ),
         ),
         (
             "/1.0/networks/{name}/forwards",
-            resource!(GET Trusted network_forwards::list, POST Trusted network_forwards::create),
+            resource!(GET Networks network_forwards::list, POST Networks network_forwards::create),
         ),
         (
             "/1.0/networks/{name}/forwards/{address}",
             resource!(
-                GET Trusted network_forwards::get, PUT Trusted network_forwards::put,
-                PATCH Trusted network_forwards::patch, DELETE Trusted network_forwards::delete,
+                GET Networks network_forwards::get, PUT Networks network_forwards::put,
+                PATCH Networks network_forwards::patch, DELETE Networks network_forwards::delete,
             ),
         ),
-        ("/1.0/network-acls", resource!(GET Trusted network_acls::list, POST Trusted network_acls::create)),
+        ("/1.0/network-acls", resource!(GET Networks network_acls::list, POST Networks network_acls::create)),
         (
             "/1.0/network-acls/{name}",
             resource!(
-                GET Trusted network_acls::get, PUT Trusted network_acls::put, PATCH Trusted network_acls::patch,
-                POST Trusted network_acls::rename, DELETE Trusted network_acls::delete,
+                GET Networks network_acls::get, PUT Networks network_acls::put, PATCH Networks network_acls::patch,
+                POST Networks network_acls::rename, DELETE Networks network_acls::delete,
             ),
         ),
-        ("/1.0/network-acls/{name}/log", resource!(GET Trusted network_acls::log)),
-        ("/1.0/networks/{name}/leases", resource!(GET Trusted networks::leases)),
-        ("/1.0/networks/{name}/state", resource!(GET Trusted networks::state)),
-        ("/1.0/operations", resource!(GET Trusted operations::list)),
+        ("/1.0/network-acls/{name}/log", resource!(GET Networks network_acls::log)),
+        ("/1.0/networks/{name}/leases", resource!(GET Networks networks::leases)),
+        ("/1.0/networks/{name}/state", resource!(GET Networks networks::state)),
+        ("/1.0/operations", resource!(GET Instances operations::list)),
         ("/1.0/operations/{id}", resource!(GET Trusted operations::get, DELETE Trusted operations::cancel)),
         ("/1.0/operations/{id}/wait", resource!(GET Public operations::wait)),
         ("/1.0/operations/{id}/websocket", resource!(GET Public operations::websocket)),
-        ("/1.0/profiles", resource!(GET Trusted profiles::list, POST Trusted profiles::create)),
+        ("/1.0/profiles", resource!(GET Profiles profiles::list, POST Profiles profiles::create)),
         (
             "/1.0/profiles/{name}",
             resource!(
-                GET Trusted profiles::get, PUT Trusted profiles::put, PATCH Trusted profiles::patch,
-                POST Trusted profiles::rename, DELETE Trusted profiles::delete,
+                GET Profiles profiles::get, PUT Profiles profiles::put, PATCH Profiles profiles::patch,
+                POST Profiles profiles::rename, DELETE Profiles profiles::delete,
             ),
         ),
-        ("/1.0/projects", resource!(GET Trusted projects::list, POST Trusted projects::create)),
+        ("/1.0/projects", resource!(GET Trusted projects::list, POST Admin projects::create)),
         (
             "/1.0/projects/{name}",
             resource!(
-                GET Trusted projects::get, PUT Trusted projects::put, PATCH Trusted projects::patch,
-                POST Trusted projects::rename, DELETE Trusted projects::delete,
+                GET Trusted projects::get, PUT Admin projects::put, PATCH Admin projects::patch,
+                POST Admin projects::rename, DELETE Admin projects::delete,
             ),
         ),
         ("/1.0/projects/{name}/state", resource!(GET Trusted projects::state)),
         ("/1.0/resources", resource!(GET Trusted resources::get)),
-        ("/1.0/storage-pools", resource!(GET Trusted storage_pools::list, POST Trusted storage_pools::create)),
+        ("/1.0/storage-pools", resource!(GET Trusted storage_pools::list, POST Admin storage_pools::create)),
         (
             "/1.0/storage-pools/{name}",
             resource!(
-                GET Trusted storage_pools::get, PUT Trusted storage_pools::put, PATCH Trusted storage_pools::patch,
-                DELETE Trusted storage_pools::delete,
+                GET Trusted storage_pools::get, PUT Admin storage_pools::put, PATCH Admin storage_pools::patch,
+                DELETE Admin storage_pools::delete,
             ),
         ),
         ("/1.0/storage-pools/{name}/resources", resource!(GET Trusted storage_pools::resources)),
         (
             "/1.0/storage-pools/{name}/volumes",
-            resource!(GET Trusted storage_volumes::list, POST Trusted storage_volumes::create),
+            resource!(GET Volumes storage_volumes::list, POST Volumes storage_volumes::create),
         ),
         (
             "/1.0/storage-pools/{name}/volumes/{type}",
-            resource!(GET Trusted storage_volumes::list_type, POST Trusted storage_volumes::create),
+            resource!(GET Volumes storage_volumes::list_type, POST Volumes storage_volumes::create),
         ),
         (
             "/1.0/storage-pools/{name}/volumes/{type}/{volume}",
             resource!(
-                GET Trusted storage_volumes::get, PUT Trusted storage_volumes::put, PATCH Trusted storage_volumes::patch,
-                POST Trusted storage_volumes::rename, DELETE Trusted storage_volumes::delete,
+                GET Volumes storage_volumes::get, PUT Volumes storage_volumes::put, PATCH Volumes storage_volumes::patch,
+                POST Volumes storage_volumes::rename, DELETE Volumes storage_volumes::delete,
             ),
         ),
-        ("/1.0/storage-pools/{name}/volumes/{type}/{volume}/state", resource!(GET Trusted storage_volumes::state)),
+        ("/1.0/storage-pools/{name}/volumes/{type}/{volume}/state", resource!(GET Volumes storage_volumes::state)),
         (
             "/1.0/storage-pools/{name}/volumes/{type}/{volume}/snapshots",
-            resource!(GET Trusted storage_volume_snapshots::list, POST Trusted storage_volume_snapshots::create),
+            resource!(GET Volumes storage_volume_snapshots::list, POST Volumes storage_volume_snapshots::create),
         ),
         (
             "/1.0/storage-pools/{name}/volumes/{type}/{volume}/snapshots/{snapshot}",
             resource!(
-                GET Trusted storage_volume_snapshots::get, PUT Trusted storage_volume_snapshots::put,
-                PATCH Trusted storage_volume_snapshots::patch, POST Trusted storage_volume_snapshots::rename,
-                DELETE Trusted storage_volume_snapshots::delete,
+                GET Volumes storage_volume_snapshots::get, PUT Volumes storage_volume_snapshots::put,
+                PATCH Volumes storage_volume_snapshots::patch, POST Volumes storage_volume_snapshots::rename,
+                DELETE Volumes storage_volume_snapshots::delete,
             ),
         ),
-        ("/1.0/warnings", resource!(GET Trusted warnings::list)),
+        ("/1.0/warnings", resource!(GET Admin warnings::list)),
         (
             "/1.0/warnings/{uuid}",
             resource!(
-                GET Trusted warnings::get, PUT Trusted warnings::put, PATCH Trusted warnings::put,
-                DELETE Trusted warnings::delete,
+                GET Admin warnings::get, PUT Admin warnings::put, PATCH Admin warnings::put,
+                DELETE Admin warnings::delete,
             ),
         ),
         ("/1.0/cluster", resource!(GET Trusted internal::cluster)),
@@ -215,61 +209,61 @@ fn table() -> Vec<(String, Resource)> {
             (
                 "",
                 resource!(
-                    GET Trusted instances::list, POST Trusted instances::create, PUT Trusted instance_state::put_all,
+                    GET Instances instances::list, POST Instances instances::create, PUT Instances instance_state::put_all,
                 ),
             ),
             (
                 "/{name}",
                 resource!(
-                    GET Trusted instances::get, PUT Trusted instances::put, PATCH Trusted instances::patch,
-                    POST Trusted instances::rename, DELETE Trusted instances::delete,
+                    GET Instances instances::get, PUT Instances instances::put, PATCH Instances instances::patch,
+                    POST Instances instances::rename, DELETE Instances instances::delete,
                 ),
             ),
-            ("/{name}/state", resource!(GET Trusted instance_state::get, PUT Trusted instance_state::put)),
+            ("/{name}/state", resource!(GET Instances instance_state::get, PUT Instances instance_state::put)),
             (
                 "/{name}/metadata",
                 resource!(
-                    GET Trusted instance_metadata::get, PUT Trusted instance_metadata::put,
-                    PATCH Trusted instance_metadata::patch,
+                    GET Instances instance_metadata::get, PUT Instances instance_metadata::put,
+                    PATCH Instances instance_metadata::patch,
                 ),
             ),
             (
                 "/{name}/metadata/templates",
                 resource!(
-                    GET Trusted instance_metadata::get_templates, POST Trusted instance_metadata::post_template,
-                    DELETE Trusted instance_metadata::delete_template,
+                    GET Instances instance_metadata::get_templates, POST Instances instance_metadata::post_template,
+                    DELETE Instances instance_metadata::delete_template,
                 ),
             ),
-            ("/{name}/exec", resource!(POST Trusted exec::start)),
+            ("/{name}/exec", resource!(POST Instances exec::start)),
             (
                 "/{name}/files",
                 resource!(
-                    GET Trusted files::get, HEAD Trusted files::head, POST Trusted files::push,
-                    DELETE Trusted files::delete,
+                    GET Instances files::get, HEAD Instances files::head, POST Instances files::push,
+                    DELETE Instances files::delete,
                 ),
             ),
-            ("/{name}/sftp", resource!(GET Trusted files::sftp)),
+            ("/{name}/sftp", resource!(GET Instances files::sftp)),
             (
                 "/{name}/console",
                 resource!(
-                    POST Trusted console::attach, GET Trusted console::log, DELETE Trusted console::clear_log,
+                    POST Instances console::attach, GET Instances console::log, DELETE Instances console::clear_log,
                 ),
             ),
             (
                 "/{name}/snapshots",
-                resource!(GET Trusted instance_snapshots::list, POST Trusted instance_snapshots::create),
+                resource!(GET Instances instance_snapshots::list, POST Instances instance_snapshots::create),
             ),
             (
                 "/{name}/snapshots/{snapshot}",
                 resource!(
-                    GET Trusted instance_snapshots::get, PUT Trusted instance_snapshots::put,
-                    PATCH Trusted instance_snapshots::patch, POST Trusted instance_snapshots::rename,
-                    DELETE Trusted instance_snapshots::delete,
+                    GET Instances instance_snapshots::get, PUT Instances instance_snapshots::put,
+                    PATCH Instances instance_snapshots::patch, POST Instances instance_snapshots::rename,
+                    DELETE Instances instance_snapshots::delete,
                 ),
             ),
-            ("/{name}/backups", resource!(GET Trusted instances::none_of)),
-            ("/{name}/logs", resource!(GET Trusted logs::list)),
-            ("/{name}/logs/{file}", resource!(GET Trusted logs::get, DELETE Trusted logs::delete)),
+            ("/{name}/backups", resource!(GET Instances instances::none_of)),
+            ("/{name}/logs", resource!(GET Instances logs::list)),
+            ("/{name}/logs/{file}", resource!(GET Instances logs::get, DELETE Instances logs::delete)),
         ] {
             resource.containers_tree = tree == Tree::Containers;
             table.push((format!("{}{path}", tree.url()), resource));
@@ -318,19 +312,20 @@ impl Router {
         for (name, value) in found.params.iter() {
             params.insert(name.to_owned(), decode(value).map_err(|_| Error::UnknownPath)?);
         }
-        let trust = self.trust(&request.peer);
+        let model = self.app.db.model();
+        let trust = trust(&model, &request.peer);
         let Some((_, access, endpoint)) = resource.methods.iter().find(|(method, ..)| *method == request.method) else {
-            return Err(if trust == Trust::Trusted { Error::NotImplemented } else { Error::Forbidden });
+            return Err(if trust == Trust::Untrusted { Error::Forbidden } else { Error::NotImplemented });
         };
-        let allowed = match access {
-            Access::Public => true,
-            Access::Trusted => trust == Trust::Trusted,
-            Access::Local => matches!(request.peer, Peer::Unix { .. }),
-        };
-        if !allowed {
-            return Err(Error::Forbidden);
-        }
         let query = parse_query(&request.query);
+        let asked = Asked {
+            model: &model,
+            method: &request.method,
+            peer: &request.peer,
+            params: &params,
+            query: &query,
+        };
+        let trust = access.check(trust, &asked)?;
         check_dry_run(&request.method, path, query.get("dry-run").map(String::as_str))?;
         let call = Call {
             app: Arc::clone(&self.app),
@@ -379,16 +374,14 @@ impl Router {
             }
         }
     }
+}
 
-    fn trust(&self, peer: &Peer) -> Trust {
-        match peer {
-            Peer::Unix { .. } => Trust::Trusted,
-            Peer::Tls { certificate: Some(certificate), .. } => {
-                let trusted = is_trusted(&self.app.db.model(), certificate, crate::db::now());
-                if trusted { Trust::Trusted } else { Trust::Untrusted }
-            }
-            Peer::Tls { certificate: None, .. } => Trust::Untrusted,
-        }
+/// How far a peer is trusted at this moment.
+fn trust(model: &Model, peer: &Peer) -> Trust {
+    match peer {
+        Peer::Unix { .. } => Trust::Trusted,
+        Peer::Tls { certificate: Some(certificate), .. } => trust_of(model, certificate, crate::db::now()),
+        Peer::Tls { certificate: None, .. } => Trust::Untrusted,
     }
 }
 
@@ -456,7 +449,7 @@ mod tests {
         let open: Vec<String> = table()
             .iter()
             .flat_map(|(path, resource)| resource.methods.iter().map(move |entry| (path, entry)))
-            .filter(|(_, (_, access, _))| *access == Access::Public)
+            .filter(|(_, (_, access, _))| matches!(access, Access::Public | Access::Published))
             .map(|(path, (method, ..))| format!("{method} {path}"))
             .collect();
         let wanted = [

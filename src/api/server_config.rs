@@ -61,7 +61,7 @@ fn shown(config: &Config) -> Config {
 }
 
 /// The addresses that a listener is reached at: all global ones of the host for a wildcard.
-fn addresses(https: &str) -> Vec<String> {
+pub(super) fn addresses(https: &str) -> Vec<String> {
     if https.is_empty() {
         return Vec::new();
     }
@@ -98,7 +98,7 @@ fn os_release() -> &'static BTreeMap<String, String> {
     })
 }
 
-fn environment(call: &Call, config: &Config, project: &str) -> Value {
+fn environment(call: &Call, project: &str) -> Value {
     let context = call.app.instances.context();
     let uname = rustix::system::uname();
     let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
@@ -129,7 +129,7 @@ fn environment(call: &Call, config: &Config, project: &str) -> Value {
         .filter(|driver| model.pools.values().any(|pool| pool.driver == **driver))
         .collect();
     json!({
-        "addresses": addresses(config.get(HTTPS).map_or("", String::as_str)),
+        "addresses": addresses(model.config.get(HTTPS).map_or("", String::as_str)),
         "architectures": context.host.architectures,
         "certificate": call.app.certificate.pem,
         "certificate_fingerprint": call.app.certificate.fingerprint,
@@ -165,13 +165,16 @@ pub async fn get(call: Call) -> Result<Response> {
     if call.trust == Trust::Untrusted {
         return Ok(response::sync(server));
     }
-    let config = Arc::clone(&call.app.db.model().config);
+    let config = match call.trust {
+        Trust::Trusted => Arc::clone(&call.app.db.model().config),
+        Trust::Restricted(_) | Trust::Untrusted => Arc::default(),
+    };
     let project = call.query("project").unwrap_or("default").to_owned();
     let etag = response::etag(shown(&config));
     if let Some(object) = server.as_object_mut() {
         object.insert("auth".to_owned(), "trusted".into());
         object.insert("config".to_owned(), json!(shown(&config)));
-        object.insert("environment".to_owned(), environment(&call, &config, &project));
+        object.insert("environment".to_owned(), environment(&call, &project));
     }
     Ok(response::tagged(server, &etag))
 }

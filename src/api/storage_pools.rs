@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::call::{Call, blocking};
+use super::call::{Call, Trust, blocking};
 use super::error::Error;
 use super::response::{self, Response};
 use super::wire;
@@ -48,12 +48,16 @@ fn to_wire(call: &Call, model: &Model, pool: &Pool) -> wire::StoragePool {
     let mut config = pool.config.clone();
     let place = call.app.instances.context().dir.root().join("storage-pools").join(pool.name.as_str());
     config.entry("source".to_owned()).or_insert_with(|| place.display().to_string());
+    if call.trust != Trust::Trusted {
+        // Where things lie on the host is the host's business.
+        config.clear();
+    }
     wire::StoragePool {
         config,
         description: pool.description.clone(),
         name: pool.name.to_string(),
         driver: pool.driver.clone(),
-        used_by: used_by(model, &pool.name),
+        used_by: call.visible(used_by(model, &pool.name)),
         status: if open { "Created" } else { "Unavailable" }.to_owned(),
         locations: vec!["none".to_owned()],
     }

@@ -14,7 +14,7 @@ use crate::config;
 use crate::db::{Feature, Instance, Model, Phase, Volume, rfc3339};
 use crate::instance::{self, RootVolume};
 use crate::names::{
-    Fingerprint, InstanceKey, InstanceName, PoolName, ProjectName, SnapshotName, VolumeKey, VolumeName,
+    Fingerprint, InstanceKey, InstanceName, PoolName, ProjectName, Projects, SnapshotName, VolumeKey, VolumeName,
 };
 use crate::ops::Spec;
 use crate::storage::VolumeId;
@@ -183,9 +183,9 @@ fn url_of(pool: &PoolName, volume: &StorageVolume) -> String {
 async fn listed(call: &Call, kind: Option<&str>) -> Result<Response> {
     let pool = call.pool_name()?;
     let model = call.app.db.model();
-    let projects = match call.scope()? {
-        Some(project) => vec![project],
-        None => model.projects.keys().cloned().collect(),
+    let projects: Vec<ProjectName> = match call.scope()? {
+        Projects::Only(these) => these.into_iter().collect(),
+        Projects::All => model.projects.keys().cloned().collect(),
     };
     let wanted = |one: &str| kind.is_none_or(|kind| kind == one);
     let mut found = Vec::new();
@@ -198,6 +198,9 @@ async fn listed(call: &Call, kind: Option<&str>) -> Result<Response> {
     }
     for project in holders(Feature::Images).iter().filter(|_| wanted(IMAGE)) {
         found.extend(images(call, &model, &pool, project).await?);
+    }
+    for volume in &mut found {
+        volume.used_by = call.visible(std::mem::take(&mut volume.used_by));
     }
     call.list(found, |volume| url_of(&pool, volume), Clone::clone)
 }
@@ -237,7 +240,9 @@ pub async fn get(call: Call) -> Result<Response> {
     }
     let (model, record) = call.custom_volume("read")?;
     let users = Users::of_one(&model, &record.key);
-    Ok(response::tagged(to_wire(&record, &users), &response::etag(modifiable(&record))))
+    let mut volume = to_wire(&record, &users);
+    volume.used_by = call.visible(volume.used_by);
+    Ok(response::tagged(volume, &response::etag(modifiable(&record))))
 }
 
 /// `GET …/<volume>/state`: what it uses, where that is known without looking at every file, and what it may have.
@@ -275,6 +280,12 @@ pub(super) fn spec(call: &Call, key: &VolumeKey, description: &'static str) -> S
     }
 }
 
+/// Where the volumes of a project lie that a body names.
+fn volumes_of(call: &Call, model: &Model, project: ProjectName) -> Result<ProjectName> {
+    call.check_reach(&project)?;
+    Ok(model.project_of_volumes(&project))
+}
+
 /// What a source of type `copy` names.
 fn copy_of(call: &Call, source: &wire::StorageVolumeSource) -> Result<CopyOf> {
     let model = call.app.db.model();
@@ -287,7 +298,7 @@ fn copy_of(call: &Call, source: &wire::StorageVolumeSource) -> Result<CopyOf> {
     }
     let project = match source.project.as_str() {
         "" => call.volume_project()?,
-        name => model.project_of_volumes(&ProjectName::new(name)?),
+        name => volumes_of(call, &model, ProjectName::new(name)?)?,
     };
     let (name, snapshot) = match source.name.split_once('/') {
         None => (source.name.as_str(), None),
@@ -453,7 +464,7 @@ pub async fn rename(mut call: Call) -> Result<Response> {
         to.pool = PoolName::new(body.pool).map_err(|_| Error::NotFound("Storage pool"))?;
     }
     if !body.project.is_empty() {
-        to.project = model.project_of_volumes(&ProjectName::new(body.project)?);
+        to.project = volumes_of(&call, &model, ProjectName::new(body.project)?)?;
     }
     if !model.pools.contains_key(&to.pool) {
         return Err(Error::NotFound("Storage pool"));

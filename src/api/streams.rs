@@ -95,7 +95,11 @@ pub async fn follow(app: Arc<App>) {
     find_parts(Arc::clone(&app)).await;
     loop {
         let mut events =
-            app.bus.subscribe(Filter { kinds: vec![Kind::Lifecycle], project: Some(ProjectName::default()) });
+            app.bus.subscribe(Filter {
+                kinds: vec![Kind::Lifecycle],
+                projects: ProjectName::default().into(),
+                of_server: false,
+            });
         while let Some(event) = events.recv().await {
             if event.contains("\"image-") {
                 find_parts(Arc::clone(&app)).await;

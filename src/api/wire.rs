@@ -512,7 +512,7 @@ pub struct Certificate {
     /// Free name.
     #[serde(deserialize_with = "null_default")]
     pub name: String,
-    /// `client`.
+    /// `client`, `metrics` or `server`.
     #[serde(rename = "type", deserialize_with = "null_default")]
     pub kind: String,
     /// Limited to `projects`.
@@ -547,9 +547,12 @@ pub struct CertificatesPost {
     /// PEM or base64 of DER; absent: that of the connection.
     #[serde(deserialize_with = "null_default")]
     pub certificate: String,
-    /// Trust password.
+    /// Trust password, or a token.
     #[serde(deserialize_with = "null_default")]
     pub password: String,
+    /// A token, as clients of Incus send it.
+    #[serde(deserialize_with = "null_default")]
+    pub trust_token: String,
     /// Asks for a token instead of adding.
     #[serde(deserialize_with = "null_default")]
     pub token: bool,

@@ -37,6 +37,8 @@ pub struct ClientCertificate {
     pub pem: String,
     /// Its SHA-256.
     pub fingerprint: Fingerprint,
+    /// The name that its subject has, if any.
+    pub common_name: Option<String>,
     /// Seconds since 1970.
     pub not_before: i64,
     /// Seconds since 1970.
@@ -57,6 +59,12 @@ impl ClientCertificate {
         Ok(Self {
             pem: pem_of(der),
             fingerprint: fingerprint_of(der)?,
+            common_name: parsed
+                .subject()
+                .iter_common_name()
+                .find_map(|name| name.as_str().ok())
+                .filter(|name| !name.is_empty() && !name.contains(char::is_control))
+                .map(str::to_owned),
             not_before: parsed.validity().not_before.timestamp(),
             not_after: parsed.validity().not_after.timestamp(),
         })

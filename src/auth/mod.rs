@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 pub use certificate::{ClientCertificate, ServerCertificate};
 pub use tls::server_config;
-pub use trust::is_trusted;
+pub use trust::{Trust, trust_of};
 
 /// What can go wrong here.
 #[derive(Debug)]

@@ -55,9 +55,15 @@ const WINDOW: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct RateLimiter {
     failures: Mutex<BTreeMap<IpAddr, (u32, Instant)>>,
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl RateLimiter {
+    /// Waits for the turn to look at a password.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
     /// Whether this address may try now. The try counts as a wrong one until [`Self::succeeded`] says otherwise: many at
     /// once are not more than one after the other.
     pub fn may_try(&self, address: IpAddr) -> bool {

@@ -1,11 +1,55 @@
 //! The trust store: the certificates of the database.
 
-use super::ClientCertificate;
-use crate::db::Model;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-/// Whether a certificate, of which the client has the key, is trusted at `now` (seconds since 1970). The model is the
+use super::ClientCertificate;
+use crate::db::{CertificateKind, Model};
+use crate::names::{ProjectName, Projects};
+
+/// How far a caller is trusted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trust {
+    /// As root of this host: by the socket's permissions, or the trust store.
+    Trusted,
+    /// With these projects and what lies in them, and with nothing that belongs to the server.
+    Restricted(Arc<BTreeSet<ProjectName>>),
+    /// Not at all: sees what is public.
+    Untrusted,
+}
+
+impl Trust {
+    /// The projects that the caller may see and change.
+    pub fn projects(&self) -> Projects {
+        match self {
+            Self::Trusted => Projects::All,
+            Self::Restricted(projects) => Projects::Only((**projects).clone()),
+            Self::Untrusted => Projects::Only(BTreeSet::new()),
+        }
+    }
+
+    /// Whether the caller may see and change this project.
+    pub fn reaches(&self, project: &ProjectName) -> bool {
+        match self {
+            Self::Trusted => true,
+            Self::Restricted(projects) => projects.contains(project),
+            Self::Untrusted => false,
+        }
+    }
+}
+
+/// How far a certificate, of which the client has the key, is trusted at `now` (seconds since 1970). The model is the
 /// trust store itself, not a copy that could lag behind it.
-pub fn is_trusted(model: &Model, certificate: &ClientCertificate, now: i64) -> bool {
-    (certificate.not_before..=certificate.not_after).contains(&now)
-        && model.certificates.get(&certificate.fingerprint).is_some_and(|known| known.kind == "client")
+pub fn trust_of(model: &Model, certificate: &ClientCertificate, now: i64) -> Trust {
+    let is_valid = (certificate.not_before..=certificate.not_after).contains(&now);
+    match model.certificates.get(&certificate.fingerprint).filter(|_| is_valid) {
+        None => Trust::Untrusted,
+        Some(known) => match known.kind {
+            CertificateKind::Metrics => Trust::Untrusted,
+            CertificateKind::Client | CertificateKind::Server if known.restricted => {
+                Trust::Restricted(Arc::new(known.projects.iter().cloned().collect()))
+            }
+            CertificateKind::Client | CertificateKind::Server => Trust::Trusted,
+        },
+    }
 }

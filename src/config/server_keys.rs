@@ -94,7 +94,7 @@ pub const SERVER_KEYS: &[ServerRow] = &[
         kind: Kind::Expiry,
         default: "",
         hidden: false,
-        doc: "How long tokens for new clients are good, such as `1d 12H`. Kept; tokens are not there yet.",
+        doc: "How long tokens for new clients are good that are made from now on, such as `1d 12H`; unset: until they are used.",
     },
     ServerRow {
         pattern: Pattern::Exact("core.shutdown_timeout"),

@@ -22,8 +22,8 @@ mod writer;
 
 pub use error::Error;
 pub use model::{
-    Acl, Alias, Certificate, Feature, Forward, ForwardKey, Image, Instance, InstanceSnapshot, Model, Network, Phase,
-    Pool, Profile, Project, Volume, VolumeSnapshot,
+    Acl, Alias, Certificate, CertificateKind, Feature, Forward, ForwardKey, Image, Instance, InstanceSnapshot, Model,
+    Network, Phase, Pool, Profile, Project, TrustToken, Volume, VolumeSnapshot,
 };
 pub use peek::{Peek, peek};
 pub use tx::Tx;

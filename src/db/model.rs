@@ -290,13 +290,40 @@ pub struct Acl {
     pub ingress: Vec<AclRule>,
 }
 
+/// What a trusted certificate is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateKind {
+    /// The API.
+    Client,
+    /// Only `/1.0/metrics`.
+    Metrics,
+    /// The API, as LXD's clusters have it: the same as [`Self::Client`] on a single host.
+    Server,
+}
+
+impl CertificateKind {
+    /// The word on the wire, and as stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Metrics => "metrics",
+            Self::Server => "server",
+        }
+    }
+
+    /// From its word.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Client, Self::Metrics, Self::Server].into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
 /// A trusted certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
     /// SHA-256 of the DER form.
     pub fingerprint: Fingerprint,
-    /// `client`.
-    pub kind: String,
+    /// What it is good for.
+    pub kind: CertificateKind,
     /// Free name.
     pub name: String,
     /// Limited to `projects`.
@@ -305,6 +332,27 @@ pub struct Certificate {
     pub projects: Vec<ProjectName>,
     /// The certificate.
     pub pem: String,
+}
+
+/// A permission to add one client's certificate to the trust store, which nobody has used yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustToken {
+    /// The operation that stands for it.
+    pub id: uuid::Uuid,
+    /// Who knows it has the permission.
+    pub secret: String,
+    /// Name of the certificate to come.
+    pub name: String,
+    /// Whether that will be limited to `projects`.
+    pub restricted: bool,
+    /// Projects of a restricted certificate.
+    pub projects: Vec<ProjectName>,
+    /// The server's addresses when it was made.
+    pub addresses: Vec<String>,
+    /// When it was made.
+    pub created_at: Seconds,
+    /// Until when it is good; 0: for ever.
+    pub expires_at: Seconds,
 }
 
 /// Everything the daemon knows. A clone shares all maps; [`crate::db::Tx`] copies those that it changes.
@@ -329,6 +377,7 @@ pub struct Model {
     pub acls: Arc<BTreeMap<(ProjectName, AclName), Arc<Acl>>>,
     pub warnings: Arc<BTreeMap<uuid::Uuid, Arc<Warning>>>,
     pub certificates: Arc<BTreeMap<Fingerprint, Arc<Certificate>>>,
+    pub trust_tokens: Arc<BTreeMap<uuid::Uuid, Arc<TrustToken>>>,
 }
 
 /// What a project may have of its own, or share with `default`.

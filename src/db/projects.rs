@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use diesel::prelude::*;
 
-use super::model::{Certificate, Profile, Project};
+use super::model::{Certificate, Profile, Project, TrustToken};
 use super::{Error, Tx, schema};
 use crate::names::ProjectName;
 
@@ -38,17 +38,21 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Certificates that are limited to a project know it by its new name, or no more.
+    /// Certificates and tokens that are limited to a project know it by its new name, or no more.
     fn forget_project(&mut self, old: &ProjectName, new: Option<&ProjectName>) -> Result<(), Error> {
         let limited: Vec<_> =
             self.model.certificates.values().filter(|record| record.projects.contains(old)).cloned().collect();
+        let renamed = |projects: &[ProjectName]| -> Vec<ProjectName> {
+            let kept = projects.iter().filter_map(|name| if name == old { new } else { Some(name) });
+            kept.cloned().collect()
+        };
         for record in limited {
-            let mut projects = record.projects.clone();
-            match new {
-                Some(new) => projects.iter_mut().filter(|name| *name == old).for_each(|name| name.clone_from(new)),
-                None => projects.retain(|name| name != old),
-            }
-            self.put_certificate(Certificate { projects, ..(*record).clone() })?;
+            self.put_certificate(Certificate { projects: renamed(&record.projects), ..(*record).clone() })?;
+        }
+        let tokens: Vec<_> =
+            self.model.trust_tokens.values().filter(|token| token.projects.contains(old)).cloned().collect();
+        for token in tokens {
+            self.put_trust_token(TrustToken { projects: renamed(&token.projects), ..(*token).clone() })?;
         }
         Ok(())
     }

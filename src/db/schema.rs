@@ -37,6 +37,10 @@ diesel::table! { networks (project, name) {
 diesel::table! { certificates (fingerprint) {
     fingerprint -> Text, kind -> Text, name -> Text, restricted -> Bool, projects -> Text, pem -> Text,
 } }
+diesel::table! { trust_tokens (id) {
+    id -> Text, secret -> Text, name -> Text, restricted -> Bool, projects -> Text, addresses -> Text,
+    created_at -> BigInt, expires_at -> BigInt,
+} }
 diesel::table! { network_forwards (project, network, listen) {
     project -> Text, network -> Text, listen -> Text, description -> Text, config -> Text, ports -> Text,
 } }
@@ -111,5 +115,10 @@ CREATE TABLE volume_snapshots (pool TEXT NOT NULL, project TEXT NOT NULL, volume
 "#,
     r#"
 ALTER TABLE images ADD COLUMN update_source TEXT NOT NULL DEFAULT 'null';
+"#,
+    r#"
+CREATE TABLE trust_tokens (id TEXT PRIMARY KEY NOT NULL, secret TEXT NOT NULL, name TEXT NOT NULL,
+  restricted INTEGER NOT NULL, projects TEXT NOT NULL, addresses TEXT NOT NULL, created_at INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL) WITHOUT ROWID;
 "#,
 ];

@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 
 use super::error::Error;
 use super::model::{
-    Acl, Alias, Certificate, Forward, Image, Instance, InstanceSnapshot, Model, Network, Phase, Pool, Profile, Project,
-    Volume, VolumeSnapshot,
+    Acl, Alias, Certificate, CertificateKind, Forward, Image, Instance, InstanceSnapshot, Model, Network, Phase, Pool,
+    Profile, Project, TrustToken, Volume, VolumeSnapshot,
 };
 use super::schema;
 use crate::names::{InstanceKey, NameError, SnapshotKey, VolumeKey, VolumeSnapshotKey};
@@ -72,6 +72,10 @@ row!(NetworkRow, schema::networks, (project, name), {
 });
 row!(CertificateRow, schema::certificates, (fingerprint), {
     fingerprint: String, kind: String, name: String, restricted: bool, projects: String, pem: String,
+});
+row!(TrustTokenRow, schema::trust_tokens, (id), {
+    id: String, secret: String, name: String, restricted: bool, projects: String, addresses: String, created_at: i64,
+    expires_at: i64,
 });
 row!(ForwardRow, schema::network_forwards, (project, network, listen), {
     project: String, network: String, listen: String, description: String, config: String, ports: String,
@@ -444,7 +448,7 @@ impl CertificateRow {
     pub(super) fn of(record: &Certificate) -> Result<Self, Error> {
         Ok(Self {
             fingerprint: record.fingerprint.to_string(),
-            kind: record.kind.clone(),
+            kind: record.kind.as_str().to_owned(),
             name: record.name.clone(),
             restricted: record.restricted,
             projects: json(&record.projects)?,
@@ -456,11 +460,43 @@ impl CertificateRow {
         let what = format!("certificates/{}", self.fingerprint);
         Ok(Certificate {
             fingerprint: named(&what, self.fingerprint.parse())?,
-            kind: self.kind,
+            kind: CertificateKind::parse(&self.kind).ok_or_else(|| Error::Row {
+                what: what.clone(),
+                reason: format!("unknown type {:?}", self.kind),
+            })?,
             name: self.name,
             restricted: self.restricted,
             projects: parse(&what, &self.projects)?,
             pem: self.pem,
+        })
+    }
+}
+
+impl TrustTokenRow {
+    pub(super) fn of(record: &TrustToken) -> Result<Self, Error> {
+        Ok(Self {
+            id: record.id.to_string(),
+            secret: record.secret.clone(),
+            name: record.name.clone(),
+            restricted: record.restricted,
+            projects: json(&record.projects)?,
+            addresses: json(&record.addresses)?,
+            created_at: record.created_at,
+            expires_at: record.expires_at,
+        })
+    }
+
+    fn record(self) -> Result<TrustToken, Error> {
+        let what = format!("trust_tokens/{}", self.id);
+        Ok(TrustToken {
+            id: self.id.parse().map_err(|_| Error::Row { what: what.clone(), reason: "no UUID".to_owned() })?,
+            secret: self.secret,
+            name: self.name,
+            restricted: self.restricted,
+            projects: parse(&what, &self.projects)?,
+            addresses: parse(&what, &self.addresses)?,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
         })
     }
 }
@@ -499,5 +535,6 @@ pub(super) fn load(connection: &mut SqliteConnection) -> Result<(Model, Vec<Erro
     read!(network_acls, AclRow, acls, |r: &Acl| (r.project.clone(), r.name.clone()));
     model.warnings = std::sync::Arc::new(super::warnings::load(connection, &mut damaged)?);
     read!(certificates, CertificateRow, certificates, |r: &Certificate| r.fingerprint.clone());
+    read!(trust_tokens, TrustTokenRow, trust_tokens, |r: &TrustToken| r.id);
     Ok((model, damaged))
 }

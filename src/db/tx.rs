@@ -7,12 +7,12 @@ use diesel::prelude::*;
 use super::error::Error;
 use super::model::{
     Acl, Alias, Certificate, Forward, ForwardKey, Image, Instance, InstanceSnapshot, Model, Network, Pool, Profile,
-    Project, Volume, VolumeSnapshot,
+    Project, TrustToken, Volume, VolumeSnapshot,
 };
 use super::schema;
 use super::tables::{
     AclRow, AliasRow, CertificateRow, ConfigRow, ForwardRow, ImageRow, InstanceRow, NetworkRow, PoolRow, ProfileRow,
-    ProjectRow, SnapshotRow, VolumeRow, VolumeSnapshotRow,
+    ProjectRow, SnapshotRow, TrustTokenRow, VolumeRow, VolumeSnapshotRow,
 };
 use crate::api::wire::Config;
 use crate::names::{
@@ -131,6 +131,7 @@ impl Tidy for Project {
 
 impl Tidy for Alias {}
 impl Tidy for Certificate {}
+impl Tidy for TrustToken {}
 
 impl Tx<'_> {
     /// The model as this transaction has it so far.
@@ -189,6 +190,10 @@ impl Tx<'_> {
         /// Adds or replaces a trusted certificate.
         put_certificate, Certificate, certificates, [fingerprint], CertificateRow::of, certificates,
         |r: &Certificate| r.fingerprint.clone()
+    );
+    put!(
+        /// Adds or replaces a token for a client to come.
+        put_trust_token, TrustToken, trust_tokens, [id], TrustTokenRow::of, trust_tokens, |r: &TrustToken| r.id
     );
     put!(
         /// Adds or replaces an image.
@@ -351,6 +356,16 @@ impl Tx<'_> {
         of_it.iter().try_for_each(|key| self.delete_forward(key))?;
         diesel::delete(schema::networks::table.find((project.as_str(), name.as_str()))).execute(self.connection)?;
         Arc::make_mut(&mut self.model.networks).remove(&(project.clone(), name.clone()));
+        Ok(())
+    }
+
+    /// Removes a token.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub fn delete_trust_token(&mut self, id: &uuid::Uuid) -> Result<(), Error> {
+        diesel::delete(schema::trust_tokens::table.find(id.to_string())).execute(self.connection)?;
+        Arc::make_mut(&mut self.model.trust_tokens).remove(id);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Bus, Kind};
+use super::{About, Bus, Kind};
 use crate::names::ProjectName;
 
 /// Who asked.
@@ -37,12 +37,22 @@ pub struct Lifecycle<'a> {
     pub requestor: Option<&'a Requestor>,
 }
 
+/// Whether the object at this path is the server's, not a project's.
+fn is_of_server(path: &str) -> bool {
+    let mut parts = path.trim_start_matches("/1.0").trim_start_matches('/').split('/');
+    match (parts.next(), parts.nth(1)) {
+        (Some("" | "certificates" | "projects" | "warnings"), _) | (Some("storage-pools"), None) => true,
+        (_, _) => false,
+    }
+}
+
 impl Bus {
     /// Publishes a lifecycle event.
     pub fn lifecycle(&self, event: Lifecycle<'_>) {
         let mut metadata = Map::new();
         metadata.insert("action".to_owned(), event.action.into());
         let of_project = !event.source.starts_with("/1.0/projects/");
+        let of_server = is_of_server(&event.source);
         let source = if of_project { event.project.url(event.source) } else { event.source };
         metadata.insert("source".to_owned(), source.into());
         if !event.context.is_empty() {
@@ -51,6 +61,7 @@ impl Bus {
         if let Some(requestor) = event.requestor {
             metadata.insert("requestor".to_owned(), requestor.to_json());
         }
-        self.publish(Kind::Lifecycle, Some(event.project), metadata.into());
+        let about = About { project: Some(event.project), of_server };
+        self.publish(Kind::Lifecycle, about, metadata.into());
     }
 }

@@ -12,7 +12,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, reload};
 
-use super::{Bus, Kind};
+use super::{About, Bus, Kind};
 
 /// Publishes each log line as a `logging` event: `{message, level, context}`.
 struct LogLayer {
@@ -159,7 +159,7 @@ impl<S: Subscriber> Layer<S> for LogLayer {
         let level = level_word(*event.metadata().level());
         self.bus.publish(
             Kind::Logging,
-            None,
+            About::SERVER,
             json!({"message": fields.message, "level": level, "context": fields.context}),
         );
     }

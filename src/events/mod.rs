@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::api::wire;
-use crate::names::ProjectName;
+use crate::names::{ProjectName, Projects};
 
 pub use guest::{GuestBus, GuestKind};
 pub use logging::{Log, LogLevel};
@@ -58,17 +58,37 @@ impl Kind {
 pub struct Filter {
     /// These kinds.
     pub kinds: Vec<Kind>,
-    /// Only this project's operations and lifecycle; `None` is all projects. Log lines belong to no project.
-    pub project: Option<ProjectName>,
+    /// Only the operations and lifecycle of these projects. Log lines belong to no project.
+    pub projects: Projects,
+    /// Whether also what concerns the whole server: its log, its pools, whom it trusts.
+    pub of_server: bool,
+}
+
+/// What an event concerns.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    /// The project that it is told in, if in any.
+    pub project: Option<&'a ProjectName>,
+    /// Whether it concerns the whole server, and is not for those who see only some projects.
+    pub of_server: bool,
+}
+
+impl<'a> From<&'a ProjectName> for About<'a> {
+    fn from(project: &'a ProjectName) -> Self {
+        Self { project: Some(project), of_server: false }
+    }
+}
+
+impl About<'_> {
+    /// The server, and no project.
+    pub const SERVER: Self = Self { project: None, of_server: true };
 }
 
 impl Filter {
-    fn passes(&self, kind: Kind, project: Option<&ProjectName>) -> bool {
+    fn passes(&self, kind: Kind, about: About<'_>) -> bool {
         self.kinds.contains(&kind)
-            && match (&self.project, project) {
-                (Some(wanted), Some(project)) => wanted == project,
-                (Some(_) | None, None) | (None, Some(_)) => true,
-            }
+            && (self.of_server || !about.of_server)
+            && about.project.is_none_or(|project| self.projects.holds(project))
     }
 }
 
@@ -110,9 +130,9 @@ impl Bus {
     }
 
     /// Publishes an event of now.
-    pub fn publish(&self, kind: Kind, project: Option<&ProjectName>, metadata: Value) {
+    pub fn publish(&self, kind: Kind, about: About<'_>, metadata: Value) {
         let mut subscribers = self.subscribers();
-        if !subscribers.iter().any(|s| s.filter.passes(kind, project)) {
+        if !subscribers.iter().any(|s| s.filter.passes(kind, about)) {
             return;
         }
         let event = wire::Event {
@@ -120,13 +140,13 @@ impl Bus {
             timestamp: timestamp(),
             metadata,
             location: "none".to_owned(),
-            project: project.map(ToString::to_string).unwrap_or_default(),
+            project: about.project.map(ToString::to_string).unwrap_or_default(),
         };
         let Ok(text) = serde_json::to_string(&event) else { return };
         let text: Arc<str> = text.into();
         let before = subscribers.len();
         subscribers.retain(|s| {
-            if !s.filter.passes(kind, project) {
+            if !s.filter.passes(kind, about) {
                 return !s.queue.is_closed();
             }
             match s.queue.try_send(Arc::clone(&text)) {
@@ -162,7 +182,8 @@ mod tests {
     use super::*;
 
     fn filter(kinds: &[Kind], project: Option<&str>) -> Filter {
-        Filter { kinds: kinds.to_vec(), project: project.map(|p| ProjectName::new(p).unwrap()) }
+        let projects = project.map_or(Projects::All, |name| ProjectName::new(name).unwrap().into());
+        Filter { kinds: kinds.to_vec(), projects, of_server: true }
     }
 
     #[tokio::test]
@@ -170,12 +191,34 @@ mod tests {
         let bus = Bus::default();
         let mut all = bus.subscribe(filter(&Kind::ALL, None));
         let mut operations = bus.subscribe(filter(&[Kind::Operation], Some("default")));
-        bus.publish(Kind::Lifecycle, Some(&ProjectName::default()), Value::from(1));
-        bus.publish(Kind::Operation, Some(&ProjectName::new("other").unwrap()), Value::from(2));
-        bus.publish(Kind::Operation, Some(&ProjectName::default()), Value::from(3));
+        bus.publish(Kind::Lifecycle, (&ProjectName::default()).into(), Value::from(1));
+        bus.publish(Kind::Operation, (&ProjectName::new("other").unwrap()).into(), Value::from(2));
+        bus.publish(Kind::Operation, (&ProjectName::default()).into(), Value::from(3));
         assert!(operations.recv().await.unwrap().contains("\"metadata\":3"));
         for number in 1..=3 {
             assert!(all.recv().await.unwrap().contains(&format!("\"metadata\":{number}")));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_concerns_the_server_is_not_for_those_who_see_a_project() {
+        let (bus, default) = (Bus::default(), ProjectName::default());
+        let mut limited = bus.subscribe(Filter { of_server: false, ..filter(&Kind::ALL, Some("default")) });
+        bus.publish(Kind::Logging, About::SERVER, Value::from(1));
+        bus.publish(Kind::Operation, About { project: Some(&default), of_server: true }, Value::from(2));
+        for (source, wanted) in [
+            ("/1.0", false),
+            ("/1.0/certificates/ab", false),
+            ("/1.0/storage-pools/p", false),
+            ("/1.0/projects/other", false),
+            ("/1.0/warnings/x", false),
+            ("/1.0/storage-pools/p/volumes/custom/v", true),
+            ("/1.0/profiles/x", true),
+            ("/1.0/instances/x", true),
+        ] {
+            let (source, context) = (source.to_owned(), serde_json::Map::new());
+            bus.lifecycle(lifecycle::Lifecycle { action: "x", source, project: &default, context, requestor: None });
+            assert_eq!(limited.try_recv().is_ok(), wanted);
         }
     }
 
@@ -184,7 +227,7 @@ mod tests {
         let bus = Bus::default();
         let mut slow = bus.subscribe(filter(&[Kind::Operation], None));
         for number in 0..=QUEUE {
-            bus.publish(Kind::Operation, None, Value::from(number));
+            bus.publish(Kind::Operation, About::SERVER, Value::from(number));
         }
         for _ in 0..QUEUE {
             assert!(slow.recv().await.is_some());
@@ -200,7 +243,7 @@ mod tests {
         let subscription = bus.subscribe(filter(&[Kind::Logging], None));
         assert!(bus.logging_wanted());
         drop(subscription);
-        bus.publish(Kind::Logging, None, Value::Null);
+        bus.publish(Kind::Logging, About::SERVER, Value::Null);
         assert!(!bus.logging_wanted());
     }
 }

@@ -20,9 +20,9 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::events::Bus;
+use crate::events::{Bus, timestamp};
 use crate::events::lifecycle::Requestor;
-use crate::names::ProjectName;
+use crate::names::{ProjectName, Projects};
 
 pub use operation::{Handle, Operation};
 pub use socket::WebSocket;
@@ -56,6 +56,23 @@ pub enum Class {
     Websocket,
     /// It is a permission: whoever knows its secret has it, until it is cancelled.
     Token,
+}
+
+/// What of an operation never changes and is not its purpose.
+struct Identity {
+    id: Uuid,
+    class: Class,
+    /// Whether it concerns the whole server.
+    of_server: bool,
+    /// RFC 3339.
+    created_at: String,
+}
+
+impl Identity {
+    /// A new one, of a project.
+    fn new(class: Class) -> Self {
+        Self { id: Uuid::new_v4(), class, of_server: false, created_at: timestamp() }
+    }
 }
 
 /// The status of an operation, with the codes of the API.
@@ -173,9 +190,9 @@ impl Operations {
         self.shared.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All operations of a project, or of all.
-    pub fn list(&self, project: Option<&ProjectName>) -> Vec<Arc<Operation>> {
-        self.map().values().filter(|op| project.is_none_or(|p| op.project() == p)).cloned().collect()
+    /// All operations of these projects.
+    pub fn list(&self, projects: &Projects) -> Vec<Arc<Operation>> {
+        self.map().values().filter(|op| projects.holds(op.project())).cloned().collect()
     }
 
     /// Number of operations that have not ended.
@@ -198,7 +215,7 @@ impl Operations {
         Fut: Future<Output = Result<(), E>> + Send + 'static,
         E: fmt::Display + Send,
     {
-        self.start(Class::Task, spec, BTreeMap::new(), run)
+        self.start(Identity::new(Class::Task), spec, BTreeMap::new(), run)
     }
 
     /// Starts an operation with websockets: `fds` are the names of its sockets ("0", "1", "control"…). Each gets a
@@ -222,7 +239,7 @@ impl Operations {
             secrets.insert(secret, (*fd).to_owned());
         }
         spec.metadata.get_or_insert_default().insert("fds".to_owned(), told.into());
-        Ok(self.start(Class::Websocket, spec, secrets, run))
+        Ok(self.start(Identity::new(Class::Websocket), spec, secrets, run))
     }
 
     /// Starts a permission to do something with the objects of `spec`, for whoever knows the secret that its metadata
@@ -236,7 +253,20 @@ impl Operations {
         spec.may_cancel = true;
         let secrets = BTreeMap::from([(secret, String::new())]);
         let forever = async |_: Handle| std::future::pending::<Result<(), Error>>().await;
-        Ok(self.start(Class::Token, spec, secrets, forever))
+        Ok(self.start(Identity::new(Class::Token), spec, secrets, forever))
+    }
+
+    /// Starts a permission about the server itself, which only those see who are trusted with all of it. Its id, the secret
+    /// in its metadata and its end are the caller's: `run` ends when it is over.
+    pub fn invitation<F, Fut, E>(&self, id: Uuid, mut spec: Spec, created_at: String, run: F) -> Arc<Operation>
+    where
+        F: FnOnce(Handle) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: fmt::Display + Send,
+    {
+        spec.may_cancel = true;
+        let identity = Identity { id, class: Class::Token, of_server: true, created_at };
+        self.start(identity, spec, BTreeMap::new(), run)
     }
 
     /// Uses the permission whose secret and object these are; it is then over, but holds for the same secret for [`KEEP`],
@@ -250,13 +280,19 @@ impl Operations {
         fitting.find(|op| op.use_token()).ok_or(Error::Secret)
     }
 
-    fn start<F, Fut, E>(&self, class: Class, spec: Spec, secrets: BTreeMap<String, String>, run: F) -> Arc<Operation>
+    fn start<F, Fut, E>(
+        &self,
+        identity: Identity,
+        spec: Spec,
+        secrets: BTreeMap<String, String>,
+        run: F,
+    ) -> Arc<Operation>
     where
         F: FnOnce(Handle) -> Fut + Send + 'static,
         Fut: Future<Output = Result<(), E>> + Send + 'static,
         E: fmt::Display + Send,
     {
-        let (operation, handle) = Operation::new(class, spec, secrets, self.shared.bus.clone());
+        let (operation, handle) = Operation::new(identity, spec, secrets, self.shared.bus.clone());
         let id = operation.id();
         self.map().insert(id, Arc::clone(&operation));
         operation.set(Status::Pending);

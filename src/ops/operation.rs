@@ -9,10 +9,10 @@ use serde_json::{Map, Value};
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
-use super::{Class, Error, Spec, Status, WebSocket};
+use super::{Class, Error, Identity, Spec, Status, WebSocket};
 use crate::api::wire;
 use crate::events::lifecycle::Requestor;
-use crate::events::{Bus, Kind, timestamp};
+use crate::events::{About, Bus, Kind, timestamp};
 use crate::names::ProjectName;
 
 struct State {
@@ -33,6 +33,8 @@ pub struct Operation {
     project: ProjectName,
     resources: BTreeMap<String, Vec<String>>,
     requestor: Option<Requestor>,
+    /// Whether it concerns the whole server, and not only its project.
+    of_server: bool,
     created_at: String,
     state: Mutex<State>,
     ended: watch::Sender<bool>,
@@ -45,7 +47,12 @@ pub struct Operation {
 }
 
 impl Operation {
-    pub(super) fn new(class: Class, spec: Spec, secrets: BTreeMap<String, String>, bus: Bus) -> (Arc<Self>, Handle) {
+    pub(super) fn new(
+        identity: Identity,
+        spec: Spec,
+        secrets: BTreeMap<String, String>,
+        bus: Bus,
+    ) -> (Arc<Self>, Handle) {
         let mut waiting = BTreeMap::new();
         let mut sockets = BTreeMap::new();
         for name in secrets.values() {
@@ -53,18 +60,18 @@ impl Operation {
             waiting.insert(name.clone(), sender);
             sockets.insert(name.clone(), receiver);
         }
-        let now = timestamp();
         let operation = Arc::new(Self {
-            id: Uuid::new_v4(),
-            class,
+            id: identity.id,
+            class: identity.class,
             description: spec.description,
             project: spec.project,
             resources: spec.resources,
             requestor: spec.requestor,
-            created_at: now.clone(),
+            of_server: identity.of_server,
+            created_at: identity.created_at.clone(),
             state: Mutex::new(State {
                 status: Status::Pending,
-                updated_at: now,
+                updated_at: identity.created_at,
                 metadata: spec.metadata,
                 error: String::new(),
                 may_cancel: spec.may_cancel,
@@ -88,6 +95,11 @@ impl Operation {
     /// Its project.
     pub fn project(&self) -> &ProjectName {
         &self.project
+    }
+
+    /// Whether it concerns the whole server, and not only its project.
+    pub fn is_of_server(&self) -> bool {
+        self.of_server
     }
 
     /// Its URL.
@@ -152,7 +164,8 @@ impl Operation {
         if let (Some(object), Some(requestor)) = (metadata.as_object_mut(), &self.requestor) {
             object.insert("requestor".to_owned(), requestor.to_json());
         }
-        self.bus.publish(Kind::Operation, Some(&self.project), metadata);
+        let about = About { project: Some(&self.project), of_server: self.of_server };
+        self.bus.publish(Kind::Operation, about, metadata);
         if state.status.is_final() {
             self.ended.send_replace(true);
         }

@@ -21,7 +21,7 @@ fn spec(may_cancel: bool) -> Spec {
 async fn events_follow_the_changes_and_the_last_one_never_overtakes_the_result() {
     let bus = Bus::default();
     let operations = Operations::new(bus.clone());
-    let mut events = bus.subscribe(Filter { kinds: vec![Kind::Operation], project: None });
+    let mut events = bus.subscribe(Filter { kinds: vec![Kind::Operation], projects: Projects::All, of_server: true });
     let ids: Vec<_> = (0..200)
         .map(|n| {
             operations

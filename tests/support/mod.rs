@@ -10,6 +10,7 @@ pub mod instances;
 pub mod namespaces;
 pub mod scanner;
 pub mod sftp;
+pub mod tls;
 pub mod tree;
 pub mod websocket;
 
