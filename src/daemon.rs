@@ -191,6 +191,7 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         remotes,
         rendered: crate::api::Rendered::new(dir.clone()),
         limiter: crate::auth::password::RateLimiter::default(),
+        authority: crate::auth::Authority::new(dir.root()),
         certificate,
         server: OnceLock::new(),
         is_ready: watch::Sender::new(false),

@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("project", &["profile", "device", "config", "db"]),
     ("events", &[]),
     ("ops", &["events"]),
-    ("auth", &["db"]),
+    ("auth", &["config", "db"]),
     ("image", &["sys"]),
     ("fetch", &[]),
     ("remote", &["fetch", "instance", "storage", "image", "project", "config", "db", "events"]),

@@ -40,6 +40,7 @@ fn misfits(kind: Kind) -> Vec<Value> {
         // The key is that of a quota, of which nothing is asked.
         Kind::OfDevice => &["a\nb"],
         Kind::Expiry => &["1x", "1d 1d", "-1d", "1.5d"],
+        Kind::Addresses => &["x", "127.0.0.1,", "127.0.0.0/8", "127.0.0.1 ::1", "localhost"],
         Kind::FusePrograms => {
             &["x", "=x", "ext4=", "a/b=x", "ext4=-x", "ext4=a/b", "ext4=a b", "ext4=a=b", "a=b\n", "ext4=a,b"]
         }

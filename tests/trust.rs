@@ -3,16 +3,22 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use support::api::{done, get, refused};
-use support::tls::{Client, Identity, VERSIONS, local, set, tls};
+use support::tls::{Client, Identity, VERSIONS, listen, local, set, tls};
 use support::{Daemon, Said, eventually, said};
 
 const CERTIFICATES: &str = "/1.0/certificates";
+
+/// Has the daemon reached at a port that it knows itself, so that tokens tell it.
+fn reached(daemon: &Daemon) -> SocketAddr {
+    listen(daemon, &local(daemon).to_string())
+}
 
 /// The stock client of another user: with a configuration of its own, and no daemon on its host.
 fn elsewhere(daemon: &Daemon, user: &str, arguments: &[&str]) -> Said {
@@ -70,7 +76,7 @@ fn entries(daemon: &Daemon) -> Vec<(String, bool, Value)> {
 #[test]
 fn clients_add_each_other_by_token() {
     let daemon = Daemon::bare();
-    let address = local(&daemon);
+    let address = reached(&daemon);
     let made = daemon.lxc(&["config", "trust", "add", "--name", "anna"]).ok();
     let (head, anna) = made.trim().split_once('\n').unwrap();
     assert_eq!(head, "Client anna certificate add token:");
@@ -117,12 +123,15 @@ fn incus_comes_in_by_a_token_too() {
 #[test]
 fn a_token_is_good_once_with_the_limits_that_it_was_made_with() {
     let daemon = Daemon::bare();
-    let address = local(&daemon);
+    let address = reached(&daemon);
     for project in ["blue", "red"] {
         done(&daemon, "POST", "/1.0/projects", &json!({"name": project}));
     }
     let made = token(&daemon, &json!({"name": "x", "type": "client", "restricted": true, "projects": ["blue"]}));
-    assert_eq!((&made["class"], &made["status_code"], &made["may_cancel"]), (&json!("token"), &json!(103), &json!(true)));
+    assert_eq!(
+        (&made["class"], &made["status_code"], &made["may_cancel"]),
+        (&json!("token"), &json!(103), &json!(true))
+    );
     assert_eq!(made["metadata"]["addresses"], json!([address.to_string()]));
     let text = text(&made);
     // Eight at once, each wishing for more: one of them gets what the token says.
@@ -153,15 +162,14 @@ fn a_token_is_good_once_with_the_limits_that_it_was_made_with() {
 #[test]
 fn tokens_outlive_the_daemon_and_revoked_ones_do_not_come_back() {
     let mut daemon = Daemon::bare();
-    let [kept, revoked, used] = ["kept", "revoked", "used"].map(|name| token(&daemon, &json!({"name": name})));
     let address = local(&daemon);
+    let [kept, revoked, used] = ["kept", "revoked", "used"].map(|name| token(&daemon, &json!({"name": name})));
     let redeem = |token: &Value| {
         let mut client = Client::connect(address, &tls(&VERSIONS, Some(&Identity::new())));
         client.ask("POST", CERTIFICATES, &using(&text(token)))
     };
     assert_eq!(redeem(&used).status, 201);
-    let (status, answer) =
-        daemon.api("DELETE", &format!("/1.0/operations/{}", revoked["id"].as_str().unwrap()), "");
+    let (status, answer) = daemon.api("DELETE", &format!("/1.0/operations/{}", revoked["id"].as_str().unwrap()), "");
     assert_eq!(status, 200, "{answer}");
     daemon.kill();
     daemon.start();
@@ -212,6 +220,7 @@ fn a_token_expires_by_the_servers_setting() {
 #[test]
 fn a_token_that_cannot_be_used_says_why_and_stays() {
     let daemon = Daemon::bare();
+    refused(&daemon, "POST", CERTIFICATES, &json!({"token": true, "name": "x"}), 400, "core.https_address");
     let address = local(&daemon);
     for (body, status, word) in [
         (json!({"type": "metrics", "name": "x"}), 400, "only be issued for client"),

@@ -32,6 +32,8 @@ pub struct App {
     pub rendered: super::Rendered,
     /// Wrong passwords.
     pub limiter: RateLimiter,
+    /// The authority of PKI mode.
+    pub authority: crate::auth::Authority,
     /// The server's own certificate.
     pub certificate: ServerCertificate,
     /// The listeners; set once they exist.

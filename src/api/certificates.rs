@@ -137,14 +137,15 @@ fn told_created(call: &Call, fingerprint: &Fingerprint) -> Response {
 
 /// The certificate that a body brings, else that of the connection.
 fn given(call: &Call, text: &str) -> Result<ClientCertificate> {
-    match (text, &call.peer) {
-        ("", Peer::Tls { certificate: Some(certificate), .. }) => Ok((**certificate).clone()),
+    let certificate = match (text, &call.peer) {
+        ("", Peer::Tls { certificate: Some(certificate), .. }) => (**certificate).clone(),
         ("", _) => {
             let reason = "it is missing, and the connection brings no certificate either".to_owned();
-            Err(Error::Field { name: "certificate", reason })
+            return Err(Error::Field { name: "certificate", reason });
         }
-        (text, _) => Ok(ClientCertificate::parse(text)?),
-    }
+        (text, _) => ClientCertificate::parse(text)?,
+    };
+    if call.app.authority.revokes(&certificate) { Err(Error::Revoked) } else { Ok(certificate) }
 }
 
 async fn check_password(call: &Call, given: String) -> Result<()> {
@@ -165,9 +166,12 @@ async fn check_password(call: &Call, given: String) -> Result<()> {
 
 /// Replaces a certificate's record by what `change` makes of it. A restricted caller may exchange its own certificate for
 /// another, and nothing else.
-async fn update(call: Call, change: impl FnOnce(&Model, &Certificate) -> Result<Certificate>) -> Result<Response> {
+async fn update(
+    call: Call,
+    change: impl FnOnce(&Call, &Model, &Certificate) -> Result<Certificate>,
+) -> Result<Response> {
     let old = find(&call)?;
-    let new = change(&call.app.db.model(), &old)?;
+    let new = change(&call, &call.app.db.model(), &old)?;
     if new.kind != old.kind {
         return Err(Error::CertificateType);
     }
@@ -199,11 +203,11 @@ async fn update(call: Call, change: impl FnOnce(&Model, &Certificate) -> Result<
 }
 
 /// The record with another certificate, if the text brings one.
-fn renewed(record: Certificate, text: &str) -> Result<Certificate> {
+fn renewed(call: &Call, record: Certificate, text: &str) -> Result<Certificate> {
     if text.is_empty() {
         return Ok(record);
     }
-    let certificate = ClientCertificate::parse(text)?;
+    let certificate = given(call, text)?;
     Ok(Certificate { fingerprint: certificate.fingerprint, pem: certificate.pem, ..record })
 }
 
@@ -214,7 +218,7 @@ fn kind_of(text: &str) -> Result<CertificateKind> {
 /// `PUT /1.0/certificates/<fingerprint>`.
 pub async fn put(mut call: Call) -> Result<Response> {
     let body: wire::Certificate = call.json().await?;
-    update(call, move |model, old| {
+    update(call, move |call, model, old| {
         let new = Certificate {
             kind: kind_of(&body.kind)?,
             name: body.name,
@@ -222,7 +226,7 @@ pub async fn put(mut call: Call) -> Result<Response> {
             projects: trust_tokens::projects(model, body.projects)?,
             ..old.clone()
         };
-        renewed(new, &body.certificate)
+        renewed(call, new, &body.certificate)
     })
     .await
 }
@@ -230,7 +234,7 @@ pub async fn put(mut call: Call) -> Result<Response> {
 /// `PATCH /1.0/certificates/<fingerprint>`: only what the body names.
 pub async fn patch(mut call: Call) -> Result<Response> {
     let (part, named): (wire::Certificate, _) = call.json_part().await?;
-    update(call, move |model, old| {
+    update(call, move |call, model, old| {
         let mut new = old.clone();
         if named.has("type") {
             new.kind = kind_of(&part.kind)?;
@@ -244,7 +248,7 @@ pub async fn patch(mut call: Call) -> Result<Response> {
         if named.has("projects") {
             new.projects = trust_tokens::projects(model, part.projects)?;
         }
-        renewed(new, &part.certificate)
+        renewed(call, new, &part.certificate)
     })
     .await
 }

@@ -72,6 +72,11 @@ pub struct Request {
 pub trait Handler: Send + Sync + 'static {
     /// Answers one.
     fn handle(&self, request: Request) -> BoxFuture<'static, HttpResponse<Body>>;
+
+    /// Whether a proxy at this address may say where its clients are.
+    fn trusts_proxy(&self, _: std::net::IpAddr) -> bool {
+        false
+    }
 }
 
 /// Panics in handlers since the start. A test that makes one is a test that fails.

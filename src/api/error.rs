@@ -43,6 +43,8 @@ pub enum Error {
     CertificateType,
     OnlyCertificate,
     NoToken,
+    NotListening,
+    Revoked,
     TokenExpired,
     TooManyTries,
     TooManySockets,
@@ -107,6 +109,10 @@ impl fmt::Display for Error {
             Self::NoToken => f.write_str(
                 "No matching certificate add operation found: the token was used or revoked, or another server made it",
             ),
+            Self::NotListening => {
+                f.write_str("Can't issue token when server isn't listening on network: set core.https_address first")
+            }
+            Self::Revoked => f.write_str("not authorized: the certificate is revoked by ca.crl"),
             Self::TokenExpired => f.write_str("Token has expired: ask the server's administrator for another"),
             Self::TooManyTries => f.write_str("Too many wrong passwords from this address: try again in a minute"),
             Self::TooManySockets => f.write_str("Too many websockets are open, or the daemon is shutting down"),
@@ -144,6 +150,7 @@ impl Error {
             | Self::CertificateType
             | Self::OnlyCertificate
             | Self::NoToken
+            | Self::Revoked
             | Self::TokenExpired
             | Self::DefaultProfile => StatusCode::FORBIDDEN,
             Self::TooManySockets => StatusCode::TOO_MANY_REQUESTS,
@@ -151,6 +158,7 @@ impl Error {
             Self::Precondition { .. } => StatusCode::PRECONDITION_FAILED,
             Self::InUse { .. }
             | Self::AlreadyTrusted
+            | Self::NotListening
             | Self::Json(_)
             | Self::Body(_)
             | Self::Name(_)

@@ -4,6 +4,7 @@
 pub(super) const EXTENSIONS: &[&str] = &[
     "api_filtering",
     "api_os",
+    "auth_pki",
     "certificate_project",
     "certificate_self_renewal",
     "certificate_token",
@@ -153,6 +154,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "resources_v2",
     "restrict_devlxd",
     "server_supported_storage_drivers",
+    "server_trusted_proxy",
     "snapshot_disk_usage",
     "snapshot_expiry",
     "snapshot_expiry_creation",
@@ -172,6 +174,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "storage_volume_state_total",
     "storage_volumes_all_projects",
     "storage_volumes_created_at",
+    "trust_ca_certificates",
     "unix_device_hotplug",
     "unix_device_rename",
     "unix_hotplug_devices",

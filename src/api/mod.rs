@@ -34,6 +34,7 @@ mod networks;
 mod operations;
 mod profiles;
 mod projects;
+mod proxied;
 mod rendered;
 mod resources;
 pub(crate) mod response;

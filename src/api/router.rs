@@ -3,6 +3,7 @@
 //! An unknown path is 404, a method that a known path does not have 501, an untrusted caller of anything that is not
 //! public 403. Handlers return `Result`; nothing is rejected and nothing falls through.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -313,18 +314,13 @@ impl Router {
             params.insert(name.to_owned(), decode(value).map_err(|_| Error::UnknownPath)?);
         }
         let model = self.app.db.model();
-        let trust = trust(&model, &request.peer);
+        let trust = self.trust(&model, &request.peer);
         let Some((_, access, endpoint)) = resource.methods.iter().find(|(method, ..)| *method == request.method) else {
             return Err(if trust == Trust::Untrusted { Error::Forbidden } else { Error::NotImplemented });
         };
         let query = parse_query(&request.query);
-        let asked = Asked {
-            model: &model,
-            method: &request.method,
-            peer: &request.peer,
-            params: &params,
-            query: &query,
-        };
+        let asked =
+            Asked { model: &model, method: &request.method, peer: &request.peer, params: &params, query: &query };
         let trust = access.check(trust, &asked)?;
         check_dry_run(&request.method, path, query.get("dry-run").map(String::as_str))?;
         let call = Call {
@@ -374,18 +370,24 @@ impl Router {
             }
         }
     }
-}
 
-/// How far a peer is trusted at this moment.
-fn trust(model: &Model, peer: &Peer) -> Trust {
-    match peer {
-        Peer::Unix { .. } => Trust::Trusted,
-        Peer::Tls { certificate: Some(certificate), .. } => trust_of(model, certificate, crate::db::now()),
-        Peer::Tls { certificate: None, .. } => Trust::Untrusted,
+    /// How far a peer is trusted at this moment.
+    fn trust(&self, model: &Model, peer: &Peer) -> Trust {
+        match peer {
+            Peer::Unix { .. } => Trust::Trusted,
+            Peer::Tls { certificate: Some(shown), .. } => trust_of(model, &self.app.authority, shown, crate::db::now()),
+            Peer::Tls { certificate: None, .. } => Trust::Untrusted,
+        }
     }
 }
 
 impl Handler for Router {
+    fn trusts_proxy(&self, address: IpAddr) -> bool {
+        let model = self.app.db.model();
+        let known = model.config.get("core.https_trusted_proxy").map_or("", String::as_str);
+        known.split(',').any(|one| one.trim().parse().is_ok_and(|one: IpAddr| one.to_canonical() == address))
+    }
+
     fn handle(&self, request: Request) -> BoxFuture<'static, Response> {
         let cors = Cors::of(&self.app.db.model().config, &request.headers);
         let preflight = cors::is_preflight(&request.method, &request.headers);

@@ -19,6 +19,7 @@ use tower_service::Service;
 
 use super::entry::{Handler, Peer, filter};
 use super::linger::Lingering;
+use super::proxied;
 use crate::auth::ClientCertificate;
 
 /// A client gets this long for the head of a request, and a connection may idle this long between two.
@@ -202,7 +203,7 @@ impl Server {
                 // Beyond the limit, new connections wait in the kernel's queue.
                 let Ok(slot) = Arc::clone(&server.slots).acquire_owned().await else { return };
                 match listener.accept().await {
-                    Ok((stream, address)) => {
+                    Ok((mut stream, address)) => {
                         let (handler, acceptor) = (Arc::clone(&server.handler), acceptor.clone());
                         tokio::spawn(async move {
                             let _slot = slot;
@@ -213,11 +214,20 @@ impl Server {
                             }
                             // On a socket of both families an IPv4 client comes as `::ffff:1.2.3.4`.
                             let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-                            let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
+                            let accepted = async {
+                                let told = if handler.trusts_proxy(address.ip()) {
+                                    proxied::client(&mut stream).await?
+                                } else {
+                                    None
+                                };
+                                Ok::<_, io::Error>((acceptor.accept(stream).await?, told.unwrap_or(address)))
+                            };
+                            let Ok(Ok((stream, address))) = tokio::time::timeout(HANDSHAKE, accepted).await else {
                                 return;
                             };
-                            let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-                            let certificate = shown.and_then(|der| ClientCertificate::from_der(der).ok()).map(Arc::new);
+                            let shown = stream.get_ref().1.peer_certificates();
+                            let certificate =
+                                shown.and_then(|chain| ClientCertificate::of_chain(chain).ok()).map(Arc::new);
                             connection(handler, stream, Peer::Tls { address, certificate }).await;
                         });
                     }

@@ -94,12 +94,11 @@ async fn find_parts(app: Arc<App>) {
 pub async fn follow(app: Arc<App>) {
     find_parts(Arc::clone(&app)).await;
     loop {
-        let mut events =
-            app.bus.subscribe(Filter {
-                kinds: vec![Kind::Lifecycle],
-                projects: ProjectName::default().into(),
-                of_server: false,
-            });
+        let mut events = app.bus.subscribe(Filter {
+            kinds: vec![Kind::Lifecycle],
+            projects: ProjectName::default().into(),
+            of_server: false,
+        });
         while let Some(event) = events.recv().await {
             if event.contains("\"image-") {
                 find_parts(Arc::clone(&app)).await;

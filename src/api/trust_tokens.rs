@@ -110,6 +110,10 @@ pub(super) async fn create(call: &Call, body: wire::CertificatesPost) -> Result<
         return Err(Error::Field { name: "certificate", reason });
     }
     let model = call.app.db.model();
+    let addresses = addresses(model.config.get("core.https_address").map_or("", String::as_str));
+    if addresses.is_empty() {
+        return Err(Error::NotListening);
+    }
     let created_at = db::now();
     let text = model.config.get("core.remote_token_expiry").map_or("", String::as_str);
     // What is no expiry is never recorded.
@@ -120,7 +124,7 @@ pub(super) async fn create(call: &Call, body: wire::CertificatesPost) -> Result<
         name: body.name,
         restricted: body.restricted,
         projects: projects(&model, body.projects)?,
-        addresses: addresses(model.config.get("core.https_address").map_or("", String::as_str)),
+        addresses,
         created_at,
         expires_at: config::schedule::expires(&expiry, created_at),
     };

@@ -35,6 +35,8 @@ fn pem_of(der: &[u8]) -> String {
 pub struct ClientCertificate {
     /// PEM.
     pub pem: String,
+    /// Itself in DER, and those that came along with it.
+    pub chain: Vec<CertificateDer<'static>>,
     /// Its SHA-256.
     pub fingerprint: Fingerprint,
     /// The name that its subject has, if any.
@@ -58,6 +60,7 @@ impl ClientCertificate {
         }
         Ok(Self {
             pem: pem_of(der),
+            chain: vec![CertificateDer::from(der.to_vec())],
             fingerprint: fingerprint_of(der)?,
             common_name: parsed
                 .subject()
@@ -68,6 +71,18 @@ impl ClientCertificate {
             not_before: parsed.validity().not_before.timestamp(),
             not_after: parsed.validity().not_after.timestamp(),
         })
+    }
+
+    /// Reads the first of those that a client shows; the others lead from it to an authority.
+    ///
+    /// # Errors
+    /// [`Error::NoCertificate`].
+    pub fn of_chain(chain: &[CertificateDer<'_>]) -> Result<Self, Error> {
+        let (first, rest) =
+            chain.split_first().ok_or_else(|| Error::NoCertificate { reason: "there is none".to_owned() })?;
+        let mut certificate = Self::from_der(first)?;
+        certificate.chain.extend(rest.iter().cloned().map(CertificateDer::into_owned));
+        Ok(certificate)
     }
 
     /// Reads what a request brings: PEM, or base64 of DER.

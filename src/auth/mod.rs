@@ -3,6 +3,7 @@
 //! A client's certificate is optional and may be signed by anybody; the handshake proves only that the client has its
 //! key. Trust is the fingerprint, looked up for each request, so that a removal counts at once.
 
+mod authority;
 mod certificate;
 pub mod password;
 mod tls;
@@ -11,6 +12,7 @@ mod trust;
 use std::fmt;
 use std::path::PathBuf;
 
+pub use authority::Authority;
 pub use certificate::{ClientCertificate, ServerCertificate};
 pub use tls::server_config;
 pub use trust::{Trust, trust_of};
@@ -25,6 +27,13 @@ pub enum Error {
     },
     /// The server's own certificate or key cannot be used or made.
     Server {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A file of PKI mode cannot be used.
+    Authority {
         /// Which file.
         path: PathBuf,
         /// Why not.
@@ -46,6 +55,7 @@ impl fmt::Display for Error {
                 write!(f, "The field \"certificate\" is neither PEM nor base64 of DER: {reason}")
             }
             Self::Server { path, reason } => write!(f, "The server certificate {} : {reason}", path.display()),
+            Self::Authority { path, reason } => write!(f, "{} cannot be used: {reason}", path.display()),
             Self::Tls { reason } => write!(f, "TLS cannot be set up with server.crt and server.key: {reason}"),
             Self::Random => f.write_str("The kernel gives no random numbers"),
         }

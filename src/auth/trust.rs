@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::ClientCertificate;
+use super::{Authority, ClientCertificate};
+use crate::config;
 use crate::db::{CertificateKind, Model};
 use crate::names::{ProjectName, Projects};
 
@@ -39,10 +40,16 @@ impl Trust {
 }
 
 /// How far a certificate, of which the client has the key, is trusted at `now` (seconds since 1970). The model is the
-/// trust store itself, not a copy that could lag behind it.
-pub fn trust_of(model: &Model, certificate: &ClientCertificate, now: i64) -> Trust {
+/// trust store itself, not a copy that could lag behind it; what is in it counts in PKI mode, too, unless it was revoked.
+pub fn trust_of(model: &Model, authority: &Authority, certificate: &ClientCertificate, now: i64) -> Trust {
     let is_valid = (certificate.not_before..=certificate.not_after).contains(&now);
-    match model.certificates.get(&certificate.fingerprint).filter(|_| is_valid) {
+    if !is_valid || authority.revokes(certificate) {
+        return Trust::Untrusted;
+    }
+    let by_authority =
+        || config::bool_of(&model.config, "core.trust_ca_certificates") && authority.vouches_for(certificate);
+    match model.certificates.get(&certificate.fingerprint) {
+        None if by_authority() => Trust::Trusted,
         None => Trust::Untrusted,
         Some(known) => match known.kind {
             CertificateKind::Metrics => Trust::Untrusted,

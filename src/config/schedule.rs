@@ -41,8 +41,8 @@ pub struct Schedule {
     pub startup: bool,
 }
 
-/// How long snapshots are kept: how many of each unit, in the order minutes, hours, days, weeks, months, years.
-pub type Expiry = [u32; 6];
+/// How long something is kept: how many of each unit, in the order seconds, minutes, hours, days, weeks, months, years.
+pub type Expiry = [u32; 7];
 
 impl Times {
     fn fits(&self, at: time::OffsetDateTime) -> bool {
@@ -63,11 +63,11 @@ impl Schedule {
 
 /// When what is made at `now`, seconds since 1970, expires; 0: never. Months and years are those of the calendar.
 pub fn expires(expiry: &Expiry, now: i64) -> i64 {
-    let [minutes, hours, days, weeks, months, years] = expiry.map(i64::from);
+    let [rest, minutes, hours, days, weeks, months, years] = expiry.map(i64::from);
     if expiry.iter().all(|count| *count == 0) {
         return 0;
     }
-    let seconds = 60 * (minutes + 60 * (hours + 24 * (days + 7 * weeks)));
+    let seconds = rest + 60 * (minutes + 60 * (hours + 24 * (days + 7 * weeks)));
     let at = time::OffsetDateTime::from_unix_timestamp(now).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
     let month = i64::from(at.year()) * 12 + i64::from(u8::from(at.month())) - 1 + months + 12 * years;
     let (year, month) = (month.div_euclid(12), month.rem_euclid(12));
@@ -177,12 +177,12 @@ pub fn parse_schedule(text: &str) -> Result<Schedule, String> {
 /// # Errors
 /// What is wrong with it.
 pub fn parse_expiry(text: &str) -> Result<Expiry, String> {
-    const UNITS: [char; 6] = ['M', 'H', 'd', 'w', 'm', 'y'];
+    const UNITS: [char; 7] = ['S', 'M', 'H', 'd', 'w', 'm', 'y'];
     let wrong = |part: &str| {
-        format!("{part:?} is no number with one of the units M (minutes), H, d, w, m (months), y: such as \"2w 3d\"")
+        format!("{part:?} is no number with one of the units S, M (minutes), H, d, w, m (months), y: such as \"2w 3d\"")
     };
     let mut expiry = Expiry::default();
-    let mut seen = [false; 6];
+    let mut seen = [false; 7];
     for part in text.split_whitespace() {
         let unit = part.chars().last().and_then(|unit| UNITS.iter().position(|known| *known == unit));
         let unit = unit.ok_or_else(|| wrong(part))?;
@@ -266,7 +266,7 @@ mod tests {
         // 31 January 2031, 12:00.
         let now = 1_927_713_600;
         let after = |text: &str| expires(&parse_expiry(text).unwrap(), now);
-        assert_eq!(after("0d"), 0);
+        assert_eq!((after("0d"), after("1S") - now), (0, 1));
         assert_eq!(after("1M 2H 3d 4w") - now, 60 + 7200 + 31 * 86400);
         assert_eq!(after("1m") - now, 28 * 86400, "the last of February");
         assert_eq!(after("1y") - now, 365 * 86400);
@@ -288,9 +288,9 @@ mod tests {
 
     #[test]
     fn expiries_are_read_as_lxd_reads_them() {
-        assert_eq!(parse_expiry("1M 2H 3d 4w 5m 6y"), Ok([1, 2, 3, 4, 5, 6]));
-        assert_eq!(parse_expiry(" 6y 1M "), Ok([1, 0, 0, 0, 0, 6]));
-        assert_eq!(parse_expiry("0M"), Ok([0; 6]));
+        assert_eq!(parse_expiry("7S 1M 2H 3d 4w 5m 6y"), Ok([7, 1, 2, 3, 4, 5, 6]));
+        assert_eq!(parse_expiry(" 6y 1M "), Ok([0, 1, 0, 0, 0, 0, 6]));
+        assert_eq!(parse_expiry("0M"), Ok([0; 7]));
         for bad in ["1M2H", "1x", "M", "1M 1M", "-1d", "+1d", "1.5d", "99999999999999999999d", "é", "1é", "0d 1d"] {
             assert!(parse_expiry(bad).is_err(), "{bad}");
         }

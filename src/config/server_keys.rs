@@ -62,6 +62,13 @@ pub const SERVER_KEYS: &[ServerRow] = &[
         doc: "Access-Control-Allow-Origin of answers to requests that have an Origin, for programs in browsers.",
     },
     ServerRow {
+        pattern: Pattern::Exact("core.https_trusted_proxy"),
+        kind: Kind::Addresses,
+        default: "",
+        hidden: false,
+        doc: "Addresses of proxies, separated by commas, that tell by the PROXY protocol (version 1 or 2) where a client is.",
+    },
+    ServerRow {
         pattern: Pattern::Exact("core.idmap_isolated"),
         kind: Kind::Bool,
         default: "false",
@@ -102,6 +109,13 @@ pub const SERVER_KEYS: &[ServerRow] = &[
         default: "5",
         hidden: false,
         doc: "Minutes that running operations get to end when the daemon is asked to shut down.",
+    },
+    ServerRow {
+        pattern: Pattern::Exact("core.trust_ca_certificates"),
+        kind: Kind::Bool,
+        default: "false",
+        hidden: false,
+        doc: "Whether every certificate that server.ca has signed is trusted, and with the whole server; without that file it says nothing.",
     },
     ServerRow {
         pattern: Pattern::Exact("core.trust_password"),

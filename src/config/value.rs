@@ -6,6 +6,7 @@ use super::size::{parse_part, parse_size};
 use super::{Error, MAX_VALUE};
 use super::{names_of, raw_idmap, raw_lxc, raw_seccomp, schedule, snapshot_pattern, syscalls};
 use crate::names::{is_interface, is_mac, shortened};
+use std::net::IpAddr;
 
 /// What a value must look like. An empty value unsets its key and always fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub enum Kind {
     Schedule,
     /// How long snapshots are kept: [`schedule`].
     Expiry,
+    /// IP addresses, with commas.
+    Addresses,
     /// How snapshots are named: [`snapshot_pattern`].
     SnapshotPattern,
     /// A program that compresses, perhaps with arguments.
@@ -208,6 +211,10 @@ impl Kind {
             Self::Syscalls => syscalls::check_value(key, value).or_else(refuse),
             Self::Schedule => schedule::parse_schedule(value).map(drop).or_else(refuse),
             Self::Expiry => schedule::parse_expiry(value).map(drop).or_else(refuse),
+            Self::Addresses => match value.split(',').map(str::trim).find(|one| one.parse::<IpAddr>().is_err()) {
+                None => Ok(()),
+                Some(other) => refuse(format!("{other:?} is no IP address; several are separated by commas")),
+            },
             Self::SnapshotPattern => snapshot_pattern::check(value).or_else(refuse),
             Self::Compressor
                 if value.split_ascii_whitespace().next().is_some_and(|word| COMPRESSORS.contains(&word)) =>
@@ -268,7 +275,7 @@ impl Kind {
             Self::Idmap | Self::RawLxc | Self::RawSeccomp | Self::Syscalls => "lines",
             Self::Schedule => "schedule",
             Self::Expiry => "lengths of time",
-            Self::Modules | Self::FileSystems | Self::FusePrograms => "list",
+            Self::Modules | Self::FileSystems | Self::FusePrograms | Self::Addresses => "list",
             Self::Ids | Self::Paths | Self::Subnets => "list",
             Self::Size => "size",
             Self::Part => "size or per cent",

@@ -460,10 +460,8 @@ impl CertificateRow {
         let what = format!("certificates/{}", self.fingerprint);
         Ok(Certificate {
             fingerprint: named(&what, self.fingerprint.parse())?,
-            kind: CertificateKind::parse(&self.kind).ok_or_else(|| Error::Row {
-                what: what.clone(),
-                reason: format!("unknown type {:?}", self.kind),
-            })?,
+            kind: CertificateKind::parse(&self.kind)
+                .ok_or_else(|| Error::Row { what: what.clone(), reason: format!("unknown type {:?}", self.kind) })?,
             name: self.name,
             restricted: self.restricted,
             projects: parse(&what, &self.projects)?,

@@ -20,8 +20,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::events::{Bus, timestamp};
 use crate::events::lifecycle::Requestor;
+use crate::events::{Bus, timestamp};
 use crate::names::{ProjectName, Projects};
 
 pub use operation::{Handle, Operation};
