@@ -16,7 +16,7 @@ use rustls::ProtocolVersion;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
-use support::tls::{Answer, Client, Identity, PATIENCE, VERSIONS, listen, listeners, local, set, tls};
+use support::tls::{Client, Identity, PATIENCE, VERSIONS, listen, listeners, local, set, tls};
 use support::{Daemon, eventually, run, warrend};
 use warren::auth::ClientCertificate;
 

@@ -156,7 +156,10 @@ fn every_object_that_can_be_changed_is_guarded_by_its_etag() {
     daemon.lxc(&["snapshot", "c1", "s"]).ok();
     daemon.lxc(&["storage", "volume", "create", "p", "v"]).ok();
     daemon.lxc(&["storage", "volume", "snapshot", "p", "v", "s"]).ok();
+    let identity = support::tls::Identity::new();
+    identity.trust(&daemon);
     let objects = [
+        (identity.url(), "PATCH", r#"{"name":"new"}"#),
         ("/1.0".to_owned(), "PATCH", r#"{"config":{"user.a":"b"}}"#),
         ("/1.0/instances/c1".to_owned(), "PATCH", described),
         ("/1.0/containers/c1".to_owned(), "PATCH", r#"{"config":{"user.a":"b"}}"#),

@@ -11,6 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use support::api::{done, get, refused};
 use support::tls::{Client, Identity, VERSIONS, listen, local, set, tls};
+use support::websocket::Socket;
 use support::{Daemon, Said, eventually, said};
 
 const CERTIFICATES: &str = "/1.0/certificates";
@@ -370,4 +371,80 @@ fn a_renamed_project_is_still_that_of_its_certificates_and_tokens() {
     assert_eq!(client.ask("POST", CERTIFICATES, &using(&text(&made))).status, 201);
     assert_eq!(client.get("/1.0/instances?project=new").status, 200);
     client.get("/1.0/instances?project=old").refused(403, "not authorized");
+}
+
+/// The lifecycle events of what a client does over HTTPS name its certificate and its address; those of a user of the host
+/// name that user.
+#[test]
+fn every_event_says_who_asked() {
+    let daemon = Daemon::bare();
+    let address = local(&daemon);
+    let identity = Identity::new();
+    identity.trust(&daemon);
+    let mut client = Client::connect(address, &tls(&VERSIONS, Some(&identity)));
+    let here = client.0.sock.local_addr().unwrap().to_string();
+    let who = json!({"username": identity.known().fingerprint, "protocol": "tls", "address": here});
+    let mut events = Socket::connect(&daemon, "/1.0/events?type=lifecycle,operation&all-projects=true").unwrap();
+    let friend = Identity::new();
+    let volumes = "/1.0/storage-pools/p/volumes";
+    let empty = r#"{"name":"c","source":{"type":"none"}}"#;
+    let root = r#"{"devices":{"root":{"type":"disk","path":"/","pool":"p"}}}"#;
+    let renewed = Identity::new();
+    let renewal = json!({"certificate": renewed.known().pem}).to_string();
+    let rows: &[(&str, &str, &str)] = &[
+        ("PATCH", "/1.0", r#"{"config":{"user.a":"b"}}"#),
+        ("POST", "/1.0/storage-pools", r#"{"name":"p","driver":"dir"}"#),
+        ("PATCH", "/1.0/storage-pools/p", r#"{"description":"x"}"#),
+        ("PATCH", "/1.0/profiles/default", root),
+        ("POST", "/1.0/projects", r#"{"name":"blue","config":{"features.profiles":"false"}}"#),
+        ("PATCH", "/1.0/projects/blue", r#"{"description":"x"}"#),
+        ("POST", "/1.0/instances", empty),
+        ("PATCH", "/1.0/instances/c", r#"{"description":"x"}"#),
+        ("POST", "/1.0/instances/c/snapshots", r#"{"name":"s"}"#),
+        ("POST", "/1.0/instances/c/snapshots/s", r#"{"name":"t"}"#),
+        ("PUT", "/1.0/instances/c", r#"{"restore":"t"}"#),
+        ("DELETE", "/1.0/instances/c/snapshots/t", ""),
+        ("POST", "/1.0/instances/c", r#"{"name":"d"}"#),
+        ("POST", "/1.0/instances?project=blue", empty),
+        ("DELETE", "/1.0/instances/c?project=blue", ""),
+        ("DELETE", "/1.0/instances/d", ""),
+        ("POST", volumes, r#"{"name":"v","type":"custom"}"#),
+        ("PATCH", &format!("{volumes}/custom/v"), r#"{"description":"x"}"#),
+        ("POST", &format!("{volumes}/custom/v/snapshots"), r#"{"name":"s"}"#),
+        ("DELETE", &format!("{volumes}/custom/v/snapshots/s"), ""),
+        ("POST", &format!("{volumes}/custom/v"), r#"{"name":"w"}"#),
+        ("DELETE", &format!("{volumes}/custom/w"), ""),
+        ("POST", "/1.0/network-acls", r#"{"name":"a"}"#),
+        ("DELETE", "/1.0/network-acls/a", ""),
+        ("POST", CERTIFICATES, &friend.body()),
+        ("PATCH", &friend.url(), r#"{"name":"x"}"#),
+        ("PATCH", &friend.url(), &renewal),
+        ("DELETE", &renewed.url(), ""),
+        ("DELETE", "/1.0/projects/blue", ""),
+    ];
+    for (method, path, body) in rows {
+        let answer = client.ask(method, path, body);
+        assert!(answer.status < 300, "{method} {path}: {answer:?}");
+        if answer.status == 202 {
+            let url = answer.json()["operation"].as_str().unwrap().to_owned();
+            assert_eq!(client.get(&format!("{url}/wait")).metadata()["err"], "", "{method} {path}");
+        }
+        // Whatever is told of it until its lifecycle is.
+        loop {
+            let event = events.next_json();
+            assert_eq!(event["metadata"]["requestor"], who, "{method} {path}: {event}");
+            if event["type"] == "lifecycle" {
+                break;
+            }
+        }
+    }
+    // By the socket: another user of its group.
+    let mut events = Socket::connect(&daemon, "/1.0/events?type=lifecycle").unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "1", "--regid", "0", "--clear-groups", "curl", "-s", "--unix-socket"]);
+    command.arg(daemon.socket()).args(["-d", r#"{"name":"by-daemon"}"#, "http://x/1.0/profiles"]);
+    said(&mut command).ok();
+    let event = events.next_json();
+    assert_eq!(event["metadata"]["requestor"], json!({"username": "daemon", "protocol": "unix", "address": "@"}));
+    done(&daemon, "DELETE", "/1.0/profiles/by-daemon", &Value::Null);
 }

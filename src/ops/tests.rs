@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Class, Error, KEEP, Operations, Spec, Status};
 use crate::events::{Bus, Filter, Kind};
-use crate::names::ProjectName;
+use crate::names::{ProjectName, Projects};
 
 fn spec(may_cancel: bool) -> Spec {
     Spec {
