@@ -26,6 +26,8 @@ mod remotes;
 #[path = "crash/snapshots.rs"]
 mod snapshots;
 mod support;
+#[path = "crash/trust.rs"]
+mod trust;
 #[path = "crash/volumes.rs"]
 mod volumes;
 
@@ -360,6 +362,15 @@ fn projects_and_moves_to_them() {
         let mut daemon = with_network();
         daemon.lxc(&["launch", "bb", "steady"]).ok();
         crash(&mut daemon, projects::PROJECTS, &["steady"]);
+    });
+}
+
+#[test]
+fn tokens_and_certificates() {
+    isolated("tokens_and_certificates", || {
+        let mut daemon = Daemon::bare();
+        daemon.lxc(&["config", "set", "core.https_address", "127.0.0.1:8443"]).ok();
+        crash(&mut daemon, trust::TRUST, &[]);
     });
 }
 

@@ -51,7 +51,7 @@ fn import_split(caller: &Caller, name: &str) -> Option<Value> {
     caller.call_raw("POST", "/1.0/images", &headers, &body)
 }
 
-fn caller(daemon: &Daemon) -> Caller {
+pub(super) fn caller(daemon: &Daemon) -> Caller {
     Caller { socket: daemon.socket() }
 }
 
@@ -302,18 +302,18 @@ fn certificate() -> &'static String {
     PEM.get_or_init(|| rcgen::generate_simple_self_signed(vec!["crash".to_owned()]).unwrap().cert.pem())
 }
 
-fn certificates(daemon: &Daemon) -> Vec<String> {
+pub(super) fn certificates(daemon: &Daemon) -> Vec<String> {
     let list = shown(daemon, "/1.0/certificates");
     list.as_array().unwrap().iter().map(|url| url.as_str().unwrap().to_owned()).collect()
 }
 
-fn trust(caller: &Caller, name: &str) -> Option<Value> {
+pub(super) fn trust(caller: &Caller, name: &str) -> Option<Value> {
     let base64: String = certificate().lines().filter(|line| !line.starts_with('-')).collect();
     let body = json!({"type": "client", "name": name, "certificate": base64});
     caller.call("POST", "/1.0/certificates", &body.to_string())
 }
 
-fn forget_certificates(daemon: &Daemon, _: &str) {
+pub(super) fn forget_certificates(daemon: &Daemon, _: &str) {
     certificates(daemon).iter().for_each(|url| gone(daemon, url));
 }
 
