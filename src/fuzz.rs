@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use crate::api::wire;
+use crate::auth::ClientCertificate;
 use crate::device::Set;
 use crate::image::Metadata;
 use crate::names::NetworkName;
@@ -33,6 +34,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("simplestreams", simplestreams),
     ("tarball", tarball),
     ("template", template),
+    ("trust", trust),
 ];
 
 fn text(bytes: &[u8]) -> Cow<'_, str> {
@@ -180,6 +182,14 @@ pub fn tarball(bytes: &[u8]) {
 /// Templates of images.
 pub fn template(bytes: &[u8]) {
     crate::template::fuzz(&text(bytes));
+}
+
+/// What comes from those whom nobody trusts yet: certificates, tokens, the header of a proxy.
+pub fn trust(bytes: &[u8]) {
+    let _ = ClientCertificate::parse(&text(bytes));
+    let _ = ClientCertificate::from_der(bytes);
+    crate::api::fuzz_token(&text(bytes));
+    crate::api::fuzz_proxied(bytes);
 }
 
 #[cfg(test)]

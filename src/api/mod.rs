@@ -56,4 +56,7 @@ pub use rendered::Rendered;
 pub use router::{Router, routes};
 
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use {call::fuzz as fuzz_query, filter::fuzz as fuzz_filter};
+pub(crate) use {
+    call::fuzz as fuzz_query, filter::fuzz as fuzz_filter, proxied::fuzz as fuzz_proxied,
+    trust_tokens::fuzz as fuzz_token,
+};

@@ -218,6 +218,13 @@ impl Presented {
     }
 }
 
+/// For [`crate::fuzz`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(text: &str) {
+    Presented::read(text);
+    Presented::read(&STANDARD.encode(text));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,8 @@
-//! Who is asking: the trust store, the server's certificate, the rustls verifier, the trust password.
+//! Who is asking, and how far he is trusted: the trust store, the authority of PKI mode, the server's certificate, the
+//! rustls verifier, the trust password.
 //!
 //! A client's certificate is optional and may be signed by anybody; the handshake proves only that the client has its
-//! key. Trust is the fingerprint, looked up for each request, so that a removal counts at once.
+//! key. Trust is looked up for each request, so that a removal, a limit or a revocation counts at once.
 
 mod authority;
 mod certificate;
