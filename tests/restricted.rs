@@ -48,6 +48,14 @@ fn restricted(daemon: &Daemon, address: SocketAddr, projects: &[&str]) -> (Clien
     (Client::connect(address, &tls(&VERSIONS, Some(&identity))), identity)
 }
 
+/// Asks for something that takes a while, and sees it through.
+fn finished(client: &mut Client, method: &str, path: &str, body: &Value) {
+    let answer = client.ask(method, path, &body.to_string());
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let url = answer.json()["operation"].as_str().unwrap().to_owned();
+    assert_eq!(client.get(&format!("{url}/wait")).metadata()["err"], "", "{method} {path}");
+}
+
 /// All that there is, as the administrator sees it.
 fn everything(daemon: &Daemon) -> Value {
     let lists = [
@@ -224,8 +232,8 @@ fn bodies_that_name_another_project_are_refused() {
     let image = format!("/1.0/images/{}", fingerprint.as_str().unwrap());
     done(&daemon, "PATCH", &image, &json!({"public": true}));
     let body = json!({"name": "made", "source": {"type": "image", "alias": HIDDEN, "project": "default"}});
-    assert_eq!(client.ask("POST", "/1.0/instances?project=mine", &body.to_string()).status, 202);
-    support::eventually("it is made", || client.get("/1.0/instances/made?project=mine").status == 200);
+    finished(&mut client, "POST", "/1.0/instances?project=mine", &body);
+    assert_eq!(client.get("/1.0/instances/made?project=mine").status, 200);
 }
 
 #[test]
@@ -276,12 +284,10 @@ fn what_a_project_shares_is_read_and_not_changed() {
     // Who uses the shared things in other projects, it does not learn.
     let shared = client.get("/1.0/profiles/default?project=shares").metadata();
     assert_eq!(shared["used_by"], json!([]));
-    let made = json!({"name": "own", "source": {"type": "none"}}).to_string();
-    assert_eq!(client.ask("POST", "/1.0/instances?project=shares", &made).status, 202);
-    support::eventually("the instance is there", || {
-        let shown = client.get("/1.0/profiles/default?project=shares").metadata();
-        shown["used_by"] == json!(["/1.0/instances/own?project=shares"])
-    });
+    let made = json!({"name": "own", "source": {"type": "none"}});
+    finished(&mut client, "POST", "/1.0/instances?project=shares", &made);
+    let shared = client.get("/1.0/profiles/default?project=shares").metadata();
+    assert_eq!(shared["used_by"], json!(["/1.0/instances/own?project=shares"]));
 }
 
 type Events = WebSocket<StreamOwned<ClientConnection, TcpStream>>;

@@ -101,7 +101,9 @@ fn clients_add_each_other_by_token() {
     let listed = daemon.lxc(&["config", "trust", "list-tokens", "-f", "csv"]).ok();
     let dora = listed.trim().strip_prefix("dora,").unwrap().trim_end_matches(',');
     assert!(ours_elsewhere(&daemon, "bert", &["config", "trust", "list-tokens", "host:"]).ok().contains("dora"));
+    let mut events = Socket::connect(&daemon, "/1.0/events?type=lifecycle").unwrap();
     daemon.lxc(&["config", "trust", "revoke-token", "dora"]).ok();
+    assert_eq!(events.next_json()["metadata"]["action"], "operation-cancelled");
     daemon.lxc(&["config", "trust", "revoke-token", "dora"]).refused("No certificate add token for member dora");
     elsewhere(&daemon, "dora", &["remote", "add", "host", dora]).refused("No matching certificate add operation");
     assert_eq!(daemon.lxc(&["config", "trust", "list-tokens", "-f", "csv"]).ok().trim(), "");

@@ -89,7 +89,7 @@ pub async fn add(mut call: Call) -> Result<Response> {
             match Presented::read(secret) {
                 Some(token) => {
                     let certificate = given(&call, &body.certificate)?;
-                    let fingerprint = token.redeem(&call.app, certificate).await?;
+                    let fingerprint = token.redeem(&call, certificate).await?;
                     return Ok(told_created(&call, &fingerprint));
                 }
                 None => check_password(&call, body.password.clone()).await?,

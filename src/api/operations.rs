@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::call::{Call, Trust};
 use super::error::Error;
 use super::response::{self, Response};
 use super::{trust_tokens, websocket};
+use crate::events::lifecycle::Lifecycle;
 use crate::ops::socket::Close;
 use crate::ops::{Error as OpsError, Operation};
 
@@ -58,7 +59,19 @@ pub async fn cancel(call: Call) -> Result<Response> {
     // Before anybody is told: a token that was revoked must not be good again after a crash.
     trust_tokens::revoke(&call.app, &operation).await?;
     operation.cancel().map_err(Error::Operation)?;
+    told_cancelled(&call, &operation);
     Ok(response::empty())
+}
+
+/// Tells everyone that an operation was cancelled on request.
+pub(super) fn told_cancelled(call: &Call, operation: &Operation) {
+    call.app.bus.lifecycle(Lifecycle {
+        action: "operation-cancelled",
+        source: operation.url(),
+        project: operation.project(),
+        context: Map::new(),
+        requestor: Some(&call.requestor()),
+    });
 }
 
 /// `GET /1.0/operations/<id>/wait?timeout=`; for callers who are not trusted with the `secret` that the operation told.

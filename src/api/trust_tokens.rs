@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::app::App;
 use super::call::Call;
 use super::error::Error;
+use super::operations::told_cancelled;
 use super::response::{self, Response};
 use super::server_config::addresses;
 use super::wire;
@@ -184,7 +185,8 @@ impl Presented {
     /// # Errors
     /// 403 when there is no such token or it has expired; 409 when the certificate is trusted already, and 404 when a
     /// project is gone: the token is then not used up.
-    pub(super) async fn redeem(self, app: &Arc<App>, certificate: ClientCertificate) -> Result<Fingerprint> {
+    pub(super) async fn redeem(self, call: &Call, certificate: ClientCertificate) -> Result<Fingerprint> {
+        let app = &call.app;
         // Looked for here first: strangers get nothing into the writer's queue.
         self.among(&app.db.model()).ok_or(Error::NoToken)?;
         let fingerprint = certificate.fingerprint.clone();
@@ -212,7 +214,9 @@ impl Presented {
             .await?;
         if let Ok(operation) = app.ops.get(used) {
             // It may have been cancelled in this moment.
-            let _ = operation.cancel();
+            if operation.cancel().is_ok() {
+                told_cancelled(call, &operation);
+            }
         }
         Ok(fingerprint)
     }
