@@ -139,6 +139,25 @@ fn an_authority_vouches_for_clients_until_it_revokes_them() {
 }
 
 #[test]
+fn a_list_that_could_not_be_read_yet_trusts_nobody() {
+    let daemon = Daemon::bare();
+    let address = local(&daemon);
+    let authority = Authority::new("ours");
+    let (signed, own) = (authority.client(1, (-1, 9)), Identity::new());
+    signed.trust(&daemon);
+    own.trust(&daemon);
+    place(&daemon, "ca.crl", "nonsense");
+    place(&daemon, "server.ca", &authority.pem);
+    let auth = |identity: &Identity| Client::connect(address, &tls(&VERSIONS, Some(identity))).auth();
+    assert_eq!((auth(&signed), auth(&own)), ("untrusted".into(), "trusted".into()));
+    place(&daemon, "ca.crl", &authority.revoke(&[7]));
+    assert_eq!((auth(&signed), auth(&own)), ("trusted".into(), "trusted".into()));
+    for file in ["server.ca", "ca.crl"] {
+        std::fs::remove_file(daemon.state().join(file)).unwrap();
+    }
+}
+
+#[test]
 fn the_authority_may_be_one_of_openssl() {
     let daemon = Daemon::bare();
     let address = local(&daemon);

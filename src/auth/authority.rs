@@ -1,7 +1,8 @@
 //! PKI mode: the authority in `server.ca`, and what it revoked, in `ca.crl`.
 //!
 //! Both lie below the state directory, as LXD has them, and are read again when they change. What cannot be read leaves
-//! what was read before: a typing mistake neither trusts nor locks out anybody.
+//! what was read before: a typing mistake neither trusts nor locks out anybody. A list that could not be read from the
+//! start is another matter: whom the authority signed is then refused.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -26,18 +27,25 @@ fn stamp(path: &Path) -> Stamp {
     Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
 }
 
+/// Issuer and serial number of each revoked certificate, in DER.
+type Revoked = BTreeSet<(Vec<u8>, Vec<u8>)>;
+
 /// What was read of the files.
 #[derive(Clone)]
 struct Known {
     verifier: Arc<dyn ClientCertVerifier>,
-    /// Issuer and serial number of each revoked certificate, in DER.
-    revoked: Arc<BTreeSet<(Vec<u8>, Vec<u8>)>>,
+    /// `None`: the list is there, and could not be read yet. Then all that the authority signed is refused.
+    revoked: Option<Arc<Revoked>>,
 }
 
 #[derive(Default)]
 struct State {
     stamps: (Stamp, Stamp),
     known: Option<Known>,
+}
+
+fn told(error: Error) {
+    tracing::error!(%error, "what was read before holds on");
 }
 
 /// The authority, if there is one.
@@ -64,46 +72,50 @@ impl Authority {
         let stamps = (stamp(&self.certificate), stamp(&self.revocations));
         if state.stamps != stamps {
             state.stamps = stamps;
-            match self.read(stamps) {
-                Ok(known) => state.known = known,
-                Err(error) => tracing::error!(%error, "what was read before holds on"),
+            match self.read_authority(stamps.0) {
+                Ok(None) => state.known = None,
+                Ok(Some(verifier)) => {
+                    let revoked = self.read_revocations(stamps.1).map(Arc::new).map_err(told).ok();
+                    let before = || state.known.as_ref().and_then(|known| known.revoked.clone());
+                    state.known = Some(Known { verifier, revoked: revoked.or_else(before) });
+                }
+                Err(error) => told(error),
             }
         }
         state.known.clone()
     }
 
-    fn read(&self, (authority, revocations): (Stamp, Stamp)) -> Result<Option<Known>, Error> {
-        if authority.is_none() {
+    fn read_authority(&self, there: Stamp) -> Result<Option<Arc<dyn ClientCertVerifier>>, Error> {
+        if there.is_none() {
             return Ok(None);
         }
-        let failed = |path: &Path, reason: String| Error::Authority { path: path.to_owned(), reason };
+        let wrong = |reason: String| Error::Authority { path: self.certificate.clone(), reason };
         let mut roots = RootCertStore::empty();
-        let wrong = |reason: String| failed(&self.certificate, reason);
         for certificate in CertificateDer::pem_file_iter(&self.certificate).map_err(|e| wrong(e.to_string()))? {
             let certificate = certificate.map_err(|e| wrong(e.to_string()))?;
             roots.add(certificate).map_err(|e| wrong(e.to_string()))?;
         }
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider()))
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider()))
             .build()
-            .map_err(|e| wrong(e.to_string()))?;
-        let mut revoked = BTreeSet::new();
-        let mut lists_read = 0;
-        if revocations.is_some() {
-            let wrong = |reason: String| failed(&self.revocations, reason);
-            let lists = CertificateRevocationListDer::pem_file_iter(&self.revocations);
-            for list in lists.map_err(|e| wrong(e.to_string()))? {
-                let list = list.map_err(|e| wrong(e.to_string()))?;
-                let (_, list) = x509_parser::parse_x509_crl(&list).map_err(|e| wrong(e.to_string()))?;
-                lists_read += 1;
-                let issuer = list.tbs_cert_list.issuer.as_raw();
-                revoked
-                    .extend(list.iter_revoked_certificates().map(|one| (issuer.to_vec(), one.raw_serial().to_vec())));
-            }
-            if lists_read == 0 {
-                return Err(wrong("it holds no list of revoked certificates in PEM".to_owned()));
-            }
+            .map(Some)
+            .map_err(|e| wrong(e.to_string()))
+    }
+
+    fn read_revocations(&self, there: Stamp) -> Result<Revoked, Error> {
+        let mut revoked = Revoked::new();
+        if there.is_none() {
+            return Ok(revoked);
         }
-        Ok(Some(Known { verifier, revoked: Arc::new(revoked) }))
+        let wrong = |reason: String| Error::Authority { path: self.revocations.clone(), reason };
+        let mut count = 0;
+        for list in CertificateRevocationListDer::pem_file_iter(&self.revocations).map_err(|e| wrong(e.to_string()))? {
+            let list = list.map_err(|e| wrong(e.to_string()))?;
+            let (_, list) = x509_parser::parse_x509_crl(&list).map_err(|e| wrong(e.to_string()))?;
+            let issuer = list.tbs_cert_list.issuer.as_raw();
+            revoked.extend(list.iter_revoked_certificates().map(|one| (issuer.to_vec(), one.raw_serial().to_vec())));
+            count += 1;
+        }
+        if count == 0 { Err(wrong("it holds no list of revoked certificates in PEM".to_owned())) } else { Ok(revoked) }
     }
 
     /// Whether the authority has signed this certificate, itself or by others that came along, and it is valid now.
@@ -115,12 +127,16 @@ impl Authority {
 
     /// Whether the authority has revoked this certificate.
     pub fn revokes(&self, certificate: &ClientCertificate) -> bool {
-        let Some(known) = self.known().filter(|known| !known.revoked.is_empty()) else { return false };
+        let Some(known) = self.known() else { return false };
+        let Some(revoked) = known.revoked else { return self.vouches_for(certificate) };
+        if revoked.is_empty() {
+            return false;
+        }
         let of = |der: &CertificateDer<'_>| {
             let (_, parsed) = x509_parser::parse_x509_certificate(der).ok()?;
             Some((parsed.issuer().as_raw().to_vec(), parsed.raw_serial().to_vec()))
         };
         // One of those that stand between it and the authority counts as well.
-        certificate.chain.iter().filter_map(of).any(|one| known.revoked.contains(&one))
+        certificate.chain.iter().filter_map(of).any(|one| revoked.contains(&one))
     }
 }
