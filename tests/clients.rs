@@ -6,6 +6,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use support::tls::{listen, local};
 use support::{Daemon, eventually, run, said};
 
 /// Where packaging/clients has put this. A test never passes because the client is not there.
@@ -29,6 +30,22 @@ fn pylxd_works() {
     python.env("LXD_DIR", daemon.state()).env("HOME", daemon.root.join("home"));
     let out = said(&mut python).ok();
     assert!(out.ends_with(" passed, 0 failed\n"), "{out}");
+}
+
+#[test]
+fn pylxd_comes_in_by_a_token() {
+    let daemon = Daemon::bare();
+    let address = listen(&daemon, &local(&daemon).to_string()).to_string();
+    daemon.lxc(&["project", "create", "blue"]).ok();
+    let file = |name: &str| daemon.root.join(name).display().to_string();
+    let request = "req -x509 -nodes -newkey rsa:2048 -days 9 -subj /CN=program -keyout";
+    run(Command::new("openssl").args(request.split(' ')).args([&file("client.key"), "-out", &file("client.crt")]));
+    let mut python = Command::new(fetched("venv/bin/python"));
+    python.arg(ours("pylxd_token.py")).args([&address, &file("client.crt"), &file("client.key")]);
+    // Where requests finds these, it believes them instead of what it is told.
+    python.arg(file("state/server.crt")).env_remove("REQUESTS_CA_BUNDLE").env_remove("CURL_CA_BUNDLE");
+    python.env("LXD_DIR", daemon.state()).env("HOME", daemon.root.join("home"));
+    assert_eq!(said(&mut python).ok(), "['blue'] ['program']\nnot authorized\n");
 }
 
 /// The client of Incus, with a home of its own.
