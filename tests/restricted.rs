@@ -288,6 +288,13 @@ fn what_a_project_shares_is_read_and_not_changed() {
     finished(&mut client, "POST", "/1.0/instances?project=shares", &made);
     let shared = client.get("/1.0/profiles/default?project=shares").metadata();
     assert_eq!(shared["used_by"], json!(["/1.0/instances/own?project=shares"]));
+    // Nor does who may change the profile learn who uses it there.
+    let (mut client, _) = restricted(&daemon, address, &["default"]);
+    let change = json!({"config": {"user.x": "1"}}).to_string();
+    let told = client.ask("PATCH", "/1.0/profiles/default?dry-run=1", &change).metadata();
+    let names: Vec<&str> =
+        told["instances"].as_array().unwrap().iter().filter_map(|one| one["name"].as_str()).collect();
+    assert_eq!(names, [HIDDEN], "its own");
 }
 
 type Events = WebSocket<StreamOwned<ClientConnection, TcpStream>>;

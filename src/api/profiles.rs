@@ -82,7 +82,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
         if call.app.db.model().profile(&profile.project, &profile.name).is_some() {
             return Err(Error::Exists { what: "Profile", name: profile.name.to_string() });
         }
-        call.app.instances.preview_profile(&call.app.db.model(), &profile)?;
+        call.app.instances.preview_profile(&call.app.db.model(), &profile, &call.trust.projects())?;
         return Ok(response::empty());
     }
     let (url, project) = (format!("/1.0/profiles/{}", profile.name.in_url()), profile.project.clone());
@@ -116,7 +116,7 @@ async fn update(call: Call, change: impl Fn(&Profile) -> Profile + Send + Sync +
     let new = change(&old)?;
     call.app.instances.context().check_raw(&old.config, &new.config).await?;
     if call.is_dry_run() {
-        return Ok(response::sync(call.app.instances.preview_profile(&model, &new)?));
+        return Ok(response::sync(call.app.instances.preview_profile(&model, &new, &call.trust.projects())?));
     }
     let changed = call.app.instances.change_profile(&old.project, &old.name, Box::new(change)).await?;
     changed.ok_or(Error::NotFound("Profile"))?;

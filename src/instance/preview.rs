@@ -10,7 +10,7 @@ use crate::api::wire::{ChangedDevice, ChangedKey, Preview, PreviewedInstance};
 use crate::config;
 use crate::db::{Model, Profile};
 use crate::device::{self, Set};
-use crate::names::InstanceKey;
+use crate::names::{InstanceKey, Projects};
 use crate::profile::{self, Expanded};
 
 /// What differs for one instance. `running`: whether it would have to follow now.
@@ -69,14 +69,15 @@ impl Manager {
         Ok(Preview { instances: vec![compare(key, &before, &after, self.runs(key))] })
     }
 
-    /// What a changed profile would do to its users.
+    /// What a changed profile would do to its users in the projects that may be seen.
     ///
     /// # Errors
     /// As [`Manager::change_profile`] would give them, but for what only the kernel knows.
-    pub fn preview_profile(&self, model: &Model, new: &Profile) -> Result<Preview, Error> {
+    pub fn preview_profile(&self, model: &Model, new: &Profile, seen: &Projects) -> Result<Preview, Error> {
         let next = update::with_profile(model, new);
         update::check_profile(model, &next, &new.project, &new.name)?;
-        let shown = update::users_of(model, &new.project, &new.name).map(|record| {
+        let users = update::users_of(model, &new.project, &new.name).filter(|record| seen.holds(&record.key.project));
+        let shown = users.map(|record| {
             let (before, after) = (profile::expand_instance(model, record), profile::expand_instance(&next, record));
             compare(&record.key, &before, &after, self.runs(&record.key))
         });
