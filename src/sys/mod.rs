@@ -1,6 +1,7 @@
 //! Safe kernel interfaces: file descriptors, pidfds, ptys, mounts, user namespaces, netlink, cgroups, hardware.
 
 pub mod activation;
+pub mod allocator;
 pub mod apparmor;
 pub mod beneath;
 pub mod bpf;
