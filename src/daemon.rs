@@ -6,6 +6,7 @@ mod dialogue;
 mod doctor;
 mod init;
 mod local;
+mod pages;
 mod pools;
 mod sql;
 

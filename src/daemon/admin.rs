@@ -1,5 +1,6 @@
 //! The administrative verbs: they talk to the running daemon over its socket.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use clap::{Args, Subcommand};
 use http::Method;
 
 use super::local::{self, request};
-use super::{activate, doctor, init, sql};
+use super::{activate, doctor, init, pages, sql};
 use crate::state_dir::StateDir;
 
 /// What LXD's daemon has beside running.
@@ -43,6 +44,19 @@ pub(super) enum Verb {
     Sql(sql::SqlArguments),
     /// Show the version
     Version,
+    /// Print the completion script of a shell
+    #[command(hide = true)]
+    Completion {
+        /// bash, zsh or fish
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages to a directory
+    #[command(hide = true)]
+    Manpage {
+        /// The directory
+        directory: PathBuf,
+    },
 }
 
 /// How to set up.
@@ -102,6 +116,8 @@ pub(super) fn run(verb: Verb, dir: &StateDir, debug: bool) -> ExitCode {
                 println!("{}", env!("CARGO_PKG_VERSION"));
                 Ok(())
             }
+            Verb::Completion { shell } => pages::completion(shell),
+            Verb::Manpage { directory } => pages::manpage(&directory),
         };
         done.map(|()| ExitCode::SUCCESS)
     });
