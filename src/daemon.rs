@@ -4,6 +4,7 @@ mod activate;
 mod admin;
 mod dialogue;
 mod doctor;
+mod import;
 mod init;
 mod local;
 mod pages;

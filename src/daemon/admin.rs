@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use http::Method;
 
 use super::local::{self, request};
-use super::{activate, doctor, init, pages, sql};
+use super::{activate, doctor, import, init, pages, sql};
 use crate::state_dir::StateDir;
 
 /// What LXD's daemon has beside running.
@@ -40,6 +40,8 @@ pub(super) enum Verb {
         /// error, warning, info, debug or trace
         level: Option<String>,
     },
+    /// Say what of an LXD could be taken over
+    Import(import::ImportArguments),
     /// Ask the database, for support
     Sql(sql::SqlArguments),
     /// Show the version
@@ -111,6 +113,7 @@ pub(super) fn run(verb: Verb, dir: &StateDir, debug: bool) -> ExitCode {
             Verb::Activateifneeded => activate::run(dir, debug).await,
             Verb::Doctor => return doctor::run(dir).await,
             Verb::LogLevel { level } => log_level(dir, level).await,
+            Verb::Import(arguments) => import::run(&arguments).await,
             Verb::Sql(arguments) => sql::run(arguments, dir).await,
             Verb::Version => {
                 println!("{}", env!("CARGO_PKG_VERSION"));

@@ -26,7 +26,8 @@ pub(super) fn manpage(directory: &Path) -> Result<(), String> {
     fs::create_dir_all(directory).map_err(wrong)?;
     let mut command = Arguments::command();
     command.build();
-    let page = |command: &Command| Man::new(command.clone()).section(SECTION).generate_to(directory).map(drop).map_err(wrong);
+    let page =
+        |command: &Command| Man::new(command.clone()).section(SECTION).generate_to(directory).map(drop).map_err(wrong);
     page(&command)?;
     command.get_subcommands().filter(|verb| !verb.is_hide_set()).try_for_each(page)
 }
