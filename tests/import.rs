@@ -96,7 +96,10 @@ impl Drop for Lxd {
             let _ = child.wait();
         }
         // Its mounts end with this namespace; the directories below them go first.
-        let _ = Command::new("umount").arg("-l").args([self.state().join("shmounts"), self.state().join("devlxd")]).output();
+        let _ = Command::new("umount")
+            .arg("-l")
+            .args([self.state().join("shmounts"), self.state().join("devlxd")])
+            .output();
         let _ = std::fs::remove_dir_all(&self.root);
     }
 }
@@ -190,7 +193,8 @@ fn what_is_no_lxd_is_refused_and_nothing_stays() {
     std::fs::write(instance.join("backup.yaml"), "container: [").unwrap();
     check(&state).refused("backup.yaml");
     // A hostile name does not reach the terminal.
-    let record = "container: {name: \"c\\e[2J\", type: container, expanded_devices: {r: {type: disk, path: /, pool: p}}}\n";
+    let record =
+        "container: {name: \"c\\e[2J\", type: container, expanded_devices: {r: {type: disk, path: /, pool: p}}}\n";
     std::fs::write(instance.join("backup.yaml"), record).unwrap();
     let said = check(&state).ok();
     assert!(!said.contains('\u{1b}') && said.contains("yes  instance  c\u{fffd}[2J"), "{said}");
