@@ -201,6 +201,7 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         ended: Notify::new(),
         config_lock: tokio::sync::Mutex::new(()),
         streams: crate::api::streams::Streams::default(),
+        metrics: crate::api::metrics::Metrics::default(),
         log,
     }))
 }

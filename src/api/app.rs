@@ -46,6 +46,8 @@ pub struct App {
     pub config_lock: tokio::sync::Mutex<()>,
     /// What is known of the files that simplestreams offers.
     pub streams: super::streams::Streams,
+    /// What was read last for metrics.
+    pub metrics: super::metrics::Metrics,
     /// The log, whose level can be changed.
     pub log: Log,
 }

@@ -28,6 +28,7 @@ mod instances;
 mod internal;
 mod linger;
 mod logs;
+pub mod metrics;
 mod network_acls;
 mod network_forwards;
 mod networks;

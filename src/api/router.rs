@@ -20,7 +20,7 @@ use super::error::Error;
 use super::response::{self, Response};
 use super::{
     certificates, console, events, exec, files, image_aliases, image_sources, image_upload, images, instance_metadata,
-    instance_snapshots, instance_state, instances, internal, logs, network_acls, network_forwards, networks,
+    instance_snapshots, instance_state, instances, internal, logs, metrics, network_acls, network_forwards, networks,
     operations, profiles, projects, resources, server_config, storage_pools, storage_volume_snapshots, storage_volumes,
     streams, warnings,
 };
@@ -93,6 +93,7 @@ fn table() -> Vec<(String, Resource)> {
                 POST Images image_aliases::rename, DELETE Images image_aliases::delete,
             ),
         ),
+        ("/1.0/metrics", resource!(GET Trusted metrics::get)),
         ("/1.0/metadata/configuration", resource!(GET Trusted resources::configuration)),
         ("/1.0/networks", resource!(GET Networks networks::list, POST Networks networks::create)),
         (

@@ -5,6 +5,7 @@
 //! Source of the file names: `Documentation/admin-guide/cgroup-v1` and `cgroup-v2.rst`.
 
 mod dirs;
+pub mod figures;
 
 use std::collections::BTreeMap;
 use std::fmt;
