@@ -132,6 +132,7 @@ fn no_route_leads_a_restricted_client_out_of_its_projects() {
         "/1.0/cluster",
         "/1.0/images",
         "/1.0/metadata/configuration",
+        "/1.0/metrics",
         "/1.0/projects",
         "/1.0/resources",
         "/1.0/storage-pools",
