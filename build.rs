@@ -3,9 +3,13 @@
 use std::process::Command;
 
 fn main() {
-    println!("cargo:rerun-if-changed=.git/HEAD");
-    let revision = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
-    let revision = revision.ok().filter(|output| output.status.success()).map(|output| output.stdout);
-    let revision = revision.and_then(|text| String::from_utf8(text).ok()).unwrap_or_default();
-    println!("cargo:rustc-env=WARREN_REVISION={}", revision.trim());
+    // A file that is not there would have everything built anew each time; in a worktree it lies elsewhere.
+    println!("cargo:rerun-if-changed={}", git(&["--git-path", "HEAD"]).as_deref().unwrap_or("build.rs"));
+    println!("cargo:rustc-env=WARREN_REVISION={}", git(&["--short=12", "HEAD"]).unwrap_or_default());
+}
+
+/// What git rev-parse(1) says; `None` where this is no checkout.
+fn git(words: &[&str]) -> Option<String> {
+    let output = Command::new("git").arg("rev-parse").args(words).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
