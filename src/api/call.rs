@@ -305,7 +305,8 @@ impl Call {
             },
             Peer::Tls { address, certificate } => Requestor {
                 username: certificate.as_ref().map(|c| c.fingerprint.to_string()).unwrap_or_default(),
-                protocol: "tls".to_owned(),
+                // As in LXD, who showed no certificate has only an address.
+                protocol: if certificate.is_some() { "tls".to_owned() } else { String::new() },
                 address: address.to_string(),
             },
         }

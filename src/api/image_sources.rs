@@ -105,14 +105,15 @@ fn pull(call: Call, asked: &wire::ImageSource, body: wire::ImagesPost) -> Result
         profiles: profiles(&model, &call.project()?, body.profiles)?,
         expires_at,
         filename: body.filename,
-        origin: Some(source.origin(source.alias_or(&asked.alias))),
+        // As in LXD: what has no name there has nothing newer to follow.
+        origin: Some(source.origin(source.alias_or(&asked.alias))).filter(remote::can_follow),
         requestor: Some(call.requestor()),
     };
     let spec = Spec { may_cancel: true, ..spec(&call, "Downloading image", &project, &[]) };
     let app = Arc::clone(&call.app);
     let operation = app.clone().ops.task(spec, async move |handle| {
         let (image, _hold) = app.remotes.load(&project, &source, &keep, false, &telling(&handle)).await?;
-        handle.extend_metadata(result(&image));
+        handle.set_metadata(result(&image));
         Ok::<(), remote::Error>(())
     });
     Ok(response::accepted(&operation))
@@ -132,10 +133,19 @@ fn expect(call: &Call, asked: &wire::ImageSource, body: &wire::ImagesPost) -> Re
     let project = call.holder(Feature::Images)?;
     let pair = |alias: &wire::ImageAlias| json!({"name": alias.name, "description": alias.description});
     let aliases: Value = body.aliases.iter().map(pair).collect();
-    let metadata = Map::from_iter([("aliases".to_owned(), aliases)]);
+    let metadata = Map::from_iter([
+        ("aliases".to_owned(), aliases),
+        (
+            "expires_at".to_owned(),
+            if body.expires_at.is_empty() { "0001-01-01T00:00:00Z" } else { &body.expires_at }.into(),
+        ),
+        ("properties".to_owned(), json!(body.properties)),
+        ("public".to_owned(), body.public.into()),
+    ]);
     let spec =
         Spec { metadata: Some(metadata), ..spec(call, "Image download token", &project, &[fingerprint.as_str()]) };
     let operation = call.app.ops.token(spec).map_err(|_| Error::Random)?;
+    call.lifecycle("image-secret-created", &format!("/1.0/images/{fingerprint}"));
     Ok(response::accepted(&operation))
 }
 
@@ -151,7 +161,7 @@ pub async fn secret(call: Call) -> Result<Response> {
 /// `POST /1.0/images/<fingerprint>/refresh`: the newer one, if its server has one.
 pub async fn refresh(call: Call) -> Result<Response> {
     let (_, image) = find(&call)?;
-    if image.update_source.as_ref().is_none_or(|origin| origin.alias.is_empty() && origin.protocol != "direct") {
+    if !image.update_source.as_ref().is_some_and(remote::can_follow) {
         return Err(remote::Error::NoOrigin { fingerprint: image.fingerprint.clone() }.into());
     }
     let spec = spec(&call, "Refreshing image", &image.project, &[image.fingerprint.as_str()]);
@@ -159,7 +169,9 @@ pub async fn refresh(call: Call) -> Result<Response> {
     let operation = app.clone().ops.task(spec, async move |handle| {
         let is_newer = app.remotes.refresh(&image, Some(requestor), &telling(&handle)).await?;
         handle.add_metadata("refreshed", is_newer.into());
-        call.lifecycle("image-refreshed", &format!("/1.0/images/{}", image.fingerprint));
+        if is_newer {
+            call.lifecycle("image-refreshed", &format!("/1.0/images/{}", image.fingerprint));
+        }
         Ok::<(), remote::Error>(())
     });
     Ok(response::accepted(&operation))
@@ -183,7 +195,8 @@ pub async fn push(mut call: Call) -> Result<Response> {
     let app = Arc::clone(&call.app);
     let operation = app.clone().ops.task(spec, async move |_| {
         app.remotes.push(&image, &push).await?;
-        call.lifecycle("image-retrieved", &format!("/1.0/images/{}", image.fingerprint));
+        let url = format!("/1.0/images/{}", image.fingerprint);
+        call.lifecycle_with("image-retrieved", &url, &[("target", push.target.as_str().into())]);
         Ok::<(), remote::Error>(())
     });
     Ok(response::accepted(&operation))

@@ -91,7 +91,10 @@ pub(super) fn find(call: &Call) -> Result<(Arc<Model>, Arc<Image>)> {
         (Err(error), Some(secret)) if call.trust == Trust::Untrusted => {
             let image = among(&model, &project, wanted, |image| image.phase == Phase::Ready).map_err(|_| error)?;
             // Whoever knows it was given it for this image by somebody who may read it.
-            call.app.ops.use_token(image.fingerprint.as_str(), secret).map_err(|_| Error::NotFound("Image"))?;
+            let token = call.app.ops.use_token(image.fingerprint.as_str(), secret);
+            let token = token.map_err(|_| Error::NotFound("Image"))?;
+            // As LXD tells of each use.
+            call.lifecycle("operation-cancelled", &format!("/1.0/operations/{}", token.id()));
             Ok((model, image))
         }
         (found, _) => found.map(|image| (model, image)),

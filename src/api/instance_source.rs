@@ -17,7 +17,7 @@ use crate::instance::{self, Asked as AskedOfCopy, CopyOf};
 use crate::names::{AliasName, InstanceKey, InstanceName, ProjectName, SnapshotName};
 use crate::ops::Handle;
 use crate::project;
-use crate::remote::{Asked, Keep, Source};
+use crate::remote::{self, Asked, Keep, Source};
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -145,7 +145,7 @@ impl Loading {
             cached: true,
             auto_update: by_name
                 && follows.unwrap_or_else(|| config::bool_of(&model.config, "images.auto_update_cached")),
-            origin: Some(self.remote.origin(self.remote.alias_or(&self.alias))),
+            origin: Some(self.remote.origin(self.remote.alias_or(&self.alias))).filter(remote::can_follow),
             requestor: Some(requestor.clone()),
             ..Keep::default()
         };

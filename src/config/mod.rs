@@ -8,6 +8,7 @@ mod instance_keys;
 mod instance_type;
 pub mod intercept;
 pub mod limits;
+pub mod pgp_key;
 mod pool_keys;
 mod project_keys;
 pub mod raw_idmap;

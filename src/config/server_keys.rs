@@ -167,6 +167,13 @@ pub const SERVER_KEYS: &[ServerRow] = &[
         doc: "Whether the public images of the default project are offered by simplestreams, at /streams/v1, over HTTPS. Ours.",
     },
     ServerRow {
+        pattern: Pattern::Prefix("images.streams_key."),
+        kind: Kind::PgpKey,
+        default: "",
+        hidden: false,
+        doc: "The public key, armored, by which the lists of the image server of this name (host, or host:port) must be signed. Ours.",
+    },
+    ServerRow {
         pattern: Pattern::Prefix("user."),
         kind: Kind::Text,
         default: "",

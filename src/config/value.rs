@@ -4,7 +4,7 @@ use super::cpus::CpuDemand;
 use super::limits::{Rlimit, is_allowance, is_resource};
 use super::size::{parse_part, parse_size};
 use super::{Error, MAX_VALUE};
-use super::{names_of, raw_idmap, raw_lxc, raw_seccomp, schedule, snapshot_pattern, syscalls};
+use super::{names_of, pgp_key, raw_idmap, raw_lxc, raw_seccomp, schedule, snapshot_pattern, syscalls};
 use crate::names::{is_interface, is_mac, shortened};
 use std::net::IpAddr;
 
@@ -53,6 +53,8 @@ pub enum Kind {
     SnapshotPattern,
     /// A program that compresses, perhaps with arguments.
     Compressor,
+    /// Armored public keys: [`pgp_key`].
+    PgpKey,
     /// A UUID.
     Uuid,
     /// What the daemon remembers of a device; the end of the key says what.
@@ -142,7 +144,7 @@ fn is_subnet(text: &str) -> bool {
 impl Kind {
     /// Whether a value may have several lines.
     fn has_lines(self) -> bool {
-        matches!(self, Self::Text | Self::Idmap | Self::RawLxc | Self::RawSeccomp | Self::Syscalls)
+        matches!(self, Self::Text | Self::Idmap | Self::RawLxc | Self::RawSeccomp | Self::Syscalls | Self::PgpKey)
     }
 
     /// Checks `value`.
@@ -222,6 +224,7 @@ impl Kind {
                 Ok(())
             }
             Self::Compressor => refuse(format!("it must be one of {}, perhaps with arguments", COMPRESSORS.join(", "))),
+            Self::PgpKey => pgp_key::parse(value).map(drop).or_else(refuse),
             Self::Uuid if uuid::Uuid::parse_str(value).is_ok() => Ok(()),
             Self::Uuid => refuse("it must be a UUID".to_owned()),
             Self::OfDevice => of_device(key, value).or_else(|expected| refuse(expected.to_owned())),
@@ -272,7 +275,7 @@ impl Kind {
             | Self::Uuid
             | Self::Compressor
             | Self::OfDevice => "string",
-            Self::Idmap | Self::RawLxc | Self::RawSeccomp | Self::Syscalls => "lines",
+            Self::Idmap | Self::RawLxc | Self::RawSeccomp | Self::Syscalls | Self::PgpKey => "lines",
             Self::Schedule => "schedule",
             Self::Expiry => "lengths of time",
             Self::Modules | Self::FileSystems | Self::FusePrograms | Self::Addresses => "list",

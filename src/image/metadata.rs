@@ -38,6 +38,10 @@ pub fn architecture(word: &str) -> Option<&'static str> {
     })
 }
 
+/// All of these words.
+pub const ARCHITECTURES: [&str; 9] =
+    ["x86_64", "i686", "aarch64", "armv7l", "ppc", "ppc64", "ppc64le", "s390x", "riscv64"];
+
 /// What a kernel of an architecture runs, itself first (personality(2)).
 pub fn runs(kernel: &str) -> &'static [&'static str] {
     match architecture(kernel) {

@@ -17,7 +17,7 @@ mod unpack;
 mod writer;
 
 pub use error::Error;
-pub use metadata::{Metadata, architecture, runs};
+pub use metadata::{ARCHITECTURES, Metadata, architecture, runs};
 pub use pack::{About, Compressor, Ids, Leash, Source, Stop, Unknown, child_main as pack_main, leash};
 pub use parts::{FilePart, Parts};
 pub use rules::Limits;

@@ -84,8 +84,8 @@ impl fmt::Display for Error {
             Self::Answer { url, reason } => write!(f, "The answer of {url} is not usable: {reason}"),
             Self::NoOrigin { fingerprint } => write!(
                 f,
-                "The image {fingerprint} came from no server by a name, so there is nothing newer of it: copy it from a \
-                 server by an alias"
+                "Image source not found: the image {fingerprint} came from no server by a name, so there is nothing newer of \
+                 it; copy it from a server by an alias"
             ),
             Self::NotFound => f.write_str("Image not found"),
             Self::Ended => f.write_str("The download ended without a result; see the log"),
@@ -120,6 +120,15 @@ pub(super) fn io(doing: &'static str, path: impl Into<std::path::PathBuf>) -> im
 }
 
 impl Error {
+    /// The server cannot be asked now; not: it has no such image, or what it says is not to be believed.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Shared(error) => error.is_away(),
+            Self::Index { .. } | Self::Answer { .. } => false,
+            _ => !self.is_missing(),
+        }
+    }
+
     /// The server says that it does not have it.
     pub fn is_missing(&self) -> bool {
         match self {

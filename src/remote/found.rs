@@ -1,5 +1,8 @@
 //! What a server says about an image, by each of the protocols.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
@@ -7,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::Error;
 use super::index::Lists;
+use super::signature::Keys;
 use super::source::{Named, Protocol, Source};
 use super::streams::{self, Entry, Files};
 use crate::api::wire::{self, Config};
@@ -45,9 +49,12 @@ pub(super) enum Place {
     At(Url, Url),
 }
 
-/// What this host can use.
+/// What is of use.
 pub(super) struct Wish<'a> {
-    pub(super) host: &'static [&'static str],
+    /// Architectures, the host's own first. Whoever only keeps an image for others takes any.
+    pub(super) host: Arc<[&'static str]>,
+    /// By whom lists must be signed.
+    pub(super) keys: Option<Keys>,
     /// Goes before the host's own.
     pub(super) preferred: &'a str,
     /// How old a list may be.
@@ -96,11 +103,17 @@ async fn by_streams(
     source: &Source,
     wish: &Wish<'_>,
 ) -> Result<(Found, Option<Error>), Error> {
-    let index = lists.get(client, &server.below("streams/v1/index.json")?, wish.fresh, streams::lists).await?;
+    let signed = |path: &str| signed(server, path, wish.keys.is_some());
+    let keys = wish.keys.clone();
+    let parse = move |list: &[u8]| streams::lists(&believed(keys.as_ref(), list)?);
+    let url = signed("streams/v1/index.json")?;
+    let index = lists.get(client, &url, wish.fresh, parse).await.map_err(|error| unsigned(error, &url, wish))?;
     let (mut entries, mut stale) = (Vec::new(), index.stale);
-    let host = wish.host;
     for path in &index.content {
-        let list = lists.get(client, &server.below(path)?, wish.fresh, |json| streams::images(json, host)).await?;
+        let (host, keys) = (Arc::clone(&wish.host), wish.keys.clone());
+        let parse = move |list: &[u8]| streams::images(&believed(keys.as_ref(), list)?, &host);
+        let url = signed(path)?;
+        let list = lists.get(client, &url, wish.fresh, parse).await.map_err(|error| unsigned(error, &url, wish))?;
         entries.extend(list.content);
         stale = stale.or(list.stale);
     }
@@ -129,6 +142,29 @@ async fn by_streams(
         place: Place::Streams(entry.files.clone()),
     };
     Ok((found, stale))
+}
+
+/// Where a list is; those that are signed are called `.sjson`, also where the index names the others.
+fn signed(server: &Url, path: &str, signed: bool) -> Result<Url, Error> {
+    match path.strip_suffix(".json").filter(|_| signed) {
+        Some(name) => Ok(server.below(&format!("{name}.sjson"))?),
+        None => Ok(server.below(path)?),
+    }
+}
+
+/// What of a list is read.
+fn believed<'a>(keys: Option<&Keys>, list: &'a [u8]) -> Result<Cow<'a, [u8]>, String> {
+    keys.map_or(Ok(Cow::Borrowed(list)), |keys| keys.verified(list).map(Cow::Owned))
+}
+
+/// That a list lacks is told differently where it must be signed.
+fn unsigned(error: Error, url: &Url, wish: &Wish<'_>) -> Error {
+    if wish.keys.is_none() || !error.is_missing() {
+        return error;
+    }
+    let reason =
+        format!("a key is pinned for this server (images.streams_key.{}), and it has no signed list", url.authority());
+    Error::Index { url: url.to_string(), reason }
 }
 
 /// Whether a name can be the beginning of a fingerprint that somebody copied.

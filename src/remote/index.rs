@@ -67,7 +67,7 @@ impl Lists {
         client: &Client,
         url: &Url,
         fresh: Duration,
-        parse: impl Fn(&[u8]) -> Result<T, String> + Copy + Send + 'static,
+        parse: impl Fn(&[u8]) -> Result<T, String> + Clone + Send + 'static,
     ) -> Result<List<T>, Error> {
         let path = self.path(url);
         let kept = {
@@ -76,7 +76,10 @@ impl Lists {
         };
         let usable = |reason| Error::Index { url: url.to_string(), reason };
         // Long ones take their time.
-        let read = async |body: Arc<Vec<u8>>| blocking(move || Ok(parse(&body))).await?.map_err(usable);
+        let read = async |body: Arc<Vec<u8>>| {
+            let parse = parse.clone();
+            blocking(move || Ok(parse(&body))).await?.map_err(usable)
+        };
         if let Some(kept) = kept.as_ref().filter(|kept| kept.age < fresh)
             && let Ok(content) = read(Arc::clone(&kept.body)).await
         {

@@ -15,6 +15,7 @@ mod found;
 mod index;
 mod keep;
 mod push;
+mod signature;
 mod source;
 mod streams;
 mod update;
@@ -34,13 +35,14 @@ pub use flight::Progress;
 pub use found::Found;
 pub use keep::{Keep, keep, remove};
 pub use push::Push;
-pub use source::{Asked, Source};
+pub use source::{Asked, Source, can_follow};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use streams::fuzz as fuzz_streams;
 
 use flight::{Flight, Flights};
 use found::Wish;
 use index::Lists;
+use signature::Keys;
 
 /// So often a download that ended well is looked for before something is wrong.
 const TRIES: usize = 3;
@@ -76,16 +78,18 @@ impl Remotes {
         blocking(move || Ok(Client::new(&trust, &proxies)?)).await
     }
 
-    /// Asks for an image. When the server is away, what it said before counts, and a warning says so.
+    /// Asks for an image; `any`: of whatever architecture. When the server is away, what it said before counts, and a warning
+    /// says so.
     ///
     /// # Errors
     /// When nobody knows it, or it is not for this host.
-    pub async fn find(&self, project: &ProjectName, source: &Source, fresh: bool) -> Result<Found, Error> {
+    pub async fn find(&self, project: &ProjectName, source: &Source, any: bool, fresh: bool) -> Result<Found, Error> {
         let client = self.client(source).await?;
         let (model, key) = (self.context.db.model(), "images.default_architecture");
         let own = model.projects.get(project).and_then(|record| record.config.get(key));
         let wish = Wish {
-            host: self.context.host.architectures,
+            host: wanted_architectures(self.context.host.architectures, any),
+            keys: Keys::of(&model.config, &source.servers),
             preferred: own.or_else(|| model.config.get(key)).map_or("", String::as_str),
             fresh: if fresh { Duration::ZERO } else { index::FRESH },
         };
@@ -108,13 +112,11 @@ impl Remotes {
 
     /// The image of a name that came from there before; for when nobody can be asked.
     fn cached(&self, project: &ProjectName, source: &Source) -> Option<Arc<Image>> {
-        let origin = source.origin(source.alias());
         let is_it = |image: &&Arc<Image>| {
-            image.project == *project && image.phase == Phase::Ready && image.update_source.as_ref() == Some(&origin)
+            image.project == *project
+                && image.phase == Phase::Ready
+                && image.update_source.as_ref().is_some_and(|origin| source.is_of(origin))
         };
-        if origin.alias.is_empty() {
-            return None;
-        }
         self.context.db.model().images.values().filter(is_it).max_by_key(|image| image.created_at).cloned()
     }
 
@@ -148,10 +150,11 @@ impl Remotes {
         fresh: bool,
         told: &(dyn Fn(&Progress) + Send + Sync),
     ) -> Result<(Arc<Image>, Hold), Error> {
-        let found = match self.find(project, source, fresh).await {
+        // One that is only kept for others need not run here.
+        let found = match self.find(project, source, !keep.cached, fresh).await {
             Ok(found) => found,
             Err(error) => {
-                let Some(image) = self.cached(project, source).filter(|_| !error.is_missing() && !fresh) else {
+                let Some(image) = self.cached(project, source).filter(|_| error.is_away() && !fresh) else {
                     return Err(error);
                 };
                 tracing::warn!(%error, image = %image.fingerprint, "an image server is away: the image from before is used");
@@ -207,6 +210,12 @@ impl Remotes {
         // A list that stays is asked for again after an hour.
         let _ = tokio::task::spawn_blocking(move || lists.clear()).await;
     }
+}
+
+/// The host's own architectures, and behind them perhaps all others.
+fn wanted_architectures(host: &[&'static str], any: bool) -> Arc<[&'static str]> {
+    let others = crate::image::ARCHITECTURES.into_iter().filter(|word| any && !host.contains(word));
+    host.iter().copied().chain(others).collect()
 }
 
 /// Runs blocking work on the runtime's pool for it. A panic of it goes on here.

@@ -66,6 +66,8 @@ pub struct Source {
     pub(super) secret: String,
     /// The project there.
     pub(super) project: String,
+    /// As the request has it: `container`, or nothing.
+    image_type: String,
     /// Which image.
     pub(super) named: Named,
 }
@@ -128,7 +130,9 @@ impl Source {
             certificate: asked.certificate.to_owned(),
             trust: Trust::parse(asked.certificate)?,
             secret: asked.secret.to_owned(),
-            project: asked.project.to_owned(),
+            // The same as none.
+            project: if asked.project == "default" { String::new() } else { asked.project.to_owned() },
+            image_type: asked.image_type.to_owned(),
             named,
         })
     }
@@ -144,6 +148,7 @@ impl Source {
             certificate: &origin.certificate,
             project: &origin.project,
             alias: &origin.alias,
+            image_type: &origin.image_type,
             ..Asked::default()
         })
     }
@@ -155,9 +160,16 @@ impl Source {
             certificate: self.certificate.clone(),
             protocol: self.protocol.as_str().to_owned(),
             server: self.shown(),
-            image_type: "container".to_owned(),
+            image_type: self.image_type.clone(),
             project: self.project.clone(),
         }
+    }
+
+    /// Whether an image whose row has this was found by the same name at the same servers.
+    pub(super) fn is_of(&self, origin: &ImageOrigin) -> bool {
+        // A request may leave the type out.
+        let own = ImageOrigin { image_type: origin.image_type.clone(), ..self.origin(self.alias()) };
+        !own.alias.is_empty() && own == *origin
     }
 
     /// The name by which it is asked for; empty: by its fingerprint.
@@ -197,6 +209,11 @@ impl Source {
             Named::Itself => String::new(),
         }
     }
+}
+
+/// Whether there may be something newer where an image came from: it has a name there, or the address is all of it.
+pub fn can_follow(origin: &ImageOrigin) -> bool {
+    !origin.alias.is_empty() || origin.protocol == Protocol::Direct.as_str()
 }
 
 /// What the server's configuration says about proxies.
