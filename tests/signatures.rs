@@ -88,7 +88,8 @@ fn only_what_the_pinned_key_signed_is_believed() {
     daemon.lxc(&["profile", "device", "add", "default", "root", "disk", "path=/", "pool=p"]).ok();
     let [index, images] = tree(&daemon, &served);
     let (own, other) = (Signer::new(&place.path().join("own")), Signer::new(&place.path().join("other")));
-    let source = json!({"type": "image", "mode": "pull", "protocol": "simplestreams", "server": server.url, "alias": "bb/1"});
+    let source =
+        json!({"type": "image", "mode": "pull", "protocol": "simplestreams", "server": server.url, "alias": "bb/1"});
     let take = || {
         done(&daemon, "POST", "/1.0/images", &json!({"source": source}));
         let image = get(&daemon, "/1.0/images")[0].as_str().unwrap().to_owned();

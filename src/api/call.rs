@@ -304,9 +304,13 @@ impl Call {
                 address: "@".to_owned(),
             },
             Peer::Tls { address, certificate } => Requestor {
-                username: certificate.as_ref().map(|c| c.fingerprint.to_string()).unwrap_or_default(),
-                // As in LXD, who showed no certificate has only an address.
-                protocol: if certificate.is_some() { "tls".to_owned() } else { String::new() },
+                // As in LXD, of whom nobody trusts there is only the address.
+                username: certificate
+                    .as_ref()
+                    .filter(|_| self.trust == Trust::Trusted)
+                    .map(|c| c.fingerprint.to_string())
+                    .unwrap_or_default(),
+                protocol: if self.trust == Trust::Trusted { "tls".to_owned() } else { String::new() },
                 address: address.to_string(),
             },
         }

@@ -1,0 +1,271 @@
+//! Images between us, LXD 5.0.2 and Incus, by each protocol and in each direction, launched where they arrive.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::api::{done, get};
+use support::{Daemon, Said, said};
+
+/// What a peer and its client are called.
+struct Kind {
+    /// Directory of the unpacked packages below `target/clients`.
+    package: &'static str,
+    daemon: &'static str,
+    client: &'static str,
+    /// Which environment variable names the state directory.
+    state: &'static str,
+    /// And the client's own configuration.
+    conf: &'static str,
+}
+
+const LXD: Kind = Kind {
+    package: "lxd",
+    daemon: "usr/bin/lxd",
+    // The stock client is installed.
+    client: "lxc",
+    state: "LXD_DIR",
+    conf: "LXD_CONF",
+};
+
+const INCUS: Kind = Kind {
+    package: "incus-daemon",
+    daemon: "usr/libexec/incus/incusd",
+    client: "incus",
+    state: "INCUS_DIR",
+    conf: "INCUS_CONF",
+};
+
+/// Another server on this host, in a directory of its own; it is stopped, and its mounts are taken away, with this.
+struct Peer {
+    kind: Kind,
+    root: PathBuf,
+    child: Child,
+    url: String,
+}
+
+impl Peer {
+    /// A fresh one that listens, with a pool on a directory. `ca`: whom it believes, beside nobody.
+    fn start(kind: Kind, ca: &Path) -> Self {
+        let root = tempfile::Builder::new().prefix("warren-peer-").tempdir_in("/var/tmp").unwrap().keep();
+        // Roots of containers walk in.
+        std::fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+        std::fs::create_dir(root.join("home")).unwrap();
+        let log = std::fs::File::create(root.join("log")).unwrap();
+        let mut command = Self::command(&kind, &root, ca, &clients().join(kind.package).join(kind.daemon));
+        command.args(["--group", "root"]).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}; see packaging/clients", kind.daemon));
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let peer = Self { kind, root, child, url: format!("https://127.0.0.1:{port}") };
+        let start = Instant::now();
+        while peer.client(ca, &["query", "/1.0"]).code != 0 {
+            assert!(start.elapsed() < Duration::from_secs(60), "{}", peer.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        peer.client(ca, &["config", "set", &format!("core.https_address=127.0.0.1:{port}")]).ok();
+        peer.client(ca, &["storage", "create", "p", "dir"]).ok();
+        peer.client(ca, &["profile", "device", "add", "default", "root", "disk", "path=/", "pool=p"]).ok();
+        peer
+    }
+
+    fn command(kind: &Kind, root: &Path, ca: &Path, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.env(kind.state, root.join("state")).env(kind.conf, root.join("home")).env("HOME", root.join("home"));
+        command.env("SSL_CERT_FILE", ca).env("LC_ALL", "C.UTF-8");
+        // The libraries that it came with; the program runs from where its package was unpacked.
+        command.env("LD_LIBRARY_PATH", clients().join(kind.package).join("usr/lib/x86_64-linux-gnu"));
+        command
+    }
+
+    /// Its client, which believes `ca`.
+    fn client(&self, ca: &Path, arguments: &[&str]) -> Said {
+        let program = match self.kind.client {
+            "incus" => clients().join("incus/usr/bin/incus"),
+            client => PathBuf::from(client),
+        };
+        said(Self::command(&self.kind, &self.root, ca, &program).args(arguments).stdin(Stdio::null()))
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.root.join("log")).unwrap_or_default()
+    }
+
+    fn certificate(&self) -> String {
+        std::fs::read_to_string(self.root.join("state/server.crt")).unwrap()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // Both take this for the end of everything that runs there.
+        let _ = Command::new("kill").args(["-s", "PWR", &self.child.id().to_string()]).output();
+        let start = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if start.elapsed() > Duration::from_secs(20) {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        // What it leaves mounted when it ends.
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let root = self.root.display().to_string();
+        let below = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|place| place.starts_with(&root));
+        for place in below.collect::<Vec<_>>().into_iter().rev() {
+            let _ = Command::new("umount").args(["-l", place]).output();
+        }
+        let _ = std::fs::remove_dir_all(&self.root);
+    }
+}
+
+fn clients() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients")
+}
+
+/// A daemon that listens, with three public images, published by it and imported: `made` (gzip), `squash`, and `split`.
+fn host() -> (Daemon, String) {
+    let daemon = Daemon::ready("overlay");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    daemon.lxc(&["config", "set", "core.https_address", &format!("127.0.0.1:{port}")]).ok();
+    daemon.lxc(&["init", "bb", "c"]).ok();
+    daemon.lxc(&["publish", "c", "--alias", "made", "--public", "release=1"]).ok();
+    daemon.lxc(&["publish", "c", "--alias", "squash", "--public", "--compression", "squashfs"]).ok();
+    daemon.lxc(&["delete", "c"]).ok();
+    daemon.lxc(&["image", "alias", "create", "split", &target(&daemon, "bb")]).ok();
+    done(&daemon, "PATCH", &format!("/1.0/images/{}", target(&daemon, "bb")), &json!({"public": true}));
+    (daemon, format!("https://127.0.0.1:{port}"))
+}
+
+fn target(daemon: &Daemon, alias: &str) -> String {
+    get(daemon, &format!("/1.0/images/aliases/{alias}"))["target"].as_str().unwrap().to_owned()
+}
+
+/// A peer takes images of ours by both protocols and in each mode, and gives its own.
+fn exchange(kind: Kind) {
+    let (ours, url) = host();
+    let certificate = get(&ours, "/1.0")["environment"]["certificate"].as_str().unwrap().to_owned();
+    let place = tempfile::tempdir_in("/var/tmp").unwrap();
+    let ca = place.path().join("ca.pem");
+    std::fs::write(&ca, &certificate).unwrap();
+    let name = kind.package;
+    let peer = Peer::start(kind, &ca);
+    let client = |arguments: &[&str]| peer.client(&ca, arguments);
+    let fingerprints = || -> Vec<String> {
+        let list: Value = serde_json::from_str(&client(&["image", "list", "--format", "json"]).ok()).unwrap();
+        let all = list.as_array().unwrap().iter();
+        all.map(|image| image["fingerprint"].as_str().unwrap().to_owned()).collect()
+    };
+    let forget = || fingerprints().iter().for_each(|image| drop(client(&["image", "delete", image]).ok()));
+
+    // They launch ours, by LXD's protocol as a stranger and by simplestreams.
+    let protocol = peer.kind.client.replace("lxc", "lxd");
+    client(&["remote", "add", "api", &url, "--public", "--accept-certificate", &format!("--protocol={protocol}")]).ok();
+    client(&["remote", "add", "streams", &url, "--public", "--protocol=simplestreams"]).ok();
+    // LXD 5.0.2 unpacks no image that is one squashfs; by streams there is no name for one.
+    for (remote, image) in [("api", "made"), ("api", "split"), ("streams", "made"), ("streams", "split")] {
+        let wanted = target(&ours, image);
+        client(&["launch", &format!("{remote}:{image}"), "c"]).ok();
+        assert_eq!(fingerprints(), [wanted], "{name} from {remote}: {image}");
+        assert_eq!(client(&["exec", "c", "--", "cat", "/etc/passwd"]).ok(), "root:x:0:0::/root:/bin/sh\n");
+        client(&["delete", "--force", "c"]).ok();
+        forget();
+    }
+    assert!(!client(&["image", "info", &format!("api:{}", &"0".repeat(64))]).err.is_empty());
+
+    // Each gives the other one what is private: we by a password's trust of the peer's client, in each mode.
+    ours.lxc(&["config", "set", "core.trust_password", "word"]).ok();
+    done(&ours, "PATCH", &format!("/1.0/images/{}", target(&ours, "made")), &json!({"public": false}));
+    trust(&ours, &peer, &ca, &url);
+    for mode in ["pull", "push", "relay"] {
+        let wanted = target(&ours, "made");
+        let alias = format!("{mode}ed");
+        client(&["image", "copy", "ours:made", "local:", "--mode", mode, "--alias", &alias])
+            .accepted_unless_socket(mode);
+        if mode == "pull" || mode == "relay" {
+            assert_eq!(fingerprints(), [wanted], "{name}: {mode}");
+            forget();
+        }
+    }
+    // From them to us: an image that they made of an instance of theirs.
+    client(&["launch", "streams:split", "c"]).ok();
+    client(&["stop", "--force", "c"]).ok();
+    client(&["publish", "c", "--alias", "theirs"]).ok();
+    client(&["publish", "c", "--alias", "open", "--public", "--compression", "zstd"]).ok();
+    client(&["delete", "c"]).ok();
+    client(&["remote", "add", "self", &peer.url, "--accept-certificate"]).code_is(&[0, 1]);
+    for mode in ["push", "relay"] {
+        let alias = format!("{mode}ed");
+        client(&["image", "copy", "theirs", "ours:", "--mode", mode, "--alias", &alias]).ok();
+        launches(&ours, &json!({"type": "image", "alias": alias}));
+        done(&ours, "DELETE", &format!("/1.0/images/{}", target(&ours, &alias)), &json!({}));
+    }
+    // We pull as a stranger, and pull it once more when it has changed there.
+    let source = json!({"type": "image", "mode": "pull", "protocol": "lxd", "server": peer.url, "alias": "open",
+        "certificate": peer.certificate()});
+    launches(&ours, &source);
+    let refused = json!({"source": {"type": "image", "mode": "pull", "protocol": "lxd", "server": peer.url,
+        "alias": "theirs", "certificate": peer.certificate()}});
+    let (code, error, _) = ours.operation("POST", "/1.0/images", &refused.to_string());
+    assert!(code == 400 && error.contains("has no image"), "{error}");
+    forget();
+}
+
+/// The peer's client is trusted by us, as remote `ours`.
+fn trust(ours: &Daemon, peer: &Peer, ca: &Path, url: &str) {
+    if peer.kind.client == "lxc" {
+        peer.client(ca, &["remote", "add", "ours", url, "--accept-certificate", "--password", "word"]).ok();
+        return;
+    }
+    // Incus knows no passwords: its certificate is added by hand.
+    let home = peer.root.join("home");
+    peer.client(ca, &["remote", "generate-certificate"]).code_is(&[0, 1]);
+    ours.lxc(&["config", "trust", "add", home.join("client.crt").to_str().unwrap()]).ok();
+    peer.client(ca, &["remote", "add", "ours", url, "--accept-certificate", "--protocol=lxd", "--auth-type=tls"])
+        .code_is(&[0]);
+}
+
+trait Expected {
+    fn code_is(self, codes: &[i32]);
+    fn accepted_unless_socket(self, mode: &str);
+}
+
+impl Expected for Said {
+    #[track_caller]
+    fn code_is(self, codes: &[i32]) {
+        assert!(codes.contains(&self.code), "{}{}", self.out, self.err);
+    }
+
+    /// Nobody can send to a client's unix socket.
+    #[track_caller]
+    fn accepted_unless_socket(self, mode: &str) {
+        if mode == "push" {
+            assert_ne!(self.code, 0, "{}", self.out);
+        } else {
+            self.ok();
+        }
+    }
+}
+
+/// We run an instance of an image, which then goes.
+#[track_caller]
+fn launches(ours: &Daemon, source: &Value) {
+    done(ours, "POST", "/1.0/instances", &json!({"name": "theirs", "source": source}));
+    ours.lxc(&["start", "theirs"]).ok();
+    assert_eq!(ours.lxc(&["exec", "theirs", "--", "cat", "/etc/passwd"]).ok(), "root:x:0:0::/root:/bin/sh\n");
+    ours.lxc(&["delete", "--force", "theirs"]).ok();
+}
+
+#[test]
+fn lxd_takes_images_of_ours_and_gives_its_own() {
+    exchange(LXD);
+}
+
+#[test]
+fn incus_takes_images_of_ours_and_gives_its_own() {
+    exchange(INCUS);
+}
