@@ -27,6 +27,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("netlink", netlink),
     ("network", network),
     ("notify", notify),
+    ("pack", pack),
     ("preseed", preseed),
     ("proxy", proxy),
     ("query", query),
@@ -141,6 +142,11 @@ pub fn network(bytes: &[u8]) {
 /// Messages of liblxc's monitor about system calls.
 pub fn notify(bytes: &[u8]) {
     crate::sys::notify::fuzz(bytes);
+}
+
+/// What files are called and have, as it is written into the tarball of an image.
+pub fn pack(bytes: &[u8]) {
+    crate::image::fuzz_pack(bytes);
 }
 
 /// The YAML of `init --preseed`.

@@ -21,8 +21,8 @@ pub use metadata::{ARCHITECTURES, Metadata, architecture, runs};
 pub use pack::{About, Compressor, Ids, Leash, Source, Stop, Unknown, child_main as pack_main, leash};
 pub use parts::{FilePart, Parts};
 pub use rules::Limits;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use store::fuzz as fuzz_tarball;
 pub use store::{Hold, Part, Received, Store, StoredImage, Upload};
 pub use unpack::Report;
 pub use writer::Writer;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use {pack::header::fuzz as fuzz_pack, store::fuzz as fuzz_tarball};

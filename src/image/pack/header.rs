@@ -224,6 +224,48 @@ impl Entry<'_> {
     }
 }
 
+/// For [`crate::fuzz`]: whatever a file is called and has, a reader finds it again.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    // A head of numbers, then texts, in which 0 ends each: no name of a file has one.
+    let (numbers, texts) = bytes.split_at(bytes.len().min(16));
+    let number = |at: usize| numbers.get(at).copied().unwrap_or_default();
+    let wide = |at: usize| (0..8).fold(0, |value, byte| value << 8 | u64::from(number(at + byte)));
+    let mut texts = texts.split(|byte| *byte == 0);
+    let mut text = || texts.next().unwrap_or_default();
+    let (name, target) = ([b"rootfs/", text()].concat(), text());
+    let kinds = [Kind::File, Kind::HardLink, Kind::Symlink, Kind::CharacterDevice, Kind::Directory, Kind::Fifo];
+    let kind = kinds.get(usize::from(number(0)) % kinds.len()).copied().unwrap_or(Kind::File);
+    let is_link = matches!(kind, Kind::HardLink | Kind::Symlink);
+    let attributes = [([b"user.", text()].concat(), text().to_vec()), (b"user.z".to_vec(), numbers.to_vec())];
+    let entry = Entry {
+        name: &name,
+        kind,
+        target: if is_link { target } else { b"" },
+        mode: u32::from(number(1)) << 4,
+        uid: u32::from(number(2)) << 24,
+        gid: u32::from(number(3)) << 20,
+        // No more than a reader can add to where it is.
+        size: if kind == Kind::File { wide(4) >> 2 } else { 0 },
+        modified: (i64::from_be_bytes(wide(8).to_be_bytes()), u32::from(number(7)) * 1000),
+        device: (u32::from(number(5)), u32::from(number(6))),
+        sparse: None,
+        attributes: &attributes,
+        armour: number(1) % 2 == 0,
+    };
+    let mut written = Vec::new();
+    entry.write(&mut written);
+    assert_eq!(written.len() % BLOCK, 0);
+    let mut archive = tar::Archive::new(&*written);
+    let read = archive.entries().ok().and_then(|mut entries| entries.next()).and_then(Result::ok);
+    assert!(read.is_some(), "no reader finds it");
+    if let Some(read) = read {
+        assert_eq!(read.path_bytes(), &*name);
+        assert_eq!(read.link_name_bytes().unwrap_or_default(), entry.target);
+        assert_eq!((read.header().entry_type().as_byte(), read.size()), (kind.flag(), entry.size));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
