@@ -23,7 +23,8 @@ fn add(daemon: &Daemon, tree: &Path, at: i64) {
     let (_, root) = daemon.busybox();
     let place = daemon.root.join(format!("meta-{at}"));
     std::fs::create_dir_all(&place).unwrap();
-    let properties = "properties:\n  architecture: x86_64\n  os: busybox\n  release: \"1\"\n  variant: test\n  description: bb\n";
+    let properties =
+        "properties:\n  architecture: x86_64\n  os: busybox\n  release: \"1\"\n  variant: test\n  description: bb\n";
     let metadata = format!("architecture: x86_64\ncreation_date: {at}\n{properties}");
     std::fs::write(place.join("metadata.yaml"), metadata).unwrap();
     let meta = place.join("meta.tar.xz");
