@@ -30,7 +30,7 @@ fn tree(directory: &Path) -> BTreeMap<PathBuf, (u32, i64, i64, Vec<u8>)> {
     found
 }
 
-/// Debian's LXD, unpacked by `packaging/lxd`, in a directory of its own.
+/// Debian's LXD, unpacked by `packaging/clients`, in a directory of its own.
 struct Lxd {
     root: PathBuf,
     child: Option<Child>,
@@ -49,7 +49,7 @@ impl Lxd {
     }
 
     fn program(&self) -> Command {
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lxd/usr/bin/lxd");
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients/lxd/usr/bin/lxd");
         assert!(program.exists(), "packaging/setup --tests unpacks LXD");
         let mut command = Command::new(program);
         command.env("LXD_DIR", self.state()).stdin(Stdio::null());

@@ -60,8 +60,8 @@ impl Keys {
         if output.status.success() && valid > 0 {
             return Ok(output.stdout);
         }
-        let words = said.lines().filter_map(|line| line.strip_prefix("gpgv: "));
-        let reason = words.last().unwrap_or("gpgv does not say why");
+        let mut words = said.lines().filter_map(|line| line.strip_prefix("gpgv: "));
+        let reason = words.next_back().unwrap_or("gpgv does not say why");
         Err(format!(
             "its signature is not by the key that is pinned for its server: {}",
             crate::names::shortened(reason)
