@@ -20,6 +20,9 @@ const SMALL: usize = 64 * 1024;
 /// …if it is there soon.
 const SOON: Duration = Duration::from_millis(250);
 
+/// Whoever sends one that is read whole may pause this long, however much is trusted.
+const PAUSE: Duration = Duration::from_secs(60);
+
 /// A body that breaks off, or is too long.
 #[derive(Debug)]
 pub enum BodyError {
@@ -27,7 +30,7 @@ pub enum BodyError {
     Broken(String),
     /// Longer than this many bytes.
     TooLong(usize),
-    /// Not all there after this time.
+    /// Not all there after this time, or nothing more for this long.
     Slow(Duration),
 }
 
@@ -123,13 +126,15 @@ impl BodyStream {
         });
     }
 
-    /// All of it, if it is not longer than `max`.
+    /// All of it, if it is not longer than `max`, and comes without long pauses.
     ///
     /// # Errors
     /// [`BodyError`].
     pub async fn read_limited(mut self, max: usize) -> Result<Bytes, BodyError> {
         let mut all = BytesMut::new();
-        while let Some(chunk) = self.next_chunk().await {
+        loop {
+            let next = tokio::time::timeout(PAUSE, self.next_chunk());
+            let Some(chunk) = next.await.map_err(|_| BodyError::Slow(PAUSE))? else { break };
             let chunk = chunk?;
             if all.len() + chunk.len() > max {
                 return Err(BodyError::TooLong(max));
@@ -192,6 +197,11 @@ mod tests {
         assert!(matches!(body.read_within(64, time).await, Err(BodyError::Slow(_))));
         assert_eq!(before.elapsed().as_secs(), time.as_secs());
         assert!(!rest.drain().await);
+        // Who is trusted may take its time, but not stop.
+        let (body, _) = body_of(stream::pending());
+        let before = tokio::time::Instant::now();
+        assert!(matches!(body.read_limited(64).await, Err(BodyError::Slow(PAUSE))));
+        assert_eq!(before.elapsed(), PAUSE);
         let (long, _) = body_of(stream::repeat_with(|| Ok(Bytes::from_static(&[0; 64]))));
         assert!(matches!(long.read_within(1000, time).await, Err(BodyError::TooLong(1000))));
     }

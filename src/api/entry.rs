@@ -77,6 +77,11 @@ pub trait Handler: Send + Sync + 'static {
     fn trusts_proxy(&self, _: std::net::IpAddr) -> bool {
         false
     }
+
+    /// Whether this peer is trusted, however far, at this moment.
+    fn knows(&self, _: &Peer) -> bool {
+        false
+    }
 }
 
 /// Panics in handlers since the start. A test that makes one is a test that fails.

@@ -8,6 +8,7 @@ mod certificates;
 mod change;
 mod console;
 mod cors;
+mod crowd;
 pub mod entry;
 mod error;
 mod events;

@@ -389,6 +389,10 @@ impl Handler for Router {
         known.split(',').any(|one| one.trim().parse().is_ok_and(|one: IpAddr| one.to_canonical() == address))
     }
 
+    fn knows(&self, peer: &Peer) -> bool {
+        self.trust(&self.app.db.model(), peer) != Trust::Untrusted
+    }
+
     fn handle(&self, request: Request) -> BoxFuture<'static, Response> {
         let cors = Cors::of(&self.app.db.model().config, &request.headers);
         let preflight = cors::is_preflight(&request.method, &request.headers);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -12,20 +13,31 @@ use rustix::net::sockopt;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::runtime;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
+use super::crowd::{Crowd, Standing};
 use super::entry::{Handler, Peer, filter};
 use super::linger::Lingering;
 use super::proxied;
 use crate::auth::ClientCertificate;
+use crate::sys::memory;
 
 /// A client gets this long for the head of a request, and a connection may idle this long between two.
 const HEAD: Duration = Duration::from_secs(60);
 /// And this long for its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// For its turn to begin one, when many connect from its address, this long.
+const QUEUE: Duration = Duration::from_secs(60);
+/// A stranger that takes nothing of an answer for this long is cut off, milliseconds.
+const STALLED: u32 = 300_000;
+/// When so many connections have ended, memory is given back…
+const RUSH: usize = 64;
+/// …not more often than this.
+const TRIM: Duration = Duration::from_secs(20);
 /// The head of a request is at most this long, bytes.
 const MAX_HEAD: usize = 64 * 1024;
 /// At most so many connections over HTTPS at a time, however many file descriptors there are.
@@ -55,6 +67,10 @@ pub struct Server {
     handler: Arc<dyn Handler>,
     tls: Arc<ServerConfig>,
     slots: Arc<Semaphore>,
+    crowd: Arc<Crowd>,
+    handshakes: runtime::Handle,
+    /// Connections that have ended since memory was given back.
+    ended: Arc<AtomicUsize>,
     https: Mutex<Https>,
 }
 
@@ -162,6 +178,33 @@ pub(crate) fn slots() -> usize {
     limit.and_then(|limit| usize::try_from(limit / 2).ok()).map_or(MAX_TLS, |half| half.clamp(1, MAX_TLS))
 }
 
+/// A thread that does nothing but handshakes, as long as this process lives, and gives memory back after a rush; where none
+/// can be had, the caller's.
+fn handshake_thread(ended: Arc<AtomicUsize>) -> runtime::Handle {
+    let start = || {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let thread = std::thread::Builder::new().name("handshakes".to_owned()).stack_size(512 * 1024);
+        thread.spawn(move || runtime.block_on(trim_after_rushes(&ended)))?;
+        Ok::<_, io::Error>(handle)
+    };
+    start().unwrap_or_else(|error| {
+        tracing::warn!(%error, "handshakes share the threads of requests");
+        runtime::Handle::current()
+    })
+}
+
+/// Gives memory back when many connections have ended.
+async fn trim_after_rushes(ended: &AtomicUsize) {
+    loop {
+        tokio::time::sleep(TRIM).await;
+        if ended.load(Ordering::Relaxed) >= RUSH {
+            ended.store(0, Ordering::Relaxed);
+            memory::trim();
+        }
+    }
+}
+
 /// A client that is gone without a word (power cut, pulled cable) is noticed within about three minutes, so that what it
 /// holds open ends, also where nothing is ever sent.
 fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
@@ -174,7 +217,10 @@ fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
 impl Server {
     /// Listens nowhere yet.
     pub fn new(handler: Arc<dyn Handler>, tls: Arc<ServerConfig>) -> Arc<Self> {
-        Arc::new(Self { handler, tls, slots: Arc::new(Semaphore::new(slots())), https: Mutex::default() })
+        let (places, ended) = (slots(), Arc::default());
+        let handshakes = handshake_thread(Arc::clone(&ended));
+        let (slots, crowd) = (Arc::new(Semaphore::new(places)), Crowd::new(places));
+        Arc::new(Self { handler, tls, slots, crowd, handshakes, ended, https: Mutex::default() })
     }
 
     /// Serves a unix socket until the daemon ends.
@@ -203,38 +249,62 @@ impl Server {
                 // Beyond the limit, new connections wait in the kernel's queue.
                 let Ok(slot) = Arc::clone(&server.slots).acquire_owned().await else { return };
                 match listener.accept().await {
-                    Ok((mut stream, address)) => {
-                        let (handler, acceptor) = (Arc::clone(&server.handler), acceptor.clone());
+                    Ok((stream, address)) => {
+                        let (server, acceptor) = (Arc::clone(&server), acceptor.clone());
                         tokio::spawn(async move {
                             let _slot = slot;
-                            // Interactive traffic: small messages both ways.
-                            let _ = stream.set_nodelay(true);
-                            if let Err(error) = keep_alive(&stream) {
-                                tracing::debug!(%error, "switching keep-alive on");
-                            }
-                            // On a socket of both families an IPv4 client comes as `::ffff:1.2.3.4`.
-                            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-                            let accepted = async {
-                                let told = if handler.trusts_proxy(address.ip()) {
-                                    proxied::client(&mut stream).await?
-                                } else {
-                                    None
-                                };
-                                Ok::<_, io::Error>((acceptor.accept(stream).await?, told.unwrap_or(address)))
-                            };
-                            let Ok(Ok((stream, address))) = tokio::time::timeout(HANDSHAKE, accepted).await else {
-                                return;
-                            };
-                            let shown = stream.get_ref().1.peer_certificates();
-                            let certificate =
-                                shown.and_then(|chain| ClientCertificate::of_chain(chain).ok()).map(Arc::new);
-                            connection(handler, stream, Peer::Tls { address, certificate }).await;
+                            server.welcome(stream, address, acceptor).await;
+                            server.ended.fetch_add(1, Ordering::Relaxed);
                         });
                     }
                     Err(error) => pause(&error).await,
                 }
             }
         })
+    }
+
+    /// Serves one that has connected over TCP.
+    async fn welcome(&self, mut stream: TcpStream, address: SocketAddr, acceptor: TlsAcceptor) {
+        // On a socket of both families an IPv4 client comes as `::ffff:1.2.3.4`.
+        let mut address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        if self.handler.trusts_proxy(address.ip()) {
+            match tokio::time::timeout(HANDSHAKE, proxied::client(&mut stream)).await {
+                Ok(Ok(told)) => address = told.unwrap_or(address),
+                Ok(Err(_)) | Err(_) => return,
+            }
+        }
+        let Some(newcomer) = self.crowd.admit(address.ip(), Standing::Newcomer) else {
+            return tracing::debug!(%address, "too many connections of this address wait for their handshake");
+        };
+        // One that says nothing takes no turn.
+        let Ok(Ok(())) = tokio::time::timeout(HANDSHAKE, stream.readable()).await else { return };
+        let Ok(Ok(turn)) = tokio::time::timeout(QUEUE, newcomer.turns().acquire_owned()).await else { return };
+        // Interactive traffic: small messages both ways.
+        let _ = stream.set_nodelay(true);
+        if let Err(error) = keep_alive(&stream) {
+            tracing::debug!(%error, "switching keep-alive on");
+        }
+        // Signatures take milliseconds of a processor: a flood of them keeps one thread busy, and no other.
+        let mut shaking = self.handshakes.spawn(async move { acceptor.accept(stream).await });
+        let Ok(shaken) = tokio::time::timeout(HANDSHAKE, &mut shaking).await else { return shaking.abort() };
+        let Ok(Ok(stream)) = shaken else { return };
+        drop(turn);
+        let shown = stream.get_ref().1.peer_certificates();
+        let certificate = shown.and_then(|chain| ClientCertificate::of_chain(chain).ok()).map(Arc::new);
+        let peer = Peer::Tls { address, certificate };
+        let _place = if self.handler.knows(&peer) {
+            None
+        } else {
+            let Some(place) = self.crowd.admit(address.ip(), Standing::Stranger) else {
+                return tracing::debug!(%address, "too many connections of this address, or of strangers");
+            };
+            if let Err(error) = sockopt::set_tcp_user_timeout(stream.get_ref().0, STALLED) {
+                tracing::debug!(%error, "limiting how long an answer may be left unread");
+            }
+            Some(place)
+        };
+        drop(newcomer);
+        connection(Arc::clone(&self.handler), stream, peer).await;
     }
 
     /// Moves the HTTPS listener to `address` (empty: nowhere). Connections that stand live on.

@@ -92,7 +92,7 @@ impl RateLimiter {
 }
 
 /// What counts as one client: an IPv4 address, or the 64 bits of an IPv6 address that a host does not choose itself.
-fn client_of(address: IpAddr) -> IpAddr {
+pub fn client_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),

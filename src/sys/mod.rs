@@ -17,6 +17,7 @@ pub mod inotify;
 mod ioctl;
 pub mod loop_device;
 pub mod lxcfs;
+pub mod memory;
 pub mod module;
 pub mod mount;
 pub mod namespace;
