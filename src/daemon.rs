@@ -23,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::api::app::App;
+use crate::api::door::{self, Door};
 use crate::api::{Router, server::Server};
 use crate::auth::{ServerCertificate, server_config};
 use crate::db::{Database, Phase};
@@ -197,6 +198,7 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         authority: crate::auth::Authority::new(dir.root()),
         certificate,
         server: OnceLock::new(),
+        doors: OnceLock::new(),
         is_ready: watch::Sender::new(false),
         ended: Notify::new(),
         config_lock: tokio::sync::Mutex::new(()),
@@ -320,10 +322,19 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     let mut power = signal(SignalKind::from_raw(libc::SIGPWR)).map_err(|e| e.to_string())?;
     let ran = app.instances.adopt_all().await;
     clear_pools(&app).await;
-    for listener in listeners {
-        listener.set_nonblocking(true).map_err(|e| e.to_string())?;
-        server.serve_unix(tokio::net::UnixListener::from_std(listener).map_err(|e| e.to_string())?);
+    // Its own was moved there after it was bound.
+    let place = is_own.then(|| dir.socket());
+    let doors: Vec<Door> = listeners.iter().map(|listener| Door::of(listener, place.clone())).collect();
+    if let Err(error) = door::follow(&doors, &app.db.model().config) {
+        tracing::error!(%error, "the groups of core.unix_roles cannot connect");
     }
+    for (listener, door) in listeners.into_iter().zip(&doors) {
+        listener.set_nonblocking(true).map_err(|e| e.to_string())?;
+        let listener = tokio::net::UnixListener::from_std(listener).map_err(|e| e.to_string())?;
+        server.serve_unix(listener, door.clone());
+    }
+    // Set once, here.
+    let _ = app.doors.set(doors);
     // One that could not be made is no reason not to serve the API.
     match guest_listener(&dir) {
         Ok(listener) => drop(guest::Server::serve(Arc::clone(&app), listener)),

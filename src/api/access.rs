@@ -21,6 +21,8 @@ pub(super) enum Access {
     Trusted,
     /// Who may see the project of the call: instances, and all that a project never shares.
     Instances,
+    /// The same about what is inside instances, which is not for those who may only look at what the API tells.
+    Inside,
     /// The same about images. To change what lies in another project, because this one has none of its own, takes a caller
     /// who may see that, too.
     Images,
@@ -32,7 +34,7 @@ pub(super) enum Access {
     Volumes,
     /// Only who is trusted with the whole server.
     Admin,
-    /// Only over the unix socket.
+    /// Only over the unix socket, and trusted.
     Local,
 }
 
@@ -72,7 +74,9 @@ impl Asked<'_> {
                 // The root of an instance.
                 Some(_) => None,
             },
-            Access::Public | Access::Trusted | Access::Instances | Access::Admin | Access::Local => None,
+            Access::Public | Access::Trusted | Access::Instances | Access::Inside | Access::Admin | Access::Local => {
+                None
+            }
         }
     }
 
@@ -97,8 +101,10 @@ impl Access {
     /// 403.
     pub(super) fn check(self, trust: Trust, asked: &Asked<'_>) -> Result<Trust, Error> {
         match (self, &trust) {
-            (Self::Local, _) if matches!(asked.peer, Peer::Unix { .. }) => Ok(trust),
+            (Self::Local, Trust::Trusted) if matches!(asked.peer, Peer::Unix { .. }) => Ok(trust),
             (Self::Local, _) => Err(Error::Forbidden),
+            (_, Trust::ReadOnly) if self == Self::Inside || !asked.method.is_safe() => Err(Error::ReadOnly),
+            (_, Trust::ReadOnly) => Ok(trust),
             (Self::Public, _) | (_, Trust::Trusted) | (Self::Published, Trust::Untrusted) => Ok(trust),
             (_, Trust::Untrusted) | (Self::Admin, Trust::Restricted(_)) => Err(Error::Forbidden),
             (Self::Trusted, Trust::Restricted(_)) => Ok(trust),
@@ -107,7 +113,7 @@ impl Access {
                 Err(_) => Ok(Trust::Untrusted),
             },
             (
-                Self::Instances | Self::Images | Self::Profiles | Self::Networks | Self::Volumes,
+                Self::Instances | Self::Inside | Self::Images | Self::Profiles | Self::Networks | Self::Volumes,
                 Trust::Restricted(_),
             ) => asked.within(self, &trust).map(|()| trust),
         }

@@ -38,6 +38,8 @@ pub struct App {
     pub certificate: ServerCertificate,
     /// The listeners; set once they exist.
     pub server: OnceLock<Arc<Server>>,
+    /// The unix sockets; set once they exist.
+    pub doors: OnceLock<Vec<super::door::Door>>,
     /// True when everything is up.
     pub is_ready: watch::Sender<bool>,
     /// Rung when the containers are stopped and the daemon may end.

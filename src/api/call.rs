@@ -125,7 +125,7 @@ impl Call {
 
     /// Of the URLs that say who uses an object, those that the caller may see.
     pub fn visible(&self, urls: Vec<String>) -> Vec<String> {
-        if self.trust == Trust::Trusted {
+        if self.trust.sees_all() {
             return urls;
         }
         let project = |url: &str| {
@@ -154,7 +154,7 @@ impl Call {
             (true, None) => Ok(match self.trust {
                 // Their handlers show nothing but what is public.
                 Trust::Untrusted => Projects::All,
-                Trust::Trusted | Trust::Restricted(_) => self.trust.projects(),
+                Trust::Trusted | Trust::ReadOnly | Trust::Restricted(_) => self.trust.projects(),
             }),
             (true, Some(_)) => {
                 let reason = "Cannot specify a project when requesting all projects".to_owned();
@@ -270,7 +270,7 @@ impl Call {
     pub async fn bytes(&mut self) -> Result<bytes::Bytes, Error> {
         let body = std::mem::replace(&mut self.body, BodyStream::empty());
         let read = match self.trust {
-            Trust::Trusted | Trust::Restricted(_) => body.read_limited(MAX_JSON).await,
+            Trust::Trusted | Trust::ReadOnly | Trust::Restricted(_) => body.read_limited(MAX_JSON).await,
             Trust::Untrusted => body.read_within(STRANGER_JSON, STRANGER_TIME).await,
         };
         read.map_err(Error::Body)

@@ -44,7 +44,7 @@ fn is_own(call: &Call, fingerprint: &Fingerprint) -> bool {
 
 /// The certificates that the caller may see: a restricted one sees its own.
 fn visible<'a>(call: &'a Call, model: &'a Model) -> impl Iterator<Item = &'a Arc<Certificate>> {
-    let all = call.trust == Trust::Trusted;
+    let all = call.trust.sees_all();
     model.certificates.values().filter(move |record| all || is_own(call, &record.fingerprint))
 }
 
@@ -83,6 +83,8 @@ pub async fn add(mut call: Call) -> Result<Response> {
         Trust::Trusted => {}
         Trust::Restricted(_) if body.token || !body.certificate.is_empty() => return Err(Error::Forbidden),
         Trust::Restricted(_) => return Err(Error::AlreadyTrusted),
+        // Stopped at the door.
+        Trust::ReadOnly => return Err(Error::ReadOnly),
         Trust::Untrusted if body.token => return Err(Error::Forbidden),
         Trust::Untrusted => {
             let secret = if body.trust_token.is_empty() { &body.password } else { &body.trust_token };

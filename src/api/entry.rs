@@ -23,6 +23,10 @@ pub enum Peer {
     Unix {
         /// User id.
         uid: u32,
+        /// All its groups.
+        groups: Arc<[u32]>,
+        /// Whether the socket's own permissions let it in.
+        is_admin: bool,
     },
     /// A client over HTTPS.
     Tls {

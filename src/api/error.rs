@@ -21,6 +21,7 @@ pub enum Error {
     UnknownPath,
     NotImplemented,
     Forbidden,
+    ReadOnly,
     OfAnother { project: ProjectName },
     NotFound(&'static str),
     Exists { what: &'static str, name: String },
@@ -72,9 +73,10 @@ impl fmt::Display for Error {
             Self::UnknownPath => f.write_str("not found"),
             Self::NotImplemented => f.write_str("not implemented"),
             Self::Forbidden => f.write_str("not authorized"),
+            Self::ReadOnly => f.write_str("not authorized: core.unix_roles lets your group only read"),
             Self::OfAnother { project } => write!(
                 f,
-                "not authorized: what this project shares lies in the project {:?}, to which your certificate is not limited",
+                "not authorized: what this project shares lies in the project {:?}, to which you are not limited",
                 project.as_str()
             ),
             Self::NotFound(what) => write!(f, "{what} not found"),
@@ -145,6 +147,7 @@ impl Error {
             Self::UnknownPath | Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::Forbidden
+            | Self::ReadOnly
             | Self::OfAnother { .. }
             | Self::TooManyTries
             | Self::CertificateType

@@ -8,9 +8,15 @@ use crate::events::{Filter, Kind};
 
 /// `GET /1.0/events?type=&project=&all-projects=`: one JSON text message per event.
 pub async fn stream(mut call: Call) -> Result<Response, Error> {
-    let of_server = call.trust == Trust::Trusted;
+    let of_server = call.trust.sees_all();
+    // Operations tell secrets: of websockets, of tokens. Who only reads learns of their effects.
+    let tells = |kind: Kind| match kind {
+        Kind::Logging => call.trust == Trust::Trusted,
+        Kind::Operation => call.trust != Trust::ReadOnly,
+        Kind::Lifecycle => true,
+    };
     let kinds: Vec<Kind> = match call.query("type") {
-        None => Kind::ALL.into_iter().filter(|kind| of_server || *kind != Kind::Logging).collect(),
+        None => Kind::ALL.into_iter().filter(|kind| tells(*kind)).collect(),
         Some(words) => words
             .split(',')
             .map(|word| {
@@ -21,7 +27,7 @@ pub async fn stream(mut call: Call) -> Result<Response, Error> {
     };
     let all = call.query("all-projects").is_some_and(|text| crate::config::parse_bool(text) == Some(true));
     // The log tells of all projects.
-    if kinds.contains(&Kind::Logging) && !of_server {
+    if !kinds.iter().all(|kind| tells(*kind)) {
         return Err(Error::Forbidden);
     }
     let projects = if all { call.trust.projects() } else { call.project()?.into() };

@@ -9,6 +9,7 @@ mod change;
 mod console;
 mod cors;
 mod crowd;
+pub mod door;
 pub mod entry;
 mod error;
 mod events;

@@ -12,7 +12,7 @@ use super::response::{self, Response};
 use super::{trust_tokens, websocket};
 use crate::events::lifecycle::Lifecycle;
 use crate::ops::socket::Close;
-use crate::ops::{Error as OpsError, Operation};
+use crate::ops::{Class, Error as OpsError, Operation};
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -24,7 +24,12 @@ fn named(call: &Call) -> Result<Arc<Operation>> {
 
 /// Whether the caller may see and cancel an operation. What a restricted caller may not see is not there.
 fn reaches(call: &Call, operation: &Operation) -> bool {
-    call.trust == Trust::Trusted || (!operation.is_of_server() && call.trust.reaches(operation.project()))
+    match &call.trust {
+        Trust::Trusted => true,
+        // The others tell secrets, by which they are taken over.
+        Trust::ReadOnly => !operation.is_of_server() && operation.class() == Class::Task,
+        trust => !operation.is_of_server() && trust.reaches(operation.project()),
+    }
 }
 
 fn find(call: &Call) -> Result<Arc<Operation>> {
@@ -78,7 +83,7 @@ pub(super) fn told_cancelled(call: &Call, operation: &Operation) {
 pub async fn wait(call: Call) -> Result<Response> {
     let operation = match (find(&call), &call.trust) {
         (Ok(operation), _) => operation,
-        (Err(error), Trust::Trusted) => return Err(error),
+        (Err(error), Trust::Trusted | Trust::ReadOnly) => return Err(error),
         (Err(error), Trust::Restricted(_) | Trust::Untrusted) => {
             let secret = call.query("secret");
             let refused = if call.trust == Trust::Untrusted { Error::Forbidden } else { error };
@@ -91,6 +96,9 @@ pub async fn wait(call: Call) -> Result<Response> {
 
 /// `GET /1.0/operations/<id>/websocket?secret=`.
 pub async fn websocket(mut call: Call) -> Result<Response> {
+    if call.trust == Trust::ReadOnly {
+        return Err(Error::ReadOnly);
+    }
     let Some(secret) = call.query("secret").map(str::to_owned) else {
         return Err(if call.trust == Trust::Untrusted {
             Error::Forbidden
@@ -101,7 +109,7 @@ pub async fn websocket(mut call: Call) -> Result<Response> {
     // Whoever was told its secret may connect.
     let operation = match (named(&call), &call.trust) {
         (Ok(operation), _) => operation,
-        (Err(error), Trust::Trusted | Trust::Restricted(_)) => return Err(error),
+        (Err(error), Trust::Trusted | Trust::ReadOnly | Trust::Restricted(_)) => return Err(error),
         (Err(_), Trust::Untrusted) => return Err(Error::Forbidden),
     };
     // The handshake is checked before the slot is taken, so that a broken one does not use up the secret.

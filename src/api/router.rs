@@ -19,10 +19,10 @@ use super::entry::{Handler, Peer, Request};
 use super::error::Error;
 use super::response::{self, Response};
 use super::{
-    certificates, console, events, exec, files, image_aliases, image_sources, image_upload, images, instance_metadata,
-    instance_snapshots, instance_state, instances, internal, logs, metrics, network_acls, network_forwards, networks,
-    operations, profiles, projects, resources, server_config, storage_pools, storage_volume_snapshots, storage_volumes,
-    streams, warnings,
+    certificates, console, door, events, exec, files, image_aliases, image_sources, image_upload, images,
+    instance_metadata, instance_snapshots, instance_state, instances, internal, logs, metrics, network_acls,
+    network_forwards, networks, operations, profiles, projects, resources, server_config, storage_pools,
+    storage_volume_snapshots, storage_volumes, streams, warnings,
 };
 use crate::auth::trust_of;
 use crate::db::Model;
@@ -240,15 +240,15 @@ fn table() -> Vec<(String, Resource)> {
             (
                 "/{name}/files",
                 resource!(
-                    GET Instances files::get, HEAD Instances files::head, POST Instances files::push,
+                    GET Inside files::get, HEAD Inside files::head, POST Instances files::push,
                     DELETE Instances files::delete,
                 ),
             ),
-            ("/{name}/sftp", resource!(GET Instances files::sftp)),
+            ("/{name}/sftp", resource!(GET Inside files::sftp)),
             (
                 "/{name}/console",
                 resource!(
-                    POST Instances console::attach, GET Instances console::log, DELETE Instances console::clear_log,
+                    POST Instances console::attach, GET Inside console::log, DELETE Instances console::clear_log,
                 ),
             ),
             (
@@ -265,7 +265,7 @@ fn table() -> Vec<(String, Resource)> {
             ),
             ("/{name}/backups", resource!(GET Instances instances::none_of)),
             ("/{name}/logs", resource!(GET Instances logs::list)),
-            ("/{name}/logs/{file}", resource!(GET Instances logs::get, DELETE Instances logs::delete)),
+            ("/{name}/logs/{file}", resource!(GET Inside logs::get, DELETE Instances logs::delete)),
         ] {
             resource.containers_tree = tree == Tree::Containers;
             table.push((format!("{}{path}", tree.url()), resource));
@@ -375,7 +375,8 @@ impl Router {
     /// How far a peer is trusted at this moment.
     fn trust(&self, model: &Model, peer: &Peer) -> Trust {
         match peer {
-            Peer::Unix { .. } => Trust::Trusted,
+            Peer::Unix { is_admin: true, .. } => Trust::Trusted,
+            Peer::Unix { groups, .. } => door::trust_of(model, groups),
             Peer::Tls { certificate: Some(shown), .. } => trust_of(model, &self.app.authority, shown, crate::db::now()),
             Peer::Tls { certificate: None, .. } => Trust::Untrusted,
         }

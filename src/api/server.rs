@@ -20,11 +20,12 @@ use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
 use super::crowd::{Crowd, Standing};
+use super::door::Door;
 use super::entry::{Handler, Peer, filter};
 use super::linger::Lingering;
 use super::proxied;
 use crate::auth::ClientCertificate;
-use crate::sys::memory;
+use crate::sys::{memory, peercred};
 
 /// A client gets this long for the head of a request, and a connection may idle this long between two.
 const HEAD: Duration = Duration::from_secs(60);
@@ -224,14 +225,17 @@ impl Server {
     }
 
     /// Serves a unix socket until the daemon ends.
-    pub fn serve_unix(self: &Arc<Self>, listener: UnixListener) -> JoinHandle<()> {
+    pub fn serve_unix(self: &Arc<Self>, listener: UnixListener, door: Door) -> JoinHandle<()> {
         let server = Arc::clone(self);
         tokio::spawn(async move {
             loop {
                 match listener.accept().await {
                     Ok((stream, _)) => {
                         let Ok(credentials) = stream.peer_cred() else { continue };
-                        let peer = Peer::Unix { uid: credentials.uid() };
+                        let uid = credentials.uid();
+                        let groups = peercred::groups(&stream).unwrap_or_else(|_| vec![credentials.gid()]);
+                        let is_admin = door.admits(uid, &groups);
+                        let peer = Peer::Unix { uid, groups: groups.into(), is_admin };
                         let handler = Arc::clone(&server.handler);
                         tokio::spawn(connection(handler, stream, peer));
                     }
@@ -429,7 +433,7 @@ mod tests {
             }
         }
         let (mut client, server) = tokio::io::duplex(4096);
-        tokio::spawn(connection(Arc::new(Path), server, Peer::Unix { uid: 0 }));
+        tokio::spawn(connection(Arc::new(Path), server, Peer::Unix { uid: 0, groups: Arc::new([0]), is_admin: true }));
         client.write_all(b"CONNECT host:80 HTTP/1.1\r\nHost: host:80\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut answer = vec![0; 4096];
         let length = client.read(&mut answer).await.unwrap();
@@ -467,7 +471,7 @@ mod tests {
 
     fn serve() -> DuplexStream {
         let (client, server) = tokio::io::duplex(MAX_HEAD);
-        tokio::spawn(connection(Arc::new(Here), server, Peer::Unix { uid: 0 }));
+        tokio::spawn(connection(Arc::new(Here), server, Peer::Unix { uid: 0, groups: Arc::new([0]), is_admin: true }));
         client
     }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::{Map, Value, json};
 
 use super::call::{Call, Trust, blocking};
+use super::door;
 use super::error::Error;
 use super::extensions::EXTENSIONS;
 use super::response::{self, Response};
@@ -166,7 +167,7 @@ pub async fn get(call: Call) -> Result<Response> {
         return Ok(response::sync(server));
     }
     let config = match call.trust {
-        Trust::Trusted => Arc::clone(&call.app.db.model().config),
+        Trust::Trusted | Trust::ReadOnly => Arc::clone(&call.app.db.model().config),
         Trust::Restricted(_) | Trust::Untrusted => Arc::default(),
     };
     let project = call.query("project").unwrap_or("default").to_owned();
@@ -236,6 +237,20 @@ async fn change(call: &Call, named: Config, merge: bool) -> Result<Response> {
             }
         }
     }
+    let roles = |config: &Config| config.get(door::ROLES).cloned();
+    let doors = call.app.doors.get().map(Vec::as_slice).unwrap_or_default();
+    if roles(&old) != roles(&new) {
+        door::check(&call.app.db.model(), &new)?;
+        door::follow(doors, &new).map_err(|error| Error::Field {
+            name: door::ROLES,
+            reason: format!("the socket cannot be opened to more groups by an access list: {error}"),
+        })?;
+    }
+    let closed = |old: &Config| {
+        if let Err(error) = door::follow(doors, old) {
+            tracing::error!(%error, "closing the socket to groups without a role");
+        }
+    };
     let address = |config: &Config| config.get(HTTPS).cloned().unwrap_or_default();
     let (from, to) = (address(&old), address(&new));
     // The listener first: an address that cannot be had is never recorded.
@@ -244,11 +259,15 @@ async fn change(call: &Call, named: Config, merge: bool) -> Result<Response> {
             Ok(()) => {}
             // Tried again in passing: it could not be had when the daemon started. No reason to refuse other changes.
             Err(error) if from == to => tracing::warn!(%error, "the API is still not reachable over HTTPS"),
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                closed(&old);
+                return Err(error.into());
+            }
         }
     }
     let written = call.app.db.write(move |tx| Ok::<_, Error>(tx.set_config(new)?)).await;
     if let Err(error) = written {
+        closed(&old);
         if let Some(server) = call.app.server.get().filter(|_| from != to)
             && let Err(error) = server.set_https(&from).await
         {

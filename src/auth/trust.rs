@@ -13,6 +13,8 @@ use crate::names::{ProjectName, Projects};
 pub enum Trust {
     /// As root of this host: by the socket's permissions, or the trust store.
     Trusted,
+    /// With seeing everything that is not secret and not inside an instance; with changing nothing.
+    ReadOnly,
     /// With these projects and what lies in them, and with nothing that belongs to the server.
     Restricted(Arc<BTreeSet<ProjectName>>),
     /// Not at all: sees what is public.
@@ -20,19 +22,24 @@ pub enum Trust {
 }
 
 impl Trust {
-    /// The projects that the caller may see and change.
+    /// Whether the caller sees what belongs to the server, and all projects.
+    pub fn sees_all(&self) -> bool {
+        matches!(self, Self::Trusted | Self::ReadOnly)
+    }
+
+    /// The projects that the caller may see and, unless it only reads, change.
     pub fn projects(&self) -> Projects {
         match self {
-            Self::Trusted => Projects::All,
+            Self::Trusted | Self::ReadOnly => Projects::All,
             Self::Restricted(projects) => Projects::Only((**projects).clone()),
             Self::Untrusted => Projects::Only(BTreeSet::new()),
         }
     }
 
-    /// Whether the caller may see and change this project.
+    /// The same of one project.
     pub fn reaches(&self, project: &ProjectName) -> bool {
         match self {
-            Self::Trusted => true,
+            Self::Trusted | Self::ReadOnly => true,
             Self::Restricted(projects) => projects.contains(project),
             Self::Untrusted => false,
         }

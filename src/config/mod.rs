@@ -15,6 +15,7 @@ pub mod raw_idmap;
 pub mod raw_lxc;
 pub mod raw_seccomp;
 pub mod reference;
+pub mod roles;
 pub mod schedule;
 mod server_keys;
 mod size;

@@ -125,6 +125,13 @@ pub const SERVER_KEYS: &[ServerRow] = &[
         doc: "Password by which a client's certificate is added to the trust store; kept as a slow hash.",
     },
     ServerRow {
+        pattern: Pattern::Exact("core.unix_roles"),
+        kind: Kind::Roles,
+        default: "",
+        hidden: false,
+        doc: "What groups of this host may do over the unix socket, such as `monitor=read-only, web=project:web`; root and the socket's own group may do all. Ours.",
+    },
+    ServerRow {
         pattern: Pattern::Exact("images.auto_update_cached"),
         kind: Kind::Bool,
         default: "true",

@@ -4,7 +4,7 @@ use super::cpus::CpuDemand;
 use super::limits::{Rlimit, is_allowance, is_resource};
 use super::size::{parse_part, parse_size};
 use super::{Error, MAX_VALUE};
-use super::{names_of, pgp_key, raw_idmap, raw_lxc, raw_seccomp, schedule, snapshot_pattern, syscalls};
+use super::{names_of, pgp_key, raw_idmap, raw_lxc, raw_seccomp, roles, schedule, snapshot_pattern, syscalls};
 use crate::names::{is_interface, is_mac, shortened};
 use std::net::IpAddr;
 
@@ -67,6 +67,8 @@ pub enum Kind {
     Ids,
     /// Absolute paths, with commas.
     Paths,
+    /// Groups of the host and their roles, with commas: [`roles`].
+    Roles,
     /// Subnets with the network that they are reached by, with commas: `uplink:192.0.2.0/24`.
     Subnets,
 }
@@ -211,6 +213,7 @@ impl Kind {
             Self::RawLxc => raw_lxc::parse(value).map(drop).or_else(refuse),
             Self::RawSeccomp => raw_seccomp::check(value).or_else(refuse),
             Self::Syscalls => syscalls::check_value(key, value).or_else(refuse),
+            Self::Roles => roles::parse(value).map(drop).or_else(refuse),
             Self::Schedule => schedule::parse_schedule(value).map(drop).or_else(refuse),
             Self::Expiry => schedule::parse_expiry(value).map(drop).or_else(refuse),
             Self::Addresses => match value.split(',').map(str::trim).find(|one| one.parse::<IpAddr>().is_err()) {
@@ -279,7 +282,7 @@ impl Kind {
             Self::Schedule => "schedule",
             Self::Expiry => "lengths of time",
             Self::Modules | Self::FileSystems | Self::FusePrograms | Self::Addresses => "list",
-            Self::Ids | Self::Paths | Self::Subnets => "list",
+            Self::Ids | Self::Paths | Self::Subnets | Self::Roles => "list",
             Self::Size => "size",
             Self::Part => "size or per cent",
             Self::Cpus => "number or set of processors",

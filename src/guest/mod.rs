@@ -123,6 +123,11 @@ impl Server {
         };
         let handler = Arc::new(Conversation { server: self, who });
         // The API's rules do not look at this peer: only the conversation decides.
-        server::connection(handler, stall::Stall::new(stream, PATIENCE), Peer::Unix { uid: u32::MAX }).await;
+        server::connection(
+            handler,
+            stall::Stall::new(stream, PATIENCE),
+            Peer::Unix { uid: u32::MAX, groups: Arc::new([]), is_admin: false },
+        )
+        .await;
     }
 }

@@ -1,5 +1,6 @@
 //! Safe kernel interfaces: file descriptors, pidfds, ptys, mounts, user namespaces, netlink, cgroups, hardware.
 
+pub mod acl;
 pub mod activation;
 pub mod allocator;
 pub mod apparmor;

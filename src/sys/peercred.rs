@@ -32,6 +32,47 @@ pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
     Ok(Peer { uid: peer.uid, pid: (peer.pid > 0).then_some(peer.pid) })
 }
 
+/// All groups of who connected a unix socket, as they were then: its own first (`SO_PEERCRED`), then the supplementary ones
+/// (`SO_PEERGROUPS`, Linux 4.13; without that, none).
+///
+/// # Errors
+/// Of getsockopt(2).
+pub fn groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
+    let mut own = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = libc::socklen_t::try_from(size_of_val(&own)).unwrap_or(0);
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the pointers are to a ucred and to its length, which outlive the call.
+    let told =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut own).cast(), &raw mut length) };
+    if told != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut others: Vec<libc::gid_t> = vec![0; 64];
+    loop {
+        let mut length = libc::socklen_t::try_from(size_of_val(others.as_slice())).unwrap_or(0);
+        // SAFETY: the pointer is to as many bytes as the length says, and both outlive the call.
+        let told = unsafe {
+            libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, others.as_mut_ptr().cast(), &raw mut length)
+        };
+        let count = usize::try_from(length).unwrap_or(0) / size_of::<libc::gid_t>();
+        if told == 0 {
+            others.truncate(count);
+            break;
+        }
+        match io::Error::last_os_error() {
+            // It has told how many there are.
+            error if error.raw_os_error() == Some(libc::ERANGE) && count > others.len() => others.resize(count, 0),
+            error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+                others.clear();
+                break;
+            }
+            error => return Err(error),
+        }
+    }
+    others.insert(0, own.gid);
+    Ok(others)
+}
+
 /// `SO_PEERPIDFD` of `asm-generic/socket.h` (Linux 6.5).
 const SO_PEERPIDFD: libc::c_int = 77;
 
@@ -92,6 +133,10 @@ mod tests {
     fn who_connected_is_known() {
         let (one, _two) = std::os::unix::net::UnixStream::pair().unwrap();
         let peer = peer(&one).unwrap();
+        assert_eq!(groups(&one).unwrap()[0], rustix::process::getegid().as_raw());
+        let own: Vec<u32> =
+            rustix::process::getgroups().unwrap().into_iter().map(rustix::process::Gid::as_raw).collect();
+        assert_eq!(groups(&one).unwrap()[1..], own);
         let pid = peer.pid.unwrap();
         assert_eq!(pid, i32::try_from(std::process::id()).unwrap());
         assert!(super::super::namespace::is_alive(peer_process(&one, pid).unwrap()).unwrap());

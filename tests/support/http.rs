@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Daemon;
 
 /// An answer, its body without the marks of chunks.
+#[derive(Debug)]
 pub struct Answer {
     pub status: u16,
     pub headers: Vec<(String, String)>,
