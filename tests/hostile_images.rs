@@ -119,25 +119,7 @@ fn directories_without_end_hurt_nobody() {
     daemon.lxc(&["image", "import", tarball.to_str().unwrap(), "--alias", "tar"]).ok();
     for (pool, alias) in [("d", "squash"), ("o", "tar")] {
         assert_eq!(init(&daemon, pool, alias), "", "{alias} on {pool}");
-        // Copies and images of it are walks through all of it.
-        daemon.lxc(&["copy", "c", "c2"]).ok();
-        daemon.lxc(&["publish", "c2", "--alias", "again"]).code_is_no_signal();
-        daemon.lxc(&["delete", "c2"]).ok();
-        daemon.lxc(&["image", "delete", "again"]).code_is_no_signal();
         done(&daemon, "DELETE", "/1.0/instances/c", &json!({}));
-    }
-}
-
-trait Lives {
-    fn code_is_no_signal(self);
-}
-
-impl Lives for support::Said {
-    /// It was done, or refused with a reason.
-    #[track_caller]
-    fn code_is_no_signal(self) {
-        assert!(self.code == 0 || self.err.starts_with("Error: "), "{}{}", self.out, self.err);
-        assert!(!self.err.contains("EOF") && !self.err.contains("connection refused"), "{}", self.err);
     }
 }
 
