@@ -36,7 +36,7 @@ use crate::ops::socket::Sockets;
 use crate::security::DeviceRules;
 use crate::state_dir::{self, MAX_SOCKET_PATH, StateDir};
 use crate::sys::cgroup::{Hierarchies, Version};
-use crate::sys::{activation, allocator, peercred, process};
+use crate::sys::{activation, memory, peercred, process};
 use crate::{guest, image, storage, volume};
 
 /// At the end, an instance that is in the middle of something is not waited for longer than this.
@@ -97,7 +97,7 @@ pub fn main(arguments: Vec<String>) -> ExitCode {
     }
     let inherited = activation::listen_fds();
     process::raise_open_files();
-    allocator::give_back();
+    memory::give_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)

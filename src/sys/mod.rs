@@ -2,7 +2,6 @@
 
 pub mod acl;
 pub mod activation;
-pub mod allocator;
 pub mod apparmor;
 pub mod beneath;
 pub mod bpf;
