@@ -200,10 +200,12 @@ fn exchange(kind: Kind) {
     let before: Vec<Value> = images.as_array().unwrap().iter().map(|image| image["fingerprint"].clone()).collect();
     for mode in ["push", "relay"] {
         client(&["image", "copy", "theirs", "ours:", "--mode", mode, "--alias", &format!("{mode}ed")]).ok();
-        // By its fingerprint: Incus leaves it to the target to name what is pushed, which we do not do yet.
+        // Incus leaves it to the target to name what is pushed.
         let brought = get(&ours, "/1.0/images?recursion=1");
         let theirs = brought.as_array().unwrap().iter().find(|image| !before.contains(&image["fingerprint"]));
-        let fingerprint = theirs.unwrap_or_else(|| panic!("{name}: {mode}"))["fingerprint"].clone();
+        let theirs = theirs.unwrap_or_else(|| panic!("{name}: {mode}"));
+        let fingerprint = theirs["fingerprint"].clone();
+        assert_eq!(theirs["aliases"][0]["name"], format!("{mode}ed"), "{name}: {theirs}");
         launches(&ours, &json!({"type": "image", "fingerprint": fingerprint}));
         done(&ours, "DELETE", &format!("/1.0/images/{}", fingerprint.as_str().unwrap()), &json!({}));
     }

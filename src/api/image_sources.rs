@@ -35,7 +35,7 @@ pub(super) fn telling(handle: &Handle) -> impl Fn(&Progress) + Send + Sync + '_ 
     |progress| handle.extend_metadata(progress.to_metadata())
 }
 
-fn aliases(asked: Vec<wire::ImageAlias>) -> Result<Vec<(AliasName, String)>> {
+pub(super) fn aliases(asked: Vec<wire::ImageAlias>) -> Result<Vec<(AliasName, String)>> {
     let pair = |alias: wire::ImageAlias| Ok((AliasName::new(alias.name)?, alias.description));
     asked.into_iter().map(pair).collect()
 }
@@ -87,15 +87,7 @@ fn pull(call: Call, asked: &wire::ImageSource, body: wire::ImagesPost) -> Result
         })?
     };
     let (project, model) = (call.holder(Feature::Images)?, call.app.db.model());
-    // Clients send Go's zero time for none.
-    let expires_at = match body.expires_at.as_str() {
-        "" => None,
-        text if text.starts_with("0001-01-01T00:00:00") => None,
-        text => Some(db::seconds(text).map(|at| at.max(0)).ok_or_else(|| {
-            let reason = format!("{:?} is not a time: write it as 2030-12-31T00:00:00Z", crate::names::shortened(text));
-            Error::Field { name: "expires_at", reason }
-        })?),
-    };
+    let expires_at = expires_at(&body.expires_at)?;
     let keep = Keep {
         public: body.public,
         auto_update: body.auto_update,
@@ -127,14 +119,28 @@ fn result(image: &Image) -> Map<String, Value> {
     ])
 }
 
-/// `mode: push`: somebody will bring this image, and gets a secret for that.
+/// When an image is to go. Clients send Go's zero time for never.
+pub(super) fn expires_at(text: &str) -> Result<Option<db::Seconds>> {
+    if text.is_empty() || text.starts_with("0001-01-01T00:00:00") {
+        return Ok(None);
+    }
+    let at = db::seconds(text).map(|at| at.max(0)).ok_or_else(|| {
+        let reason = format!("{:?} is not a time: write it as 2030-12-31T00:00:00Z", crate::names::shortened(text));
+        Error::Field { name: "expires_at", reason }
+    })?;
+    Ok(Some(at))
+}
+
+/// `mode: push`: somebody will bring this image, and gets a secret for that. What is said of the image here counts when it
+/// comes: see [`image_upload`](super::image_upload).
 fn expect(call: &Call, asked: &wire::ImageSource, body: &wire::ImagesPost) -> Result<Response> {
     let fingerprint = Fingerprint::new(asked.fingerprint.to_ascii_lowercase())?;
     let project = call.holder(Feature::Images)?;
+    (_, _) = (expires_at(&body.expires_at)?, aliases(body.aliases.clone())?);
     let pair = |alias: &wire::ImageAlias| json!({"name": alias.name, "description": alias.description});
-    let aliases: Value = body.aliases.iter().map(pair).collect();
+    let names: Value = body.aliases.iter().map(pair).collect();
     let metadata = Map::from_iter([
-        ("aliases".to_owned(), aliases),
+        ("aliases".to_owned(), names),
         (
             "expires_at".to_owned(),
             if body.expires_at.is_empty() { "0001-01-01T00:00:00Z" } else { &body.expires_at }.into(),

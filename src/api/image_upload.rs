@@ -9,9 +9,10 @@ use serde_json::Map;
 use super::call::{Call, Trust, blocking, parse_pairs, parse_query};
 use super::error::Error;
 use super::image_sources;
+use super::operations::told_cancelled;
 use super::response::{self, Response};
 use super::wire;
-use crate::db::Feature;
+use crate::db::{Feature, Seconds};
 use crate::image::{Part, Upload, Writer};
 use crate::names::{AliasName, Fingerprint, ProfileName};
 use crate::ops::Spec;
@@ -25,9 +26,21 @@ struct Headers {
     filename: String,
     public: bool,
     properties: wire::Config,
-    aliases: Vec<AliasName>,
+    aliases: Vec<(AliasName, String)>,
+    expires_at: Option<Seconds>,
     profiles: Option<Vec<ProfileName>>,
     secret: String,
+}
+
+impl Headers {
+    /// Who asked for the image says what becomes of it, not who brings it.
+    fn follow(&mut self, asked: wire::ImagesPost) -> Result<()> {
+        self.public = asked.public;
+        self.properties.extend(asked.properties);
+        self.aliases = image_sources::aliases(asked.aliases)?;
+        self.expires_at = image_sources::expires_at(&asked.expires_at)?;
+        Ok(())
+    }
 }
 
 fn headers(call: &Call) -> Result<Headers> {
@@ -61,18 +74,24 @@ fn headers(call: &Call) -> Result<Headers> {
         filename: text("filename").unwrap_or_default().to_owned(),
         public,
         properties: parse_query(text("properties").unwrap_or_default()),
-        aliases: aliases.map(AliasName::new).collect::<std::result::Result<_, _>>()?,
+        aliases: aliases
+            .map(|name| Ok((AliasName::new(name)?, String::new())))
+            .collect::<std::result::Result<_, crate::names::NameError>>()?,
+        expires_at: None,
     })
 }
 
-/// Whom nobody trusts may bring the one image for which a trusted client asked for a secret; he is told nothing else.
-fn may_upload(call: &Call) -> Result<()> {
+/// Whom nobody trusts may bring the one image for which a trusted client asked for a secret; he is told nothing else. What
+/// that client said of the image.
+fn may_upload(call: &Call) -> Result<Option<wire::ImagesPost>> {
     if call.trust != Trust::Untrusted {
-        return Ok(());
+        return Ok(None);
     }
     let (fingerprint, secret) = (text(call, "fingerprint"), text(call, "secret"));
     let (fingerprint, secret) = fingerprint.zip(secret).ok_or(Error::Forbidden)?;
-    call.app.ops.use_token(&fingerprint.to_lowercase(), secret).map(drop).map_err(|_| Error::Forbidden)
+    let token = call.app.ops.use_token(&fingerprint.to_lowercase(), secret).map_err(|_| Error::Forbidden)?;
+    told_cancelled(call, &token);
+    Ok(token.to_wire().metadata.and_then(|said| serde_json::from_value(said.into()).ok()))
 }
 
 /// What one of the headers says. `X-Incus-*` are synonyms of `X-LXD-*`.
@@ -97,8 +116,11 @@ pub async fn create(mut call: Call) -> Result<Response> {
         let body = call.json().await?;
         return from_elsewhere(call, body).await;
     }
-    may_upload(&call)?;
+    let asked = may_upload(&call)?;
     let mut headers = headers(&call)?;
+    if let Some(asked) = asked {
+        headers.follow(asked)?;
+    }
     let upload = call.app.instances.context().images.begin();
     let upload = if kind.starts_with("multipart/") {
         let (upload, filename) = multipart(&mut call, upload, &content_type).await?;
@@ -128,7 +150,8 @@ pub async fn create(mut call: Call) -> Result<Response> {
         let keep = Keep {
             public: headers.public,
             properties: headers.properties,
-            aliases: headers.aliases.into_iter().map(|name| (name, String::new())).collect(),
+            aliases: headers.aliases,
+            expires_at: headers.expires_at,
             profiles: headers.profiles,
             filename: headers.filename,
             requestor: Some(requestor),
