@@ -166,7 +166,7 @@ fn the_stock_client_launches_from_a_streams_server() {
         (&json!(true), &json!(true), &json!(false))
     );
     let origin = json!({"alias": "bb/test", "certificate": "", "protocol": "simplestreams", "server": host.server.url,
-        "image_type": "container"});
+        "image_type": ""});
     assert_eq!(image["update_source"], origin);
     assert_eq!(image["properties"]["release"], "1");
     assert_ne!(image["last_used_at"], "1970-01-01T00:00:00Z");
