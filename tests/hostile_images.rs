@@ -164,11 +164,19 @@ fn tarballs_that_lead_elsewhere_or_say_too_much_are_refused() {
     let outside = daemon.root.join("outside");
     let name = outside.to_str().unwrap().as_bytes();
     let one = |header: tar::Header| tarball(|tar| tar.append(&header, std::io::empty()).unwrap());
+    let long = tarball(|tar| {
+        let place = format!("rootfs/{}", "a".repeat(256));
+        tar.append_data(&mut raw(b"x", Kind::Regular, b"", 0), place, std::io::empty()).unwrap();
+    });
     for (image, says) in [
         (one(raw(name, Kind::Regular, b"", 0)), "absolute"),
         (one(raw(b"rootfs/../../outside", Kind::Regular, b"", 0)), ".."),
         (one(raw(b"rootfs/x", Kind::Link, name, 0)), "link"),
         (one(raw(b"rootfs/x", Kind::Link, b"rootfs/../../outside", 0)), "link"),
+        // The container's root could write what the daemon reads.
+        (one(raw(b"rootfs/x", Kind::Link, b"metadata.yaml", 0)), "link"),
+        (long, "255 bytes"),
+        (one(raw(b"metadata.yaml", Kind::Regular, b"", 0)), "twice"),
         (one(raw(b"templates", Kind::Symlink, name, 0)), "no plain file"),
         (one(raw(b"rootfs/x", Kind::Regular, b"", HUGE)), "bytes"),
         (one(raw(b"templates/x", Kind::Regular, b"", u64::MAX >> 2)), ""),

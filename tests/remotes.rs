@@ -618,6 +618,14 @@ fn daemons_serve_each_other_by_streams() {
     let images = get(&to, "/1.0/images?recursion=1");
     assert_eq!(images.as_array().unwrap().len(), 2);
     assert!(get(&to, &format!("/1.0/images/{split}"))["cached"] == true);
+    // The stock client calls the name of an image that is for everybody a fingerprint; this one looks like the beginning of one.
+    for protocol in ["simplestreams", "lxd"] {
+        let source = json!({"type": "image", "mode": "pull", "server": url, "protocol": protocol,
+            "certificate": certificate, "fingerprint": "bb"});
+        done(&to, "DELETE", &format!("/1.0/images/{split}"), &json!({}));
+        done(&to, "POST", "/1.0/images", &json!({"source": source}));
+        assert_eq!(get(&to, &format!("/1.0/images/{split}"))["cached"], false, "{protocol}");
+    }
 }
 
 /// The certificate of a daemon's stock client, trusted by another one.

@@ -12,6 +12,9 @@ use tar::{Entry, EntryType};
 use super::error::Error;
 use super::sparse::Sparse;
 
+/// The longest name that file systems take, bytes (`NAME_MAX`, <linux/limits.h>).
+const MAX_NAME: usize = 255;
+
 /// What an image may unpack to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -127,6 +130,9 @@ impl<'a> Rules<'a> {
         for component in Path::new(std::ffi::OsStr::from_bytes(name)).components() {
             match component {
                 Component::CurDir => {}
+                Component::Normal(part) if part.len() > MAX_NAME => {
+                    return Err(hostile("a name of more than 255 bytes"));
+                }
                 Component::Normal(part) => {
                     clean.push(part);
                     depth += 1;
@@ -148,16 +154,17 @@ impl<'a> Rules<'a> {
         }
     }
 
-    /// The place of a hard link's target.
+    /// The place of a hard link's target: in the root, as the link is. What lies beside it is not the container's to change.
     pub(super) fn link_target<R: Read>(&self, entry: &Entry<'_, R>) -> Result<PathBuf, Error> {
         let target = entry.link_name_bytes().unwrap_or_default();
-        self.place(&target).ok().flatten().ok_or_else(|| link_out(&target))
+        let place = self.place(&target).ok().flatten().filter(|place| place.starts_with("rootfs"));
+        place.ok_or_else(|| link_out(&target))
     }
 }
 
 /// The error of a hard link to what is not in the image.
 pub(super) fn link_out(target: &[u8]) -> Error {
-    Error::Hostile { path: String::from_utf8_lossy(target).into_owned(), reason: "a hard link out of the image" }
+    Error::Hostile { path: String::from_utf8_lossy(target).into_owned(), reason: "a hard link out of the image's root" }
 }
 
 /// The error of a path with a link or a file in its middle.

@@ -379,6 +379,9 @@ fn walk(path: &Path, kind: Tarball, limits: &Limits) -> Result<(Option<Metadata>
         let Some(Passed { name, .. }) = rules.pass(&mut entry)? else { continue };
         placed.take(&rules, &entry, &name)?;
         if name == Path::new("metadata.yaml") {
+            if metadata.is_some() {
+                return Err(Error::BadArchive { reason: "it has metadata.yaml twice".to_owned() });
+            }
             let mut text = Vec::new();
             entry.take(MAX + 1).read_to_end(&mut text).map_err(|e| limits.unreadable(&e))?;
             if u64::try_from(text.len()).unwrap_or(u64::MAX) > MAX {

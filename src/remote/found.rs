@@ -124,8 +124,9 @@ async fn by_streams(
         [..] => Err(Error::Ambiguous { server: server.to_string(), what: wanted.to_owned() }),
     };
     let entry: &Entry = match &source.named {
-        Named::Fingerprint(wanted) => by_fingerprint(wanted)?,
-        Named::Alias(name) => match streams::by_alias(&entries, name, &wish.order()) {
+        Named::Fingerprint(whole) if whole.len() == 64 => by_fingerprint(whole)?,
+        // A name may look like the beginning of a fingerprint, and goes before one, as in the stock client.
+        Named::Fingerprint(name) | Named::Alias(name) => match streams::by_alias(&entries, name, &wish.order()) {
             Some(entry) => entry,
             // A client hands a fingerprint over as an alias when it cannot know better.
             None if is_beginning(name) => by_fingerprint(name)?,
@@ -169,7 +170,7 @@ fn unsigned(error: Error, url: &Url, wish: &Wish<'_>) -> Error {
 
 /// Whether a name can be the beginning of a fingerprint that somebody copied.
 fn is_beginning(name: &str) -> bool {
-    (8..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_hexdigit())
+    (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// The metadata of an answer of LXD's API.
@@ -206,8 +207,8 @@ async fn by_lxd(client: &Client, server: &Url, source: &Source, wish: &Wish<'_>)
         false => error,
     };
     let wanted = match &source.named {
-        Named::Fingerprint(text) => text.clone(),
-        Named::Alias(name) => {
+        Named::Fingerprint(whole) if whole.len() == 64 => whole.clone(),
+        Named::Fingerprint(name) | Named::Alias(name) => {
             let alias = ask::<wire::ImageAlias>(client, &named(&format!("aliases/{}", encoded(name)), &query)?).await;
             match alias {
                 Ok(alias) => alias.target.unwrap_or_default(),

@@ -136,6 +136,8 @@ impl Remotes {
             .write(move |tx| {
                 let images = &tx.model().images;
                 let now = images.get(&key(&new)).cloned().ok_or(Error::NotFound)?;
+                // It may be the newer one of another image, too, for which it was made public meanwhile.
+                let is_shown = now.public && !old.public;
                 let before = images.get(&key(&old)).cloned().unwrap_or(old);
                 let aliases: Vec<Arc<Alias>> = tx
                     .model()
@@ -149,9 +151,9 @@ impl Remotes {
                 tx.put_image(Image {
                     properties,
                     last_used_at: before.last_used_at.max(now.last_used_at),
-                    public: before.public,
-                    auto_update: before.auto_update,
-                    cached: before.cached,
+                    public: before.public || is_shown,
+                    auto_update: before.auto_update || now.auto_update,
+                    cached: before.cached && now.cached,
                     profiles: before.profiles.clone(),
                     ..(*now).clone()
                 })?;
