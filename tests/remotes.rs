@@ -218,6 +218,25 @@ fn the_stock_client_copies_and_refreshes_images() {
 }
 
 #[test]
+fn images_that_become_one_stay_what_either_was() {
+    for public in [[true, false], [false, true]] {
+        let host = Host::new();
+        for (number, public) in public.iter().enumerate() {
+            let name = format!("a{number}");
+            host.copy(&json!({"public": public, "auto_update": true, "aliases": [{"name": name}]}));
+            host.age_lists();
+            host.add(1_700_100_000 + 100_000 * i64::try_from(number).unwrap());
+        }
+        assert_eq!(host.images().len(), 2);
+        host.at(now() + 8 * 3600);
+        let images = host.images();
+        let [image] = images.as_slice() else { panic!("{images:?}") };
+        let names = image["aliases"].as_array().unwrap().len();
+        assert_eq!((names, &image["public"], &image["auto_update"]), (2, &json!(true), &json!(true)), "{image}");
+    }
+}
+
+#[test]
 fn many_launches_make_one_download() {
     let host = Host::new();
     let (_, root) = host.files();

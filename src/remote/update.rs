@@ -136,8 +136,8 @@ impl Remotes {
             .write(move |tx| {
                 let images = &tx.model().images;
                 let now = images.get(&key(&new)).cloned().ok_or(Error::NotFound)?;
-                // It may be the newer one of another image, too, for which it was made public meanwhile.
-                let is_shown = now.public && !old.public;
+                // It may be the newer one of another image, too, for which it was made so meanwhile.
+                let (is_shown, follows) = (now.public && !old.public, now.auto_update && !old.auto_update);
                 let before = images.get(&key(&old)).cloned().unwrap_or(old);
                 let aliases: Vec<Arc<Alias>> = tx
                     .model()
@@ -152,7 +152,7 @@ impl Remotes {
                     properties,
                     last_used_at: before.last_used_at.max(now.last_used_at),
                     public: before.public || is_shown,
-                    auto_update: before.auto_update || now.auto_update,
+                    auto_update: before.auto_update || follows,
                     cached: before.cached && now.cached,
                     profiles: before.profiles.clone(),
                     ..(*now).clone()
