@@ -90,9 +90,14 @@ impl Sources {
 
     /// These nodes of hardware have been taken out.
     pub(super) fn took_out(&self, key: &InstanceKey, nodes: Vec<Config>) {
-        if !nodes.is_empty() {
-            self.table().gone.insert(key.clone(), nodes);
+        if nodes.is_empty() {
+            return;
         }
+        let mut table = self.table();
+        let gone = table.gone.entry(key.clone()).or_default();
+        // What goes at once may be found gone in several looks.
+        gone.extend(nodes);
+        gone.drain(..gone.len().saturating_sub(KEPT));
     }
 
     /// What an instance waits for now; whether it is to look at them.
