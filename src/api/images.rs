@@ -11,6 +11,7 @@ use super::app::App;
 use super::call::{Call, Trust, blocking};
 use super::entry::Body;
 use super::error::Error;
+use super::operations::told_cancelled;
 use super::response::{self, Response};
 use super::wire;
 use crate::db::{self, Feature, Image, Model, Phase, rfc3339};
@@ -94,7 +95,7 @@ pub(super) fn find(call: &Call) -> Result<(Arc<Model>, Arc<Image>)> {
             let token = call.app.ops.use_token(image.fingerprint.as_str(), secret);
             let token = token.map_err(|_| Error::NotFound("Image"))?;
             // As LXD tells of each use.
-            call.lifecycle("operation-cancelled", &format!("/1.0/operations/{}", token.id()));
+            told_cancelled(call, &token);
             Ok((model, image))
         }
         (found, _) => found.map(|image| (model, image)),
