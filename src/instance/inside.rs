@@ -9,6 +9,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::devices::failed;
 use super::error::Error;
+use crate::sys::cgroup;
 use crate::sys::{process, userns};
 
 /// The ways into a running container.
@@ -40,10 +41,8 @@ impl Inside {
             process,
         };
         // The number may be another process's by now; if one of the same container, that will do.
-        let group = format!("/lxc.payload.{container}");
         let groups = fs::read_to_string(place.join("cgroup")).map_err(gone())?;
-        let own = groups.lines().any(|line| line.ends_with(&group) || line.contains(&format!("{group}/")));
-        if !own {
+        if !cgroup::is_of_container(&groups, container) {
             return Err(gone()(io::ErrorKind::NotFound.into()));
         }
         process::pidfd_signal(&inside.process, 0).map_err(gone())?;

@@ -1,5 +1,6 @@
 //! Stop: ask init or kill it, then clean up what liblxc does not.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,11 +161,10 @@ pub(super) async fn clean_up(
     let pool = context.pools.get(&record.pool)?;
     let volume = container.clone();
     let group = context.dir.cgroup();
+    let others: BTreeSet<String> = model.instances.keys().map(InstanceKey::container).collect();
     super::blocking(move || {
         if let Some(hierarchies) = Hierarchies::of_host() {
-            for kind in ["monitor", "payload"] {
-                hierarchies.remove(&format!("{group}/lxc.{kind}.{volume}"));
-            }
+            hierarchies.remove_lives(&group, &volume, |name| others.contains(name));
         }
         if keep_root { Ok(()) } else { pool.unmount(&VolumeId::container(&volume)).map_err(Error::from) }
     })

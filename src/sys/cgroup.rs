@@ -15,10 +15,14 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+pub use dirs::is_of_container;
+
 use crate::api::wire::{CpuState, MemoryState};
 
 /// liblxc puts an instance into a group whose name begins so.
 const PAYLOAD: &str = "lxc.payload.";
+/// And what watches it into one whose name begins so.
+const MONITOR: &str = "lxc.monitor.";
 /// A version 1 limit above this means "none" (the kernel rounds the largest number down to pages).
 const V1_UNLIMITED: u64 = 1 << 60;
 
@@ -148,14 +152,6 @@ impl Hierarchies {
             .as_ref()
     }
 
-    /// Removes the group of a container that has ended, with all groups below it, from every hierarchy. One that has
-    /// processes, or is not there, is left as it is.
-    pub fn remove(&self, group: &str) {
-        for mount in self.v1.values().chain(&self.v2) {
-            remove_tree(&mount.dir(group));
-        }
-    }
-
     /// Removes a group that held containers, if it holds none now. liblxc leaves `lxc.pivot` in it, where its monitors
     /// spend their last moments, and killed ones leave their own.
     pub fn remove_parent(&self, group: &str) {
@@ -222,18 +218,6 @@ impl Hierarchies {
     }
 }
 
-/// A group can be removed when nothing is below it and no process is in it; its files do not count (cgroups(7)).
-fn remove_tree(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_tree(&entry.path());
-        }
-    }
-    // EBUSY: somebody lives there.
-    let _ = fs::remove_dir(dir);
-}
-
 /// `mountinfo` writes space, tab, newline and backslash as three octal digits.
 fn unescape(text: &str) -> String {
     ["\\040", "\\011", "\\012", "\\134"]
@@ -284,12 +268,6 @@ impl Groups {
             }
         }
         groups
-    }
-
-    /// The same group `path` (beginning with `/`) in every hierarchy, for an instance known by its group.
-    pub fn at(hierarchies: &Hierarchies, path: &str) -> Self {
-        let v1 = hierarchies.v1.keys().map(|controller| (controller.clone(), path.to_owned())).collect();
-        Self { v1, v2: hierarchies.v2.as_ref().map(|_| path.to_owned()) }
     }
 
     fn payload(self) -> Self {
@@ -537,7 +515,6 @@ mod tests {
         };
         assert_eq!(usage, expected);
         assert_eq!(usage.memory_state().swap_usage_peak, 0);
-        assert_eq!(Groups::at(&hierarchies, "/lxc.payload.c1"), groups);
     }
 
     #[test]

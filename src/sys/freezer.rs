@@ -21,10 +21,17 @@ pub struct Freezer {
 }
 
 impl Freezer {
-    /// Of the group that is called `group` in every hierarchy; `None`: this host has no freezer.
-    pub fn of(hierarchies: &Hierarchies, group: &str) -> Option<Self> {
-        let (version, dir) = hierarchies.dir(&Groups::at(hierarchies, &format!("/{group}")), "freezer")?;
+    /// Of these groups; `None`: this host has no freezer.
+    pub fn of(hierarchies: &Hierarchies, groups: &Groups) -> Option<Self> {
+        let (version, dir) = hierarchies.dir(groups, "freezer")?;
         Some(Self { version, dir })
+    }
+
+    /// Of all groups in `parent` that may be those of a life of `container`.
+    pub fn all_of(hierarchies: &Hierarchies, parent: &str, container: &str) -> Vec<Self> {
+        let Some(version) = hierarchies.version_of("freezer") else { return Vec::new() };
+        let dirs = hierarchies.lives("freezer", parent, container).into_iter();
+        dirs.map(|dir| Self { version, dir }).collect()
     }
 
     fn set(&self, frozen: bool) -> io::Result<()> {

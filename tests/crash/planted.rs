@@ -177,3 +177,58 @@ fn one_that_was_held_for_a_snapshot_or_a_copy_goes_on() {
         nothing_left(&daemon, "after one was held");
     });
 }
+
+#[test]
+fn a_life_beside_what_is_left_of_an_earlier_one_is_like_any_other() {
+    isolated("planted::a_life_beside_what_is_left_of_an_earlier_one_is_like_any_other", || {
+        let daemon = Daemon::ready("dir");
+        daemon.lxc(&["launch", "bb", "first"]).ok();
+        let name = |kind: &str, container: &str| format!("lxc.{kind}.{container}");
+        let payload = daemon.cgroup_file("first", "freezer", "", "");
+        let top = std::path::Path::new("/sys/fs/cgroup");
+        let below = payload.strip_prefix(top).unwrap().parent().unwrap().file_name().unwrap();
+        let hierarchies = std::fs::read_dir(top).unwrap().flatten().map(|entry| entry.path());
+        let parents = hierarchies.chain([top.to_owned()]).map(|dir| dir.join(below));
+        let parents: Vec<_> = parents.filter(|dir| dir.join("cgroup.procs").exists()).collect();
+        assert!(!parents.is_empty());
+        // What a monitor that does not end holds on to.
+        let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        for dir in parents.iter().flat_map(|dir| ["monitor", "payload"].map(|kind| dir.join(name(kind, "c1")))) {
+            std::fs::create_dir(&dir).unwrap();
+            for file in ["cpuset.cpus", "cpuset.mems"].map(|file| (dir.parent().unwrap().join(file), dir.join(file))) {
+                if file.0.exists() {
+                    std::fs::copy(file.0, file.1).unwrap();
+                }
+            }
+            std::fs::write(dir.join("cgroup.procs"), other.id().to_string()).unwrap();
+        }
+        daemon.lxc(&["launch", "bb", "c1"]).ok();
+        let file = daemon.cgroup_file("c1", "freezer", "freezer.state", "cgroup.freeze");
+        assert!(file.parent().unwrap().ends_with("lxc.payload.c1-1"), "{file:?}");
+        // It is held for a snapshot, and devices reach it.
+        daemon.lxc(&["snapshot", "c1", "s"]).ok();
+        daemon
+            .lxc(&["config", "device", "add", "c1", "null2", "unix-char", "source=/dev/null", "path=/dev/null2"])
+            .ok();
+        daemon.lxc(&["exec", "c1", "--", "sh", "-c", "[ -c /dev/null2 ]"]).ok();
+        // A monitor that is killed leaves its groups.
+        let init = daemon.instance_pid("c1");
+        let stat = std::fs::read_to_string(format!("/proc/{init}/stat")).unwrap();
+        let monitor: i32 = stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(monitor).unwrap(), rustix::process::Signal::KILL)
+            .unwrap();
+        eventually("it is down", || daemon.status("c1") == "Stopped");
+        let left = || {
+            let all = parents.iter().flat_map(|dir| std::fs::read_dir(dir).unwrap().flatten());
+            let all = all.map(|entry| entry.file_name().into_string().unwrap());
+            all.filter(|name| name.contains(".c1")).collect::<std::collections::BTreeSet<_>>()
+        };
+        eventually("only what is held is left", || left().iter().all(|name| !name.ends_with("-1")));
+        other.kill().unwrap();
+        other.wait().unwrap();
+        daemon.lxc(&["start", "c1"]).ok();
+        daemon.lxc(&["stop", "c1", "--force"]).ok();
+        assert_eq!(left(), std::collections::BTreeSet::new());
+        nothing_left(&daemon, "after lives beside each other");
+    });
+}

@@ -439,7 +439,13 @@ impl Scanner<'_> {
             let may: Vec<String> =
                 up.iter().flat_map(|name| [format!("lxc.monitor.{name}"), format!("lxc.payload.{name}")]).collect();
             for found in entries(&dir).into_iter().filter(|name| name.starts_with("lxc.") && name != "lxc.pivot") {
-                if !may.contains(&found) {
+                // liblxc adds a number where the group of an earlier life was still there.
+                let lives = |name: &String| {
+                    let number = found.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
+                    let procs = std::fs::read_to_string(dir.join(&found).join("cgroup.procs"));
+                    number.is_some_and(|number| number.parse::<u16>().is_ok()) && procs.is_ok_and(|all| !all.is_empty())
+                };
+                if !may.contains(&found) && !may.iter().any(lives) {
                     self.finding(format!("without an owner: the control group {}", dir.join(found).display()));
                 }
             }

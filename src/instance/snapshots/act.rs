@@ -100,8 +100,8 @@ impl Actor {
     /// Who uses the volume; what is only mounted is let go.
     pub(in super::super) async fn used(&mut self) -> Result<Use, Error> {
         Ok(match &self.state {
-            State::Running(_) => Use::Running { frozen: false },
-            State::Frozen(_) => Use::Running { frozen: true },
+            State::Running(live) => Use::Running { frozen: false, pid: live.pid },
+            State::Frozen(live) => Use::Running { frozen: true, pid: live.pid },
             State::Stopped | State::Error | State::Stopping(_) if self.leases.in_use() => Use::Files,
             State::Stopped | State::Error | State::Stopping(_) => {
                 self.let_go_of_root().await?;

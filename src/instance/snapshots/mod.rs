@@ -93,6 +93,8 @@ pub(super) enum Use {
     Running {
         /// Its processes are held already.
         frozen: bool,
+        /// Its init.
+        pid: i32,
     },
 }
 
@@ -207,10 +209,10 @@ async fn holding(
     let (pool, _) = place(context, instance)?;
     let held = match used {
         Use::None => None,
-        Use::Files | Use::Running { frozen: true } => Some(Held::nobody()),
+        Use::Files | Use::Running { frozen: true, .. } => Some(Held::nobody()),
         // The file system makes the snapshot in one step.
         Use::Running { .. } if !pool.driver().holds() => Some(Held::nobody()),
-        Use::Running { frozen: false } => Some(Held::group(&group(context, instance))),
+        Use::Running { frozen: false, pid } => Some(Held::of_init(pid)),
     };
     let marks = held.as_ref().is_some_and(Held::is_of_somebody);
     if marks {
@@ -244,11 +246,6 @@ pub(super) async fn freeze(
     });
     frozen.await?;
     take.try_recv().map_err(|_| Error::NotFound)
-}
-
-/// The control group of a running container.
-fn group(context: &Context, instance: &InstanceKey) -> String {
-    format!("{}/lxc.payload.{}", context.dir.cgroup(), instance.container())
 }
 
 async fn change(
@@ -371,8 +368,8 @@ async fn finish_rename(context: &Context, record: &InstanceSnapshot) -> Result<(
 pub(super) async fn settle(context: &Arc<Context>, instance: &InstanceKey) -> Result<(), Error> {
     let model = context.db.model();
     if model.instances.get(instance).is_some_and(|record| record.config.contains_key(HELD)) {
-        let group = group(context, instance);
-        blocking(move || Held::group(&group).resume().map_err(Error::from)).await?;
+        let (parent, container) = (context.dir.cgroup(), instance.container());
+        blocking(move || pause::let_go(&parent, &container).map_err(Error::from)).await?;
         marks::set(context, instance, HELD, None).await?;
         tracing::info!(%instance, "what was held when the daemon died goes on");
     }

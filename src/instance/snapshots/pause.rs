@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::storage::{Error, Pause};
-use crate::sys::cgroup::Hierarchies;
+use crate::sys::cgroup::{Groups, Hierarchies};
 use crate::sys::freezer::Freezer;
 
 /// Holds a control group, or nobody, and tells for how long.
@@ -19,9 +19,10 @@ impl Held {
         Self { freezer: None, since: Mutex::default() }
     }
 
-    /// The processes of the group that is called so in every hierarchy.
-    pub(super) fn group(group: &str) -> Self {
-        let freezer = Hierarchies::of_host().and_then(|hierarchies| Freezer::of(hierarchies, group));
+    /// The processes of the container whose init is `pid`; nobody, if it is gone.
+    pub(super) fn of_init(pid: i32) -> Self {
+        let groups = Groups::of_instance(pid).ok();
+        let freezer = Hierarchies::of_host().zip(groups).and_then(|(all, groups)| Freezer::of(all, &groups));
         Self { freezer, since: Mutex::default() }
     }
 
@@ -51,4 +52,10 @@ impl Pause for Held {
         since.1 = since.0.map(|since| since.elapsed());
         Ok(())
     }
+}
+
+/// Lets all go on that a daemon which is gone may have held of a container.
+pub(super) fn let_go(parent: &str, container: &str) -> Result<(), Error> {
+    let freezers = Hierarchies::of_host().map(|all| Freezer::all_of(all, parent, container)).unwrap_or_default();
+    freezers.iter().try_for_each(|freezer| freezer.thaw().map_err(|error| Error::Hold { error }))
 }
