@@ -186,3 +186,22 @@ fn the_modules_of_ansible_work() {
     let inside = said.out.lines().find(|line| line.starts_with("a1 ")).unwrap_or_default();
     assert!(inside.contains(": ok=4 "), "{}", said.out);
 }
+
+#[test]
+fn the_calls_of_openstacks_driver_work() {
+    let daemon = Daemon::ready("overlay");
+    let (metadata, rootfs) = daemon.busybox();
+    daemon.lxc(&["image", "delete", "bb"]).ok();
+    // The driver gives a container one end of a pair; the other lies on a bridge of neutron's.
+    let pid = std::process::id();
+    let (logs, interface, peer) = (daemon.root.join("nova"), format!("tin{pid}"), format!("tap{pid}"));
+    std::fs::create_dir(&logs).unwrap();
+    run(Command::new("ip").args(["link", "add", &interface, "type", "veth", "peer", "name", &peer]));
+    let mut python = Command::new(fetched("venv/bin/python"));
+    python.arg(ours("nova_check.py")).arg(&metadata).arg(&rootfs).arg(&logs).arg(&interface);
+    python.env("LXD_DIR", daemon.state()).env("HOME", daemon.root.join("home"));
+    let said = said(&mut python);
+    run(Command::new("ip").args(["link", "delete", &interface]));
+    let out = said.ok();
+    assert!(out.ends_with(" passed, 0 failed\n"), "{out}");
+}
