@@ -7,6 +7,8 @@ mod support;
 use std::process::Command;
 
 use serde_json::Value;
+use support::api::get;
+use support::instances::address;
 use support::namespaces::isolated;
 use support::scanner::scan;
 use support::{Daemon, Said, eventually, run, said};
@@ -15,28 +17,8 @@ fn lxc(daemon: &Daemon, words: &str) -> Said {
     daemon.lxc(&words.split(' ').collect::<Vec<_>>())
 }
 
-fn metadata(daemon: &Daemon, url: &str) -> Value {
-    let (status, answer) = daemon.api("GET", url, "");
-    assert_eq!(status, 200, "{url}: {answer}");
-    answer["metadata"].clone()
-}
-
-/// The IPv4 address of a running container, once it has one. `at`: its name, with the project as in a query.
-fn address(daemon: &Daemon, at: &str) -> String {
-    let (name, query) = at.split_once('?').unwrap_or((at, ""));
-    let mut found = String::new();
-    eventually("an address by DHCP", || {
-        let state = metadata(daemon, &format!("/1.0/instances/{name}/state?{query}"));
-        let addresses = state["network"]["eth0"]["addresses"].as_array().cloned().unwrap_or_default();
-        let own = addresses.iter().find(|address| address["family"] == "inet");
-        found = own.and_then(|own| own["address"].as_str()).unwrap_or_default().to_owned();
-        !found.is_empty()
-    });
-    found
-}
-
 fn leases(daemon: &Daemon) -> Vec<String> {
-    let all = metadata(daemon, "/1.0/networks/n1/leases");
+    let all = get(daemon, "/1.0/networks/n1/leases");
     let own = all.as_array().unwrap().iter().filter(|lease| lease["type"] != "gateway");
     own.map(|lease| lease["address"].as_str().unwrap().to_owned()).collect()
 }
@@ -91,7 +73,7 @@ fn a_name_is_that_of_the_project() {
         lxc(&daemon, &format!("exec c1 --project p7 -- {asks} -F c1.lxd")).ok();
         assert!(right(&daemon));
         // Within the project the name goes without it.
-        let shown = metadata(&daemon, "/1.0/networks/n1/leases?project=p7");
+        let shown = get(&daemon, "/1.0/networks/n1/leases?project=p7");
         assert!(shown[0]["hostname"] == "c1" && shown[0]["address"] == *other && shown[1].is_null(), "{shown}");
         // Without a daemon, and after a dnsmasq that came new.
         daemon.kill();
@@ -234,7 +216,7 @@ fn of_many_at_once_one_gets_an_address() {
                 thread.join().unwrap();
             }
             let holders = || {
-                let all = metadata(&daemon, "/1.0/instances?recursion=1");
+                let all = get(&daemon, "/1.0/instances?recursion=1");
                 let wanted = format!("10.66.1.{}", 98 + round);
                 let has = |one: &&Value| one["devices"]["eth0"]["ipv4.address"] == *wanted;
                 all.as_array().unwrap().iter().filter(has).count()
@@ -259,7 +241,7 @@ fn a_change_tells_what_it_repaired() {
         assert_eq!(address(&daemon, "c1"), "10.66.1.0");
         lxc(&daemon, "delete -f c1").ok();
         let repaired = || {
-            let all = metadata(&daemon, "/1.0/warnings?recursion=1");
+            let all = get(&daemon, "/1.0/warnings?recursion=1");
             let of = |w: &&Value| w["type"] == "Network repaired" && w["entity_url"] == "/1.0/networks/n1";
             let found = all.as_array().unwrap().iter().find(of).cloned();
             found.map(|w| w["last_message"].as_str().unwrap().to_owned()).unwrap_or_default()

@@ -6,7 +6,8 @@ mod support;
 
 use std::process::Command;
 
-use serde_json::Value;
+use support::api::get;
+use support::instances::address;
 use support::namespaces::isolated;
 use support::scanner::scan;
 use support::{Daemon, Said, eventually, run, said};
@@ -29,12 +30,6 @@ fn sh(daemon: &Daemon, name: &str, script: &str) -> Said {
 
 fn lxc(daemon: &Daemon, words: &str) -> Said {
     daemon.lxc(&words.split(' ').collect::<Vec<_>>())
-}
-
-fn metadata(daemon: &Daemon, url: &str) -> Value {
-    let (status, answer) = daemon.api("GET", url, "");
-    assert_eq!(status, 200, "{url}: {answer}");
-    answer["metadata"].clone()
 }
 
 /// The API refuses, with words that contain `wanted`.
@@ -61,22 +56,9 @@ fn clean(daemon: &Daemon) {
     panic!("{found:#?}");
 }
 
-/// The IPv4 address of a running container, once it has one.
-fn address(daemon: &Daemon, name: &str) -> String {
-    let mut found = String::new();
-    eventually("an address by DHCP", || {
-        let state = metadata(daemon, &format!("/1.0/instances/{name}/state"));
-        let addresses = state["network"]["eth0"]["addresses"].as_array().cloned().unwrap_or_default();
-        let own = addresses.iter().find(|address| address["family"] == "inet");
-        found = own.and_then(|own| own["address"].as_str()).unwrap_or_default().to_owned();
-        !found.is_empty()
-    });
-    found
-}
-
 /// The messages of the warnings of a type that are not resolved.
 fn warnings(daemon: &Daemon, kind: &str) -> Vec<String> {
-    let all = metadata(daemon, "/1.0/warnings?recursion=1");
+    let all = get(daemon, "/1.0/warnings?recursion=1");
     let open = all.as_array().unwrap().iter().filter(|w| w["type"] == kind && w["status"] != "resolved");
     open.map(|warning| warning["last_message"].as_str().unwrap().to_owned()).collect()
 }
@@ -104,8 +86,8 @@ fn a_network_is_renamed_with_all_that_is_its_own() {
         lxc(&daemon, "network forward create n1 192.0.2.9").ok();
         lxc(&daemon, "network rename n1 n2").ok();
         assert!(host("ip", "link show n1").code != 0 && host("ip", "addr show n2").out.contains("10.66.1.1/24"));
-        assert_eq!(metadata(&daemon, "/1.0/networks/n2/forwards")[0], "/1.0/networks/n2/forwards/192.0.2.9");
-        let config = metadata(&daemon, "/1.0/networks/n2")["config"].clone();
+        assert_eq!(get(&daemon, "/1.0/networks/n2/forwards")[0], "/1.0/networks/n2/forwards/192.0.2.9");
+        let config = get(&daemon, "/1.0/networks/n2")["config"].clone();
         assert_eq!(config.as_object().unwrap().len(), 3, "{config}");
         clean(&daemon);
         refused(&daemon, "POST", "/1.0/networks/n2", r#"{"name":"lo"}"#, 409, "already exists");
@@ -323,7 +305,7 @@ fn warnings_are_listed_acknowledged_and_deleted() {
         let daemon = with_network("", false);
         shell(DOCKER).ok();
         eventually("a warning", || !warnings(&daemon, OBSTRUCTED).is_empty());
-        let all = metadata(&daemon, "/1.0/warnings?recursion=1");
+        let all = get(&daemon, "/1.0/warnings?recursion=1");
         let warning = all.as_array().unwrap().iter().find(|w| w["type"] == OBSTRUCTED).unwrap();
         assert_eq!((&warning["severity"], &warning["status"]), (&"moderate".into(), &"new".into()));
         assert_eq!((&warning["entity_url"], &warning["project"]), (&"/1.0/networks/n1".into(), &"default".into()));
@@ -333,17 +315,17 @@ fn warnings_are_listed_acknowledged_and_deleted() {
         let headers = [("If-Match", "\"0123\"")];
         assert_eq!(daemon.api_raw("PUT", &url, &headers, br#"{"status":"acknowledged"}"#).0, 412);
         lxc(&daemon, &format!("warning acknowledge {uuid}")).ok();
-        assert_eq!(metadata(&daemon, &url)["status"], "acknowledged");
+        assert_eq!(get(&daemon, &url)["status"], "acknowledged");
         // Seen again, it stays so.
-        let count = metadata(&daemon, &url)["count"].as_i64().unwrap();
-        eventually("counted", || metadata(&daemon, &url)["count"].as_i64().unwrap() > count);
+        let count = get(&daemon, &url)["count"].as_i64().unwrap();
+        eventually("counted", || get(&daemon, &url)["count"].as_i64().unwrap() > count);
         assert!(!lxc(&daemon, "warning list").ok().contains(uuid));
         lxc(&daemon, &format!("warning show {uuid}")).ok();
         refused(&daemon, "PUT", &url, r#"{"status":"resolved"}"#, 400, "Status may only be set to");
         refused(&daemon, "PATCH", &url, r#"{"status":"x"}"#, 400, "Status may only be set to");
         refused(&daemon, "GET", "/1.0/warnings/nosuch", "", 404, "Warning not found");
         shell("iptables -P FORWARD ACCEPT").ok();
-        eventually("resolved", || metadata(&daemon, &url)["status"] == "resolved");
+        eventually("resolved", || get(&daemon, &url)["status"] == "resolved");
         lxc(&daemon, &format!("warning delete {uuid}")).ok();
         refused(&daemon, "GET", &url, "", 404, "Warning not found");
     });
@@ -373,7 +355,7 @@ fn networks_on_interfaces_of_the_host() {
         let links = sh(&daemon, "c1", "ip link").ok();
         assert!(links.contains("eth0@") && links.contains("mtu 1400") && links.contains("eth1"), "{links}");
         assert!(host("ip", "link show ph1").code != 0);
-        assert_eq!(metadata(&daemon, "/1.0/networks/mv")["used_by"][0], "/1.0/instances/c1");
+        assert_eq!(get(&daemon, "/1.0/networks/mv")["used_by"][0], "/1.0/instances/c1");
         lxc(&daemon, "network set mv parent=ph1").refused("in use");
         lxc(&daemon, "network rename mv mv2").refused("in use");
         lxc(&daemon, "network delete phy").refused("in use");
@@ -434,7 +416,7 @@ fn forwards_hand_on_to_instances() {
         lxc(&daemon, "network set n1 ipv4.address 10.67.1.1/24").refused("not within the network subnet");
         eventually("an answer still", || asks().contains("it"));
         let (status, _) = daemon.api("PATCH", url, r#"{"description":"d"}"#);
-        assert_eq!((status, &metadata(&daemon, url)["ports"][0]["listen_port"]), (200, &"80".into()));
+        assert_eq!((status, &get(&daemon, url)["ports"][0]["listen_port"]), (200, &"80".into()));
         lxc(&daemon, "network forward port remove n1 192.0.2.9 tcp 80").ok();
         assert!(!asks().contains("it"));
         lxc(&daemon, "network forward delete n1 192.0.2.9").ok();
@@ -455,7 +437,7 @@ fn access_control_lists_hold_and_follow_changes() {
         lxc(&daemon, "network acl rule add web ingress action=allow protocol=tcp destination_port=8080").ok();
         lxc(&daemon, "network set n1 security.acls=web").ok();
         eventually("one open", || asks(8080) && !asks(9090));
-        assert_eq!(metadata(&daemon, "/1.0/network-acls/web")["used_by"][0], "/1.0/networks/n1");
+        assert_eq!(get(&daemon, "/1.0/network-acls/web")["used_by"][0], "/1.0/networks/n1");
         lxc(
             &daemon,
             "network acl rule add web ingress action=allow protocol=tcp destination_port=9090 source=10.66.1.0/24",
@@ -495,7 +477,7 @@ fn names_resolve_between_containers_also_after_restarts() {
             said.contains(&second)
         };
         eventually("resolves", || resolves(&daemon));
-        let leases = metadata(&daemon, "/1.0/networks/n1/leases");
+        let leases = get(&daemon, "/1.0/networks/n1/leases");
         let of = |name: &str, kind: &str| {
             leases.as_array().unwrap().iter().any(|lease| lease["hostname"] == name && lease["type"] == kind)
         };

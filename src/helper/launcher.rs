@@ -215,16 +215,7 @@ impl Launcher {
                 None => Err(line.broken("sent no pidfd")),
             },
             Ok(Reply::Failed { reason }) => Err(line.refused(reason, lxc::log::excerpt_of(log))),
-            Ok(
-                Reply::Done
-                | Reply::Attached { .. }
-                | Reply::Exited(_)
-                | Reply::File(_)
-                | Reply::Refused(_)
-                | Reply::Console
-                | Reply::ConsoleTaken
-                | Reply::Verdict(_),
-            ) => Err(line.broken("gave a wrong answer")),
+            Ok(_) => Err(line.broken("gave a wrong answer")),
             Err(error) => Err(error),
         }
     }
@@ -249,14 +240,7 @@ impl Launcher {
                 Ok(Attached { pid, ptx, line })
             }
             Reply::Failed { reason } => Err(line.refused(reason, Vec::new())),
-            Reply::Started { .. }
-            | Reply::Done
-            | Reply::Exited(_)
-            | Reply::File(_)
-            | Reply::Refused(_)
-            | Reply::Console
-            | Reply::ConsoleTaken
-            | Reply::Verdict(_) => Err(line.broken("gave a wrong answer")),
+            _ => Err(line.broken("gave a wrong answer")),
         }
     }
 
@@ -279,14 +263,7 @@ impl Launcher {
                 Ok(())
             }
             Reply::Failed { reason } => Err(line.refused(reason, Vec::new())),
-            Reply::Started { .. }
-            | Reply::Attached { .. }
-            | Reply::Exited(_)
-            | Reply::File(_)
-            | Reply::Refused(_)
-            | Reply::Console
-            | Reply::ConsoleTaken
-            | Reply::Verdict(_) => Err(line.broken("gave a wrong answer")),
+            _ => Err(line.broken("gave a wrong answer")),
         }
     }
 
@@ -304,13 +281,7 @@ impl Launcher {
             },
             Reply::ConsoleTaken => Err(Error::ConsoleTaken { container: line.container }),
             Reply::Failed { reason } => Err(line.refused(reason, Vec::new())),
-            Reply::Started { .. }
-            | Reply::Attached { .. }
-            | Reply::Done
-            | Reply::Exited(_)
-            | Reply::File(_)
-            | Reply::Verdict(_)
-            | Reply::Refused(_) => Err(line.broken("gave a wrong answer")),
+            _ => Err(line.broken("gave a wrong answer")),
         }
     }
 
@@ -379,14 +350,7 @@ impl Launcher {
                 Ok(verdict)
             }
             Reply::Failed { reason } => Err(line.refused(reason, Vec::new())),
-            Reply::Started { .. }
-            | Reply::Done
-            | Reply::Attached { .. }
-            | Reply::Exited(_)
-            | Reply::File(_)
-            | Reply::Refused(_)
-            | Reply::Console
-            | Reply::ConsoleTaken => Err(line.broken("gave a wrong answer")),
+            _ => Err(line.broken("gave a wrong answer")),
         }
     }
 
@@ -470,14 +434,7 @@ impl Attached {
         match self.line.reply().await? {
             Reply::Exited(exit) => Ok(exit),
             Reply::Failed { reason } => Err(self.line.refused(reason, Vec::new())),
-            Reply::Started { .. }
-            | Reply::Attached { .. }
-            | Reply::Done
-            | Reply::File(_)
-            | Reply::Refused(_)
-            | Reply::Console
-            | Reply::ConsoleTaken
-            | Reply::Verdict(_) => Err(self.line.broken("gave a wrong answer")),
+            _ => Err(self.line.broken("gave a wrong answer")),
         }
     }
 

@@ -76,14 +76,7 @@ impl Launcher {
                 Ok(())
             }
             Reply::Failed { reason } => Err(Error::Template { reason }),
-            Reply::Started { .. }
-            | Reply::Attached { .. }
-            | Reply::Exited(_)
-            | Reply::File(_)
-            | Reply::Refused(_)
-            | Reply::Console
-            | Reply::ConsoleTaken
-            | Reply::Verdict(_) => Err(line.broken("gave a wrong answer")),
+            _ => Err(line.broken("gave a wrong answer")),
         }
     }
 }

@@ -126,14 +126,7 @@ impl Session {
             Ok(Ok(Reply::File(found))) => Ok(Some(found)),
             Ok(Ok(Reply::Refused(refusal))) => Err(Error::Files(refusal)),
             Ok(Ok(Reply::Failed { reason })) => Err(self.line.broken(&reason)),
-            Ok(Ok(
-                Reply::Started { .. }
-                | Reply::Attached { .. }
-                | Reply::Exited(_)
-                | Reply::Console
-                | Reply::ConsoleTaken
-                | Reply::Verdict(_),
-            )) => Err(self.line.broken("gave a wrong answer")),
+            Ok(Ok(_)) => Err(self.line.broken("gave a wrong answer")),
             Ok(Err(error)) => Err(error),
         }
     }
