@@ -403,11 +403,19 @@ async fn join(client: &Client, name: &str, remote: &mut Remote, secret: Option<S
     client.say(&format!("Client certificate now trusted by server: {name}"))
 }
 
-/// Incus has tokens in a field of their own, and no password.
+/// Incus, and LXD since 5.21, have tokens in a field of their own, which not all of them announce; LXD before has them
+/// where a password stands. Each passes over the other's field.
 fn trust_body(server: &Value, secret: &str) -> Value {
     let extensions = server["api_extensions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let explicit = extensions.iter().any(|extension| extension == "explicit_trust_token");
-    json!({"type": "client", "name": "", if explicit { "trust_token" } else { "password" }: secret})
+    let mut body = json!({"type": "client", "name": ""});
+    if explicit || Token::read(secret).is_some() {
+        body["trust_token"] = secret.into();
+    }
+    if !explicit {
+        body["password"] = secret.into();
+    }
+    body
 }
 
 #[cfg(test)]
