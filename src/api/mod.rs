@@ -29,6 +29,7 @@ mod instance_state;
 mod instances;
 mod internal;
 mod linger;
+pub mod listeners;
 mod logs;
 pub mod metrics;
 mod network_acls;

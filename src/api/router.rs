@@ -24,7 +24,8 @@ use super::{
     network_forwards, networks, operations, profiles, projects, resources, server_config, storage_pools,
     storage_volume_snapshots, storage_volumes, streams, warnings,
 };
-use crate::auth::trust_of;
+use crate::auth::{ClientCertificate, metrics_trust_of, trust_of};
+use crate::config;
 use crate::db::Model;
 
 type Result<T> = std::result::Result<T, Error>;
@@ -93,7 +94,7 @@ fn table() -> Vec<(String, Resource)> {
                 POST Images image_aliases::rename, DELETE Images image_aliases::delete,
             ),
         ),
-        ("/1.0/metrics", resource!(GET Trusted metrics::get)),
+        ("/1.0/metrics", resource!(GET Metrics metrics::get)),
         ("/1.0/metadata/configuration", resource!(GET Trusted resources::configuration)),
         ("/1.0/networks", resource!(GET Networks networks::list, POST Networks networks::create)),
         (
@@ -315,9 +316,13 @@ impl Router {
             params.insert(name.to_owned(), decode(value).map_err(|_| Error::UnknownPath)?);
         }
         let model = self.app.db.model();
-        let trust = self.trust(&model, &request.peer);
         let Some((_, access, endpoint)) = resource.methods.iter().find(|(method, ..)| *method == request.method) else {
-            return Err(if trust == Trust::Untrusted { Error::Forbidden } else { Error::NotImplemented });
+            let is_stranger = self.trust(&model, &request.peer) == Trust::Untrusted;
+            return Err(if is_stranger { Error::Forbidden } else { Error::NotImplemented });
+        };
+        let trust = match access {
+            Access::Metrics => self.metrics_trust(&model, &request.peer),
+            _ => self.trust(&model, &request.peer),
         };
         let query = parse_query(&request.query);
         let asked =
@@ -383,6 +388,21 @@ impl Router {
     }
 }
 
+impl Router {
+    /// How far a peer is trusted with metrics.
+    fn metrics_trust(&self, model: &Model, peer: &Peer) -> Trust {
+        let known = match peer {
+            Peer::Unix { .. } => return self.trust(model, peer),
+            Peer::Tls { certificate: Some(shown), .. } => {
+                metrics_trust_of(model, &self.app.authority, shown, crate::db::now())
+            }
+            Peer::Tls { certificate: None, .. } => Trust::Untrusted,
+        };
+        let is_open = !config::bool_of(&model.config, "core.metrics_authentication");
+        if known == Trust::Untrusted && is_open { Trust::ReadOnly } else { known }
+    }
+}
+
 impl Handler for Router {
     fn trusts_proxy(&self, address: IpAddr) -> bool {
         let model = self.app.db.model();
@@ -391,7 +411,12 @@ impl Handler for Router {
     }
 
     fn knows(&self, peer: &Peer) -> bool {
-        self.trust(&self.app.db.model(), peer) != Trust::Untrusted
+        let model = self.app.db.model();
+        let scrapes = |shown: &ClientCertificate| {
+            metrics_trust_of(&model, &self.app.authority, shown, crate::db::now()) != Trust::Untrusted
+        };
+        self.trust(&model, peer) != Trust::Untrusted
+            || matches!(peer, Peer::Tls { certificate: Some(shown), .. } if scrapes(shown))
     }
 
     fn handle(&self, request: Request) -> BoxFuture<'static, Response> {
@@ -406,7 +431,7 @@ impl Handler for Router {
 /// is done, so this one is not left to be overlooked.
 fn check_dry_run(method: &Method, path: &str, asked: Option<&str>) -> std::result::Result<(), Error> {
     let Some(asked) = asked else { return Ok(()) };
-    match crate::config::parse_bool(asked) {
+    match config::parse_bool(asked) {
         None => return Err(Error::Query { name: "dry-run", expected: "1 or 0" }),
         Some(false) => return Ok(()),
         Some(true) if method.is_safe() => return Ok(()),
