@@ -371,6 +371,7 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     let following = Arc::clone(app.instances.context());
     tokio::spawn(async move { following.follow_networks().await });
     tokio::spawn(crate::api::streams::follow(Arc::clone(&app)));
+    tokio::spawn(crate::api::standing::follow(Arc::clone(&app)));
     tokio::spawn(pools::follow(Arc::clone(&app)));
     let starting = Arc::clone(&app);
     tokio::spawn(async move { starting.instances.autostart(&ran).await });

@@ -45,6 +45,7 @@ pub(crate) mod response;
 mod router;
 pub mod server;
 mod server_config;
+pub mod standing;
 mod storage_pools;
 mod storage_volume_snapshots;
 mod storage_volumes;

@@ -19,12 +19,12 @@ use super::entry::{Handler, Peer, Request};
 use super::error::Error;
 use super::response::{self, Response};
 use super::{
-    certificates, console, door, events, exec, files, image_aliases, image_sources, image_upload, images,
-    instance_metadata, instance_snapshots, instance_state, instances, internal, logs, metrics, network_acls,
-    network_forwards, networks, operations, profiles, projects, resources, server_config, storage_pools,
-    storage_volume_snapshots, storage_volumes, streams, warnings,
+    certificates, console, events, exec, files, image_aliases, image_sources, image_upload, images, instance_metadata,
+    instance_snapshots, instance_state, instances, internal, logs, metrics, network_acls, network_forwards, networks,
+    operations, profiles, projects, resources, server_config, standing, storage_pools, storage_volume_snapshots,
+    storage_volumes, streams, warnings,
 };
-use crate::auth::{ClientCertificate, metrics_trust_of, trust_of};
+use crate::auth::{ClientCertificate, metrics_trust_of};
 use crate::config;
 use crate::db::Model;
 
@@ -377,14 +377,8 @@ impl Router {
         }
     }
 
-    /// How far a peer is trusted at this moment.
     fn trust(&self, model: &Model, peer: &Peer) -> Trust {
-        match peer {
-            Peer::Unix { is_admin: true, .. } => Trust::Trusted,
-            Peer::Unix { groups, .. } => door::trust_of(model, groups),
-            Peer::Tls { certificate: Some(shown), .. } => trust_of(model, &self.app.authority, shown, crate::db::now()),
-            Peer::Tls { certificate: None, .. } => Trust::Untrusted,
-        }
+        standing::trust(&self.app, model, peer)
     }
 }
 

@@ -275,6 +275,7 @@ async fn change(call: &Call, named: Config, merge: bool) -> Result<Response> {
     if proxies(&old) != proxies(&now) {
         call.app.remotes.forget_lists().await;
     }
+    call.app.sockets.review();
     call.lifecycle("config-updated", "/1.0");
     Ok(response::empty())
 }
