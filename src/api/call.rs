@@ -125,15 +125,7 @@ impl Call {
 
     /// Of the URLs that say who uses an object, those that the caller may see.
     pub fn visible(&self, urls: Vec<String>) -> Vec<String> {
-        if self.trust.sees_all() {
-            return urls;
-        }
-        let project = |url: &str| {
-            let query = url.split_once('?').map_or("", |(_, query)| query);
-            let named = parse_query(query).remove("project");
-            named.map_or_else(|| Some(ProjectName::default()), |name| ProjectName::new(name).ok())
-        };
-        urls.into_iter().filter(|url| project(url).is_some_and(|project| self.trust.reaches(&project))).collect()
+        visible(&self.trust, urls)
     }
 
     /// The project that holds what this call sees of a kind.
@@ -315,6 +307,19 @@ impl Call {
             },
         }
     }
+}
+
+/// Of the URLs of objects, those that lie in projects that the caller may see.
+pub(super) fn visible(trust: &Trust, urls: Vec<String>) -> Vec<String> {
+    if trust.sees_all() {
+        return urls;
+    }
+    let project = |url: &str| {
+        let query = url.split_once('?').map_or("", |(_, query)| query);
+        let named = parse_query(query).remove("project");
+        named.map_or_else(|| Some(ProjectName::default()), |name| ProjectName::new(name).ok())
+    };
+    urls.into_iter().filter(|url| project(url).is_some_and(|project| trust.reaches(&project))).collect()
 }
 
 fn parse<T: DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, Error> {

@@ -354,7 +354,7 @@ impl Router {
                 std::future::ready(response::error(&error)).boxed()
             }
             Ok((endpoint, call)) => {
-                let is_safe = method.is_safe();
+                let (is_safe, trust) = (method.is_safe(), call.trust.clone());
                 let work = async move {
                     if !is_safe {
                         // A daemon that is just starting answers questions at once; a change may need what is not up
@@ -368,7 +368,7 @@ impl Router {
                         }
                         Err(error) => {
                             tracing::debug!(%method, %path, %error, "refused");
-                            response::error(&error)
+                            response::error(&error.seen_by(&trust))
                         }
                     }
                 };
