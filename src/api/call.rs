@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::task::JoinError;
 
 use super::app::App;
 use super::body::BodyStream;
@@ -421,7 +422,21 @@ where
     T: Send + 'static,
     E: Into<Error> + Send + 'static,
 {
-    match tokio::task::spawn_blocking(work).await {
+    joined(tokio::task::spawn_blocking(work).await)
+}
+
+/// Runs work to its end, also when the client goes away meanwhile.
+///
+/// # Errors
+/// Of the work.
+pub async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    joined(tokio::spawn(work).await)
+}
+
+fn joined<T, E: Into<Error>>(result: Result<Result<T, E>, JoinError>) -> Result<T, Error> {
+    match result {
         Ok(result) => result.map_err(Into::into),
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

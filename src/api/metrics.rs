@@ -12,7 +12,8 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use tokio::task::JoinHandle;
 
-use super::call::{Call, blocking};
+use super::app::App;
+use super::call::{Call, blocking, to_the_end};
 use super::entry::Body;
 use super::error::Error;
 use super::response::Response;
@@ -58,19 +59,19 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    async fn pass(&self, call: &Call) -> Result<Arc<Pass>, Error> {
+    async fn pass(&self, app: &App) -> Result<Arc<Pass>, Error> {
         // Held while it is read: who comes meanwhile gets the same.
         let mut last = self.last.lock().await;
         if let Some((_, found)) = last.pass.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
             return Ok(Arc::clone(found));
         }
-        let model = call.app.db.model();
-        let snapshots = model.instances.keys().map(|key| (key.clone(), call.app.instances.snapshot(key)));
+        let model = app.db.model();
+        let snapshots = model.instances.keys().map(|key| (key.clone(), app.instances.snapshot(key)));
         let up = snapshots.filter(|(_, snapshot)| snapshot.status.is_up());
         let running: Vec<_> = up.map(|(key, snapshot)| (key, snapshot.pid)).collect();
         let keys: Vec<InstanceKey> = running.iter().map(|(key, _)| key.clone()).collect();
         let looking = last.looking.take().filter(|old| !old.is_finished()).unwrap_or_else(|| {
-            let (model, context) = (Arc::clone(&model), Arc::clone(call.app.instances.context()));
+            let (model, context) = (Arc::clone(&model), Arc::clone(app.instances.context()));
             tokio::task::spawn_blocking(move || file_systems(&model, &context.pools, &keys))
         });
         let readings = blocking(move || Ok::<_, Error>(readings(&running))).await?;
@@ -102,7 +103,9 @@ impl Last {
 /// `GET /1.0/metrics`, of all projects or of `?project=`; what concerns the whole daemon only without it.
 pub async fn get(call: Call) -> Result<Response, Error> {
     let project = if call.query("project").is_some() { Some(call.project()?) } else { None };
-    let found = call.app.metrics.pass(&call).await?;
+    let app = Arc::clone(&call.app);
+    // Whoever comes and goes begins no second pass.
+    let found = to_the_end(async move { app.metrics.pass(&app).await }).await?;
     let is_asked = |key: &InstanceKey| {
         call.trust.reaches(&key.project) && project.as_ref().is_none_or(|project| key.project == *project)
     };

@@ -18,10 +18,14 @@ pub struct ServerRow {
 }
 
 /// Keys of LXD that have no place here, and why.
-pub(super) const NOT_HERE: &[(&str, &str)] = &[(
-    "core.debug_address",
-    "there is no Go profiler to listen for; PUT /internal/log-level sets what is logged while the daemon runs, `warrend doctor` and /1.0/health say what of the host does not work, core.metrics_address tells figures",
-)];
+pub(super) const NOT_HERE: &[(&str, &str)] = &[
+    (
+        "core.debug_address",
+        "there is no Go profiler to listen for; PUT /internal/log-level sets what is logged while the daemon runs, `warrend doctor` and /1.0/health say what of the host does not work, core.metrics_address tells figures",
+    ),
+    ("storage.backups_volume", "backups are not there yet"),
+    ("storage.images_volume", "it is not there yet: files of images lie in the state directory; leave it out"),
+];
 
 /// All of them. Names and meanings: LXD's API 1.0.
 pub const SERVER_KEYS: &[ServerRow] = &[
