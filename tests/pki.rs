@@ -179,9 +179,9 @@ fn an_authority_between_counts_until_one_of_the_two_revokes() {
     assert_eq!(clients(), ["trusted", "trusted", "trusted"]);
     // Without what stands between nobody can know; with another's, or what is no authority, neither.
     assert_eq!(auth(&one, &[]), "untrusted");
-    assert_eq!(auth(&one, &[other_shown.clone()]), "untrusted");
+    assert_eq!(auth(&one, std::slice::from_ref(&other_shown)), "untrusted");
     assert_eq!(auth(&one, &[other_shown.clone(), shown.clone()]), "trusted", "in any order");
-    assert_eq!(auth(&fake.client(1, (-1, 9)), &[fake_shown.clone()]), "untrusted");
+    assert_eq!(auth(&fake.client(1, (-1, 9)), std::slice::from_ref(&fake_shown)), "untrusted");
 
     // By the one between: its client alone. By the root: all below it.
     place(&daemon, "ca.crl", &between.revoke(&[2]));
