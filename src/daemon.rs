@@ -24,6 +24,8 @@ use tokio::sync::{Notify, watch};
 
 use crate::api::app::App;
 use crate::api::door::{self, Door};
+use crate::api::entry::Handler;
+use crate::api::listeners::Listeners;
 use crate::api::{Router, server::Server};
 use crate::auth::{ServerCertificate, server_config};
 use crate::db::{Database, Phase};
@@ -197,7 +199,7 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         limiter: crate::auth::password::RateLimiter::default(),
         authority: crate::auth::Authority::new(dir.root()),
         certificate,
-        server: OnceLock::new(),
+        listeners: OnceLock::new(),
         doors: OnceLock::new(),
         is_ready: watch::Sender::new(false),
         ended: Notify::new(),
@@ -307,7 +309,8 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     let app = build(&dir, bus, log)?;
     let tls = server_config(&app.certificate).map_err(|e| e.to_string())?;
     let router = Router::new(Arc::clone(&app)).map_err(|e| e.to_string())?;
-    let server = Server::new(Arc::new(router), tls);
+    let router = Arc::new(router);
+    let server = Server::new(Arc::clone(&router) as Arc<dyn Handler>, tls);
     let hooks = hook::Listener::bind(&dir.hook_socket()).map_err(|e| format!("cannot listen for hooks: {e}"))?;
     let told = Arc::clone(&app);
     tokio::spawn(hooks.serve(move |record| told.instances.hook(&record)));
@@ -344,12 +347,10 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     if let Err(error) = networks.await {
         tracing::error!(%error, "bringing the networks up");
     }
-    let address = app.db.model().config.get("core.https_address").cloned().unwrap_or_default();
-    if let Err(error) = server.set_https(&address).await {
-        tracing::error!(%error, "the API is not reachable over HTTPS");
-    }
+    let listeners = Listeners::new(server, router);
+    listeners.go_to(&app.db.model().config).await;
     // Set once, here.
-    let _ = app.server.set(server);
+    let _ = app.listeners.set(listeners);
     app.is_ready.send_replace(true);
     activation::notify("READY=1");
     tracing::info!("ready");
@@ -370,6 +371,7 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     let following = Arc::clone(app.instances.context());
     tokio::spawn(async move { following.follow_networks().await });
     tokio::spawn(crate::api::streams::follow(Arc::clone(&app)));
+    tokio::spawn(crate::api::standing::follow(Arc::clone(&app)));
     tokio::spawn(pools::follow(Arc::clone(&app)));
     let starting = Arc::clone(&app);
     tokio::spawn(async move { starting.instances.autostart(&ran).await });

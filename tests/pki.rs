@@ -15,10 +15,10 @@ use rcgen::{
 };
 use rustls::ClientConnection;
 use rustls::StreamOwned;
-use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use serde_json::{Value, json};
 use support::api::{done, get, refused};
-use support::tls::{Client, Identity, PATIENCE, VERSIONS, local, set, tls};
+use support::tls::{Client, Identity, PATIENCE, VERSIONS, local, set, tls, tls_with};
 use support::{Daemon, run, said};
 
 /// An authority with its own certificate as PEM.
@@ -36,6 +36,24 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let pem = params.self_signed(&key).unwrap().pem();
         Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// An authority that this one has signed, with this serial number, and its certificate. One without `is_ca` is no
+    /// authority, but signs as if it were.
+    fn below(&self, name: &str, serial: u64, is_ca: bool) -> (Self, CertificateDer<'static>) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.serial_number = Some(SerialNumber::from(serial));
+        if is_ca {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        }
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        // It lists what it revokes, and needs a word for that in its own record only.
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let (pem, der) = (certificate.pem(), certificate.der().clone());
+        (Self { issuer: Issuer::new(params, key), pem }, der)
     }
 
     /// A client's certificate with this serial number, valid from and to so many days from now.
@@ -136,6 +154,51 @@ fn an_authority_vouches_for_clients_until_it_revokes_them() {
     std::fs::remove_file(daemon.state().join("server.ca")).unwrap();
     assert_eq!((auth(&fresh), auth(&stranger)), ("untrusted".into(), "trusted".into()));
     std::fs::remove_file(daemon.state().join("ca.crl")).unwrap();
+}
+
+#[test]
+fn an_authority_between_counts_until_one_of_the_two_revokes() {
+    let daemon = Daemon::bare();
+    let address = local(&daemon);
+    let root = Authority::new("root");
+    let (between, shown) = root.below("between", 7, true);
+    let (other, other_shown) = root.below("other", 8, true);
+    let (fake, fake_shown) = root.below("fake", 9, false);
+    // Numbers are the issuer's: the client of one has that of the other authority.
+    let [one, two] = [between.client(8, (-1, 9)), between.client(2, (-1, 9))];
+    let third = other.client(2, (-1, 9));
+    let auth = |identity: &Identity, chain: &[CertificateDer<'static>]| {
+        Client::connect(address, &tls_with(&VERSIONS, Some(identity), chain)).auth()
+    };
+    let clients = || {
+        [(&one, &shown), (&two, &shown), (&third, &other_shown)]
+            .map(|(identity, between)| auth(identity, std::slice::from_ref(between)))
+    };
+    place(&daemon, "server.ca", &root.pem);
+    assert_eq!(set(&daemon, "core.trust_ca_certificates", "true").0, 200);
+    assert_eq!(clients(), ["trusted", "trusted", "trusted"]);
+    // Without what stands between nobody can know; with another's, or what is no authority, neither.
+    assert_eq!(auth(&one, &[]), "untrusted");
+    assert_eq!(auth(&one, std::slice::from_ref(&other_shown)), "untrusted");
+    assert_eq!(auth(&one, &[other_shown.clone(), shown.clone()]), "trusted", "in any order");
+    assert_eq!(auth(&fake.client(1, (-1, 9)), std::slice::from_ref(&fake_shown)), "untrusted");
+
+    // By the one between: its client alone. By the root: all below it.
+    place(&daemon, "ca.crl", &between.revoke(&[2]));
+    assert_eq!(clients(), ["trusted", "untrusted", "trusted"]);
+    place(&daemon, "ca.crl", &root.revoke(&[8]));
+    assert_eq!(clients(), ["trusted", "trusted", "untrusted"]);
+    // Lists of both in one file.
+    place(&daemon, "ca.crl", &(between.revoke(&[8]) + &root.revoke(&[8])));
+    assert_eq!(clients(), ["untrusted", "trusted", "untrusted"]);
+    place(&daemon, "ca.crl", &root.revoke(&[7]));
+    assert_eq!(clients(), ["untrusted", "untrusted", "trusted"]);
+    assert_eq!(auth(&one, &[]), "untrusted", "it does not help to keep it to oneself");
+    // The one between alone may be the authority, too; then nobody has to show it.
+    place(&daemon, "ca.crl", &between.revoke(&[2]));
+    place(&daemon, "server.ca", &between.pem);
+    assert_eq!(clients(), ["trusted", "untrusted", "untrusted"]);
+    assert_eq!((auth(&one, &[]), auth(&two, &[])), ("trusted".into(), "untrusted".into()));
 }
 
 #[test]

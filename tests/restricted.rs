@@ -414,3 +414,41 @@ fn a_refusal_is_an_answer() {
     let mut client = Client::connect(address, &tls(&VERSIONS, Some(&identity)));
     assert_eq!(client.get("/1.0/projects").metadata(), json!([]));
 }
+
+/// What another project uses of `default` is in the way, and that is told; its names are not.
+#[test]
+fn a_refusal_names_no_object_of_another_project() {
+    let daemon = Daemon::ready("overlay");
+    let address = local(&daemon);
+    project(&daemon, "web", true);
+    let (mut client, _) = restricted(&daemon, address, &["default"]);
+    done(&daemon, "POST", "/1.0/profiles", &json!({"name": "shared"}));
+    done(&daemon, "POST", "/1.0/storage-pools/p/volumes", &json!({"name": "vol", "type": "custom"}));
+    let volume = "/1.0/storage-pools/p/volumes/custom/vol";
+    let disk = json!({"data": {"type": "disk", "pool": "p", "source": "vol", "path": "/data"}});
+    let instance = |name: &str| json!({"name": name, "source": {"type": "image", "alias": "bb"}, "profiles": ["default", "shared"], "devices": disk});
+    done(&daemon, "POST", "/1.0/instances?project=web", &instance(HIDDEN));
+    done(&daemon, "PUT", &format!("/1.0/instances/{HIDDEN}/state?project=web"), &json!({"action": "start"}));
+    let mut refusals = |shown: &str| {
+        let unmapped = json!({"config": {"security.unmapped": "true"}}).to_string();
+        for (method, path, body) in
+            [("DELETE", "/1.0/profiles/shared", "{}"), ("DELETE", volume, "{}"), ("PATCH", volume, unmapped.as_str())]
+        {
+            let answer = client.ask(method, path, body);
+            let told = String::from_utf8_lossy(&answer.body).into_owned();
+            assert!(answer.status == 400 && told.contains("1 "), "{method} {path}: {told}");
+            assert!(told.contains("in other projects") && !told.contains(HIDDEN), "{method} {path}: {told}");
+            assert!(method == "PATCH" || told.contains(shown), "{method} {path}: {told}");
+            assert_eq!(
+                client.get(path).metadata()["used_by"].as_array().unwrap().len(),
+                usize::from(!shown.is_empty())
+            );
+        }
+    };
+    refusals("");
+    done(&daemon, "POST", "/1.0/instances", &instance("mine"));
+    refusals("mine");
+    // Who sees all is told all.
+    let (_, answer) = daemon.api("DELETE", volume, "{}");
+    assert!(answer["error"].as_str().unwrap().contains(HIDDEN), "{answer}");
+}

@@ -13,6 +13,7 @@ use support::Daemon;
 use support::api::{done, get, refused};
 use support::http::{Answer, read_head};
 use support::tls::set;
+use support::websocket::Socket;
 
 /// Groups of no user of any host.
 const READERS: u32 = 4_000_001;
@@ -223,4 +224,26 @@ fn roles_that_cannot_be_are_refused() {
     }
     assert!(get(&daemon, "/1.0")["config"].get("core.unix_roles").is_none());
     assert!(!connects(&daemon, &[READERS]));
+}
+
+#[test]
+fn what_streams_ends_with_the_role() {
+    let daemon = filled();
+    roles(&daemon, &format!("{READERS}=read-only, {OWNERS}=project:mine"));
+    let listen = |groups: &[u32], query: &str| {
+        as_member(groups, || Socket::connect(&daemon, &format!("/1.0/events?type=lifecycle{query}")).unwrap())
+    };
+    let (mut reader, mut owner) = (listen(&[READERS], ""), listen(&[OWNERS], "&project=mine"));
+    let mut root = Socket::connect(&daemon, "/1.0/events?type=lifecycle").unwrap();
+    let withdrawn = |socket: &mut Socket| {
+        let (_, _, (code, reason)) = socket.rest();
+        assert!(code == 1008 && reason.contains("not trusted"), "{code} {reason}");
+    };
+    roles(&daemon, &format!("{READERS}=read-only"));
+    withdrawn(&mut owner);
+    reader.until("config-updated");
+    roles(&daemon, "");
+    withdrawn(&mut reader);
+    done(&daemon, "POST", "/1.0/profiles", &json!({"name": "later"}));
+    root.until("profile-created");
 }

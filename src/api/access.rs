@@ -19,6 +19,8 @@ pub(super) enum Access {
     Published,
     /// Who is trusted; the handler shows to a restricted caller only what lies in its projects.
     Trusted,
+    /// The same, and who has a certificate for metrics, or anyone with `core.metrics_authentication=false`.
+    Metrics,
     /// Who may see the project of the call: instances, and all that a project never shares.
     Instances,
     /// The same about what is inside instances, which is not for those who may only look at what the API tells.
@@ -74,9 +76,13 @@ impl Asked<'_> {
                 // The root of an instance.
                 Some(_) => None,
             },
-            Access::Public | Access::Trusted | Access::Instances | Access::Inside | Access::Admin | Access::Local => {
-                None
-            }
+            Access::Public
+            | Access::Trusted
+            | Access::Metrics
+            | Access::Instances
+            | Access::Inside
+            | Access::Admin
+            | Access::Local => None,
         }
     }
 
@@ -107,7 +113,7 @@ impl Access {
             (_, Trust::ReadOnly) => Ok(trust),
             (Self::Public, _) | (_, Trust::Trusted) | (Self::Published, Trust::Untrusted) => Ok(trust),
             (_, Trust::Untrusted) | (Self::Admin, Trust::Restricted(_)) => Err(Error::Forbidden),
-            (Self::Trusted, Trust::Restricted(_)) => Ok(trust),
+            (Self::Trusted | Self::Metrics, Trust::Restricted(_)) => Ok(trust),
             (Self::Published, Trust::Restricted(_)) => match asked.within(self, &trust) {
                 Ok(()) => Ok(trust),
                 Err(_) => Ok(Trust::Untrusted),

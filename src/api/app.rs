@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, watch};
 
-use super::server::Server;
+use super::listeners::Listeners;
 use crate::auth::ServerCertificate;
 use crate::auth::password::RateLimiter;
 use crate::db::Database;
@@ -36,8 +36,8 @@ pub struct App {
     pub authority: crate::auth::Authority,
     /// The server's own certificate.
     pub certificate: ServerCertificate,
-    /// The listeners; set once they exist.
-    pub server: OnceLock<Arc<Server>>,
+    /// The listeners over HTTPS; set once they exist.
+    pub listeners: OnceLock<Listeners>,
     /// The unix sockets; set once they exist.
     pub doors: OnceLock<Vec<super::door::Door>>,
     /// True when everything is up.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::task::JoinError;
 
 use super::app::App;
 use super::body::BodyStream;
@@ -125,15 +126,7 @@ impl Call {
 
     /// Of the URLs that say who uses an object, those that the caller may see.
     pub fn visible(&self, urls: Vec<String>) -> Vec<String> {
-        if self.trust.sees_all() {
-            return urls;
-        }
-        let project = |url: &str| {
-            let query = url.split_once('?').map_or("", |(_, query)| query);
-            let named = parse_query(query).remove("project");
-            named.map_or_else(|| Some(ProjectName::default()), |name| ProjectName::new(name).ok())
-        };
-        urls.into_iter().filter(|url| project(url).is_some_and(|project| self.trust.reaches(&project))).collect()
+        visible(&self.trust, urls)
     }
 
     /// The project that holds what this call sees of a kind.
@@ -317,6 +310,19 @@ impl Call {
     }
 }
 
+/// Of the URLs of objects, those that lie in projects that the caller may see.
+pub(super) fn visible(trust: &Trust, urls: Vec<String>) -> Vec<String> {
+    if trust.sees_all() {
+        return urls;
+    }
+    let project = |url: &str| {
+        let query = url.split_once('?').map_or("", |(_, query)| query);
+        let named = parse_query(query).remove("project");
+        named.map_or_else(|| Some(ProjectName::default()), |name| ProjectName::new(name).ok())
+    };
+    urls.into_iter().filter(|url| project(url).is_some_and(|project| trust.reaches(&project))).collect()
+}
+
 fn parse<T: DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, Error> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(T::default());
@@ -416,7 +422,21 @@ where
     T: Send + 'static,
     E: Into<Error> + Send + 'static,
 {
-    match tokio::task::spawn_blocking(work).await {
+    joined(tokio::task::spawn_blocking(work).await)
+}
+
+/// Runs work to its end, also when the client goes away meanwhile.
+///
+/// # Errors
+/// Of the work.
+pub async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    joined(tokio::spawn(work).await)
+}
+
+fn joined<T, E: Into<Error>>(result: Result<Result<T, E>, JoinError>) -> Result<T, Error> {
+    match result {
         Ok(result) => result.map_err(Into::into),
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

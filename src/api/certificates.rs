@@ -200,6 +200,7 @@ async fn update(
             Ok(tx.put_certificate(new)?)
         })
         .await?;
+    call.app.sockets.review();
     call.lifecycle("certificate-updated", &source);
     Ok(response::empty())
 }
@@ -266,6 +267,7 @@ pub async fn delete(call: Call) -> Result<Response> {
             Ok::<_, Error>(tx.delete_certificate(&fingerprint)?)
         })
         .await?;
+    call.app.sockets.review();
     call.lifecycle("certificate-deleted", &source);
     Ok(response::empty())
 }

@@ -17,7 +17,7 @@ use super::call::Call;
 use super::error::Error;
 use super::exec::{Control, PIECE, connect, linger, next_control, next_input, refuse};
 use super::response::{self, Response};
-use super::{logs, wire};
+use super::{logs, standing, wire};
 use crate::instance::{self, Console, Leave};
 use crate::names::InstanceKey;
 use crate::ops::socket::{Close, Incoming, Left, Outgoing};
@@ -54,12 +54,14 @@ pub async fn attach(mut call: Call) -> Result<Response, Error> {
         requestor: Some(call.requestor()),
         may_cancel: false,
     };
+    let owner = standing::check(&call, key.project.clone().into());
     let app = Arc::clone(&call.app);
     let operation = app
         .clone()
         .ops
         .websocket(spec, &["0", "control"], async move |handle| serve(&app, &key, &body, handle).await)
         .map_err(|_| Error::Random)?;
+    operation.bind(owner);
     call.lifecycle("instance-console", &url);
     Ok(response::accepted(&operation))
 }

@@ -5,9 +5,11 @@ use std::fmt;
 use http::StatusCode;
 
 use super::body::BodyError;
+use super::call::visible;
 use super::filter::BadFilter;
 use super::server::AddressError;
 use super::websocket::NotAWebsocket;
+use crate::auth::Trust;
 use crate::helper::files::Refusal;
 use crate::names::{NameError, ProjectName};
 use crate::{
@@ -25,7 +27,7 @@ pub enum Error {
     OfAnother { project: ProjectName },
     NotFound(&'static str),
     Exists { what: &'static str, name: String },
-    InUse { what: &'static str, name: String, by: String },
+    InUse { what: &'static str, name: String, by: Users },
     Json(String),
     Body(BodyError),
     Name(NameError),
@@ -140,7 +142,46 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// Who uses an object: URLs, and how many more there are that the caller may not see.
+#[derive(Debug)]
+pub struct Users {
+    urls: Vec<String>,
+    hidden: usize,
+}
+
+impl Users {
+    /// All of them, if there are any.
+    pub fn of(urls: Vec<String>) -> Option<Self> {
+        (!urls.is_empty()).then_some(Self { urls, hidden: 0 })
+    }
+}
+
+impl fmt::Display for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.urls.first(), self.hidden) {
+            (Some(first), 0) => f.write_str(first),
+            (Some(first), hidden) => write!(f, "{first} and {hidden} more in other projects"),
+            (None, hidden) => write!(f, "{hidden} in other projects"),
+        }
+    }
+}
+
 impl Error {
+    /// The same as it is told to a caller who is trusted so far: of what lies in projects that he may not see, only how much
+    /// there is.
+    pub fn seen_by(self, trust: &Trust) -> Self {
+        match self {
+            Self::InUse { what, name, by: Users { urls, hidden } } => {
+                let all = urls.len();
+                let urls = visible(trust, urls);
+                let hidden = hidden + all - urls.len();
+                Self::InUse { what, name, by: Users { urls, hidden } }
+            }
+            Self::Volume(error) => Self::Volume(error.seen_by(&trust.projects())),
+            other => other,
+        }
+    }
+
     /// The HTTP status. Never 5xx but 501: what a request meets here, it can know and mend.
     pub fn status(&self) -> StatusCode {
         match self {

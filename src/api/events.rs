@@ -3,8 +3,9 @@
 use super::call::{Call, Trust};
 use super::error::Error;
 use super::response::Response;
-use super::websocket;
+use super::{standing, websocket};
 use crate::events::{Filter, Kind};
+use crate::names::Projects;
 
 /// `GET /1.0/events?type=&project=&all-projects=`: one JSON text message per event.
 pub async fn stream(mut call: Call) -> Result<Response, Error> {
@@ -31,7 +32,9 @@ pub async fn stream(mut call: Call) -> Result<Response, Error> {
         return Err(Error::Forbidden);
     }
     let projects = if all { call.trust.projects() } else { call.project()?.into() };
-    let (answer, socket) = websocket::accept(&call.headers, call.upgrade.take(), &call.app.sockets)?;
+    let needed = if of_server { Projects::All } else { projects.clone() };
+    let check = standing::check(&call, needed);
+    let (answer, socket) = websocket::accept(&call.headers, call.upgrade.take(), &call.app.sockets, check)?;
     // Subscribed before the answer is sent: what happens after the client's handshake is never missed.
     let events = call.app.bus.subscribe(Filter { kinds, projects, of_server });
     tokio::spawn(async move {

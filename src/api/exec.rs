@@ -27,7 +27,7 @@ use super::app::App;
 use super::call::Call;
 use super::error::Error;
 use super::response::{self, Response};
-use super::wire;
+use super::{standing, wire};
 use crate::instance::{self, Exec, ExecSpec, Io, IoKind, LogName};
 use crate::names::InstanceKey;
 use crate::ops::socket::{Close, Incoming, Input, Left, Outgoing};
@@ -111,6 +111,7 @@ pub async fn start(mut call: Call) -> Result<Response, Error> {
         requestor: Some(call.requestor()),
         may_cancel: false,
     };
+    let owner = standing::check(&call, key.project.clone().into());
     let app = Arc::clone(&call.app);
     let operation = match io {
         IoKind::Null | IoKind::Recorded => {
@@ -122,6 +123,7 @@ pub async fn start(mut call: Call) -> Result<Response, Error> {
             .websocket(operation_spec, fds, async move |handle| serve(&app, &key, spec, handle).await)
             .map_err(|_| Error::Random)?,
     };
+    operation.bind(owner);
     call.lifecycle_with("instance-exec", &url, &[("command", command)]);
     Ok(response::accepted(&operation))
 }

@@ -22,6 +22,7 @@ use super::call::{Call, query_bytes};
 use super::entry::Body;
 use super::error::Error;
 use super::response::{self, Response};
+use super::standing;
 use super::websocket::has_token;
 use crate::events::lifecycle::Lifecycle;
 use crate::helper;
@@ -238,12 +239,20 @@ pub async fn sftp(mut call: Call) -> Result<Response> {
         return Err(Error::Upgrade);
     }
     let upgrade = call.upgrade.take().ok_or(Error::Upgrade)?;
+    let check = standing::check(&call, key.project.clone().into());
+    let place = call.app.sockets.admit(check).ok_or(Error::TooManySockets)?;
     let mut session = call.app.instances.files(&key, FilesRequest::Sftp).await?;
     session.done().await.map_err(instance::Error::Helper)?;
     tokio::spawn(async move {
-        let ended = match upgrade.await {
-            Ok(stream) => session.relay(TokioIo::new(stream)).await,
-            Err(error) => Err(io::Error::other(error)),
+        let relayed = async {
+            match upgrade.await {
+                Ok(stream) => session.relay(TokioIo::new(stream)).await,
+                Err(error) => Err(io::Error::other(error)),
+            }
+        };
+        let ended = tokio::select! {
+            ended = relayed => ended,
+            why = place.ended() => Err(io::Error::other(format!("{why:?}"))),
         };
         if let Err(error) = ended {
             tracing::debug!(instance = %key, %error, "an SFTP session broke off");

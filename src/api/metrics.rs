@@ -1,6 +1,7 @@
 //! `/1.0/metrics`: figures of running instances and of the daemon, as text for Prometheus. Names and labels are LXD's.
 //!
-//! All instances are read in one pass, which is good for [`FRESH`]; one pass at a time.
+//! All instances are read in one pass, which is good for [`FRESH`]; one pass at a time. File systems are looked at beside it:
+//! one that does not answer costs [`PATIENCE`] and its own figures.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -9,22 +10,44 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
+use tokio::task::JoinHandle;
 
-use super::call::{Call, blocking};
+use super::app::App;
+use super::call::{Call, blocking, to_the_end};
 use super::entry::Body;
 use super::error::Error;
 use super::response::Response;
 use crate::db::WarningStatus;
-use crate::instance::{Reading, readings};
+use crate::instance::{FileSystem, Reading, file_systems, readings};
+use crate::names::InstanceKey;
 use crate::sys::cgroup::figures::{DiskFigures, MemoryFigures};
 use crate::sys::netlink::Counters;
+use crate::sys::space::Space;
 
 /// How long a reading is good for; LXD's own time.
 const FRESH: Duration = Duration::from_secs(8);
 
+/// File systems are waited for so long.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a pass found.
+#[derive(Default)]
+struct Pass {
+    readings: Vec<Reading>,
+    file_systems: Vec<FileSystem>,
+}
+
+/// The last pass.
+#[derive(Default)]
+struct Last {
+    pass: Option<(Instant, Arc<Pass>)>,
+    /// A look at the file systems that has not come back: there is no other meanwhile.
+    looking: Option<JoinHandle<Vec<FileSystem>>>,
+}
+
 /// The last reading.
 pub struct Metrics {
-    last: tokio::sync::Mutex<Option<(Instant, Arc<Vec<Reading>>)>>,
+    last: tokio::sync::Mutex<Last>,
     started: Instant,
 }
 
@@ -36,31 +59,59 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    async fn readings(&self, call: &Call) -> Result<Arc<Vec<Reading>>, Error> {
+    async fn pass(&self, app: &App) -> Result<Arc<Pass>, Error> {
         // Held while it is read: who comes meanwhile gets the same.
         let mut last = self.last.lock().await;
-        if let Some((_, found)) = last.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+        if let Some((_, found)) = last.pass.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
             return Ok(Arc::clone(found));
         }
-        let model = call.app.db.model();
-        let snapshots = model.instances.keys().map(|key| (key.clone(), call.app.instances.snapshot(key)));
+        let model = app.db.model();
+        let snapshots = model.instances.keys().map(|key| (key.clone(), app.instances.snapshot(key)));
         let up = snapshots.filter(|(_, snapshot)| snapshot.status.is_up());
         let running: Vec<_> = up.map(|(key, snapshot)| (key, snapshot.pid)).collect();
-        let found = Arc::new(blocking(move || Ok::<_, Error>(readings(&running))).await?);
-        *last = Some((Instant::now(), Arc::clone(&found)));
+        let keys: Vec<InstanceKey> = running.iter().map(|(key, _)| key.clone()).collect();
+        let looking = last.looking.take().filter(|old| !old.is_finished()).unwrap_or_else(|| {
+            let (model, context) = (Arc::clone(&model), Arc::clone(app.instances.context()));
+            tokio::task::spawn_blocking(move || file_systems(&model, &context.pools, &keys))
+        });
+        let readings = blocking(move || Ok::<_, Error>(readings(&running))).await?;
+        let file_systems = last.looked(looking).await;
+        let found = Arc::new(Pass { readings, file_systems });
+        last.pass = Some((Instant::now(), Arc::clone(&found)));
         Ok(found)
+    }
+}
+
+impl Last {
+    /// What the look at the file systems found, if it comes back in time; else it is kept.
+    async fn looked(&mut self, mut looking: JoinHandle<Vec<FileSystem>>) -> Vec<FileSystem> {
+        match tokio::time::timeout(PATIENCE, &mut looking).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "metrics are told without file systems");
+                Vec::new()
+            }
+            Err(_) => {
+                tracing::warn!("metrics are told without file systems: one of them does not answer");
+                self.looking = Some(looking);
+                Vec::new()
+            }
+        }
     }
 }
 
 /// `GET /1.0/metrics`, of all projects or of `?project=`; what concerns the whole daemon only without it.
 pub async fn get(call: Call) -> Result<Response, Error> {
     let project = if call.query("project").is_some() { Some(call.project()?) } else { None };
-    let found = call.app.metrics.readings(&call).await?;
-    let is_asked = |one: &&Reading| {
-        call.trust.reaches(&one.key.project) && project.as_ref().is_none_or(|project| one.key.project == *project)
+    let app = Arc::clone(&call.app);
+    // Whoever comes and goes begins no second pass.
+    let found = to_the_end(async move { app.metrics.pass(&app).await }).await?;
+    let is_asked = |key: &InstanceKey| {
+        call.trust.reaches(&key.project) && project.as_ref().is_none_or(|project| key.project == *project)
     };
-    let wanted: Vec<&Reading> = found.iter().filter(is_asked).collect();
+    let wanted: Vec<&Reading> = found.readings.iter().filter(|one| is_asked(&one.key)).collect();
     let mut text = render(&wanted, &devices());
+    render_file_systems(&mut text, found.file_systems.iter().filter(|one| is_asked(&one.key)));
     if project.is_none() && call.trust.sees_all() {
         let warnings = &call.app.db.model().warnings;
         let new = warnings.values().filter(|warning| warning.status == WarningStatus::New).count();
@@ -146,6 +197,30 @@ const NETWORK: &[(&str, &str, Of<Counters>)] = &[
     ("lxd_network_transmit_errs_total", "Errors of sending.", |c| c.tx_errors),
     ("lxd_network_transmit_packets_total", "Packets sent by an interface.", |c| c.tx_packets),
 ];
+
+const FILE_SYSTEMS: &[(&str, &str, Of<Space>)] = &[
+    ("lxd_filesystem_avail_bytes", "Room of a file system that may be written.", |s| s.free),
+    ("lxd_filesystem_free_bytes", "Room of a file system that is not used, root's reserve with it.", |s| s.unused),
+    ("lxd_filesystem_size_bytes", "Room of a file system in all.", |s| s.total),
+];
+
+/// As LXD has it, these have no label `type`.
+fn render_file_systems<'a>(text: &mut String, all: impl Iterator<Item = &'a FileSystem> + Clone) {
+    if all.clone().next().is_none() {
+        return;
+    }
+    for (name, help, of) in FILE_SYSTEMS {
+        heading(text, name, "gauge", help);
+        for one in all.clone() {
+            let (source, kind, path) = (escaped(&one.source), escaped(&one.space.file_system), escaped(&one.path));
+            let (instance, project, value) = (&one.key.name, &one.key.project, of(&one.space));
+            let _ = writeln!(
+                text,
+                "{name}{{device=\"{source}\",fstype=\"{kind}\",mountpoint=\"{path}\",name=\"{instance}\",project=\"{project}\"}} {value}"
+            );
+        }
+    }
+}
 
 /// Nanoseconds as seconds.
 fn seconds(nanoseconds: u64) -> String {

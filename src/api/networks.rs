@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::call::{Call, blocking};
-use super::error::Error;
+use super::error::{Error, Users};
 use super::response::{self, Response};
 use super::wire;
 use crate::db::{Feature, Model, Network, Phase};
@@ -303,7 +303,7 @@ async fn update(call: Call, change: impl FnOnce(&Network) -> Network) -> Result<
     let wanted = network_spec(&model, &new)?;
     if let (Ok(Spec::Uplink(was)), Spec::Uplink(wanted)) = (&was, &wanted)
         && (&was.parent, was.vlan) != (&wanted.parent, wanted.vlan)
-        && let Some(by) = used_by(&model, old.name.as_str()).into_iter().next()
+        && let Some(by) = Users::of(used_by(&model, old.name.as_str()))
     {
         return Err(Error::InUse { what: "Network", name: old.name.to_string(), by });
     }
@@ -367,7 +367,7 @@ pub async fn rename(mut call: Call) -> Result<Response> {
     let old = network.name.clone();
     context
         .rename_network(&network, &name, move |model| {
-            if let Some(by) = used_by(model, old.as_str()).into_iter().next() {
+            if let Some(by) = Users::of(used_by(model, old.as_str())) {
                 return Err(Error::InUse { what: "Network", name: old.to_string(), by });
             }
             Ok::<_, Error>(())
@@ -407,7 +407,7 @@ pub async fn delete(call: Call) -> Result<Response> {
     record.phase = Phase::Deleting;
     let db = &call.app.db;
     db.write(move |tx| {
-        if let Some(by) = used_by(tx.model(), record.name.as_str()).into_iter().next() {
+        if let Some(by) = Users::of(used_by(tx.model(), record.name.as_str())) {
             return Err(Error::InUse { what: "Network", name: record.name.to_string(), by });
         }
         Ok(tx.put_network(record)?)

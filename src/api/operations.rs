@@ -9,10 +9,11 @@ use uuid::Uuid;
 use super::call::{Call, Trust};
 use super::error::Error;
 use super::response::{self, Response};
-use super::{trust_tokens, websocket};
+use super::{standing, trust_tokens, websocket};
 use crate::events::lifecycle::Lifecycle;
+use crate::names::Projects;
 use crate::ops::socket::Close;
-use crate::ops::{Class, Error as OpsError, Operation};
+use crate::ops::{Check, Class, Error as OpsError, Operation};
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -113,7 +114,14 @@ pub async fn websocket(mut call: Call) -> Result<Response> {
         (Err(_), Trust::Untrusted) => return Err(Error::Forbidden),
     };
     // The handshake is checked before the slot is taken, so that a broken one does not use up the secret.
-    let (answer, socket) = websocket::accept(&call.headers, call.upgrade.take(), &call.app.sockets)?;
+    if !operation.is_allowed() {
+        return Err(Error::Forbidden);
+    }
+    let needed = if operation.is_of_server() { Projects::All } else { operation.project().clone().into() };
+    // Both the client that connects and the one that asked for the operation; a stranger has nothing but the secret.
+    let (client, asked) = (standing::check(&call, needed), Arc::clone(&operation));
+    let check: Check = Box::new(move || asked.is_allowed() && client.as_ref().is_none_or(|client| client()));
+    let (answer, socket) = websocket::accept(&call.headers, call.upgrade.take(), &call.app.sockets, Some(check))?;
     let slot = operation.connect(&secret).map_err(Error::Operation)?;
     tokio::spawn(async move {
         match socket.await {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::call::Call;
-use super::error::Error;
+use super::error::{Error, Users};
 use super::response::{self, Response};
 use super::wire;
 use crate::config::{self, Scope};
@@ -195,7 +195,7 @@ pub async fn delete(call: Call) -> Result<Response> {
         .db
         .write(move |tx| {
             tx.model().profile(&profile.project, &profile.name).ok_or(Error::NotFound("Profile"))?;
-            if let Some(by) = used_by(tx.model(), &profile.project, &profile.name).into_iter().next() {
+            if let Some(by) = Users::of(used_by(tx.model(), &profile.project, &profile.name)) {
                 return Err(Error::InUse { what: "Profile", name: profile.name.to_string(), by });
             }
             Ok(tx.delete_profile(&profile.project, &profile.name)?)

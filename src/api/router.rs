@@ -19,12 +19,13 @@ use super::entry::{Handler, Peer, Request};
 use super::error::Error;
 use super::response::{self, Response};
 use super::{
-    certificates, console, door, events, exec, files, image_aliases, image_sources, image_upload, images,
-    instance_metadata, instance_snapshots, instance_state, instances, internal, logs, metrics, network_acls,
-    network_forwards, networks, operations, profiles, projects, resources, server_config, storage_pools,
-    storage_volume_snapshots, storage_volumes, streams, warnings,
+    certificates, console, events, exec, files, image_aliases, image_sources, image_upload, images, instance_metadata,
+    instance_snapshots, instance_state, instances, internal, logs, metrics, network_acls, network_forwards, networks,
+    operations, profiles, projects, resources, server_config, standing, storage_pools, storage_volume_snapshots,
+    storage_volumes, streams, warnings,
 };
-use crate::auth::trust_of;
+use crate::auth::{ClientCertificate, metrics_trust_of};
+use crate::config;
 use crate::db::Model;
 
 type Result<T> = std::result::Result<T, Error>;
@@ -93,7 +94,7 @@ fn table() -> Vec<(String, Resource)> {
                 POST Images image_aliases::rename, DELETE Images image_aliases::delete,
             ),
         ),
-        ("/1.0/metrics", resource!(GET Trusted metrics::get)),
+        ("/1.0/metrics", resource!(GET Metrics metrics::get)),
         ("/1.0/metadata/configuration", resource!(GET Trusted resources::configuration)),
         ("/1.0/networks", resource!(GET Networks networks::list, POST Networks networks::create)),
         (
@@ -315,9 +316,13 @@ impl Router {
             params.insert(name.to_owned(), decode(value).map_err(|_| Error::UnknownPath)?);
         }
         let model = self.app.db.model();
-        let trust = self.trust(&model, &request.peer);
         let Some((_, access, endpoint)) = resource.methods.iter().find(|(method, ..)| *method == request.method) else {
-            return Err(if trust == Trust::Untrusted { Error::Forbidden } else { Error::NotImplemented });
+            let is_stranger = self.trust(&model, &request.peer) == Trust::Untrusted;
+            return Err(if is_stranger { Error::Forbidden } else { Error::NotImplemented });
+        };
+        let trust = match access {
+            Access::Metrics => self.metrics_trust(&model, &request.peer),
+            _ => self.trust(&model, &request.peer),
         };
         let query = parse_query(&request.query);
         let asked =
@@ -349,7 +354,7 @@ impl Router {
                 std::future::ready(response::error(&error)).boxed()
             }
             Ok((endpoint, call)) => {
-                let is_safe = method.is_safe();
+                let (is_safe, trust) = (method.is_safe(), call.trust.clone());
                 let work = async move {
                     if !is_safe {
                         // A daemon that is just starting answers questions at once; a change may need what is not up
@@ -363,7 +368,7 @@ impl Router {
                         }
                         Err(error) => {
                             tracing::debug!(%method, %path, %error, "refused");
-                            response::error(&error)
+                            response::error(&error.seen_by(&trust))
                         }
                     }
                 };
@@ -372,14 +377,23 @@ impl Router {
         }
     }
 
-    /// How far a peer is trusted at this moment.
     fn trust(&self, model: &Model, peer: &Peer) -> Trust {
-        match peer {
-            Peer::Unix { is_admin: true, .. } => Trust::Trusted,
-            Peer::Unix { groups, .. } => door::trust_of(model, groups),
-            Peer::Tls { certificate: Some(shown), .. } => trust_of(model, &self.app.authority, shown, crate::db::now()),
+        standing::trust(&self.app, model, peer)
+    }
+}
+
+impl Router {
+    /// How far a peer is trusted with metrics.
+    fn metrics_trust(&self, model: &Model, peer: &Peer) -> Trust {
+        let known = match peer {
+            Peer::Unix { .. } => return self.trust(model, peer),
+            Peer::Tls { certificate: Some(shown), .. } => {
+                metrics_trust_of(model, &self.app.authority, shown, crate::db::now())
+            }
             Peer::Tls { certificate: None, .. } => Trust::Untrusted,
-        }
+        };
+        let is_open = !config::bool_of(&model.config, "core.metrics_authentication");
+        if known == Trust::Untrusted && is_open { Trust::ReadOnly } else { known }
     }
 }
 
@@ -391,7 +405,12 @@ impl Handler for Router {
     }
 
     fn knows(&self, peer: &Peer) -> bool {
-        self.trust(&self.app.db.model(), peer) != Trust::Untrusted
+        let model = self.app.db.model();
+        let scrapes = |shown: &ClientCertificate| {
+            metrics_trust_of(&model, &self.app.authority, shown, crate::db::now()) != Trust::Untrusted
+        };
+        self.trust(&model, peer) != Trust::Untrusted
+            || matches!(peer, Peer::Tls { certificate: Some(shown), .. } if scrapes(shown))
     }
 
     fn handle(&self, request: Request) -> BoxFuture<'static, Response> {
@@ -406,7 +425,7 @@ impl Handler for Router {
 /// is done, so this one is not left to be overlooked.
 fn check_dry_run(method: &Method, path: &str, asked: Option<&str>) -> std::result::Result<(), Error> {
     let Some(asked) = asked else { return Ok(()) };
-    match crate::config::parse_bool(asked) {
+    match config::parse_bool(asked) {
         None => return Err(Error::Query { name: "dry-run", expected: "1 or 0" }),
         Some(false) => return Ok(()),
         Some(true) if method.is_safe() => return Ok(()),

@@ -43,12 +43,39 @@ const TRIM: Duration = Duration::from_secs(20);
 const MAX_HEAD: usize = 64 * 1024;
 /// At most so many connections over HTTPS at a time, however many file descriptors there are.
 const MAX_TLS: usize = 4096;
-/// The port of an address without one.
-const PORT: u16 = 8443;
+
+/// What is served at an address over HTTPS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The whole API.
+    Api,
+    /// Metrics alone.
+    Metrics,
+}
+
+impl Purpose {
+    /// The key of the server that says where.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Api => "core.https_address",
+            Self::Metrics => "core.metrics_address",
+        }
+    }
+
+    /// The port of an address without one; LXD's.
+    pub(super) fn port(self) -> u16 {
+        match self {
+            Self::Api => 8443,
+            Self::Metrics => 9100,
+        }
+    }
+}
 
 /// An address that cannot be listened on.
 #[derive(Debug)]
 pub struct AddressError {
+    /// What for.
+    pub purpose: Purpose,
     /// As configured.
     pub address: String,
     /// Why not.
@@ -57,7 +84,7 @@ pub struct AddressError {
 
 impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Cannot listen on core.https_address {:?}: {}", self.address, self.reason)
+        write!(f, "Cannot listen on {} {:?}: {}", self.purpose.key(), self.address, self.reason)
     }
 }
 
@@ -65,6 +92,7 @@ impl std::error::Error for AddressError {}
 
 /// Serves the API on any number of listeners.
 pub struct Server {
+    purpose: Purpose,
     handler: Arc<dyn Handler>,
     tls: Arc<ServerConfig>,
     slots: Arc<Semaphore>,
@@ -97,11 +125,12 @@ impl Https {
     }
 }
 
-/// Takes an address of the configuration apart: `[::]:8443`, `:8443`, `host`, `host:port`, `host:`, `::1`.
+/// Takes an address of the configuration apart: `[::]:8443`, `:8443`, `host`, `host:port`, `host:`, `::1`; `usual` is the
+/// port of one without.
 ///
 /// # Errors
 /// In words, what is wrong with it.
-pub(super) fn split(address: &str) -> Result<(&str, u16), String> {
+pub(super) fn split(address: &str, usual: u16) -> Result<(&str, u16), String> {
     let text = address.trim();
     let (host, port) = if text.parse::<Ipv6Addr>().is_ok() {
         (text, "")
@@ -113,7 +142,7 @@ pub(super) fn split(address: &str) -> Result<(&str, u16), String> {
         text.split_once(':').unwrap_or((text, ""))
     };
     let port = match port {
-        "" => PORT,
+        "" => usual,
         // Said here: `parse` would take a sign, too.
         digits if digits.bytes().all(|b| b.is_ascii_digit()) => {
             digits.parse().map_err(|_| format!("{port:?} is not a port"))?
@@ -124,12 +153,12 @@ pub(super) fn split(address: &str) -> Result<(&str, u16), String> {
 }
 
 /// The sockets that an address of the configuration stands for: several when a name has several.
-async fn resolve(address: &str) -> Result<Vec<SocketAddr>, AddressError> {
-    let failed = |reason: String| AddressError { address: address.to_owned(), reason };
+async fn resolve(address: &str, purpose: Purpose) -> Result<Vec<SocketAddr>, AddressError> {
+    let failed = |reason: String| AddressError { purpose, address: address.to_owned(), reason };
     if address.is_empty() {
         return Ok(Vec::new());
     }
-    let (host, port) = split(address).map_err(failed)?;
+    let (host, port) = split(address, purpose.port()).map_err(failed)?;
     let host = match host {
         "" | "*" => "::",
         host => host,
@@ -221,7 +250,28 @@ impl Server {
         let (places, ended) = (slots(), Arc::default());
         let handshakes = handshake_thread(Arc::clone(&ended));
         let (slots, crowd) = (Arc::new(Semaphore::new(places)), Crowd::new(places));
-        Arc::new(Self { handler, tls, slots, crowd, handshakes, ended, https: Mutex::default() })
+        let https = Mutex::default();
+        Arc::new(Self { purpose: Purpose::Api, handler, tls, slots, crowd, handshakes, ended, https })
+    }
+
+    /// The same with another handler, for another purpose: listens nowhere yet, and its connections count with those of this
+    /// one.
+    pub fn beside(&self, handler: Arc<dyn Handler>, purpose: Purpose) -> Arc<Self> {
+        Arc::new(Self {
+            purpose,
+            handler,
+            tls: Arc::clone(&self.tls),
+            slots: Arc::clone(&self.slots),
+            crowd: Arc::clone(&self.crowd),
+            handshakes: self.handshakes.clone(),
+            ended: Arc::clone(&self.ended),
+            https: Mutex::default(),
+        })
+    }
+
+    /// What it serves.
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
     }
 
     /// Serves a unix socket until the daemon ends.
@@ -320,8 +370,10 @@ impl Server {
         if https.address == address {
             return Ok(());
         }
-        let failed = |error: io::Error| AddressError { address: address.to_owned(), reason: error.to_string() };
-        let wanted = resolve(address).await?;
+        let purpose = self.purpose;
+        let failed =
+            |error: io::Error| AddressError { purpose, address: address.to_owned(), reason: error.to_string() };
+        let wanted = resolve(address, purpose).await?;
         let missing: Vec<_> = wanted.iter().copied().filter(|new| !https.accepting.contains_key(new)).collect();
         let ours = |error: &io::Error, https: &Https| {
             error.kind() == io::ErrorKind::AddrInUse
@@ -416,10 +468,10 @@ mod tests {
             ("::1", ("::1", 8443)),
             ("::", ("::", 8443)),
         ] {
-            assert_eq!(split(text).unwrap(), wanted, "{text}");
+            assert_eq!(split(text, 8443).unwrap(), wanted, "{text}");
         }
         for text in ["127.0.0.1:port", "127.0.0.1:99999", "127.0.0.1:+99", "[::1", "[::1]99", ":::99", "1.2.3.4:5:6"] {
-            assert!(split(text).is_err(), "{text}");
+            assert!(split(text, 8443).is_err(), "{text}");
         }
     }
 
@@ -443,10 +495,14 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_cannot_be_names_its_key() {
         for text in ["127.0.0.1:port", "[[::1]]:99"] {
-            assert!(resolve(text).await.unwrap_err().to_string().contains("core.https_address"), "{text}");
+            for purpose in [Purpose::Api, Purpose::Metrics] {
+                let error = resolve(text, purpose).await.unwrap_err().to_string();
+                assert!(error.contains(purpose.key()), "{error}");
+            }
         }
-        assert_eq!(resolve(":99").await.unwrap(), ["[::]:99".parse().unwrap()]);
-        assert!(resolve("").await.unwrap().is_empty());
+        assert_eq!(resolve(":99", Purpose::Api).await.unwrap(), ["[::]:99".parse().unwrap()]);
+        assert_eq!(resolve("[::1]", Purpose::Metrics).await.unwrap(), ["[::1]:9100".parse().unwrap()]);
+        assert!(resolve("", Purpose::Api).await.unwrap().is_empty());
     }
 
     #[tokio::test]

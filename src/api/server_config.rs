@@ -12,7 +12,7 @@ use super::door;
 use super::error::Error;
 use super::extensions::EXTENSIONS;
 use super::response::{self, Response};
-use super::server::split;
+use super::server::{Purpose, split};
 use super::wire::Config;
 use crate::auth::password;
 use crate::config;
@@ -67,7 +67,7 @@ pub(super) fn addresses(https: &str) -> Vec<String> {
         return Vec::new();
     }
     // What cannot be read is never recorded.
-    let Ok((host, port)) = split(https) else { return Vec::new() };
+    let Ok((host, port)) = split(https, Purpose::Api.port()) else { return Vec::new() };
     let fixed = || vec![if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }];
     let v6_too = match host.parse::<IpAddr>() {
         Ok(address) if address.is_unspecified() => address.is_ipv6(),
@@ -251,27 +251,18 @@ async fn change(call: &Call, named: Config, merge: bool) -> Result<Response> {
             tracing::error!(%error, "closing the socket to groups without a role");
         }
     };
-    let address = |config: &Config| config.get(HTTPS).cloned().unwrap_or_default();
-    let (from, to) = (address(&old), address(&new));
-    // The listener first: an address that cannot be had is never recorded.
-    if let Some(server) = call.app.server.get() {
-        match server.set_https(&to).await {
-            Ok(()) => {}
-            // Tried again in passing: it could not be had when the daemon started. No reason to refuse other changes.
-            Err(error) if from == to => tracing::warn!(%error, "the API is still not reachable over HTTPS"),
-            Err(error) => {
-                closed(&old);
-                return Err(error.into());
-            }
-        }
+    // The listeners first: an address that cannot be had is never recorded.
+    if let Some(listeners) = call.app.listeners.get()
+        && let Err(error) = listeners.follow(&old, &new).await
+    {
+        closed(&old);
+        return Err(error.into());
     }
     let written = call.app.db.write(move |tx| Ok::<_, Error>(tx.set_config(new)?)).await;
     if let Err(error) = written {
         closed(&old);
-        if let Some(server) = call.app.server.get().filter(|_| from != to)
-            && let Err(error) = server.set_https(&from).await
-        {
-            tracing::error!(%error, "going back to the old address");
+        if let Some(listeners) = call.app.listeners.get() {
+            listeners.go_to(&old).await;
         }
         return Err(error);
     }
@@ -284,6 +275,7 @@ async fn change(call: &Call, named: Config, merge: bool) -> Result<Response> {
     if proxies(&old) != proxies(&now) {
         call.app.remotes.forget_lists().await;
     }
+    call.app.sockets.review();
     call.lifecycle("config-updated", "/1.0");
     Ok(response::empty())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::call::{Call, blocking};
-use super::error::Error;
+use super::error::{Error, Users};
 use super::response::{self, Response};
 use super::wire;
 use crate::db::{Model, Phase, Pool};
@@ -210,7 +210,7 @@ pub async fn delete(call: Call) -> Result<Response> {
         if !tx.model().pools.get(&record.name).is_some_and(|now| now.phase == Phase::Ready) {
             return Err(Error::NotFound("Storage pool"));
         }
-        if let Some(by) = used_by(tx.model(), &record.name).into_iter().next() {
+        if let Some(by) = Users::of(used_by(tx.model(), &record.name)) {
             return Err(Error::InUse { what: "Storage pool", name: record.name.to_string(), by });
         }
         Ok(tx.put_pool(record)?)

@@ -14,8 +14,8 @@ use tungstenite::protocol::{Role, WebSocketConfig};
 use super::entry::Body;
 use super::error::Error;
 use super::response::Response;
-use crate::ops::WebSocket;
 use crate::ops::socket::{MAX_MESSAGE, Sockets};
+use crate::ops::{Check, WebSocket};
 
 /// A request that is no websocket handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub(super) fn has_token(headers: &HeaderMap, name: http::HeaderName, token: &str
         .any(|word| word.trim().eq_ignore_ascii_case(token))
 }
 
-/// Checks the handshake; gives the answer and, once that is sent, the socket. No Origin and no Host is asked for.
+/// Checks the handshake; the socket lasts for as long as `check` holds, if there is one. Gives the answer and, once that is sent, the socket. No Origin and no Host is asked for.
 ///
 /// # Errors
 /// [`NotAWebsocket`], or [`Error::TooManySockets`].
@@ -50,6 +50,7 @@ pub fn accept(
     headers: &HeaderMap,
     upgrade: Option<OnUpgrade>,
     sockets: &Sockets,
+    check: Option<Check>,
 ) -> Result<(Response, impl Future<Output = Result<WebSocket, hyper::Error>> + Send + 'static), Error> {
     let missing = |missing| Error::Websocket(NotAWebsocket { missing });
     if !has_token(headers, CONNECTION, "upgrade") || !has_token(headers, UPGRADE, "websocket") {
@@ -60,7 +61,7 @@ pub fn accept(
     }
     let key = headers.get(SEC_WEBSOCKET_KEY).ok_or_else(|| missing("\"Sec-WebSocket-Key\""))?;
     let upgrade = upgrade.ok_or_else(|| missing("a connection that can be upgraded"))?;
-    let ticket = sockets.admit().ok_or(Error::TooManySockets)?;
+    let ticket = sockets.admit(check).ok_or(Error::TooManySockets)?;
     let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
     let mut response = HttpResponse::new(Body::full(Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

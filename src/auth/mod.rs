@@ -16,7 +16,7 @@ use std::path::PathBuf;
 pub use authority::Authority;
 pub use certificate::{ClientCertificate, ServerCertificate};
 pub use tls::server_config;
-pub use trust::{Trust, trust_of};
+pub use trust::{Trust, metrics_trust_of, trust_of};
 
 /// What can go wrong here.
 #[derive(Debug)]

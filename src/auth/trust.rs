@@ -49,21 +49,34 @@ impl Trust {
 /// How far a certificate, of which the client has the key, is trusted at `now` (seconds since 1970). The model is the
 /// trust store itself, not a copy that could lag behind it; what is in it counts in PKI mode, too, unless it was revoked.
 pub fn trust_of(model: &Model, authority: &Authority, certificate: &ClientCertificate, now: i64) -> Trust {
+    match found(model, authority, certificate, now) {
+        (CertificateKind::Metrics, _) => Trust::Untrusted,
+        (CertificateKind::Client | CertificateKind::Server, trust) => trust,
+    }
+}
+
+/// The same with `/1.0/metrics`, which is all that a certificate of type `metrics` opens: it reads there, and nothing else.
+pub fn metrics_trust_of(model: &Model, authority: &Authority, certificate: &ClientCertificate, now: i64) -> Trust {
+    match found(model, authority, certificate, now) {
+        (CertificateKind::Metrics, Trust::Trusted) => Trust::ReadOnly,
+        (_, trust) => trust,
+    }
+}
+
+/// What is known of a certificate: its type, and how far it is trusted with what that opens.
+fn found(model: &Model, authority: &Authority, certificate: &ClientCertificate, now: i64) -> (CertificateKind, Trust) {
     let is_valid = (certificate.not_before..=certificate.not_after).contains(&now);
     if !is_valid || authority.revokes(certificate) {
-        return Trust::Untrusted;
+        return (CertificateKind::Client, Trust::Untrusted);
     }
     let by_authority =
         || config::bool_of(&model.config, "core.trust_ca_certificates") && authority.vouches_for(certificate);
     match model.certificates.get(&certificate.fingerprint) {
-        None if by_authority() => Trust::Trusted,
-        None => Trust::Untrusted,
-        Some(known) => match known.kind {
-            CertificateKind::Metrics => Trust::Untrusted,
-            CertificateKind::Client | CertificateKind::Server if known.restricted => {
-                Trust::Restricted(Arc::new(known.projects.iter().cloned().collect()))
-            }
-            CertificateKind::Client | CertificateKind::Server => Trust::Trusted,
-        },
+        None if by_authority() => (CertificateKind::Client, Trust::Trusted),
+        None => (CertificateKind::Client, Trust::Untrusted),
+        Some(known) if known.restricted => {
+            (known.kind, Trust::Restricted(Arc::new(known.projects.iter().cloned().collect())))
+        }
+        Some(known) => (known.kind, Trust::Trusted),
     }
 }

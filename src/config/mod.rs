@@ -215,6 +215,13 @@ pub fn names_of(text: &str) -> impl Iterator<Item = &str> {
 /// With the first key that is unknown or has a value that does not fit.
 pub fn validate_server(config: &Config) -> Result<(), Error> {
     for (key, value) in config {
+        if let Some((_, reason)) = server_keys::NOT_HERE.iter().find(|(known, _)| known == key) {
+            // Who unsets it has what he wants.
+            if value.is_empty() {
+                continue;
+            }
+            return Err(Error::WrongScope { key: key.clone(), reason });
+        }
         let Some(row) = server_row(key) else {
             return Err(Error::UnknownKey { of: "server", key: key.clone() });
         };

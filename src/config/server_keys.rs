@@ -17,6 +17,16 @@ pub struct ServerRow {
     pub doc: &'static str,
 }
 
+/// Keys of LXD that have no place here, and why.
+pub(super) const NOT_HERE: &[(&str, &str)] = &[
+    (
+        "core.debug_address",
+        "there is no Go profiler to listen for; PUT /internal/log-level sets what is logged while the daemon runs, `warrend doctor` and /1.0/health say what of the host does not work, core.metrics_address tells figures",
+    ),
+    ("storage.backups_volume", "backups are not there yet"),
+    ("storage.images_volume", "it is not there yet: files of images lie in the state directory; leave it out"),
+];
+
 /// All of them. Names and meanings: LXD's API 1.0.
 pub const SERVER_KEYS: &[ServerRow] = &[
     ServerRow {
@@ -74,6 +84,20 @@ pub const SERVER_KEYS: &[ServerRow] = &[
         default: "false",
         hidden: false,
         doc: "Whether instances that do not set security.idmap.isolated are isolated, from their next start on.",
+    },
+    ServerRow {
+        pattern: Pattern::Exact("core.metrics_address"),
+        kind: Kind::Line,
+        default: "",
+        hidden: false,
+        doc: "Address and port of a listener over HTTPS for metrics alone, e.g. [::]:9100; unset: none.",
+    },
+    ServerRow {
+        pattern: Pattern::Exact("core.metrics_authentication"),
+        kind: Kind::Bool,
+        default: "true",
+        hidden: false,
+        doc: "Whether metrics take a certificate, of a client or of type metrics; false: whoever reaches a listener over HTTPS sees those of all projects.",
     },
     ServerRow {
         pattern: Pattern::Exact("core.proxy_http"),

@@ -212,7 +212,7 @@ fn events(server: &Server, guest: &Guest, mut request: Request) -> Result<Respon
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         return Ok(response);
     }
-    let (answer, socket) = match websocket::accept(&request.headers, request.upgrade.take(), &server.sockets) {
+    let (answer, socket) = match websocket::accept(&request.headers, request.upgrade.take(), &server.sockets, None) {
         Ok(accepted) => accepted,
         Err(error) => return Ok(response::error(&error)),
     };

@@ -4,11 +4,18 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
-use crate::names::InstanceKey;
+use crate::db::Model;
+use crate::device::{Disk, Plug, Set, Source};
+use crate::names::{InstanceKey, PoolName};
+use crate::profile;
+use crate::storage::Registry;
 use crate::sys::cgroup::figures::Figures;
 use crate::sys::cgroup::{Groups, Hierarchies};
 use crate::sys::netlink::{Counters, Visitor};
+use crate::sys::space::{self, Space};
 
 /// Whoever is root inside can make any number of interfaces: so many are told of.
 const MAX_INTERFACES: usize = 128;
@@ -22,6 +29,68 @@ pub struct Reading {
     pub figures: Figures,
     /// Of its interfaces, by their names inside.
     pub network: Vec<(String, Counters)>,
+}
+
+/// What a disk of an instance lies on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    /// The file system of a pool.
+    Pool(PoolName),
+    /// A path of the host.
+    Host(PathBuf),
+}
+
+/// A file system that an instance has as a disk.
+#[derive(Debug, Clone)]
+pub struct FileSystem {
+    /// Which instance.
+    pub key: InstanceKey,
+    /// Its source as the device names it, empty for the root disk: a volume's name, or a path of the host.
+    pub source: String,
+    /// Where it is mounted inside.
+    pub path: String,
+    /// Its room, on the host: what others have of the same file system counts.
+    pub space: Space,
+}
+
+/// The disks of an instance: source, path inside, place.
+fn disks(model: &Model, key: &InstanceKey) -> Vec<(String, String, Place)> {
+    let record = model.instances.get(key);
+    let Some(set) = record.and_then(|record| Set::parse(&profile::expand_instance(model, record).devices).ok()) else {
+        return Vec::new();
+    };
+    let root = set.root.map(|(_, root)| (String::new(), "/".to_owned(), Place::Pool(root.pool)));
+    let others = set.plugs.into_values().filter_map(|plug| match plug {
+        Plug::Disk(Disk { path, source: Source::Host(source), .. }) => {
+            Some((source.clone(), path, Place::Host(source.into())))
+        }
+        Plug::Disk(Disk { path, source: Source::Volume { pool, volume, .. }, .. }) => {
+            Some((volume.to_string(), path, Place::Pool(pool)))
+        }
+        Plug::Node(_) => None,
+    });
+    root.into_iter().chain(others).collect()
+}
+
+/// Looks at the file systems of the disks of these instances, each once. Blocking, and for as long as a file system of the
+/// host does not answer. What cannot be looked at is left out, and so are disks that are block devices.
+pub fn file_systems(model: &Model, pools: &Registry, running: &[InstanceKey]) -> Vec<FileSystem> {
+    let look = |path: &Path| {
+        let is_device = path.metadata().is_ok_and(|found| found.file_type().is_block_device());
+        space::of(path).ok().filter(|_| !is_device)
+    };
+    let mut known: BTreeMap<Place, Option<Space>> = BTreeMap::new();
+    let mut found = Vec::new();
+    for key in running {
+        for (source, path, place) in disks(model, key) {
+            let space = known.entry(place).or_insert_with_key(|place| match place {
+                Place::Pool(name) => pools.get(name).ok().and_then(|pool| look(pool.root())),
+                Place::Host(path) => look(path),
+            });
+            found.extend(space.clone().map(|space| FileSystem { key: key.clone(), source, path, space }));
+        }
+    }
+    found
 }
 
 /// Reads these instances, known by their init. One that ends meanwhile is left out.

@@ -102,7 +102,7 @@ pub use live::states as live_states;
 pub use logs::LogName;
 pub use manager::{Manager, Target};
 pub use metadata::{MAX_TEMPLATE, TemplateName};
-pub use metrics::{Reading, readings};
+pub use metrics::{FileSystem, Reading, file_systems, readings};
 pub use networks::{check_network_config, network_config, network_spec};
 pub use profile_change::ProfileChange;
 pub use ranges::Ranges;

@@ -25,7 +25,7 @@ use crate::events::{Bus, timestamp};
 use crate::names::{ProjectName, Projects};
 
 pub use operation::{Handle, Operation};
-pub use socket::WebSocket;
+pub use socket::{Check, WebSocket};
 
 /// How long a finished operation can be read. LXD keeps them for 5 s; a client that asks after exactly so long still
 /// gets its answer here.

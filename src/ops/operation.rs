@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
-use super::{Class, Error, Identity, Spec, Status, WebSocket};
+use super::{Check, Class, Error, Identity, Spec, Status, WebSocket};
 use crate::api::wire;
 use crate::events::lifecycle::Requestor;
 use crate::events::{About, Bus, Kind, timestamp};
@@ -43,6 +43,8 @@ pub struct Operation {
     secrets: BTreeMap<String, String>,
     /// Sockets that the task waits for, by name.
     waiting: Mutex<BTreeMap<String, oneshot::Sender<WebSocket>>>,
+    /// Whether who asked for it may still have it.
+    owner: OnceLock<Check>,
     bus: Bus,
 }
 
@@ -81,10 +83,24 @@ impl Operation {
             cancel: watch::Sender::new(false),
             secrets,
             waiting: Mutex::new(waiting),
+            owner: OnceLock::new(),
             bus,
         });
         let handle = Handle { operation: Arc::clone(&operation), sockets };
         (operation, handle)
+    }
+
+    /// Binds its websockets to the trust in who asked for it. Told once, before anybody knows its secrets.
+    pub fn bind(&self, owner: Option<Check>) {
+        if let Some(owner) = owner {
+            // Told once.
+            let _ = self.owner.set(owner);
+        }
+    }
+
+    /// Whether who asked for it may still have it.
+    pub fn is_allowed(&self) -> bool {
+        self.owner.get().is_none_or(|owner| owner())
     }
 
     /// Its id.

@@ -3,12 +3,14 @@
 //!
 //! ```text
 //!   Sockets ── admit ──> Ticket ── handshake done ──> WebSocket ── split ──> Outgoing, Incoming
+//!      ├── review: whose client may not have it any more hears it, tells so (1008), and is dropped
 //!      └── close: every half hears it, tells its client why (1001), and is dropped
 //! ```
 //! Both halves may close: the first who does gives the reason.
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,26 +35,55 @@ const MAX_REASON: usize = 123;
 /// The stream under a websocket.
 pub type Raw = WebSocketStream<hyper_util::rt::TokioIo<hyper::upgrade::Upgraded>>;
 
+/// Whether a client may still have what it opened; asked again and again.
+pub type Check = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// A websocket that its client may lose.
+struct Held {
+    check: Check,
+    withdrawn: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Registry {
+    next: u64,
+    held: BTreeMap<u64, Held>,
+}
+
+type Shelf = Arc<std::sync::Mutex<Registry>>;
+
 /// All websockets of the daemon.
 pub struct Sockets {
     closing: watch::Sender<bool>,
     places: Arc<Semaphore>,
+    shelf: Shelf,
 }
 
 impl Default for Sockets {
     fn default() -> Self {
-        Self { closing: watch::Sender::new(false), places: Arc::new(Semaphore::new(MAX_SOCKETS)) }
+        let (closing, places) = (watch::Sender::new(false), Arc::new(Semaphore::new(MAX_SOCKETS)));
+        Self { closing, places, shelf: Shelf::default() }
     }
 }
 
 impl Sockets {
-    /// A place for one more; `None` when there are [`MAX_SOCKETS`], or the daemon ends.
-    pub fn admit(&self) -> Option<Ticket> {
+    /// A place for one more, for as long as `check` holds, if there is one; `None` when there are [`MAX_SOCKETS`], or the
+    /// daemon ends.
+    pub fn admit(&self, check: Option<Check>) -> Option<Ticket> {
         if *self.closing.borrow() {
             return None;
         }
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        Some(Ticket { closing: self.closing.subscribe(), _place: place })
+        let entry = check.map(|check| Entry::new(&self.shelf, check));
+        Some(Ticket { closing: self.closing.subscribe(), entry, _place: place })
+    }
+
+    /// Has those closed whose clients may not have them any more.
+    pub fn review(&self) {
+        let registry = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        for one in registry.held.values().filter(|one| !(one.check)()) {
+            one.withdrawn.send_replace(true);
+        }
     }
 
     /// Number of open websockets.
@@ -69,9 +100,36 @@ impl Sockets {
     }
 }
 
+/// What is remembered of a websocket that its client may lose, as long as it stands.
+struct Entry {
+    shelf: Shelf,
+    number: u64,
+    withdrawn: watch::Receiver<bool>,
+}
+
+impl Entry {
+    fn new(shelf: &Shelf, check: Check) -> Self {
+        let (sender, withdrawn) = watch::channel(false);
+        let mut registry = shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = registry.next;
+        registry.next += 1;
+        registry.held.insert(number, Held { check, withdrawn: sender });
+        Self { shelf: Arc::clone(shelf), number, withdrawn }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let held = self.shelf.lock().unwrap_or_else(PoisonError::into_inner).held.remove(&self.number);
+        // Outside the lock: what it holds may end with it.
+        drop(held);
+    }
+}
+
 /// A place among the websockets.
 pub struct Ticket {
     closing: watch::Receiver<bool>,
+    entry: Option<Entry>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -79,6 +137,28 @@ impl Ticket {
     /// The websocket that takes the place.
     pub fn socket(self, raw: Raw) -> WebSocket {
         WebSocket { raw, ticket: self }
+    }
+
+    /// Resolves when what has this place must end, with the reason.
+    pub fn ended(&self) -> impl Future<Output = Close<'static>> + Send + 'static {
+        let withdrawn = self.entry.as_ref().map(|entry| entry.withdrawn.clone());
+        let mut closing = self.closing.clone();
+        let withdrawn = async move {
+            if let Some(mut withdrawn) = withdrawn
+                && withdrawn.wait_for(|is| *is).await.is_ok()
+            {
+                return;
+            }
+            std::future::pending().await
+        };
+        async move {
+            tokio::select! {
+                biased;
+                () = withdrawn => Close::Withdrawn,
+                // The sender is gone only with the daemon.
+                _ = closing.wait_for(|closing| *closing) => Close::Shutdown,
+            }
+        }
     }
 }
 
@@ -128,6 +208,8 @@ pub enum Close<'a> {
     Normal,
     /// The daemon ends.
     Shutdown,
+    /// The client may not have it any more.
+    Withdrawn,
     /// A message was longer than [`MAX_MESSAGE`].
     TooBig,
     /// Something else, in words.
@@ -140,6 +222,7 @@ impl Close<'_> {
             // The stock client takes a frame without a code for the normal end, too.
             Self::Normal => (CloseCode::Normal, ""),
             Self::Shutdown => (CloseCode::Away, "The daemon is shutting down"),
+            Self::Withdrawn => (CloseCode::Policy, "The client is not trusted with this any more"),
             Self::TooBig => (CloseCode::Size, "A message was longer than 4 MiB"),
             Self::Because(reason) => (CloseCode::Policy, reason),
         };
@@ -170,6 +253,15 @@ impl Shared {
         }
     }
 
+    /// Resolves when the client may not have it any more.
+    async fn withdrawn(&self) -> Close<'static> {
+        match self.ticket.ended().await {
+            Close::Withdrawn => Close::Withdrawn,
+            // The daemon's end lets what was begun be sent.
+            _ => std::future::pending().await,
+        }
+    }
+
     async fn close(&self, why: Close<'_>) {
         // A client that is gone, or takes nothing, hears no reason.
         let _ = tokio::time::timeout(FAREWELL, async {
@@ -190,8 +282,13 @@ pub struct Outgoing {
 impl Outgoing {
     async fn send(&mut self, message: Message) -> Result<(), Gone> {
         let sent = async { self.shared.sink.lock().await.send(message).await.map_err(|_| Gone) };
+        // What was begun is sent whole, if the client takes it.
         tokio::select! {
             biased;
+            why = self.shared.withdrawn() => {
+                self.shared.close(why).await;
+                Err(Gone)
+            }
             sent = sent => sent,
             () = self.shared.closing() => {
                 self.shared.close(Close::Shutdown).await;
@@ -249,7 +346,7 @@ pub enum Input {
 pub enum Left {
     /// It said so.
     Closed,
-    /// The connection broke, or was closed from here.
+    /// The connection broke, or was closed from here; also when the client may not have it any more.
     Vanished,
     /// It did not: the daemon ends, and has told it so.
     Shutdown,
@@ -274,9 +371,9 @@ impl Incoming {
         let left = loop {
             let message = tokio::select! {
                 message = self.stream.next() => message,
-                () = self.shared.closing() => {
-                    self.shared.close(Close::Shutdown).await;
-                    break Left::Shutdown;
+                why = self.shared.ticket.ended() => {
+                    self.shared.close(why).await;
+                    break if why == Close::Shutdown { Left::Shutdown } else { Left::Vanished };
                 }
             };
             match message {
@@ -320,7 +417,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_waits_for_every_websocket_and_admits_no_more() {
         let sockets = Sockets::default();
-        let ticket = sockets.admit().unwrap();
+        let ticket = sockets.admit(None).unwrap();
         assert_eq!(sockets.open(), 1);
         let leaving = tokio::spawn(async move {
             let mut closing = ticket.closing.clone();
@@ -330,15 +427,34 @@ mod tests {
         sockets.close(Duration::from_secs(10)).await;
         leaving.await.unwrap();
         assert_eq!(sockets.open(), 0);
-        assert!(sockets.admit().is_none());
+        assert!(sockets.admit(None).is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_end_does_not_wait_for_ever() {
         let sockets = Sockets::default();
-        let _ticket = sockets.admit().unwrap();
+        let _ticket = sockets.admit(None).unwrap();
         sockets.close(Duration::from_secs(2)).await;
         assert_eq!(sockets.open(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_may_not_have_it_any_more_loses_it_and_no_other() {
+        let (sockets, may) = (Sockets::default(), Arc::new(std::sync::atomic::AtomicBool::new(true)));
+        let asked = Arc::clone(&may);
+        let one = sockets.admit(Some(Box::new(move || asked.load(std::sync::atomic::Ordering::Relaxed)))).unwrap();
+        let others = [sockets.admit(Some(Box::new(|| true))).unwrap(), sockets.admit(None).unwrap()];
+        sockets.review();
+        let soon = Duration::from_millis(10);
+        assert!(tokio::time::timeout(soon, one.ended()).await.is_err());
+        may.store(false, std::sync::atomic::Ordering::Relaxed);
+        sockets.review();
+        assert_eq!(one.ended().await, Close::Withdrawn);
+        for other in &others {
+            assert!(tokio::time::timeout(soon, other.ended()).await.is_err());
+        }
+        drop((one, others));
+        assert!(sockets.shelf.lock().unwrap().held.is_empty(), "nothing is kept of those that have gone");
     }
 
     #[test]

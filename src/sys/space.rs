@@ -10,6 +10,8 @@ pub struct Space {
     pub file_system: String,
     /// Bytes that may still be written.
     pub free: u64,
+    /// Bytes that nothing uses: those, and what only root may write.
+    pub unused: u64,
     /// Bytes in all.
     pub total: u64,
 }
@@ -23,8 +25,9 @@ pub fn of(path: &Path) -> io::Result<Space> {
     let block = u64::try_from(stat.f_bsize).unwrap_or(0);
     Ok(Space {
         file_system: name(u64::try_from(stat.f_type).unwrap_or(0)),
-        free: stat.f_bavail * block,
-        total: stat.f_blocks * block,
+        free: stat.f_bavail.saturating_mul(block),
+        unused: stat.f_bfree.saturating_mul(block),
+        total: stat.f_blocks.saturating_mul(block),
     })
 }
 
@@ -54,7 +57,7 @@ mod tests {
     #[test]
     fn a_file_system_has_a_name_and_room() {
         let space = of(Path::new("/")).unwrap();
-        assert!(space.total >= space.free && space.total > 0);
+        assert!(space.total >= space.unused && space.unused >= space.free && space.total > 0);
         assert!(of(Path::new("/nosuch")).is_err());
         assert_eq!(name(0xef53), "ext4");
         assert_eq!(name(0x12), "file system 0x12");

@@ -281,5 +281,5 @@ fn check_users(model: &Model, from: &VolumeKey, to: &VolumeKey) -> Result<(), Er
         return Ok(());
     }
     let by = users::Users::of_one(model, from);
-    if by.is_empty() { Ok(()) } else { Err(Error::InUse { by }) }
+    if by.is_empty() { Ok(()) } else { Err(Error::InUse { by, hidden: 0 }) }
 }

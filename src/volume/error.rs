@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::users::User;
-use crate::names::{InstanceKey, NameError, PoolName, SnapshotName, VolumeName};
+use crate::names::{InstanceKey, NameError, PoolName, Projects, SnapshotName, VolumeName};
 use crate::{config, db, project, storage};
 
 /// The errors of this room.
@@ -23,12 +23,16 @@ pub enum Error {
     SnapshotExists {
         name: SnapshotName,
     },
+    /// `hidden`: how many more there are, of whom nothing is told.
     InUse {
         by: Vec<User>,
+        hidden: usize,
     },
+    /// The same.
     Running {
         doing: &'static str,
         by: Vec<InstanceKey>,
+        hidden: usize,
     },
     Changed {
         etag: String,
@@ -61,12 +65,14 @@ impl fmt::Display for Error {
             Self::Exists { name } => write!(f, "Volume by that name already exists: {:?}", name.as_str()),
             Self::NoSnapshot { name } => write!(f, "Storage volume snapshot {:?} not found", name.as_str()),
             Self::SnapshotExists { name } => write!(f, "Snapshot {:?} already in use", name.as_str()),
-            Self::InUse { by } => {
-                let by: Vec<String> = by.iter().map(ToString::to_string).collect();
+            Self::InUse { by, hidden } => {
+                let mut by: Vec<String> = by.iter().map(ToString::to_string).collect();
+                by.extend((*hidden > 0).then(|| format!("{hidden} in other projects")));
                 write!(f, "The storage volume is still in use by {}: detach it there first", by.join(", "))
             }
-            Self::Running { doing, by } => {
-                let by: Vec<&str> = by.iter().map(|key| key.name.as_str()).collect();
+            Self::Running { doing, by, hidden } => {
+                let mut by: Vec<String> = by.iter().map(|key| key.name.to_string()).collect();
+                by.extend((*hidden > 0).then(|| format!("{hidden} in other projects")));
                 write!(
                     f,
                     "Cannot {doing} custom volume used by running instances ({}): stop them, or detach it there first",
@@ -93,6 +99,27 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl Error {
+    /// The same as it is told to somebody who may see `projects`: of what uses a volume in others, only how much there is.
+    pub fn seen_by(self, projects: &Projects) -> Self {
+        match self {
+            Self::InUse { mut by, hidden } => {
+                let all = by.len();
+                by.retain(|user| projects.holds(user.project()));
+                let hidden = hidden + all - by.len();
+                Self::InUse { by, hidden }
+            }
+            Self::Running { doing, mut by, hidden } => {
+                let all = by.len();
+                by.retain(|key| projects.holds(&key.project));
+                let hidden = hidden + all - by.len();
+                Self::Running { doing, by, hidden }
+            }
+            other => other,
+        }
+    }
+}
 
 from!(
     Name NameError,

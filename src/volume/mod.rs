@@ -199,7 +199,7 @@ pub async fn update(
             let Definition { description, config } = change(&old)?;
             config::validate_volume(&config)?;
             if config::is_unmapped(&config) != config::is_unmapped(&old.config) && !running.is_empty() {
-                return Err(Error::Running { doing: "change security.unmapped of", by: running });
+                return Err(Error::Running { doing: "change security.unmapped of", by: running, hidden: 0 });
             }
             let new = Volume { description, config, ..(*old).clone() };
             tx.put_volume(new.clone())?;
@@ -245,7 +245,7 @@ pub async fn delete(
             let record = find(tx.model(), &of)?.clone();
             let by = Users::of_one(tx.model(), &of);
             if !by.is_empty() {
-                return Err(Error::InUse { by });
+                return Err(Error::InUse { by, hidden: 0 });
             }
             tx.put_volume(Volume { phase: Phase::Deleting, ..(*record).clone() })?;
             let snapshots = tx.model().snapshots_of_volume(&of);
@@ -328,7 +328,7 @@ pub async fn rename(
 /// Refuses what needs that no instance which is up has the volume.
 fn not_running(manager: &Manager, key: &VolumeKey, doing: &'static str) -> Result<(), Error> {
     let by = manager.running_with(key);
-    if by.is_empty() { Ok(()) } else { Err(Error::Running { doing, by }) }
+    if by.is_empty() { Ok(()) } else { Err(Error::Running { doing, by, hidden: 0 }) }
 }
 
 async fn swap_rows(context: &Context, from: &VolumeKey, to: &VolumeKey) -> Result<(), Error> {

@@ -19,6 +19,14 @@ pub enum User {
 }
 
 impl User {
+    /// Its project.
+    pub fn project(&self) -> &ProjectName {
+        match self {
+            Self::Instance(key) => &key.project,
+            Self::Profile(project, _) => project,
+        }
+    }
+
     /// Its URL.
     pub fn url(&self) -> String {
         let (kind, project, name) = match self {

@@ -117,9 +117,19 @@ impl ServerCertVerifier for AnyServer {
 }
 
 pub fn tls(versions: &[&'static SupportedProtocolVersion], identity: Option<&Identity>) -> Arc<ClientConfig> {
+    tls_with(versions, identity, &[])
+}
+
+/// The same of one who shows those that stand between his certificate and the authority, too.
+pub fn tls_with(
+    versions: &[&'static SupportedProtocolVersion],
+    identity: Option<&Identity>,
+    between: &[CertificateDer<'static>],
+) -> Arc<ClientConfig> {
     let shown = identity.map(|identity| {
         let key = ring::sign::any_supported_type(&identity.key).unwrap();
-        Arc::new(CertifiedKey::new(vec![identity.certificate.clone()], key))
+        let own = [identity.certificate.clone()];
+        Arc::new(CertifiedKey::new(own.into_iter().chain(between.iter().cloned()).collect(), key))
     });
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(versions)
