@@ -8,6 +8,7 @@ pub mod http;
 pub mod image_server;
 pub mod instances;
 pub mod namespaces;
+pub mod peers;
 pub mod scanner;
 pub mod sftp;
 pub mod tls;
