@@ -355,7 +355,7 @@ fn trees_of_files_go_there_and_back() {
     user.warren(&["file", "push", "/etc/hosts", "c1/root/x", "--mode", "9"]).refused("octal");
     user.warren(&["file", "push", "/etc/hosts", "c1/no/such"]).refused("Cannot write c1/no/such");
     user.warren(&["file", "pull", "c1/srv", "."]).refused("--recursive");
-    user.warren(&["file", "mount", "c1"]).refused("no mounts of files yet");
+    user.warren(&["file", "mount", "c1"]).refused("no servers of SFTP by SSH");
     ok(&["delete", "-f", "c1"]);
 }
 

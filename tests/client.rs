@@ -5,15 +5,12 @@ mod support;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Output, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
-use rustix::pty::OpenptFlags;
-use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
+use rustix::process::Signal;
 use serde_json::Value;
+use support::terminal::{Terminal, by, ended, resize, send};
 use support::{Daemon, Said, eventually};
 
 const WARREN: &str = env!("CARGO_BIN_EXE_warren");
@@ -37,17 +34,9 @@ fn client(daemon: &Daemon, arguments: &[&str]) -> Command {
     client_of(&daemon.state(), arguments)
 }
 
-/// The same client run by another program.
-fn by(program: &str, arguments: &[&str], client: &Command) -> Command {
-    let mut command = Command::new(program);
-    command.args(arguments).arg(client.get_program()).args(client.get_args()).stdin(Stdio::null());
-    for (name, value) in client.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command
+/// The client on a terminal of its own.
+fn on_terminal(daemon: &Daemon, arguments: &[&str]) -> Terminal {
+    Terminal::with(&client(daemon, arguments), (100, 30))
 }
 
 /// The same client, but not for ever.
@@ -83,104 +72,6 @@ fn fed(command: &Command, input: Vec<u8>) -> Output {
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();
     output
-}
-
-fn send(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).unwrap();
-}
-
-/// Waits for the end, as long as anything is waited for.
-#[track_caller]
-fn ended(child: &mut Child) -> ExitStatus {
-    let mut status = None;
-    eventually("the client has ended", || {
-        status = child.try_wait().unwrap();
-        status.is_some()
-    });
-    status.unwrap()
-}
-
-/// A client on a terminal of its own, with the test as its user.
-struct Terminal {
-    ptx: File,
-    pts: OwnedFd,
-    before: Termios,
-    child: Child,
-    seen: Arc<Mutex<String>>,
-}
-
-impl Terminal {
-    fn run(daemon: &Daemon, arguments: &[&str]) -> Self {
-        Self::with(&client(daemon, arguments), (100, 30))
-    }
-
-    fn with(client: &Command, (columns, rows): (u16, u16)) -> Self {
-        let ptx = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        rustix::pty::grantpt(&ptx).unwrap();
-        rustix::pty::unlockpt(&ptx).unwrap();
-        let name = rustix::pty::ptsname(&ptx, Vec::new()).unwrap();
-        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
-        let pts = rustix::fs::open(name, flags, rustix::fs::Mode::empty()).unwrap();
-        resize(&pts, columns, rows);
-        let before = tcgetattr(&pts).unwrap();
-        // Its controlling terminal, so that the kernel tells it of a new size.
-        let mut command = by("setsid", &["--ctty"], client);
-        let end = || Stdio::from(pts.try_clone().unwrap());
-        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
-        let ptx = File::from(ptx);
-        let seen = Arc::new(Mutex::new(String::new()));
-        let (mut reader, shown) = (ptx.try_clone().unwrap(), Arc::clone(&seen));
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            // It ends when nobody has the other end open any more.
-            while let Ok(count @ 1..) = reader.read(&mut buffer) {
-                shown.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
-            }
-        });
-        Self { ptx, pts, before, child, seen }
-    }
-
-    fn seen(&self) -> String {
-        self.seen.lock().unwrap().clone()
-    }
-
-    #[track_caller]
-    fn shows(&self, text: &str) {
-        let start = std::time::Instant::now();
-        while !self.seen().contains(text) {
-            assert!(start.elapsed().as_secs() < 20, "{text:?} is not shown, but: {:?}", self.seen());
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-    }
-
-    fn types(&mut self, text: &str) {
-        self.ptx.write_all(text.as_bytes()).unwrap();
-    }
-
-    fn is_raw(&self) -> bool {
-        !tcgetattr(&self.pts).unwrap().local_modes.contains(LocalModes::ICANON)
-    }
-
-    #[track_caller]
-    fn is_as_before(&self) {
-        let now = tcgetattr(&self.pts).unwrap();
-        assert_eq!(now.local_modes, self.before.local_modes);
-        assert_eq!(now.input_modes, self.before.input_modes);
-        assert_eq!(now.output_modes, self.before.output_modes);
-        assert_eq!(now.control_modes, self.before.control_modes);
-    }
-
-    /// The exit code; the terminal must be as it was.
-    #[track_caller]
-    fn end(&mut self) -> i32 {
-        let status = ended(&mut self.child);
-        self.is_as_before();
-        status.code().unwrap_or_else(|| panic!("{status}: {:?}", self.seen()))
-    }
-}
-
-fn resize(pts: &OwnedFd, columns: u16, rows: u16) {
-    tcsetwinsize(pts, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
 }
 
 #[test]
@@ -360,7 +251,7 @@ fn exec_has_pipes_codes_environment_user_and_directory() {
 fn a_terminal_reaches_the_container_and_is_put_back() {
     let daemon = Daemon::ready("overlay");
     warren(&daemon, &["launch", "bb", "c1"]).ok();
-    let mut terminal = Terminal::run(&daemon, &["exec", "c1", "--", "sh"]);
+    let mut terminal = on_terminal(&daemon, &["exec", "c1", "--", "sh"]);
     eventually("raw mode", || terminal.is_raw());
     terminal.types("tty; echo term=$TERM; stty size; trap 'stty size' WINCH; echo begun=$?\r");
     terminal.shows("/dev/pts/");
@@ -382,7 +273,7 @@ fn a_terminal_reaches_the_container_and_is_put_back() {
     terminal.types("exit 5\r");
     assert_eq!(terminal.end(), 5);
 
-    let mut terminal = Terminal::run(&daemon, &["shell", "c1"]);
+    let mut terminal = on_terminal(&daemon, &["shell", "c1"]);
     terminal.types("test -t 1 && echo a'' terminal; pwd\r");
     terminal.shows("a terminal");
     terminal.shows("/root");
@@ -390,7 +281,7 @@ fn a_terminal_reaches_the_container_and_is_put_back() {
     assert_eq!(terminal.end(), 0);
 
     // Without one although there is one, and the other way round.
-    let mut terminal = Terminal::run(&daemon, &["exec", "-T", "c1", "--", "sh", "-c", "test -t 0 || echo pipes"]);
+    let mut terminal = on_terminal(&daemon, &["exec", "-T", "c1", "--", "sh", "-c", "test -t 0 || echo pipes"]);
     assert_eq!(terminal.end(), 0);
     terminal.shows("pipes");
     let forced = ["exec", "-t", "c1", "--", "sh", "-c", "tty; stty size; cat"];
@@ -428,7 +319,7 @@ fn a_client_that_is_killed_puts_its_terminal_back() {
     for script in ["echo up; exec cat", "trap '' TERM INT HUP QUIT; echo up; while :; do sleep 1; done"] {
         let mut terminals: Vec<(Terminal, Signal, i32)> = Vec::new();
         for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129), (Signal::QUIT, 131)] {
-            let terminal = Terminal::run(&daemon, &["exec", "c1", "--", "sh", "-c", script]);
+            let terminal = on_terminal(&daemon, &["exec", "c1", "--", "sh", "-c", script]);
             terminals.push((terminal, signal, code));
         }
         for (terminal, signal, _) in &terminals {
@@ -447,7 +338,7 @@ fn a_client_that_is_killed_puts_its_terminal_back() {
 fn a_daemon_that_dies_leaves_the_terminal_as_it_was() {
     let mut daemon = Daemon::ready("overlay");
     warren(&daemon, &["launch", "bb", "c1"]).ok();
-    let mut terminal = Terminal::run(&daemon, &["exec", "c1", "--", "sh", "-c", "echo up; cat"]);
+    let mut terminal = on_terminal(&daemon, &["exec", "c1", "--", "sh", "-c", "echo up; cat"]);
     let mut piped = client(&daemon, &["exec", "c1", "--", "sh", "-c", "echo up; exec cat"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -482,7 +373,7 @@ fn launch_waits_for_an_address_as_long_as_its_user_likes() {
     assert_eq!(warren(&daemon, &["list", "c1", "-c", "4", "-f", "csv"]).ok(), "192.0.2.7 (eth0)\n");
 
     // Ctrl-C ends the waiting and leaves the container.
-    let mut terminal = Terminal::run(&daemon, &[&["launch", "bb", "c2", "--wait"][..], &p2p].concat());
+    let mut terminal = on_terminal(&daemon, &[&["launch", "bb", "c2", "--wait"][..], &p2p].concat());
     terminal.shows("Creating c2\r\nStarting c2\r\n");
     eventually("it runs", || daemon.status("c2") == "Running");
     terminal.types("\x03");
@@ -492,7 +383,7 @@ fn launch_waits_for_an_address_as_long_as_its_user_likes() {
     // The same while the daemon is waited for: this init takes its time to go down.
     let script = "echo ::shutdown:/bin/sleep 1000 > /etc/inittab; kill -HUP 1";
     warren(&daemon, &["exec", "c2", "--", "sh", "-c", script]).ok();
-    let mut terminal = Terminal::run(&daemon, &["stop", "c2"]);
+    let mut terminal = on_terminal(&daemon, &["stop", "c2"]);
     eventually("it is being stopped", || daemon.api("GET", "/1.0/operations", "").1["metadata"]["running"].is_array());
     terminal.types("\x03");
     assert_eq!(terminal.end(), 130);

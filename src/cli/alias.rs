@@ -57,7 +57,7 @@ pub(super) fn run(client: &Client, command: Command) -> Result<(), Error> {
             let rows: Vec<Vec<String>> =
                 aliases.iter().map(|(alias, target)| vec![alias.clone(), target.clone()]).collect();
             return match format {
-                Format::Json => super::output::print(&format!("{}\n", json!(aliases))),
+                Format::Json => super::output::json(&format!("{}\n", json!(aliases))),
                 Format::Yaml => super::output::yaml(&json!(aliases), &[]),
                 _ => show(format, &["ALIAS", "TARGET"], &rows, &[Value::Null], &[]),
             };

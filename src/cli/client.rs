@@ -48,6 +48,16 @@ impl Client {
         Self { globals, settings: RefCell::new(settings), connections: RefCell::default() }
     }
 
+    /// Refuses the name of a member of a cluster; `none` and nothing name none.
+    pub(super) fn without_members(member: Option<&str>) -> Result<(), Error> {
+        match member {
+            None | Some("" | "none") => Ok(()),
+            Some(member) => {
+                Err(Error::absent("clusters", &format!("Each host stands for itself, so {member:?} names nothing")))
+            }
+        }
+    }
+
     /// The configuration.
     pub(super) fn settings(&self) -> Ref<'_, Settings> {
         self.settings.borrow()

@@ -1,6 +1,7 @@
 //! Completion of shells, and man pages.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
@@ -27,23 +28,33 @@ pub(super) struct Manpage {
 /// What names to list.
 #[derive(Debug, Args)]
 pub(super) struct Names {
+    /// What is typed of the word already
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    current: String,
     /// Words of the command line before the one that is completed
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<String>,
 }
 
-/// In bash and zsh, after the verbs and flags that are known from the start: names that the server knows.
+/// After the verbs and flags that are known from the start: names that the server knows. Bash takes a word with a colon
+/// for three, so the line itself is read, and what it has of the word already is not given again.
 const BASH: &str = r#"
 _warren_names() {
-    _warren "$@"
-    local current="${COMP_WORDS[COMP_CWORD]}"
+    local line="${COMP_LINE:0:COMP_POINT}" names
+    local current="${line##*[[:space:]]}"
     if [[ "$current" != -* ]]; then
-        local names
-        names="$(warren completion-names -- "${COMP_WORDS[@]:1:COMP_CWORD-1}" 2>/dev/null)"
+        local -a before
+        read -ra before <<< "${line%"$current"}"
+        names="$(warren completion-names --current "$current" -- "${before[@]:1}" 2>/dev/null)"
         if [[ -n "$names" ]]; then
-            COMPREPLY+=( $(compgen -W "$names" -- "$current") )
+            COMPREPLY=( $(compgen -W "$names" -- "$current") )
+            if [[ "$current" == *:* && "$COMP_WORDBREAKS" == *:* ]]; then
+                COMPREPLY=( "${COMPREPLY[@]#"${current%"${current##*:}"}"}" )
+            fi
+            return
         fi
     fi
+    _warren "$@"
 }
 complete -F _warren_names -o nosort -o bashdefault -o default warren
 "#;
@@ -51,15 +62,18 @@ const ZSH: &str = r#"
 _warren_names() {
     local -a names
     if [[ "${words[CURRENT]}" != -* ]]; then
-        names=( ${(f)"$(warren completion-names -- "${(@)words[2,CURRENT-1]}" 2>/dev/null)"} )
-        (( ${#names} )) && compadd -a names
+        names=( ${(f)"$(warren completion-names --current "${words[CURRENT]}" -- "${(@)words[2,CURRENT-1]}" 2>/dev/null)"} )
+        if (( ${#names} )); then
+            compadd -a names
+            return
+        fi
     fi
     _warren "$@"
 }
 compdef _warren_names warren
 "#;
 const FISH: &str = r#"
-complete -c warren -f -a '(warren completion-names -- (commandline -opc)[2..-1] 2>/dev/null)'
+complete -c warren -f -a '(warren completion-names --current=(commandline -ct) -- (commandline -opc)[2..-1] 2>/dev/null)'
 "#;
 
 /// Prints the script for a shell.
@@ -83,34 +97,64 @@ pub(super) fn manpage(words: &Manpage) -> Result<(), Error> {
     clap_mangen::generate_to(Arguments::command().name("warren"), &words.directory).map_err(wrong)
 }
 
-/// Verbs whose names are those of images.
-const OF_IMAGES: &[&str] = &["launch", "init"];
-/// Verbs whose names are those of instances.
-const OF_INSTANCES: &[&str] = &[
-    "exec", "shell", "start", "stop", "restart", "pause", "delete", "rm", "info", "console", "copy", "cp", "move",
-    "mv", "rename", "snapshot", "restore", "publish", "config", "file",
-];
+/// What lists the names that may follow these words; nothing where verbs do.
+fn listing(verbs: &[&str]) -> Option<&'static str> {
+    Some(match verbs {
+        ["config", "device" | "metadata" | "template" | "trust"]
+        | ["config", "trust", ..]
+        | ["file" | "config" | "image" | "network" | "profile" | "project" | "storage"]
+        | ["image", "alias" | "build" | "import" | "list"]
+        | ["network", "acl" | "forward" | "peer" | "zone"]
+        | ["network", "acl", "rule"]
+        | ["network", "forward", "port"]
+        | ["network", "peer" | "zone", ..]
+        | ["profile", "device"]
+        | ["storage", "volume"] => return None,
+        ["launch" | "init"] | ["image", "alias", _] | ["image", _, ..] => "/1.0/images/aliases",
+        ["profile", ..] => "/1.0/profiles",
+        ["network", "acl", "rule", _] | ["network", "acl", _] => "/1.0/network-acls",
+        ["network", "forward", "port", _] | ["network", "forward", _] | ["network", _] => "/1.0/networks",
+        ["storage", "volume", _] | ["storage", _] => "/1.0/storage-pools",
+        ["project", _] => "/1.0/projects",
+        ["config", "device" | "metadata" | "template", _] | ["config", _] | ["file", _, ..] => "/1.0/instances",
+        ["exec" | "shell" | "console" | "info" | "rename" | "snapshot" | "restore" | "publish"]
+        | ["start" | "stop" | "restart" | "pause" | "delete" | "rm" | "copy" | "cp" | "move" | "mv", ..] => {
+            "/1.0/instances"
+        }
+        _ => return None,
+    })
+}
+
+/// Nobody who pressed a key waits longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The words without flags, and without the values of those that every verb has.
+fn verbs(words: &[String]) -> Vec<&str> {
+    let mut verbs = Vec::new();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--project" | "--target" => drop(words.next()),
+            flag if flag.starts_with('-') => {}
+            word => verbs.push(word),
+        }
+    }
+    verbs
+}
 
 /// Prints the names that may come next. A server that does not answer offers none, and nobody is told.
 pub(super) async fn names(client: &Client, words: &Names) -> Result<(), Error> {
-    let verbs: Vec<&str> = words.words.iter().map(String::as_str).filter(|word| !word.starts_with('-')).collect();
-    let path = match verbs.as_slice() {
-        [verb] if OF_IMAGES.contains(verb) => "/1.0/images/aliases",
-        ["image", verb, ..] if *verb != "import" && *verb != "list" => "/1.0/images/aliases",
-        ["profile", _, ..] => "/1.0/profiles",
-        ["network", _] => "/1.0/networks",
-        ["storage", "volume", _] | ["storage", _] => "/1.0/storage-pools",
-        ["project", _] => "/1.0/projects",
-        ["remote", _] => {
-            let settings = client.settings();
-            let names: Vec<&str> = settings.remotes.keys().map(String::as_str).collect();
-            return output::print(&format!("{}\n", names.join("\n")));
-        }
-        ["config", _] => "/1.0/instances",
-        [verb, ..] if OF_INSTANCES.contains(verb) && *verb != "config" => "/1.0/instances",
-        _ => return Ok(()),
-    };
-    let Ok(list) = client.remote(None)?.get(path).await else { return Ok(()) };
+    let verbs = verbs(&words.words);
+    if let ["remote", _] = verbs.as_slice() {
+        let settings = client.settings();
+        let names: Vec<&str> = settings.remotes.keys().map(String::as_str).collect();
+        return output::print(&format!("{}\n", names.join("\n")));
+    }
+    let Some(path) = listing(&verbs) else { return Ok(()) };
+    // Names of another server, where one is typed already.
+    let remote = words.current.split_once(':').map(|(remote, _)| format!("{remote}:"));
+    let at = client.remote(remote.as_deref())?;
+    let Ok(Ok(list)) = tokio::time::timeout(PATIENCE, at.get(path)).await else { return Ok(()) };
     let base = format!("{path}/");
     let urls = list.as_array().into_iter().flatten().filter_map(|url| url.as_str());
     for url in urls {
@@ -118,8 +162,49 @@ pub(super) async fn names(client: &Client, words: &Names) -> Result<(), Error> {
         let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
         // What a shell would take for something else is not offered.
         if name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:".contains(&b)) {
-            output::print(&format!("{name}\n"))?;
+            output::print(&format!("{}{name}\n", remote.as_deref().unwrap_or_default()))?;
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_verbs_and_verbs_follow_groups() {
+        let of = |line: &str| {
+            let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            listing(&verbs(&words)).unwrap_or_default().trim_start_matches("/1.0/")
+        };
+        for (line, path) in [
+            ("exec", "instances"),
+            ("exec c1", ""),
+            ("exec -t --project p", "instances"),
+            ("delete c1", "instances"),
+            ("launch", "images/aliases"),
+            ("launch bb", ""),
+            ("file", ""),
+            ("file pull", "instances"),
+            ("config", ""),
+            ("config show", "instances"),
+            ("config device", ""),
+            ("config device add", "instances"),
+            ("config trust remove", ""),
+            ("network", ""),
+            ("network acl", ""),
+            ("network acl show", "network-acls"),
+            ("network show", "networks"),
+            ("storage volume", ""),
+            ("storage volume list", "storage-pools"),
+            ("profile device", ""),
+            ("profile show", "profiles"),
+            ("image alias", ""),
+            ("image info", "images/aliases"),
+            ("", ""),
+        ] {
+            assert_eq!(of(line), path, "{line}");
+        }
+    }
 }

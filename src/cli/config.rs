@@ -113,7 +113,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
             }
             let value = object.value().await?;
             let text = value["expanded_config"][key].as_str().unwrap_or_default();
-            output::print(&format!("{}\n", output::harmless(text)))
+            output::print(&format!("{text}\n"))
         }
         Command::Set { words } => {
             let (word, rest) = place(&words);

@@ -5,13 +5,13 @@ use std::error::Error as _;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, ETAG, HOST, IF_MATCH};
+use http::header::{CONTENT_TYPE, ETAG, HOST, IF_MATCH, LOCATION};
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
@@ -20,15 +20,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio_tungstenite::WebSocketStream;
 
-use super::Error;
+use super::limits::{self, Limits};
 use super::progress::Progress;
 use super::tls::Meeting;
+use super::{Error, output};
 use crate::api::wire::{Envelope, Operation};
 
 /// An interrupted client leaves after this long even if the server is silent.
 const PARTING: Duration = Duration::from_secs(2);
-/// No answer in JSON is longer: a server that goes on without end is left.
-const LONGEST: usize = 512 << 20;
+/// An operation that is told to go on is asked about again after this at the earliest, whatever the server does.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How the server is reached.
 enum Way {
@@ -53,6 +54,8 @@ pub(super) struct Connection {
     pub watched: bool,
     /// Shows requests and answers.
     pub debug: bool,
+    /// How much is taken of it.
+    pub limits: Limits,
     /// Open, and waiting for the next request.
     idle: RefCell<Vec<SendRequest<Sent>>>,
     /// URLs of the operations that are waited for.
@@ -70,8 +73,13 @@ pub(super) enum Answer {
 /// A websocket to the server.
 pub(super) type Socket = WebSocketStream<Box<dyn Stream>>;
 
+/// Whether the body is JSON.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
+}
+
 /// An error of HTTP with what is behind it, which alone says what happened.
-fn lost(error: &hyper::Error) -> Error {
+pub(super) fn lost(error: &hyper::Error) -> Error {
     let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
     Error::Lost(format!("{error}{cause}"))
 }
@@ -99,6 +107,7 @@ impl Connection {
             way,
             watched: std::io::stderr().is_terminal(),
             debug: false,
+            limits: Limits::USUAL,
             idle: RefCell::default(),
             awaited: RefCell::default(),
         }
@@ -170,7 +179,7 @@ impl Connection {
         }
         let stream = TokioIo::new(self.stream().await?);
         let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(|e| lost(&e))?;
-        tokio::spawn(connection);
+        tokio::spawn(connection.with_upgrades());
         Ok(sender)
     }
 
@@ -183,7 +192,7 @@ impl Connection {
         let path = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let path = self.within(path);
         if self.debug {
-            super::output::note(&format!("{} {}{path}", request.method(), self.url()));
+            output::note(&format!("{} {}{path}", request.method(), self.url()));
         }
         *request.uri_mut() = path.parse().map_err(|e| Error::Usage(format!("{path:?} is no path: {e}")))?;
         let host = match self.meeting() {
@@ -219,23 +228,27 @@ impl Connection {
     /// Reads an answer and its headers; a refusal becomes an error.
     pub(super) async fn read(&self, response: Response<Incoming>) -> Result<(Answer, HeaderMap), Error> {
         let (head, body) = response.into_parts();
-        let json = head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-        let bytes = Limited::new(body, LONGEST).collect().await.map_err(|e| {
-            if e.is::<LengthLimitError>() {
-                return Error::Broken(format!("It is longer than {} MiB", LONGEST >> 20));
-            }
-            e.downcast_ref::<hyper::Error>().map_or_else(|| Error::Lost(e.to_string()), lost)
-        })?;
-        let bytes = bytes.to_bytes();
+        let json = is_json(&head.headers);
+        let refused = head.status.is_client_error() || head.status.is_server_error();
+        let limits = if refused { Limits::STRANGER } else { self.limits };
+        let bytes = limits.collect(body).await?;
         if !json {
-            if head.status.is_client_error() || head.status.is_server_error() {
+            if refused {
                 return Err(Error::refused(format!("The server answers {}", head.status)));
+            }
+            if head.status.is_redirection() {
+                let to = head.headers.get(LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
+                let remote = &self.remote;
+                return Err(Error::refused(format!("The server answers {}, to {to}", head.status)).hint(format!(
+                    "Servers of the API redirect nobody, and nobody is followed: \"warren remote set-url {remote} <URL>\" sets another address"
+                )));
             }
             return Ok((Answer::Other(bytes), head.headers));
         }
         if self.debug {
-            super::output::note(&String::from_utf8_lossy(&bytes));
+            output::note(&String::from_utf8_lossy(&bytes));
         }
+        limits.weigh(&bytes)?;
         let envelope: Envelope = serde_json::from_slice(&bytes).map_err(|e| Error::Broken(e.to_string()))?;
         if envelope.kind == "error" {
             return Err(Error::refused(envelope.error));
@@ -244,7 +257,7 @@ impl Connection {
     }
 
     /// A JSON request with headers of its own.
-    fn json(
+    pub(super) fn json(
         method: Method,
         path: &str,
         body: Option<&Value>,
@@ -312,11 +325,15 @@ impl Connection {
         let mut progress = Progress::new(self.watched);
         loop {
             let path = if self.watched { format!("{url}/wait?timeout=1") } else { format!("{url}/wait") };
+            let asked = Instant::now();
             let operation: Operation =
                 serde_json::from_value(self.get(&path).await?).map_err(|e| Error::Broken(e.to_string()))?;
             // 200 and above: it has ended.
             if operation.status_code >= 200 {
                 return Ok(operation);
+            }
+            if asked.elapsed() < PAUSE {
+                tokio::time::sleep(PAUSE).await;
             }
             let told = operation.metadata.as_ref().and_then(|metadata| {
                 metadata.iter().find(|(key, value)| key.ends_with("_progress") && value.is_string())
@@ -346,8 +363,8 @@ impl Connection {
                 format!("ws://{place}{}", self.within(path))
             }
         };
-        let (socket, _) = tokio_tungstenite::client_async(url, stream).await.map_err(|e| Error::Lost(e.to_string()))?;
-        Ok(socket)
+        let opened = tokio_tungstenite::client_async_with_config(url, stream, Some(limits::of_websockets())).await;
+        opened.map(|(socket, _)| socket).map_err(|e| Error::Lost(e.to_string()))
     }
 }
 

@@ -40,10 +40,10 @@ pub(super) async fn run(client: &Client, console: Console) -> Result<(), Error> 
     match at.ask(Method::GET, &path, None).await.map_err(failed)? {
         Answer::Other(bytes) => {
             output::print("\nConsole log:\n\n")?;
-            output::bytes(&bytes)?;
+            output::log(&bytes)?;
             output::print("\n")
         }
-        Answer::Json(envelope) => output::print(&format!("{}\n", envelope.metadata)),
+        Answer::Json(envelope) => output::json(&format!("{}\n", envelope.metadata)),
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::client::Client;
 use super::connection::Connection;
 use super::instance::{completed, device, pair};
-use super::object::{self, map, path};
+use super::object::{self, map, path, with_maps};
 use super::{Error, image_source, instance, snapshot};
 use crate::api::wire::Config;
 
@@ -124,7 +124,7 @@ async fn copy_to(
         Some(snapshot) => path(&["instances", source, "snapshots", snapshot]),
         None => path(&["instances", source]),
     };
-    let was = from.get(&place).await.map_err(failed)?;
+    let was = with_maps(from.get(&place).await.map_err(failed)?)?;
     let mut body = json!({
         "name": new, "architecture": was["architecture"], "config": was["config"], "devices": was["devices"],
         "profiles": was["profiles"], "ephemeral": words.ephemeral || (moves && was["ephemeral"] == true),

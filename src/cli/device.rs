@@ -124,7 +124,7 @@ pub(super) async fn run(client: &Client, command: Command, of_profile: bool) -> 
         Command::List { .. } => {
             let names: Vec<&str> =
                 value["devices"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
-            output::print(&format!("{}\n", output::harmless(&names.join("\n"))))
+            output::print(&format!("{}\n", names.join("\n")))
         }
         Command::Show { .. } => {
             // What is empty is a map all the same.
@@ -136,7 +136,7 @@ pub(super) async fn run(client: &Client, command: Command, of_profile: bool) -> 
             let mut known = value["devices"].get(&device);
             known = known.or_else(|| value["expanded_devices"].get(&device));
             let text = known.ok_or_else(missing)?[&key].as_str().unwrap_or_default();
-            output::print(&format!("{}\n", output::harmless(text)))
+            output::print(&format!("{text}\n"))
         }
         Command::Add { device, kind, pairs: words, .. } => {
             let mut new = map(pairs(&words)?);
@@ -154,7 +154,7 @@ pub(super) async fn run(client: &Client, command: Command, of_profile: bool) -> 
         }
         Command::Override { device, pairs: words, .. } => {
             let pairs = pairs(&words)?;
-            let inherited = value["expanded_devices"].get(&device).cloned();
+            let inherited = value["expanded_devices"].get(&device).filter(|device| device.is_object()).cloned();
             object
                 .update(|value| {
                     if value["devices"].get(&device).is_some() {

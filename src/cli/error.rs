@@ -34,8 +34,8 @@ pub(crate) enum Error {
     Local { doing: String, error: std::io::Error },
     /// The command line makes no sense.
     Usage(String),
-    /// Interrupted from the keyboard.
-    Interrupted,
+    /// Ended by this signal, as from the keyboard.
+    Interrupted(i32),
     /// Of several instances some made trouble.
     Several(Vec<Error>),
 }
@@ -85,8 +85,8 @@ impl Error {
     /// The exit code of a client that failed so.
     pub(super) fn code(&self) -> u8 {
         match self {
-            // As a shell tells it of a program that SIGINT ended.
-            Self::Interrupted => 130,
+            // As a shell tells it of a program that the signal ended.
+            Self::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(1),
             _ => 1,
         }
     }
@@ -124,7 +124,7 @@ impl fmt::Display for Error {
             }
             Self::Usage(message) => f.write_str(message),
             Self::Local { doing, error } => write!(f, "Cannot {doing}: {error}"),
-            Self::Interrupted => f.write_str("Interrupted; what the daemon was doing was cancelled where it can be"),
+            Self::Interrupted(_) => f.write_str("Interrupted; what the daemon was doing was cancelled where it can be"),
             Self::Several(errors) => {
                 let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
                 f.write_str(&lines.join("\n"))

@@ -16,11 +16,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::client::Client;
 use super::connection::{Answer, Connection, Later};
+use super::file_mount::{self, Mount};
 use super::progress::Progress;
 use super::{Error, editor, instance, output};
 
 /// So many files are on their way at once.
 const AT_ONCE: usize = 8;
+
+/// Directories in directories in a tree that is fetched: a server could go on for ever.
+const DEEPEST: usize = 250;
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
@@ -38,12 +42,7 @@ pub(super) enum Command {
         file: String,
     },
     /// Mount an instance's files here
-    Mount {
-        /// [remote:]instance[/path]
-        source: String,
-        /// Where
-        target: Option<String>,
-    },
+    Mount(Mount),
     /// Fetch files
     Pull(Pull),
     /// Send files
@@ -209,10 +208,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
             Ok(())
         }
         Command::Edit { file } => edit(&place(client, &file)?).await,
-        Command::Mount { .. } => Err(Error::absent(
-            "mounts of files yet",
-            "\"warren file pull -r\" and \"warren file push -r\" take whole trees",
-        )),
+        Command::Mount(mount) => file_mount::run(client, mount).await,
         Command::Pull(words) => pull(client, &words).await,
         Command::Push(words) => push(client, &words).await,
     }
@@ -257,7 +253,7 @@ async fn pull(client: &Client, words: &Pull) -> Result<(), Error> {
             "directory" if words.recursive => {
                 drop(response);
                 let to = if path.is_dir() && !name.is_empty() { path.join(plain(&name)?) } else { path.clone() };
-                tree_here(&place, place.path.clone(), to).await?;
+                tree_here(&place, place.path.clone(), to, 0).await?;
             }
             "directory" => {
                 return Err(Error::Usage(format!("{word} is a directory\nTake all of it with --recursive")));
@@ -319,11 +315,18 @@ async fn file_here(
 }
 
 /// Fetches a tree, several files at once.
-fn tree_here<'a>(place: &'a Place, from: String, to: PathBuf) -> Later<'a, Result<(), Error>> {
+fn tree_here<'a>(place: &'a Place, from: String, to: PathBuf, depth: usize) -> Later<'a, Result<(), Error>> {
     Box::pin(async move {
         let (headers, response) = place.get(&from).await?;
         if header(&headers, "X-LXD-type") != "directory" {
+            // A link that an earlier time left here would lead a file elsewhere.
+            if to.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
+                std::fs::remove_file(&to).map_err(local("replace", &to))?;
+            }
             return file_here(place, &headers, response, &to).await;
+        }
+        if depth == DEEPEST {
+            return Err(Error::Usage(format!("{from} lies more than {DEEPEST} directories deep")));
         }
         let (answer, _) = place.at.read(response).await?;
         let listed = answer.json()?.metadata;
@@ -339,7 +342,7 @@ fn tree_here<'a>(place: &'a Place, from: String, to: PathBuf) -> Later<'a, Resul
         let mut children = Vec::new();
         for name in names {
             let path = format!("{}/{}", from.trim_end_matches('/'), plain(name)?);
-            children.push(tree_here(place, path, to.join(name)));
+            children.push(tree_here(place, path, to.join(name), depth + 1));
         }
         futures_util::stream::iter(children).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await.map(drop)
     })

@@ -152,6 +152,9 @@ pub(super) struct Copy {
     /// Project of the copy
     #[arg(long)]
     target_project: Option<String>,
+    /// A virtual machine's: there are none here
+    #[arg(long, hide = true)]
+    vm: bool,
 }
 
 async fn object<'a>(at: &'a Connection, name: &str) -> Result<Object<'a>, Error> {
@@ -162,6 +165,12 @@ async fn object<'a>(at: &'a Connection, name: &str) -> Result<Object<'a>, Error>
 /// Runs one of them.
 pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> {
     let word = match &command {
+        Command::Copy(Copy { vm: true, .. })
+        | Command::Export { vm: true, .. }
+        | Command::Info { vm: true, .. }
+        | Command::Show { vm: true, .. } => {
+            return Err(Error::absent("virtual machines", "Images are those of containers, and --vm is of no use"));
+        }
         Command::Alias { command } => return alias(client, command).await,
         Command::Copy(words) => return copy(client, words).await,
         Command::Refresh { images } => {
@@ -198,7 +207,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
             let value = object.value().await?;
             let property = value["properties"][&key].as_str();
             let property = property.ok_or_else(|| Error::Usage("Property not found".to_owned()))?;
-            output::print(&format!("{}\n", output::harmless(property)))
+            output::print(&format!("{property}\n"))
         }
         Command::SetProperty { key, value: new, .. } => {
             object

@@ -49,7 +49,7 @@ async fn log(at: &Connection, path: &str) -> Result<(), Error> {
             let text = String::from_utf8_lossy(&bytes).into_owned();
             let lines: Vec<&str> = text.lines().collect();
             let last = lines[lines.len().saturating_sub(100)..].join("\n");
-            output::print(&format!("\nLog:\n\n{}\n\n", output::harmless(&last)))
+            output::print(&format!("\nLog:\n\n{last}\n\n"))
         }
         Answer::Json(_) => Err(Error::Broken("It is no log".to_owned())),
     }

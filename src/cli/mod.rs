@@ -17,12 +17,14 @@ mod editor;
 mod error;
 mod exec;
 mod file;
+mod file_mount;
 mod image;
 mod image_list;
 mod image_more;
 mod image_source;
 mod info;
 mod instance;
+mod limits;
 mod list;
 mod monitor;
 mod network;
@@ -53,6 +55,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use tokio::signal::unix::{SignalKind, signal};
 
 use client::Client;
 use command::{Arguments, Command};
@@ -70,8 +73,8 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return refused(&error),
     };
-    if arguments.globals.member.as_ref().is_some_and(|target| !target.is_empty() && target != "none") {
-        return failed(&Error::Usage("There are no clusters here, so --target names nothing".to_owned()));
+    if let Err(error) = Client::without_members(arguments.globals.member.as_deref()) {
+        return failed(&error);
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -104,17 +107,33 @@ fn refused(error: &clap::Error) -> ExitCode {
     }
 }
 
+/// The first signal that shall end this program. With it what was done to the terminal is undone.
+async fn ending() -> Result<i32, Error> {
+    let listen = |kind| signal(kind).map_err(|error| Error::Local { doing: "wait for signals".to_owned(), error });
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    Ok(tokio::select! {
+        _ = interrupt.recv() => libc::SIGINT,
+        _ = terminate.recv() => libc::SIGTERM,
+        _ = hangup.recv() => libc::SIGHUP,
+    })
+}
+
 /// Ctrl-C cancels the operations that are waited for. A command in an instance gets its signals itself.
 async fn interruptible(client: &Client, command: Command) -> Result<u8, Error> {
     match command {
         Command::Exec(exec) => exec::exec(client, exec).await,
+        // It unmounts what it has mounted.
+        Command::File { command: file::Command::Mount(mount) } => file_mount::run(client, mount).await.map(|()| 0),
         Command::Shell { instance } => exec::exec(client, exec::Exec::shell(instance)).await,
         command => {
             tokio::select! {
                 result = command::run(client, command) => result.map(|()| 0),
-                _ = tokio::signal::ctrl_c() => {
+                signal = ending() => {
+                    let signal = signal?;
                     client.cancel().await;
-                    Err(Error::Interrupted)
+                    Err(Error::Interrupted(signal))
                 }
             }
         }

@@ -74,7 +74,7 @@ pub(super) async fn run(client: &Client, monitor: Monitor) -> Result<(), Error> 
         let Message::Text(message) = message else { continue };
         let event: Value = serde_json::from_str(&message).map_err(|e| Error::Broken(e.to_string()))?;
         match shape {
-            Shape::Json => output::print(&format!("{event}\n"))?,
+            Shape::Json => output::json(&format!("{event}\n"))?,
             Shape::Yaml => {
                 output::print(&format!("{}\n\n", yaml::text(&event, &["location", "metadata", "timestamp", "type"])))?
             }

@@ -181,7 +181,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
         Command::ShowLog { .. } => {
             let failed = |e: Error| e.doing(format!("Cannot read the log of {what}"));
             match at.ask(Method::GET, &format!("{}/log", object.path), None).await.map_err(failed)? {
-                Answer::Other(bytes) => output::bytes(&bytes),
+                Answer::Other(bytes) => output::log(&bytes),
                 Answer::Json(_) => Err(Error::Broken("It is no log".to_owned())),
             }
         }

@@ -44,7 +44,7 @@ pub(super) const VOLUME: Kind = Kind {
     writable: &["config", "description"],
 };
 pub(super) const VOLUME_SNAPSHOT: Kind = Kind {
-    order: &["expires_at", "description", "name", "config", "content_type", "created_at"],
+    order: &["description", "expires_at", "name", "config", "content_type", "created_at"],
     writable: &["expires_at", "description"],
 };
 pub(super) const INSTANCE: Kind = Kind {
@@ -220,12 +220,32 @@ pub(super) fn map(pairs: Vec<(String, String)>) -> Value {
     Value::Object(pairs.into_iter().map(|(key, value)| (key, Value::String(value))).collect())
 }
 
+/// Sees to it that what is worked on is an object, and its maps are maps: a server may send anything.
+pub(super) fn with_maps(mut value: Value) -> Result<Value, Error> {
+    let wrong = |what: &str| Error::Broken(format!("{what} is no map"));
+    let fields = value.as_object_mut().ok_or_else(|| wrong("The object"))?;
+    for (key, field) in fields {
+        let devices = matches!(key.as_str(), "devices" | "expanded_devices");
+        if !devices && !matches!(key.as_str(), "config" | "properties") {
+            continue;
+        }
+        if field.is_null() {
+            *field = json!({});
+        }
+        let entries = field.as_object().ok_or_else(|| wrong(key))?;
+        if devices && let Some((name, _)) = entries.iter().find(|(_, device)| !device.is_object()) {
+            return Err(wrong(&format!("The device {name}")));
+        }
+    }
+    Ok(value)
+}
+
 /// Only what can be changed.
-fn writable(value: &Value, kind: &Kind) -> Value {
+fn writable(value: &Value, kind: &Kind) -> Result<Value, Error> {
     let fields = value.as_object().into_iter().flatten();
-    Value::Object(
+    with_maps(Value::Object(
         fields.filter(|(key, _)| kind.writable.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect(),
-    )
+    ))
 }
 
 impl Object<'_> {
@@ -247,13 +267,13 @@ impl Object<'_> {
     /// Prints a value of its configuration.
     pub(super) async fn get(&self, key: &str) -> Result<(), Error> {
         let value = self.value().await?;
-        output::print(&format!("{}\n", output::harmless(value["config"][key].as_str().unwrap_or_default())))
+        output::print(&format!("{}\n", value["config"][key].as_str().unwrap_or_default()))
     }
 
     /// The same; nothing at all where there is no such value.
     pub(super) async fn get_known(&self, key: &str) -> Result<(), Error> {
         match self.value().await?["config"][key].as_str() {
-            Some(text) => output::print(&format!("{}\n", output::harmless(text))),
+            Some(text) => output::print(&format!("{text}\n")),
             None => Ok(()),
         }
     }
@@ -262,7 +282,7 @@ impl Object<'_> {
     pub(super) async fn update(&self, change: impl FnOnce(&mut Value) -> Result<(), Error>) -> Result<(), Error> {
         let failed = self.failed("change");
         let (value, tag) = self.at.get_tagged(&self.path).await.map_err(&failed)?;
-        let mut value = writable(&value, self.kind);
+        let mut value = writable(&value, self.kind)?;
         change(&mut value)?;
         self.at.put(&self.path, &value, &tag).await.map_err(&failed)
     }
@@ -299,7 +319,7 @@ impl Object<'_> {
             yaml::text(&value, self.kind.order)
         );
         editor::change(&shown, async |edited| {
-            self.at.put(&self.path, &writable(&edited, self.kind), &tag).await.map_err(&failed)
+            self.at.put(&self.path, &writable(&edited, self.kind)?, &tag).await.map_err(&failed)
         })
         .await
     }
@@ -358,8 +378,10 @@ pub(super) async fn list_of(
     wanted: impl Fn(&Value) -> bool,
     row: impl Fn(&Value) -> Vec<String>,
 ) -> Result<(), Error> {
-    let value = at.get(path).await?;
-    let mut objects = value.as_array().cloned().unwrap_or_default();
+    let mut objects = match at.get(path).await? {
+        Value::Array(objects) => objects,
+        _ => Vec::new(),
+    };
     objects.retain(wanted);
     let mut rows: Vec<Vec<String>> = objects.iter().map(row).collect();
     sort(&mut rows);
@@ -397,6 +419,9 @@ mod tests {
         assert_eq!(of(&["a=b", "c=d=e"]).unwrap(), [pair("a", "b"), pair("c", "d=e")]);
         assert!(of(&["a"]).is_err() && of(&["a=b", "c"]).is_err());
         assert_eq!(path(&["profiles", "a/b ?é"]), "/1.0/profiles/a%2Fb%20%3F%C3%A9");
+        assert!(with_maps(json!({"config": 5})).is_err() && with_maps(json!({"devices": {"a": 5}})).is_err());
+        assert!(with_maps(json!([])).is_err());
+        assert_eq!(with_maps(json!({"config": null, "x": 1})).unwrap(), json!({"config": {}, "x": 1}));
         assert!(checked("profile", "..").is_err() && checked("profile", "a.b").is_ok());
     }
 }

@@ -1,17 +1,45 @@
 //! What the client prints.
 //!
 //! Nobody may be left at the other end of a pipe. That ends no command: what was asked for is still done.
+//!
+//! What servers say comes from strangers. A terminal gets nothing of it but letters; a pipe or file gets it as it is.
 
-use std::io::{ErrorKind, Write};
+use std::borrow::Cow;
+use std::io::{ErrorKind, IsTerminal, Write};
 
 use super::Error;
 
-/// Prints a result.
+/// Prints a result; on a terminal only its letters.
 pub(super) fn print(text: &str) -> Result<(), Error> {
-    bytes(text.as_bytes())
+    bytes(shown(text, std::io::stdout().is_terminal()).as_bytes())
 }
 
-/// Prints a result that need not be text.
+/// The same for what is text only most of the time, as a log.
+pub(super) fn log(log: &[u8]) -> Result<(), Error> {
+    if std::io::stdout().is_terminal() {
+        print(&String::from_utf8_lossy(log).replace("\r\n", "\n"))
+    } else {
+        bytes(log)
+    }
+}
+
+/// Prints JSON. Its own escapes keep it true on a terminal, too.
+pub(super) fn json(text: &str) -> Result<(), Error> {
+    if !std::io::stdout().is_terminal() || !text.contains(strange) {
+        return bytes(text.as_bytes());
+    }
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            // They stand in texts only; all of them are of the first plane.
+            c if strange(c) => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => escaped.push(c),
+        }
+    }
+    bytes(escaped.as_bytes())
+}
+
+/// Prints bytes as they are.
 pub(super) fn bytes(bytes: &[u8]) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     written(out.write_all(bytes).and_then(|()| out.flush()))
@@ -39,11 +67,21 @@ pub(super) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", harmless(text));
 }
 
+/// Whether a terminal does something else with it than to show it: control characters of both sets, and those of Unicode
+/// that turn the direction of writing (UAX 9) or end a line.
+pub(super) fn strange(c: char) -> bool {
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    (c.is_control() && !matches!(c, '\n' | '\t')) || turns || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
 /// What tells a terminal nothing but its letters: names and messages come from strangers.
 pub(super) fn harmless(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c })
-        .collect()
+    text.chars().map(|c| if strange(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// What is printed of a text.
+fn shown(text: &str, terminal: bool) -> Cow<'_, str> {
+    if terminal && text.contains(strange) { Cow::from(harmless(text)) } else { Cow::from(text) }
 }
 
 /// Prints an object as YAML.
@@ -108,5 +146,7 @@ mod tests {
         assert_eq!(time_as_text("0001-01-01T00:00:00Z"), "");
         assert_eq!(day_as_text("2026-11-28T13:22:01.5+01:00"), "Nov 28, 2026 at 12:22pm (UTC)");
         assert_eq!(harmless("a\x1b[31m\u{9b}b\n"), "a\u{fffd}[31m\u{fffd}b\n");
+        assert_eq!(harmless("\u{202e}txt.exe\u{2028}é\t"), "\u{fffd}txt.exe\u{fffd}é\t");
+        assert_eq!((shown("a\r", false), shown("a\r", true)), ("a\r".into(), "a\u{fffd}".into()));
     }
 }

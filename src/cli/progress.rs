@@ -21,7 +21,7 @@ impl Progress {
         if self.watched {
             self.shown = true;
             // A terminal that is gone does not watch either.
-            let _ = write!(std::io::stderr(), "\r\x1b[K{}", output::harmless(text));
+            let _ = write!(std::io::stderr(), "\r\x1b[K{}", line(text, super::exec::size().0));
         }
     }
 
@@ -36,10 +36,28 @@ impl Progress {
     }
 }
 
+/// What of a text fits in one line: what is wider could not be put in its place again.
+fn line(text: &str, columns: u16) -> String {
+    let first = text.lines().next().unwrap_or_default().replace('\t', " ");
+    output::harmless(&first).chars().take(usize::from(columns).saturating_sub(1)).collect()
+}
+
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.shown {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_one_line() {
+        assert_eq!(line("rootfs: 5%\nError: no\x1b[A", 80), "rootfs: 5%");
+        assert_eq!(line("12345", 4), "123");
+        assert_eq!(line("\x1b[A\t", 80), "\u{fffd}[A ");
     }
 }

@@ -180,7 +180,7 @@ async fn info(project: &Object<'_>, format: Format) -> Result<(), Error> {
         .collect();
     sort(&mut rows);
     match format {
-        Format::Json => output::print(&format!("{state}\n")),
+        Format::Json => output::json(&format!("{state}\n")),
         Format::Yaml => output::yaml(&state, &[]),
         _ => show(format, &["RESOURCE", "LIMIT", "USAGE"], &rows, &[], &[]),
     }

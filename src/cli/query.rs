@@ -2,11 +2,14 @@
 
 use clap::Args;
 use http::Method;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::Error;
 use super::client::Client;
-use super::connection::Answer;
+use super::connection::{Connection, is_json, lost};
 use super::output;
 
 /// A raw request.
@@ -41,21 +44,38 @@ pub(super) async fn run(client: &Client, query: Query) -> Result<(), Error> {
         None => None,
         Some(text) => Some(serde_json::from_str(&text).map_err(|e| Error::Usage(format!("--data is no JSON: {e}")))?),
     };
-    let envelope = match connection.ask(method, &path, body.as_ref()).await? {
-        // A file: a log, an image.
-        Answer::Other(bytes) => return output::bytes(&bytes),
-        Answer::Json(envelope) => envelope,
-    };
-    let shown = if query.raw {
-        serde_json::to_value(&envelope).map_err(|e| Error::Broken(e.to_string()))?
-    } else if query.wait && !envelope.operation.is_empty() {
-        serde_json::to_value(connection.wait(&envelope.operation).await?).map_err(|e| Error::Broken(e.to_string()))?
-    } else {
-        envelope.metadata
-    };
-    if shown.is_null() {
-        return Ok(());
+    let response = connection.begin(Connection::json(method, &path, body.as_ref(), None)?).await?;
+    if response.status().is_success() && !is_json(response.headers()) {
+        return file(response.into_body()).await;
     }
-    let text = serde_json::to_string_pretty(&shown).map_err(|e| Error::Broken(e.to_string()))?;
-    output::print(&format!("{text}\n"))
+    let envelope = connection.read(response).await?.0.json()?;
+    let text = if query.raw {
+        indented(&envelope)?
+    } else if query.wait && !envelope.operation.is_empty() {
+        indented(&connection.wait(&envelope.operation).await?)?
+    } else if envelope.metadata.is_null() {
+        return Ok(());
+    } else {
+        indented(&envelope.metadata)?
+    };
+    output::json(&format!("{text}\n"))
+}
+
+/// As `lxc` prints it: fields in the order that the API has them, and tabs.
+fn indented(value: &impl Serialize) -> Result<String, Error> {
+    let mut text = Vec::new();
+    let shape = serde_json::ser::PrettyFormatter::with_indent(b"\t");
+    let mut writer = serde_json::Serializer::with_formatter(&mut text, shape);
+    value.serialize(&mut writer).map_err(|e| Error::Broken(e.to_string()))?;
+    String::from_utf8(text).map_err(|e| Error::Broken(e.to_string()))
+}
+
+/// Prints a file, a log or an image, as it comes.
+async fn file(mut body: Incoming) -> Result<(), Error> {
+    while let Some(frame) = body.frame().await {
+        if let Ok(chunk) = frame.map_err(|e| lost(&e))?.into_data() {
+            output::log(&chunk)?;
+        }
+    }
+    Ok(())
 }

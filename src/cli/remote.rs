@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::connection::Connection;
+use super::limits::Limits;
 use super::object::yes_no;
 use super::settings::{Remote, write};
 use super::table::{Format, show};
@@ -88,6 +89,9 @@ pub(super) struct Add {
     /// tls
     #[arg(long, default_value = "tls")]
     auth_type: String,
+    /// Of Candid, which is not spoken
+    #[arg(long, hide = true)]
+    domain: Option<String>,
 }
 
 /// What is in a token.
@@ -192,7 +196,6 @@ fn name_is_free(client: &Client, name: &str) -> Result<(), Error> {
 
 fn list(client: &Client, format: Format) -> Result<(), Error> {
     let settings = client.settings();
-    let mut objects = serde_json::Map::new();
     let rows: Vec<Vec<String>> = settings
         .remotes
         .iter()
@@ -204,19 +207,30 @@ fn list(client: &Client, format: Format) -> Result<(), Error> {
                 remote if remote.auth_type.is_empty() => "tls",
                 remote => &remote.auth_type,
             };
-            objects.insert(
-                name.clone(),
-                json!({"Addr": remote.addr, "AuthType": auth, "Project": remote.project, "Protocol": protocol, "Public": remote.public, "Static": remote.fixed, "Global": false}),
-            );
             let shown = if *name == settings.default_remote { format!("{name} (current)") } else { name.clone() };
-            [&shown, &remote.addr, protocol, auth].map(str::to_owned).into_iter()
+            [&shown, &remote.addr, protocol, auth]
+                .map(str::to_owned)
+                .into_iter()
                 .chain([yes_no(remote.public), yes_no(remote.fixed), yes_no(false)])
                 .collect()
         })
         .collect();
     match format {
-        Format::Json => super::output::print(&format!("{}\n", Value::Object(objects))),
-        Format::Yaml => super::output::yaml(&Value::Object(objects), &[]),
+        Format::Json => {
+            let object = |remote: &Remote| {
+                json!({
+                    "Addr": remote.addr, "AuthType": remote.auth_type, "Domain": "", "Project": remote.project,
+                    "Protocol": remote.protocol, "Public": remote.public, "Global": false, "Static": remote.fixed,
+                })
+            };
+            let objects: Value = settings.remotes.iter().map(|(name, remote)| (name.clone(), object(remote))).collect();
+            super::output::json(&format!("{objects}\n"))
+        }
+        // As it stands in the configuration.
+        Format::Yaml => {
+            let objects = serde_json::to_value(&settings.remotes).map_err(|e| Error::Broken(e.to_string()))?;
+            super::output::yaml(&objects, &[])
+        }
         _ => show(format, &["NAME", "URL", "PROTOCOL", "AUTH TYPE", "PUBLIC", "STATIC", "GLOBAL"], &rows, &[], &[]),
     }
 }
@@ -227,6 +241,11 @@ async fn add(client: &Client, new: Add) -> Result<(), Error> {
         [name, address, ..] => (Some(name.as_str()), address.as_str()),
         [] => (None, ""),
     };
+    if new.domain.is_some() {
+        return Err(Error::Usage(
+            "--domain is one of Candid, which is not spoken\nServers are reached by tls".to_owned(),
+        ));
+    }
     if new.auth_type != "tls" {
         return Err(Error::Usage(format!(
             "Authentication by {:?} is not supported\nServers are reached by tls",
@@ -271,17 +290,24 @@ async fn add(client: &Client, new: Add) -> Result<(), Error> {
     remote.public = new.public;
     let (found, certificate) = find(&name, address, token.as_ref()).await?;
     remote.addr = found.url();
-    let accepted = match &token {
-        Some(token) => token.fingerprint == fingerprint(&certificate),
-        None => new.accept_certificate || vouched(client, &found).await || accept(&certificate).await?,
-    };
-    if !accepted {
-        return Err(Error::Usage("Server certificate NACKed by user\nNothing was added".to_owned()));
-    }
     let path = client.settings().server_certificate(&name);
-    write(&path, pem(&certificate).as_bytes(), 0o644)?;
+    // What is vouched for is not kept: the authority vouches for the renewed certificate as well.
+    if token.is_some() || !vouched(client, &found).await {
+        let accepted = match &token {
+            Some(token) => token.fingerprint == fingerprint(&certificate),
+            None => new.accept_certificate || accept(&certificate).await?,
+        };
+        if !accepted {
+            return Err(Error::Usage("Server certificate NACKed by user\nNothing was added".to_owned()));
+        }
+        write(&path, pem(&certificate).as_bytes(), 0o644)?;
+    }
     let secret = token.map(|token| token.text).or(new.password);
-    let added = join(client, &name, &mut remote, secret).await;
+    let added = async {
+        join(client, &name, &mut remote, secret).await?;
+        with_project(client, &name, &remote).await
+    };
+    let added = added.await;
     if let Err(error) = added {
         // A remote that could not be added leaves nothing.
         let _ = std::fs::remove_file(&path);
@@ -371,7 +397,9 @@ async fn join(client: &Client, name: &str, remote: &mut Remote, secret: Option<S
         let settings = client.settings();
         let who = if remote.public { None } else { Some(Identity::needed(&settings)?) };
         let meeting = Meeting::of(&settings, name, Address::parse(&remote.addr, 8443)?, who)?;
-        Connection::https("", meeting, name)
+        let mut connection = Connection::https("", meeting, name);
+        connection.limits = Limits::STRANGER;
+        connection
     };
     let server = connection.get("/1.0").await?;
     if remote.public || server["auth"] == "trusted" {
@@ -401,6 +429,20 @@ async fn join(client: &Client, name: &str, remote: &mut Remote, secret: Option<S
         return Err(failed(Error::refused("It took the certificate, and yet does not know us")));
     }
     client.say(&format!("Client certificate now trusted by server: {name}"))
+}
+
+/// Sees to it that the remote's project is there.
+async fn with_project(client: &Client, name: &str, remote: &Remote) -> Result<(), Error> {
+    if remote.project.is_empty() || remote.public {
+        return Ok(());
+    }
+    let meeting = {
+        let settings = client.settings();
+        let who = Identity::needed(&settings)?;
+        Meeting::of(&settings, name, Address::parse(&remote.addr, 8443)?, Some(who))?
+    };
+    let found = Connection::https("", meeting, name).get(&super::object::path(&["projects", &remote.project])).await;
+    found.map(drop).map_err(|e| e.doing(format!("Cannot use the project {} of {name}", remote.project)))
 }
 
 /// Incus, and LXD since 5.21, have tokens in a field of their own, which not all of them announce; LXD before has them

@@ -80,8 +80,8 @@ fn of_product(product: &Value) -> Vec<Value> {
             .find_map(|key| meta[key].as_str());
         let Some(fingerprint) = fingerprint else { continue };
         let root = items.and_then(|items| items.values().find(|item| item["ftype"] == "squashfs"));
-        let size = meta["size"].as_u64().unwrap_or_default()
-            + root.map_or(0, |root| root["size"].as_u64().unwrap_or_default());
+        let size = |item: &Value| item["size"].as_u64().unwrap_or_default();
+        let size = size(meta).saturating_add(root.map_or(0, size));
         let newest = last.as_ref() == Some(version);
         let aliases: Vec<Value> = text("aliases")
             .split(',')

@@ -29,7 +29,7 @@ pub(super) fn show(
         Format::Table => draw(headers, &harmless(rows), true),
         Format::Compact => compact(headers, &harmless(rows)),
         Format::Csv => rows.iter().map(|row| csv(row)).collect(),
-        Format::Json => format!("{}\n", Value::from(objects.to_vec())),
+        Format::Json => return output::json(&format!("{}\n", Value::from(objects.to_vec()))),
         Format::Yaml => super::yaml::text(&Value::from(objects.to_vec()), order),
     };
     output::print(&text)
@@ -38,7 +38,8 @@ pub(super) fn show(
 /// Rows that tell a terminal nothing: descriptions and properties of images come from strangers.
 fn harmless(rows: &[Vec<String>]) -> Vec<Vec<String>> {
     let cell = |text: &String| {
-        text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+        let odd = |c| output::strange(c) || c == '\t';
+        text.chars().map(|c| if odd(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
     };
     rows.iter().map(|row| row.iter().map(cell).collect()).collect()
 }

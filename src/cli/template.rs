@@ -90,7 +90,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
                 names.iter().map(|name| vec![name.as_str().unwrap_or_default().to_owned()]).collect();
             show(*format, &["FILENAME"], &rows, &names, &[])
         }
-        Command::Show { template, .. } => output::bytes(&read(template).await?),
+        Command::Show { template, .. } => output::log(&read(template).await?),
         Command::Create { template, .. } => {
             let bytes = editor::piped().await?.unwrap_or_default().into_bytes();
             write(&at, &one(template), bytes).await.map_err(failed)

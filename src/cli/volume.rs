@@ -18,6 +18,20 @@ pub(super) enum Command {
     Attach(Attach),
     /// Attach a volume to a profile
     AttachProfile(Attach),
+    /// Backups of volumes come later
+    #[command(hide = true)]
+    Export {
+        /// Whatever
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Backups of volumes come later
+    #[command(hide = true)]
+    Import {
+        /// Whatever
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     /// Copy a volume
     #[command(visible_alias = "cp")]
     Copy(Copy),
@@ -203,6 +217,12 @@ fn object<'a>(at: &'a Connection, pool: &str, word: &str) -> Result<Object<'a>, 
 /// Runs one of them.
 pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> {
     let (pool, volume) = match &command {
+        Command::Export { .. } | Command::Import { .. } => {
+            return Err(Error::absent(
+                "backups of volumes yet",
+                "They come in a later version; \"warren storage volume snapshot\" and \"warren storage volume copy\" keep what a volume has",
+            ));
+        }
         Command::Copy(words) => return copy(client, words, false).await,
         Command::Move(words) => return copy(client, words, true).await,
         Command::List { pool, filter, all_projects, columns, format } => {
@@ -264,7 +284,11 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
         Command::AttachProfile(words) => attach(&at, &pool, name, words, true).await,
         Command::Detach(words) => detach(&at, &pool, name, words, false).await,
         Command::DetachProfile(words) => detach(&at, &pool, name, words, true).await,
-        Command::Copy(_) | Command::Move(_) | Command::List { .. } => Ok(()),
+        Command::Copy(_)
+        | Command::Move(_)
+        | Command::List { .. }
+        | Command::Export { .. }
+        | Command::Import { .. } => Ok(()),
     }
 }
 
@@ -413,6 +437,7 @@ async fn usage(at: &Connection, pool: &str, volume: &Value) -> String {
 }
 
 async fn copy(client: &Client, words: &Copy, moved: bool) -> Result<(), Error> {
+    Client::without_members(words.destination_target.as_deref())?;
     let (from, source) = client.named(&words.source)?;
     let (to, target) = client.named(&words.target)?;
     let pool = |word: &str| {
@@ -427,7 +452,7 @@ async fn copy(client: &Client, words: &Copy, moved: bool) -> Result<(), Error> {
     if from.remote != to.remote {
         return Err(Error::absent(
             "copies of volumes from server to server",
-            "That comes later; export it and import it, or copy its files",
+            "That comes later; attach each to an instance, and \"warren file pull -r\" and \"push -r\" take the files over",
         ));
     }
     if moved {

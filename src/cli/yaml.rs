@@ -136,9 +136,18 @@ fn ambiguous(text: &str) -> bool {
     word || number() || sexagesimal() || date()
 }
 
+/// In double quotes, with an escape for what a terminal would not show as it is.
+fn quoted(text: &str) -> String {
+    let escape = |c: char| match c {
+        c if super::output::strange(c) && u32::from(c) >= 0x7f => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    };
+    Value::from(text).to_string().chars().map(escape).collect()
+}
+
 fn scalar(text: &str, indent: usize, time: bool) -> String {
-    if text.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{feff}') {
-        return Value::from(text).to_string();
+    if text.chars().any(|c| (c.is_control() && c != '\n') || super::output::strange(c) || c == '\u{feff}') {
+        return quoted(text);
     }
     if text.contains('\n') {
         let pad = " ".repeat(indent + 2);
@@ -332,6 +341,8 @@ mod tests {
             "\n\n",
             "  a\nb",
             "\u{1b}[1m",
+            "\u{9b}1m\u{7f}",
+            "\u{202e}a\u{2028}",
             "é",
             "@x",
             "0x1f",

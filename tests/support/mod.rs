@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub mod api;
+pub mod broken_server;
 pub mod caller;
 pub mod http;
 pub mod image_server;
@@ -11,6 +12,7 @@ pub mod namespaces;
 pub mod peers;
 pub mod scanner;
 pub mod sftp;
+pub mod terminal;
 pub mod tls;
 pub mod tree;
 pub mod websocket;
