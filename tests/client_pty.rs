@@ -253,7 +253,7 @@ fn progress_is_for_those_who_watch() {
         "/1.0/operations/1/wait" => {
             // Who does not watch asks for no news in between.
             let watched = request.path.contains("timeout=1");
-            let code = if watched && waits.fetch_add(1, Ordering::Relaxed) % 2 == 0 { 103 } else { 200 };
+            let code = if watched && waits.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) { 103 } else { 200 };
             metadata(
                 stream,
                 &json!({"status": "Running", "status_code": code, "metadata": {"download_progress": "rootfs: 42% (1MB/s)\nmore"}}),

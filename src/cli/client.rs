@@ -142,10 +142,11 @@ impl Client {
         }
     }
 
-    /// Cancels what all servers are doing for us.
-    pub(super) async fn cancel(&self) {
+    /// Cancels what all servers are doing for us. False: nothing was waited for.
+    pub(super) async fn cancel(&self) -> bool {
         let connections: Vec<Rc<Connection>> = self.connections.borrow().values().cloned().collect();
-        futures_util::future::join_all(connections.iter().map(|connection| connection.cancel())).await;
+        let cancelled = connections.iter().map(|connection| connection.cancel());
+        futures_util::future::join_all(cancelled).await.contains(&true)
     }
 
     /// Says what was done, unless that is not wanted.

@@ -344,12 +344,13 @@ impl Connection {
         }
     }
 
-    /// Cancels the operations that were being waited for.
-    pub(super) async fn cancel(&self) {
+    /// Cancels the operations that were being waited for. False: there were none.
+    pub(super) async fn cancel(&self) -> bool {
         let urls = self.awaited.take();
         let cancelled = futures_util::future::join_all(urls.iter().map(|url| self.request(Method::DELETE, url, None)));
         // Not every operation can be cancelled; then it goes on without us.
         let _ = tokio::time::timeout(PARTING, cancelled).await;
+        !urls.is_empty()
     }
 
     /// Opens a websocket.

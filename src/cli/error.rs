@@ -34,8 +34,8 @@ pub(crate) enum Error {
     Local { doing: String, error: std::io::Error },
     /// The command line makes no sense.
     Usage(String),
-    /// Ended by this signal, as from the keyboard.
-    Interrupted(i32),
+    /// Ended by this signal, as from the keyboard, and what was waited for cancelled.
+    Interrupted { signal: i32, cancelled: bool },
     /// Of several instances some made trouble.
     Several(Vec<Error>),
 }
@@ -86,7 +86,7 @@ impl Error {
     pub(super) fn code(&self) -> u8 {
         match self {
             // As a shell tells it of a program that the signal ended.
-            Self::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(1),
+            Self::Interrupted { signal, .. } => u8::try_from(128 + signal).unwrap_or(1),
             _ => 1,
         }
     }
@@ -124,7 +124,10 @@ impl fmt::Display for Error {
             }
             Self::Usage(message) => f.write_str(message),
             Self::Local { doing, error } => write!(f, "Cannot {doing}: {error}"),
-            Self::Interrupted(_) => f.write_str("Interrupted; what the daemon was doing was cancelled where it can be"),
+            Self::Interrupted { cancelled: false, .. } => f.write_str("Interrupted"),
+            Self::Interrupted { .. } => {
+                f.write_str("Interrupted; what the daemon was doing was cancelled where it can be")
+            }
             Self::Several(errors) => {
                 let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
                 f.write_str(&lines.join("\n"))

@@ -132,8 +132,7 @@ async fn interruptible(client: &Client, command: Command) -> Result<u8, Error> {
                 result = command::run(client, command) => result.map(|()| 0),
                 signal = ending() => {
                     let signal = signal?;
-                    client.cancel().await;
-                    Err(Error::Interrupted(signal))
+                    Err(Error::Interrupted { signal, cancelled: client.cancel().await })
                 }
             }
         }

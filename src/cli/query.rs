@@ -58,7 +58,8 @@ pub(super) async fn run(client: &Client, query: Query) -> Result<(), Error> {
     } else {
         indented(&envelope.metadata)?
     };
-    output::json(&format!("{text}\n"))
+    // An empty line ends it, as in `lxc`.
+    output::json(&format!("{text}\n\n"))
 }
 
 /// As `lxc` prints it: fields in the order that the API has them, and tabs.

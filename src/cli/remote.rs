@@ -229,7 +229,7 @@ fn list(client: &Client, format: Format) -> Result<(), Error> {
         // As it stands in the configuration.
         Format::Yaml => {
             let objects = serde_json::to_value(&settings.remotes).map_err(|e| Error::Broken(e.to_string()))?;
-            super::output::yaml(&objects, &[])
+            super::output::print(&super::yaml::by_name(&objects))
         }
         _ => show(format, &["NAME", "URL", "PROTOCOL", "AUTH TYPE", "PUBLIC", "STATIC", "GLOBAL"], &rows, &[], &[]),
     }
@@ -290,7 +290,7 @@ async fn add(client: &Client, new: Add) -> Result<(), Error> {
     remote.public = new.public;
     let (found, certificate) = find(&name, address, token.as_ref()).await?;
     remote.addr = found.url();
-    let path = client.settings().server_certificate(&name);
+    let mut pinned = Pinned { path: client.settings().server_certificate(&name), written: false };
     // What is vouched for is not kept: the authority vouches for the renewed certificate as well.
     if token.is_some() || !vouched(client, &found).await {
         let accepted = match &token {
@@ -300,20 +300,31 @@ async fn add(client: &Client, new: Add) -> Result<(), Error> {
         if !accepted {
             return Err(Error::Usage("Server certificate NACKed by user\nNothing was added".to_owned()));
         }
-        write(&path, pem(&certificate).as_bytes(), 0o644)?;
+        pinned.written = true;
+        write(&pinned.path, pem(&certificate).as_bytes(), 0o644)?;
     }
     let secret = token.map(|token| token.text).or(new.password);
-    let added = async {
-        join(client, &name, &mut remote, secret).await?;
-        with_project(client, &name, &remote).await
-    };
-    let added = added.await;
-    if let Err(error) = added {
-        // A remote that could not be added leaves nothing.
-        let _ = std::fs::remove_file(&path);
-        return Err(error);
+    join(client, &name, &mut remote, secret).await?;
+    with_project(client, &name, &remote).await?;
+    keep(client, &name, remote)?;
+    pinned.written = false;
+    Ok(())
+}
+
+/// The certificate of a remote that is being added. One that is not added in the end leaves none, even if its user goes
+/// away amid a question.
+struct Pinned {
+    path: std::path::PathBuf,
+    written: bool,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if self.written {
+            // It may not have been written yet.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
-    keep(client, &name, remote)
 }
 
 fn keep(client: &Client, name: &str, remote: Remote) -> Result<(), Error> {

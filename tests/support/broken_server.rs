@@ -140,8 +140,7 @@ pub fn operation(stream: &mut dyn Stream, sockets: &[&str]) -> bool {
 
 /// Agrees to a websocket. What is written from here on are its frames.
 pub fn upgrade(request: &Request, stream: &mut dyn Stream) {
-    let key =
-        request.head.lines().find_map(|line| line.to_lowercase().starts_with("sec-websocket-key").then_some(line));
+    let key = request.head.lines().find(|line| line.to_lowercase().starts_with("sec-websocket-key"));
     let key = key.unwrap().split_once(':').unwrap().1.trim();
     let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
     let head = format!(
@@ -161,5 +160,11 @@ pub fn frame(kind: u8, length: u64) -> Vec<u8> {
 pub fn endless(stream: &mut dyn Stream, piece: &str) -> bool {
     let piece = piece.repeat((64 << 10) / piece.len());
     while stream.write_all(piece.as_bytes()).is_ok() {}
+    false
+}
+
+/// Says nothing any more, and does not hang up.
+pub fn silent() -> bool {
+    std::thread::sleep(std::time::Duration::from_secs(3600));
     false
 }
