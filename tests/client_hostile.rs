@@ -317,7 +317,7 @@ fn a_terminal_is_told_nothing_but_letters() {
         let ours = seen.replace("\r\n", "").replace("\r\u{1b}[K", "").replace("\u{1b}[H\u{1b}[2J", "");
         let told = ours.contains(|c: char| (c.is_control() && c != '\t') || ('\u{202a}'..='\u{202e}').contains(&c));
         assert!(!told && !seen.contains("panicked"), "{words:?}: {code} {seen:?}");
-        let bell = ours.contains("owned") || ["operation", "top", "version", "storage"].contains(&words[0]);
+        let bell = ours.contains("owned") || ["operation", "top", "version", "storage", "warning"].contains(&words[0]);
         assert!(bell, "{words:?}: {seen:?}");
     }
 }
