@@ -240,7 +240,9 @@ fn tested(verbs: &BTreeSet<Verb>) -> BTreeMap<&'static str, BTreeSet<String>> {
         if matches!(file.as_str(), "cli" | "client_remotes" | "client_pairs") {
             let lines = text.lines().filter_map(|line| line.trim_start().strip_prefix('"')?.strip_suffix("\","));
             // The last client of a pipe is the one that matters.
-            for line in lines.map(|line| line.rsplit("| ").next().unwrap().trim_start_matches("lxc ")) {
+            for line in lines {
+                let line = line.rsplit("| ").find(|part| part.starts_with("lxc ")).unwrap_or(line);
+                let line = line.trim_start_matches("lxc ");
                 let words: Vec<&str> = line.split(' ').collect();
                 ["lxc", "warren"].into_iter().for_each(|client| note(client, &words));
             }

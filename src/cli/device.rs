@@ -127,9 +127,10 @@ pub(super) async fn run(client: &Client, command: Command, of_profile: bool) -> 
             output::print(&format!("{}\n", names.join("\n")))
         }
         Command::Show { .. } => {
+            let devices = Value::Object(value["devices"].as_object().cloned().unwrap_or_default());
             // What is empty is a map all the same.
-            let devices = value["devices"].as_object().cloned().unwrap_or_default();
-            output::yaml(&Value::Object(devices), &[])
+            let shown = if devices == json!({}) { "{}\n".to_owned() } else { super::yaml::by_name(&devices) };
+            output::print(&shown)
         }
         Command::Get { device, key, .. } => {
             // An instance's device may come from its profiles.

@@ -220,8 +220,11 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
         Command::UnsetProperty { key, .. } => {
             object
                 .update(|value| {
-                    let removed = value["properties"].as_object_mut().and_then(|all| all.remove(&key));
-                    removed.map(drop).ok_or_else(|| Error::Usage("Property not found".to_owned()))
+                    // One that is not there is gone already.
+                    if let Some(properties) = value["properties"].as_object_mut() {
+                        properties.remove(&key);
+                    }
+                    Ok(())
                 })
                 .await
         }

@@ -375,7 +375,8 @@ async fn attach(network: &Object<'_>, name: &str, words: Attach, of_profile: boo
         let bridge = network.value().await?["type"] == "bridge";
         json!({"type": "nic", "nictype": if bridge { "bridged" } else { "macvlan" }, "parent": name})
     };
-    if let Some(interface) = words.interface.as_ref().or(words.device.as_ref()) {
+    // The device's name does not say how the interface is called inside.
+    if let Some(interface) = &words.interface {
         nic["name"] = json!(interface);
     }
     let device = words.device.as_deref().unwrap_or(name);
