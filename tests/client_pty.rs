@@ -170,6 +170,13 @@ fn editors_edit_what_can_be_changed() {
     assert_eq!(terminal.end(), 0, "{}", terminal.seen());
     assert_eq!(ok(&["config", "get", "user.place"]), "again\n");
     let nonsense = place.editor("nonsense", "echo 'config: {core.nonsense: 1}' > \"$1\"");
+    let wrong = said(
+        Command::new("sh")
+            .args(["-c", "echo 'config: 5' | \"$0\" profile edit web", WARREN])
+            .env("WARREN_SOCKET", daemon.socket())
+            .env("WARREN_CONF", place.path("conf")),
+    );
+    wrong.refused("config is no map");
     let mut terminal = edit(nonsense.to_str().unwrap(), &["config", "edit"]);
     terminal.shows("core.nonsense");
     terminal.shows("Edit again? (y/n) ");

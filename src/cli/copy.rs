@@ -124,7 +124,7 @@ async fn copy_to(
         Some(snapshot) => path(&["instances", source, "snapshots", snapshot]),
         None => path(&["instances", source]),
     };
-    let was = with_maps(from.get(&place).await.map_err(failed)?)?;
+    let was = with_maps(from.get(&place).await.map_err(failed)?).map_err(Error::Broken)?;
     let mut body = json!({
         "name": new, "architecture": was["architecture"], "config": was["config"], "devices": was["devices"],
         "profiles": was["profiles"], "ephemeral": words.ephemeral || (moves && was["ephemeral"] == true),

@@ -220,9 +220,10 @@ pub(super) fn map(pairs: Vec<(String, String)>) -> Value {
     Value::Object(pairs.into_iter().map(|(key, value)| (key, Value::String(value))).collect())
 }
 
-/// Sees to it that what is worked on is an object, and its maps are maps: a server may send anything.
-pub(super) fn with_maps(mut value: Value) -> Result<Value, Error> {
-    let wrong = |what: &str| Error::Broken(format!("{what} is no map"));
+/// Sees to it that what is worked on is an object, and its maps are maps: a server may send anything, and a user write it.
+/// The error says what is none.
+pub(super) fn with_maps(mut value: Value) -> Result<Value, String> {
+    let wrong = |what: &str| format!("{what} is no map");
     let fields = value.as_object_mut().ok_or_else(|| wrong("The object"))?;
     for (key, field) in fields {
         let devices = matches!(key.as_str(), "devices" | "expanded_devices");
@@ -241,7 +242,7 @@ pub(super) fn with_maps(mut value: Value) -> Result<Value, Error> {
 }
 
 /// Only what can be changed.
-fn writable(value: &Value, kind: &Kind) -> Result<Value, Error> {
+fn writable(value: &Value, kind: &Kind) -> Result<Value, String> {
     let fields = value.as_object().into_iter().flatten();
     with_maps(Value::Object(
         fields.filter(|(key, _)| kind.writable.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect(),
@@ -282,7 +283,7 @@ impl Object<'_> {
     pub(super) async fn update(&self, change: impl FnOnce(&mut Value) -> Result<(), Error>) -> Result<(), Error> {
         let failed = self.failed("change");
         let (value, tag) = self.at.get_tagged(&self.path).await.map_err(&failed)?;
-        let mut value = writable(&value, self.kind)?;
+        let mut value = writable(&value, self.kind).map_err(Error::Broken)?;
         change(&mut value)?;
         self.at.put(&self.path, &value, &tag).await.map_err(&failed)
     }
@@ -319,7 +320,8 @@ impl Object<'_> {
             yaml::text(&value, self.kind.order)
         );
         editor::change(&shown, async |edited| {
-            self.at.put(&self.path, &writable(&edited, self.kind)?, &tag).await.map_err(&failed)
+            let edited = writable(&edited, self.kind).map_err(Error::Usage)?;
+            self.at.put(&self.path, &edited, &tag).await.map_err(&failed)
         })
         .await
     }
