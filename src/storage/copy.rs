@@ -27,7 +27,7 @@ use rustix::io::Errno;
 
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
-use super::walk::{self, Entry, Visit, walk};
+use super::walk::{self, Entry, Tree, Visit, walk};
 use crate::sys::{btrfs, mount};
 
 pub(super) use single::Single;
@@ -126,7 +126,7 @@ struct Seen {
 fn hash(path: &Path) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    path.hash(&mut hasher);
+    path.as_os_str().as_bytes().hash(&mut hasher);
     hasher.finish()
 }
 
@@ -141,7 +141,9 @@ struct Late {
 const DEFAULT_ACL: &str = "system.posix_acl_default";
 
 struct Copy<'a, const LIVE: bool> {
-    root: OwnedFd,
+    root: &'a OwnedFd,
+    /// Below the root, what is there when it is entered.
+    made: Tree<'a>,
     top: &'a Path,
     /// Of the first pass: then this is the second one.
     seen: Option<&'a Seen>,
@@ -167,8 +169,10 @@ fn pass<const LIVE: bool>(from: &Path, to: &Path, seen: Option<&Seen>, twin: Opt
     };
     make_dir(to, 0o700)?;
     let source = walk::open(from)?;
+    let root = walk::open(to)?;
     let copy = Copy::<LIVE> {
-        root: walk::open(to)?,
+        root: &root,
+        made: Tree::new(&root),
         top: to,
         seen,
         directories: Mutex::default(),
@@ -181,7 +185,7 @@ fn pass<const LIVE: bool>(from: &Path, to: &Path, seen: Option<&Seen>, twin: Opt
     twin.map_or(Ok(()), Twin::take)?;
     for Late { below, times, default_acl } in held(&copy.late).drain(..) {
         let failed = |errno: Errno| io("finish", to.join(&below))(errno.into());
-        let directory = walk::open_below(&copy.root, &below).map_err(failed)?;
+        let directory = copy.made.open(&below).map_err(failed)?;
         if let Some(acl) = default_acl {
             rustix::fs::fsetxattr(&directory, DEFAULT_ACL, &acl, XattrFlags::empty()).map_err(failed)?;
         }
@@ -205,7 +209,7 @@ impl<const LIVE: bool> Visit for Copy<'_, LIVE> {
     const LIVE: bool = LIVE;
 
     fn enter(&self, below: &Path) -> Result<Place, Error> {
-        let copy = walk::open_below(&self.root, below).map_err(|e| io("open", self.top.join(below))(e.into()))?;
+        let copy = self.made.open(below).map_err(|e| io("open", self.top.join(below))(e.into()))?;
         let twin = self.twin.and_then(|twin| Some((twin.open(below)?, below.to_owned())));
         Ok(Place { copy, quiet: held(&self.quiet).contains(&hash(below)), twin })
     }
@@ -226,7 +230,7 @@ impl<const LIVE: bool> Visit for Copy<'_, LIVE> {
     fn visit(&self, place: Option<&Place>, entry: &Entry<'_>) -> Result<(), Error> {
         let place = place.map(|place| &place.copy);
         let done = match place {
-            None => self.directory(&self.root, OsStr::new("."), entry),
+            None => self.directory(self.root, OsStr::new("."), entry),
             Some(place) if entry.kind() == FileType::Directory => self.directory(place, entry.name(), entry),
             Some(place) => self.file(place, entry),
         };
@@ -303,7 +307,7 @@ impl<const LIVE: bool> Copy<'_, LIVE> {
 
     /// Removes what the first pass copied of a directory and is not there any more.
     fn forget_what_went(&self, entry: &Entry<'_>) -> Result<(), Stage> {
-        let copied = match walk::open_below(&self.root, entry.below()) {
+        let copied = match walk::open_below(self.root, entry.below()) {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             result => result.map_err(writing("open"))?,
         };
@@ -346,7 +350,7 @@ impl<const LIVE: bool> Copy<'_, LIVE> {
             let number = (stat.st_dev, stat.st_ino);
             if let Some(first) = links.get(&number) {
                 let (parent, file) = (first.parent().unwrap_or(Path::new("")), first.file_name().unwrap_or_default());
-                let parent = walk::open_below(&self.root, parent).map_err(writing("open"))?;
+                let parent = self.made.open(parent).map_err(writing("open"))?;
                 return rustix::fs::linkat(&parent, file, place, name, AtFlags::empty()).map_err(writing("link"));
             }
             // It is there, if not whole, before another thread links to it.
