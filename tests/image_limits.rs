@@ -4,11 +4,11 @@
 mod support;
 
 use std::path::Path;
-use std::process::Command;
 
+use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
+use support::Daemon;
 use support::api::{done, get, refused};
-use support::{Daemon, run};
 
 const METADATA: &str = "architecture: x86_64\ncreation_date: 1700000000\n";
 
@@ -100,9 +100,13 @@ fn paths_that_no_root_can_hold_are_refused_when_they_come() {
     done(&daemon, "POST", "/1.0/instances", &body);
     // A tree that grew deeper inside is not published: nothing could be made of that.
     let place = daemon.state().join("storage-pools/p/containers/c1/rootfs/d");
-    run(Command::new("sh")
-        .current_dir(place)
-        .args(["-c", "for n in $(seq 2100); do mkdir -p x; cd -P x; done; : > f"]));
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at = rustix::fs::open(place, flags, Mode::empty()).unwrap();
+    for _ in 0..20 {
+        let name = "x".repeat(250);
+        rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
+        at = rustix::fs::openat(&at, &name, flags, Mode::empty()).unwrap();
+    }
     let source = json!({"source": {"type": "instance", "name": "c1"}});
     let (_, error, _) = daemon.operation("POST", "/1.0/images", &source.to_string());
     assert!(error.contains("4095 bytes") && error.len() < 500, "{error}");
