@@ -51,6 +51,25 @@ pub fn shortened(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
+/// So many characters of a path an error repeats.
+const SHOWN_PATH: usize = 200;
+
+/// What an error repeats of a path: all of it, or its beginning and its end.
+pub fn shown_path(path: impl AsRef<std::path::Path>) -> String {
+    both_ends(&path.as_ref().to_string_lossy())
+}
+
+/// What an error repeats of what somebody else wrote: all of it, or its beginning and its end.
+pub fn both_ends(text: &str) -> String {
+    let count = text.chars().count();
+    if count <= SHOWN_PATH {
+        return text.to_owned();
+    }
+    let half = (SHOWN_PATH - 1) / 2;
+    let begin = text.chars().take(half);
+    begin.chain(['…']).chain(text.chars().skip(count - half)).collect()
+}
+
 /// Whether an interface can have this name: 1 to 15 letters, digits, `-`, `_`, `.` (`IFNAMSIZ`, less the NUL).
 pub fn is_interface(text: &str) -> bool {
     (1..=15).contains(&text.len())

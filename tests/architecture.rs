@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("events", &[]),
     ("ops", &["events"]),
     ("auth", &["config", "db"]),
-    ("image", &["sys"]),
+    ("image", &["config", "sys"]),
     ("fetch", &[]),
     ("remote", &["fetch", "instance", "storage", "image", "project", "config", "db", "events"]),
     ("network", &["sys"]),

@@ -34,7 +34,13 @@ fn misfits(kind: Kind) -> Vec<Value> {
         Kind::Modules => &["-r", "../x", "a b", "a;b", "a\nb"],
         Kind::Schedule => &["@sometimes", "* * *", "61 * * * *"],
         Kind::RawSeccomp => &["garbage", "3\ndenylist", "2\nlist", "2\ndenylist\nread errno"],
-        Kind::Compressor => &["nosuch", "gzip\n-9", "./gzip"],
+        Kind::Compressor => &["nosuch", "gzip\n-9", "./gzip", "gzip --rsyncable", "none -1", "squashfs -x", " "],
+        Kind::Proxy => {
+            &["a b", "http://", "https://a:1", "socks5://a", "a:x", "http://a:99999", "http://a/b", "/", ":80", "é"]
+        }
+        Kind::Hosts => &["a b", "a;b", "é"],
+        Kind::Header => &["é", "a\tb", "a\nb"],
+        Kind::Tokens => &["a b", "a/b", "é"],
         Kind::Uuid => &["xx", "1"],
         Kind::SnapshotPattern => &["a/b", "..", "{{", "%d%d", "{{ creation_date }}", "a\nb"],
         // The key is that of a quota, of which nothing is asked.

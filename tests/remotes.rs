@@ -704,3 +704,24 @@ fn the_stock_client_copies_between_daemons_in_each_mode() {
     assert_eq!(get(&to, "/1.0/images"), json!([]));
     drop(bytes);
 }
+
+/// A project whose `limits.disk` has no room fetches nothing; others are not kept from the same image by that.
+#[test]
+fn a_project_without_room_fetches_nothing() {
+    let host = Host::new();
+    for (name, limit) in [("p", "100kB"), ("q", "100MB")] {
+        let config = json!({"features.images": "true", "features.profiles": "false", "limits.disk": limit});
+        done(&host.daemon, "POST", "/1.0/projects", &json!({"name": name, "config": config}));
+    }
+    let body = json!({"source": host.source(NAME)}).to_string();
+    let (code, error, _) = host.daemon.operation("POST", "/1.0/images?project=p", &body);
+    assert!(code == 400 && error.contains("\"100kB\" for \"limits.disk\" in project \"p\""), "{error}");
+    let (_, root) = host.files();
+    assert_eq!(host.server.count(&root), 0);
+    host.nothing_kept();
+    done(&host.daemon, "POST", "/1.0/images?project=q", &json!({"source": host.source(NAME)}));
+    // What lies there already counts in a project that takes it as its own.
+    let (code, error, _) = host.daemon.operation("POST", "/1.0/images?project=p", &body);
+    assert!(code == 400 && error.contains("limits.disk"), "{error}");
+    assert_eq!(get(&host.daemon, "/1.0/images?project=p"), json!([]));
+}

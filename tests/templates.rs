@@ -170,14 +170,19 @@ fn a_bad_template_fails_the_start_and_is_mended() {
     assert_eq!(daemon.api_raw("POST", &format!("{path}?path=a.tpl"), &headers, b"ok\n\xff").0, 200);
     refused(&["line 2", "UTF-8"]);
     template("fine");
-    for (path, word) in [("/proc/x", ""), ("/etc/passwd/x", "not a directory"), ("/etc", "directory"), ("", "empty")] {
+    for (path, word) in [("/proc/x", ""), ("/etc/passwd/x", "not a directory"), ("/etc", "directory")] {
         metadata(json!({path: {"when": ["start"], "template": "a.tpl"}}));
         if path != "/proc/x" {
             refused(&[word]);
         }
     }
-    metadata(json!({"/etc/a": {"when": ["start"], "template": "../volume.json"}}));
-    refused(&["not that of a file"]);
+    // What no request and no image brings any more, but an older daemon may have taken.
+    let file = daemon.state().join("storage-pools/p/containers/c1/metadata.yaml");
+    for (path, template, word) in [("''", "a.tpl", "empty"), ("/etc/a", "../volume.json", "not that of a file")] {
+        let templates = format!("{path}: {{when: [start], template: {template}}}");
+        std::fs::write(&file, format!("architecture: x86_64\ntemplates: {{{templates}}}\n")).unwrap();
+        refused(&[word]);
+    }
     metadata(json!({"/etc/a": {"when": ["start"], "template": "a.tpl"}}));
     daemon.lxc(&["start", "c1"]).ok();
     assert_eq!(pulled(&daemon, "c1/etc/a"), "fine");

@@ -412,6 +412,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::Running
         | instance::Error::RenameRunning
         | instance::Error::BadMetadata { .. }
+        | instance::Error::BadTemplate { .. }
         | instance::Error::AlreadyRunning
         | instance::Error::AlreadyStopped
         | instance::Error::NotRunning

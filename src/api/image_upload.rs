@@ -16,6 +16,7 @@ use crate::db::{Feature, Seconds};
 use crate::image::{Part, Upload, Writer};
 use crate::names::{AliasName, Fingerprint, ProfileName};
 use crate::ops::Spec;
+use crate::project;
 use crate::remote::{self, Keep};
 
 type Result<T> = std::result::Result<T, Error>;
@@ -121,7 +122,8 @@ pub async fn create(mut call: Call) -> Result<Response> {
     if let Some(asked) = asked {
         headers.follow(asked)?;
     }
-    let upload = call.app.instances.context().images.begin();
+    let room = project::image_room(&call.app.db.model(), &project);
+    let upload = call.app.instances.context().images.begin().within(room);
     let upload = if kind.starts_with("multipart/") {
         let (upload, filename) = multipart(&mut call, upload, &content_type).await?;
         // As in LXD, a split image is called as its root is.

@@ -3,6 +3,7 @@
 //! Validation, documentation and the start of an instance all read the same rows, so a key cannot be accepted without
 //! an effect or act without being documented.
 
+pub mod compressor;
 pub mod cpus;
 mod instance_keys;
 mod instance_type;

@@ -1,5 +1,6 @@
 //! The keys of projects.
 
+use super::value::ARCHITECTURES;
 use super::{Kind, Pattern};
 
 /// A row of the table. All keys count as soon as they are set.
@@ -71,10 +72,7 @@ pub const PROJECT_KEYS: &[ProjectRow] = &[
     ),
     row(
         "images.default_architecture",
-        Kind::Word(&[
-            "i686", "x86_64", "armv6l", "armv7l", "armv8l", "aarch64", "ppc", "ppc64", "ppc64le", "s390x", "mips",
-            "mips64", "riscv32", "riscv64",
-        ]),
+        Kind::Word(ARCHITECTURES),
         "",
         "The architecture that is asked of image servers first, if this host runs it; unset: what the server's key says.",
     ),
@@ -95,7 +93,7 @@ pub const PROJECT_KEYS: &[ProjectRow] = &[
         "limits.disk",
         Kind::Size,
         "",
-        "The most that all its root disks and custom volumes together may hold; each must then have a size.",
+        "The most that all its root disks, custom volumes and images together may hold; each disk and volume must then have a size.",
     ),
     row("limits.instances", COUNT, "", "How many instances of all types the project may have."),
     row(

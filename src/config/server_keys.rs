@@ -1,5 +1,6 @@
 //! The keys of the server.
 
+use super::value::ARCHITECTURES;
 use super::{Kind, Pattern};
 
 /// A row of the table. All keys act as soon as they are set.
@@ -52,21 +53,21 @@ pub const SERVER_KEYS: &[ServerRow] = &[
     },
     ServerRow {
         pattern: Pattern::Exact("core.https_allowed_headers"),
-        kind: Kind::Line,
+        kind: Kind::Tokens,
         default: "",
         hidden: false,
         doc: "Access-Control-Allow-Headers of answers to requests that have an Origin, for programs in browsers.",
     },
     ServerRow {
         pattern: Pattern::Exact("core.https_allowed_methods"),
-        kind: Kind::Line,
+        kind: Kind::Tokens,
         default: "",
         hidden: false,
         doc: "Access-Control-Allow-Methods of answers to requests that have an Origin, for programs in browsers.",
     },
     ServerRow {
         pattern: Pattern::Exact("core.https_allowed_origin"),
-        kind: Kind::Line,
+        kind: Kind::Header,
         default: "",
         hidden: false,
         doc: "Access-Control-Allow-Origin of answers to requests that have an Origin, for programs in browsers.",
@@ -101,21 +102,21 @@ pub const SERVER_KEYS: &[ServerRow] = &[
     },
     ServerRow {
         pattern: Pattern::Exact("core.proxy_http"),
-        kind: Kind::Line,
+        kind: Kind::Proxy,
         default: "",
         hidden: false,
         doc: "Proxy for image servers that are reached by http:, as http://[user:password@]host:port; unset: what HTTP_PROXY says.",
     },
     ServerRow {
         pattern: Pattern::Exact("core.proxy_https"),
-        kind: Kind::Line,
+        kind: Kind::Proxy,
         default: "",
         hidden: false,
         doc: "Proxy for image servers that are reached by https:, as http://[user:password@]host:port; unset: what HTTPS_PROXY says.",
     },
     ServerRow {
         pattern: Pattern::Exact("core.proxy_ignore_hosts"),
-        kind: Kind::Line,
+        kind: Kind::Hosts,
         default: "",
         hidden: false,
         doc: "Hosts that are reached without a proxy: names with all below them, addresses, networks, or *, separated by commas; unset: what NO_PROXY says.",
@@ -178,7 +179,7 @@ pub const SERVER_KEYS: &[ServerRow] = &[
     },
     ServerRow {
         pattern: Pattern::Exact("images.default_architecture"),
-        kind: Kind::Line,
+        kind: Kind::Word(ARCHITECTURES),
         default: "",
         hidden: false,
         doc: "The architecture that is asked of image servers first, if this host runs it; unset: the host's own.",

@@ -1,5 +1,6 @@
 //! The kinds of values and their check.
 
+use super::compressor::Compressor;
 use super::cpus::CpuDemand;
 use super::limits::{Rlimit, is_allowance, is_resource};
 use super::size::{parse_part, parse_size};
@@ -53,6 +54,14 @@ pub enum Kind {
     SnapshotPattern,
     /// A program that compresses, perhaps with arguments.
     Compressor,
+    /// The address of a proxy: `http://[user:password@]host[:port]`, the scheme may lack.
+    Proxy,
+    /// Hosts that are reached without a proxy, with commas: names, addresses, networks, `*`.
+    Hosts,
+    /// The value of a header of HTTP.
+    Header,
+    /// Names of methods or headers of HTTP, with commas, or `*`.
+    Tokens,
     /// Armored public keys: [`pgp_key`].
     PgpKey,
     /// A UUID.
@@ -73,8 +82,11 @@ pub enum Kind {
     Subnets,
 }
 
-/// What images and backups can be compressed by.
-const COMPRESSORS: &[&str] = &["none", "gzip", "bzip2", "xz", "lzma", "zstd", "squashfs"];
+/// The words that LXD 5.0.2 has for architectures, as it tells them in its refusal of others.
+pub(super) const ARCHITECTURES: &[&str] = &[
+    "i686", "x86_64", "armv6l", "armv7l", "armv8l", "aarch64", "ppc", "ppc64", "ppc64le", "s390x", "mips", "mips64",
+    "riscv32", "riscv64",
+];
 
 /// Reads a boolean in any of the words that LXD takes, in any case.
 pub fn parse_bool(text: &str) -> Option<bool> {
@@ -127,6 +139,30 @@ fn of_device(key: &str, value: &str) -> Result<(), &'static str> {
         "created" => fits(parse_bool(value).is_some(), "it must be true or false"),
         _ => Ok(()),
     }
+}
+
+/// A proxy as the client of image servers can use it (hyper-util takes what it cannot read for none).
+fn check_proxy(text: &str) -> Result<(), &'static str> {
+    const WRONG: &str = "it must be http://[user:password@]host[:port]";
+    let uri: http::Uri = text.parse().map_err(|_| WRONG)?;
+    if !matches!(uri.scheme_str(), None | Some("http")) {
+        return Err("only proxies of http:// are known, for https: too: http://[user:password@]host[:port]");
+    }
+    let authority = uri.authority().ok_or(WRONG)?;
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let behind = authority.as_str().rsplit(['@', ']']).next().unwrap_or_default();
+    let port = behind.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok());
+    if !host.is_empty() && port && matches!(uri.path(), "" | "/") { Ok(()) } else { Err(WRONG) }
+}
+
+/// What may stand in `NO_PROXY`.
+fn is_host_pattern(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.*:/[]%".contains(&byte))
+}
+
+/// A token (RFC 9110, 5.6.2); `*` is one.
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 fn is_subnet(text: &str) -> bool {
@@ -221,12 +257,24 @@ impl Kind {
                 Some(other) => refuse(format!("{other:?} is no IP address; several are separated by commas")),
             },
             Self::SnapshotPattern => snapshot_pattern::check(value).or_else(refuse),
-            Self::Compressor
-                if value.split_ascii_whitespace().next().is_some_and(|word| COMPRESSORS.contains(&word)) =>
-            {
-                Ok(())
-            }
-            Self::Compressor => refuse(format!("it must be one of {}, perhaps with arguments", COMPRESSORS.join(", "))),
+            Self::Compressor => Compressor::parse(value).map(drop).or_else(|unknown| refuse(unknown.to_string())),
+            Self::Proxy => check_proxy(value).or_else(|expected| refuse(expected.to_owned())),
+            // What else is no value of a header, or of none of these, would be left out of answers without a word.
+            Self::Header if value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) => Ok(()),
+            Self::Header => refuse("it must be plain characters of ASCII".to_owned()),
+            Self::Tokens => match names_of(value).find(|name| !is_token(name)) {
+                Some(name) => {
+                    refuse(format!("{:?} is no name of HTTP; names are separated by commas", shortened(name)))
+                }
+                None => Ok(()),
+            },
+            Self::Hosts => match names_of(value).find(|name| !is_host_pattern(name)) {
+                Some(name) => refuse(format!(
+                    "{:?} is no host, address, network or *; several are separated by commas",
+                    shortened(name)
+                )),
+                None => Ok(()),
+            },
             Self::PgpKey => pgp_key::parse(value).map(drop).or_else(refuse),
             Self::Uuid if uuid::Uuid::parse_str(value).is_ok() => Ok(()),
             Self::Uuid => refuse("it must be a UUID".to_owned()),
@@ -277,12 +325,14 @@ impl Kind {
             | Self::SnapshotPattern
             | Self::Uuid
             | Self::Compressor
+            | Self::Proxy
+            | Self::Header
             | Self::OfDevice => "string",
             Self::Idmap | Self::RawLxc | Self::RawSeccomp | Self::Syscalls | Self::PgpKey => "lines",
             Self::Schedule => "schedule",
             Self::Expiry => "lengths of time",
             Self::Modules | Self::FileSystems | Self::FusePrograms | Self::Addresses => "list",
-            Self::Ids | Self::Paths | Self::Subnets | Self::Roles => "list",
+            Self::Ids | Self::Paths | Self::Subnets | Self::Roles | Self::Hosts | Self::Tokens => "list",
             Self::Size => "size",
             Self::Part => "size or per cent",
             Self::Cpus => "number or set of processors",

@@ -17,6 +17,7 @@ use super::files::{FilePath, Ownership, Refusal, Writing};
 use super::launcher::Launcher;
 use super::protocol::{Inbox, Reply, Request};
 use super::{ContainerRef, Error};
+use crate::names::both_ends;
 use crate::sys::{process, userns};
 use crate::template::{self, Context, MAX_SOURCE, Map, Subject};
 
@@ -101,7 +102,8 @@ fn make(
     request: &TemplatesRequest,
 ) -> Result<(), String> {
     let about = |run: &TemplateRun, reason: &dyn std::fmt::Display| {
-        format!("The template {:?} of {} ({}): {reason}", run.template, run.path, run.trigger)
+        let name = both_ends(&run.template);
+        format!("The template {name:?} of {} ({}): {reason}", run.path, run.trigger)
     };
     let mut sources = Vec::new();
     let mut length = 0;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::names::Fingerprint;
+use crate::names::{Fingerprint, shown_path};
 
 /// The errors of this room.
 #[derive(Debug)]
@@ -12,7 +12,7 @@ use crate::names::Fingerprint;
 pub enum Error {
     BadArchive { reason: String },
     Hostile { path: String, reason: &'static str },
-    Metadata { field: &'static str, reason: String },
+    Metadata { field: String, reason: String },
     Fingerprint { expected: Fingerprint, found: Fingerprint },
     Empty,
     Limit { what: &'static str, limit: u64 },
@@ -27,7 +27,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadArchive { reason } => write!(f, "The image is not usable: {reason}"),
-            Self::Hostile { path, reason } => write!(f, "The image is refused because of its entry {path:?}: {reason}"),
+            Self::Hostile { path, reason } => {
+                write!(f, "The image is refused because of its entry {:?}: {reason}", shown_path(path))
+            }
             Self::Metadata { field, reason } => write!(f, "The image's metadata.yaml, field {field:?}: {reason}"),
             Self::Fingerprint { expected, found } => write!(
                 f,
@@ -36,14 +38,14 @@ impl fmt::Display for Error {
             Self::Empty => f.write_str("The request has no image in its body"),
             Self::Limit { what, limit } => write!(f, "The image is refused: it has more than {limit} {what}"),
             Self::NoSpace { path } => {
-                write!(f, "No space left on the disk of {}: free some and try again", path.display())
+                write!(f, "No space left on the disk of {}: free some and try again", shown_path(path))
             }
             Self::NotFound { fingerprint } => {
                 write!(f, "The files of image {fingerprint} are missing: import it again")
             }
             Self::Pack { reason } => write!(f, "The image cannot be packed: {reason}"),
             Self::Tool { tool, reason } => write!(f, "{tool} failed: {reason}"),
-            Self::Io { doing, path, error } => write!(f, "Cannot {doing} {}: {error}", path.display()),
+            Self::Io { doing, path, error } => write!(f, "Cannot {doing} {}: {error}", shown_path(path)),
         }
     }
 }

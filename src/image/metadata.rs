@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use serde_norway::Value;
 
 use super::error::Error;
+use super::rules::MAX_PATH;
+use crate::api::wire::ImageTemplate;
+use crate::names::{both_ends, shown_path};
 
 /// The longest `metadata.yaml`, bytes.
 pub(super) const MAX: u64 = 1024 * 1024;
@@ -57,6 +60,39 @@ pub fn runs(kernel: &str) -> &'static [&'static str] {
     }
 }
 
+/// Whether a template can be used at all: `path` is that of the file that is made, `template` names one in `templates/`.
+///
+/// # Errors
+/// With what is wrong: the key `templates.PATH`, or `templates.PATH.template`, and the reason.
+pub fn check_template(path: &str, template: &str) -> Result<(), (String, &'static str)> {
+    let key = || format!("templates.{}", shown_path(path));
+    let of_path = match path {
+        "" => Some("the path of the file is empty"),
+        _ if path.contains('\0') => Some("the path of the file has a NUL"),
+        _ if path.len() > MAX_PATH => Some("the path of the file has more than 4095 bytes"),
+        _ if path.split('/').any(|part| part == "..") => Some("the path of the file has \"..\""),
+        _ if path.ends_with('/') => Some("the path is that of a directory"),
+        _ => None,
+    };
+    if let Some(reason) = of_path {
+        return Err((key(), reason));
+    }
+    let is_file =
+        (1..=255).contains(&template.len()) && !template.contains(['/', '\0']) && !matches!(template, "." | "..");
+    if is_file { Ok(()) } else { Err((format!("{}.template", key()), "it must be the name of a file in templates/")) }
+}
+
+fn check_templates(root: &Value) -> Result<(), Error> {
+    let templates = match root.get("templates") {
+        None | Some(Value::Null) => return Ok(()),
+        Some(templates) => templates.clone(),
+    };
+    let templates: BTreeMap<String, ImageTemplate> = serde_norway::from_value(templates)
+        .map_err(|error| Error::Metadata { field: "templates".to_owned(), reason: both_ends(&error.to_string()) })?;
+    let check = |(path, template): (&String, &ImageTemplate)| check_template(path, &template.template);
+    templates.iter().try_for_each(check).map_err(|(field, reason)| Error::Metadata { field, reason: reason.to_owned() })
+}
+
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -73,9 +109,10 @@ impl Metadata {
     /// # Errors
     /// With the field that is missing or wrong.
     pub fn parse(yaml: &[u8]) -> Result<Self, Error> {
-        let wrong = |field, reason: &str| Error::Metadata { field, reason: reason.to_owned() };
-        let root: Value = serde_norway::from_slice(yaml)
-            .map_err(|e| Error::BadArchive { reason: format!("its metadata.yaml is not YAML: {e}") })?;
+        let wrong = |field: &str, reason: &str| Error::Metadata { field: field.to_owned(), reason: reason.to_owned() };
+        let root: Value = serde_norway::from_slice(yaml).map_err(|e| Error::BadArchive {
+            reason: format!("its metadata.yaml is not YAML: {}", both_ends(&e.to_string())),
+        })?;
         let word = root.get("architecture").and_then(text).ok_or_else(|| wrong("architecture", "it is missing"))?;
         let date = |field: &'static str| match root.get(field) {
             None | Some(Value::Null) => Ok(None),
@@ -93,9 +130,10 @@ impl Metadata {
             }
             Some(_) => return Err(wrong("properties", "it must be a map")),
         }
+        check_templates(&root)?;
         Ok(Self {
             architecture: architecture(&word)
-                .ok_or_else(|| wrong("architecture", &format!("{word:?} is not known")))?
+                .ok_or_else(|| wrong("architecture", &format!("{:?} is not known", both_ends(&word))))?
                 .to_owned(),
             creation_date: date("creation_date")?
                 .filter(|date| *date != 0)
@@ -129,10 +167,34 @@ mod tests {
             ("architecture: pdp11\ncreation_date: 1", "architecture"),
             ("architecture: x86_64\ncreation_date: soon", "creation_date"),
             ("architecture: x86_64\ncreation_date: 1\nproperties: [a]", "properties"),
+            ("architecture: x86_64\ncreation_date: 1\ntemplates: [a]", "templates"),
+            ("architecture: x86_64\ncreation_date: 1\ntemplates: {/a: 1}", "templates"),
         ] {
             let error = Metadata::parse(yaml.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(field), "{error}");
         }
         assert!(Metadata::parse(b"\x00: [").is_err());
+    }
+
+    #[test]
+    fn a_template_that_no_start_could_use_is_refused() {
+        let parsed = |path: &str, template: &str| {
+            let map = format!("{{{path}: {{when: [create], template: {template}}}}}");
+            Metadata::parse(format!("architecture: x86_64\ncreation_date: 1\ntemplates: {map}\n").as_bytes())
+        };
+        for path in ["/etc/hostname", "etc/hostname", "/etc/a..b", "\"/x\\ny\""] {
+            parsed(path, "hostname.tpl").unwrap();
+        }
+        parsed("/x", "..x").unwrap();
+        for path in ["\"\"", "/../x", "/etc/..", "..", "\"/a\\0b\"", "/etc/"] {
+            let error = parsed(path, "x").unwrap_err().to_string();
+            assert!(error.contains("\"templates.") && error.len() < 400, "{path}: {error}");
+        }
+        let (key, _) = check_template(&format!("/{}a", "a/".repeat(2100)), "x").unwrap_err();
+        assert!(key.len() < 400, "{key}");
+        for template in ["a/b", "../x", "..", "\"\"", "\"a\\0b\"", &"x".repeat(256)] {
+            let error = parsed("/etc/hostname", template).unwrap_err().to_string();
+            assert!(error.contains("\"templates./etc/hostname.template\""), "{template}: {error}");
+        }
     }
 }

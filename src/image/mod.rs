@@ -17,8 +17,8 @@ mod unpack;
 mod writer;
 
 pub use error::Error;
-pub use metadata::{ARCHITECTURES, Metadata, architecture, runs};
-pub use pack::{About, Compressor, Ids, Leash, Source, Stop, Unknown, child_main as pack_main, leash};
+pub use metadata::{ARCHITECTURES, Metadata, architecture, check_template, runs};
+pub use pack::{About, Ids, Leash, Source, Stop, child_main as pack_main, leash};
 pub use parts::{FilePart, Parts};
 pub use rules::Limits;
 pub use store::{Hold, Part, Received, Store, StoredImage, Upload};

@@ -11,9 +11,14 @@ use tar::{Entry, EntryType};
 
 use super::error::Error;
 use super::sparse::Sparse;
+use crate::names::shown_path;
 
 /// The longest name that file systems take, bytes (`NAME_MAX`, <linux/limits.h>).
 const MAX_NAME: usize = 255;
+
+/// The longest path that the kernel takes, bytes without the NUL at its end (`PATH_MAX`, <linux/limits.h>): a deeper file
+/// nobody inside could name.
+pub(super) const MAX_PATH: usize = 4095;
 
 /// What an image may unpack to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +40,10 @@ impl Limits {
     pub(super) fn unreadable(&self, error: &io::Error) -> Error {
         match error.kind() {
             io::ErrorKind::FileTooLarge => Error::Limit { what: "bytes", limit: self.max_bytes },
+            // What the reader of tarballs says itself repeats what it has read, whatever that is.
+            io::ErrorKind::Other => {
+                Error::BadArchive { reason: "what should be its tarball is none, or is damaged".to_owned() }
+            }
             _ => Error::BadArchive { reason: format!("its tarball breaks off or is damaged ({error})") },
         }
     }
@@ -69,7 +78,7 @@ impl Owner {
         match (id(header.uid()), id(header.gid()), header.mode()) {
             (Some(uid), Some(gid), Ok(mode)) => Ok(Self { uid, gid, mode: mode & 0o7777 }),
             (_, _, _) => {
-                Err(Error::BadArchive { reason: format!("the entry {} has a damaged header", name.display()) })
+                Err(Error::BadArchive { reason: format!("the entry {} has a damaged header", shown_path(name)) })
             }
         }
     }
@@ -118,6 +127,13 @@ impl<'a> Rules<'a> {
         if self.tarball != Tarball::Root {
             plain(&name, entry.header().entry_type())?;
         }
+        if entry.header().entry_type() == EntryType::Symlink {
+            let target = entry.link_name_bytes().unwrap_or_default();
+            if target.is_empty() || target.len() > MAX_PATH || target.contains(&0) {
+                let path = name.to_string_lossy().into_owned();
+                return Err(Error::Hostile { path, reason: "a link must lead to 1 to 4095 bytes without a NUL" });
+            }
+        }
         let owner = Owner::of(entry, &name)?;
         Ok(Some(Passed { owner, name, sparse }))
     }
@@ -125,6 +141,9 @@ impl<'a> Rules<'a> {
     /// The place below the destination of a name in the archive; `None` for the archive's own top.
     pub(super) fn place(&self, name: &[u8]) -> Result<Option<PathBuf>, Error> {
         let hostile = |reason| Error::Hostile { path: String::from_utf8_lossy(name).into_owned(), reason };
+        if name.contains(&0) {
+            return Err(hostile("a name with a NUL"));
+        }
         let mut clean = PathBuf::from(if self.tarball == Tarball::Root { "rootfs" } else { "" });
         let mut depth = 0u32;
         for component in Path::new(std::ffi::OsStr::from_bytes(name)).components() {
@@ -140,6 +159,9 @@ impl<'a> Rules<'a> {
                 Component::RootDir | Component::Prefix(_) => return Err(hostile("an absolute path")),
                 Component::ParentDir => return Err(hostile("a path with \"..\"")),
             }
+        }
+        if clean.as_os_str().len() > MAX_PATH {
+            return Err(hostile("a path of more than 4095 bytes"));
         }
         Ok((depth > 0).then_some(clean))
     }
@@ -172,6 +194,11 @@ pub(super) fn through_link(name: &Path) -> Error {
     Error::Hostile { path: name.display().to_string(), reason: "its path leads through a link or a file" }
 }
 
+/// The error of something else by the name of a directory that is there.
+fn replaced(name: &Path) -> Error {
+    Error::Hostile { path: name.display().to_string(), reason: "a directory of this name is there already" }
+}
+
 /// The root is a directory, never a link to one: that would be a directory of the host. What lies beside it is read by
 /// the daemon itself, as root of the host: it must be what its name says, too.
 fn plain(name: &Path, kind: EntryType) -> Result<(), Error> {
@@ -186,7 +213,8 @@ fn plain(name: &Path, kind: EntryType) -> Result<(), Error> {
     if fits { Ok(()) } else { Err(Error::Hostile { path: path(), reason: "no plain file or directory" }) }
 }
 
-/// What an archive has placed so far, by a hash of each name: 16 bytes an entry, however long the names are.
+/// What an archive has placed so far, by a hash of each name: 16 bytes an entry, however long the names are. What is there
+/// as a directory stays one, and what is none never becomes one: so the nearest name that is known tells of all above it.
 #[derive(Default)]
 pub(super) struct Placed {
     hasher: RandomState,
@@ -197,19 +225,28 @@ impl Placed {
     /// Takes an entry in: nothing may lie below what is no directory, and a hard link needs its target.
     pub(super) fn take<R: Read>(&mut self, rules: &Rules<'_>, entry: &Entry<'_, R>, name: &Path) -> Result<(), Error> {
         let kind = entry.header().entry_type();
-        if name.ancestors().skip(1).any(|above| self.directories.get(&self.hasher.hash_one(above)) == Some(&false)) {
-            return Err(through_link(name));
+        for above in name.ancestors().skip(1) {
+            match self.directories.insert(self.number(above), true) {
+                Some(true) => break,
+                Some(false) => return Err(through_link(name)),
+                None => {}
+            }
         }
         if kind == EntryType::Link {
             let target = rules.link_target(entry)?;
-            let through = |above| self.directories.get(&self.hasher.hash_one(above)) == Some(&false);
-            if !self.directories.contains_key(&self.hasher.hash_one(&*target))
-                || target.ancestors().skip(1).any(through)
-            {
+            if self.directories.get(&self.number(&target)) != Some(&false) {
                 return Err(link_out(target.as_os_str().as_bytes()));
             }
         }
-        self.directories.insert(self.hasher.hash_one(name), kind == EntryType::Directory);
-        Ok(())
+        let is_directory = kind == EntryType::Directory;
+        match self.directories.insert(self.number(name), is_directory) {
+            Some(true) if !is_directory => Err(replaced(name)),
+            Some(false) if is_directory => Err(through_link(name)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn number(&self, name: &Path) -> u64 {
+        self.hasher.hash_one(name.as_os_str().as_bytes())
     }
 }

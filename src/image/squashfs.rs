@@ -98,7 +98,7 @@ struct Scratch(PathBuf);
 impl Drop for Scratch {
     fn drop(&mut self) {
         // Never made, or removed at the next opening of the store.
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = crate::sys::remove::tree(&self.0);
     }
 }
 

@@ -110,8 +110,7 @@ impl Store {
             let entry = entry.map_err(io("read", &dir))?;
             if entry.file_name().to_string_lossy().starts_with(INCOMING) {
                 let path = entry.path();
-                let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-                removed.map_err(io("remove", path))?;
+                crate::sys::remove::tree(&path).map_err(io("remove", path))?;
             }
         }
         Ok(Self { dir, holds: Arc::default(), locks: Mutex::default() })
@@ -153,6 +152,7 @@ impl Store {
             file: None,
             digest: Context::new(&SHA256),
             size: 0,
+            room: None,
             waiting: 0,
         }
     }
@@ -227,11 +227,19 @@ pub struct Upload {
     file: Option<File>,
     digest: Context,
     size: i64,
+    /// So many bytes there may be.
+    room: Option<u64>,
     /// Bytes that the kernel has not been told to write.
     waiting: u64,
 }
 
 impl Upload {
+    /// It may have so many bytes, when that is known; more end it as they come.
+    #[must_use]
+    pub fn within(self, room: Option<u64>) -> Self {
+        Self { room, ..self }
+    }
+
     /// What is written from now on belongs to `part`. The order is that of the fingerprint: metadata, then root.
     ///
     /// # Errors
@@ -274,6 +282,9 @@ impl Upload {
     /// [`Error::NoSpace`] and other ones of the disk.
     pub(super) fn store(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.size = self.size.saturating_add(i64::try_from(bytes.len()).unwrap_or(i64::MAX));
+        if let Some(limit) = self.room.filter(|room| u64::try_from(self.size).is_ok_and(|size| size > *room)) {
+            return Err(Error::Limit { what: "bytes, which is what limits.disk of its project leaves", limit });
+        }
         match &mut self.file {
             Some(file) => file.write_all(bytes).map_err(io("write an image to", &self.dir))?,
             None => return Err(Error::Empty),
@@ -404,6 +415,11 @@ fn inspect(path: &Path, unified: bool) -> Result<Metadata, Error> {
         Some(metadata) => Ok(metadata),
         None => Err(Error::BadArchive { reason: "it has no metadata.yaml".to_owned() }),
     }
+}
+
+#[cfg(test)]
+pub(super) fn inspect_for_tests(path: &Path) -> Result<Metadata, Error> {
+    inspect(path, true)
 }
 
 fn check_tar(path: &Path) -> Result<(), Error> {

@@ -151,18 +151,30 @@ impl Writer<'_> {
         rustix::fs::openat2(&self.root, name, flags, Mode::empty(), resolve)
     }
 
-    /// Makes the directory and what leads to it; one that is there stays.
+    /// Makes the directory and what leads to it; one that is there stays. Nothing here calls itself: how many lead to it is
+    /// for the image to say.
     fn make_dir(&self, name: &Path) -> Result<OwnedFd, Error> {
-        match self.open_dir(name) {
-            Err(Errno::NOENT) => {}
-            result => return result.map_err(self.failed(name, "open")),
+        let mut missing = Vec::new();
+        let mut above = name;
+        let mut directory = loop {
+            match self.open_dir(above) {
+                Err(Errno::NOENT) if !above.as_os_str().is_empty() => {
+                    missing.extend(above.file_name());
+                    above = above.parent().unwrap_or(Path::new(""));
+                }
+                result => break result.map_err(self.failed(above, "open"))?,
+            }
+        };
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        while let Some(part) = missing.pop() {
+            match rustix::fs::mkdirat(&directory, part, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(self.failed(name, "create")(error)),
+            }
+            directory =
+                rustix::fs::openat(&directory, part, flags, Mode::empty()).map_err(self.failed(name, "open"))?;
         }
-        let parent = self.make_dir(name.parent().unwrap_or(Path::new("")))?;
-        match rustix::fs::mkdirat(&parent, name.file_name().unwrap_or_default(), Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(self.failed(name, "create")(error)),
-        }
-        self.open_dir(name).map_err(self.failed(name, "open"))
+        Ok(directory)
     }
 
     fn place(&mut self, entry: &mut Entry<'_, Box<dyn Read>>, passed: &Passed) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::state::Status;
-use crate::names::{InstanceKey, NameError, PoolName, SnapshotKey, SnapshotName};
+use crate::names::{InstanceKey, NameError, PoolName, SnapshotKey, SnapshotName, shown_path};
 use crate::{config, db, device, helper, network, profile, project, storage};
 
 /// The errors of this room.
@@ -152,6 +152,10 @@ pub enum Error {
     BadMetadata {
         reason: String,
     },
+    BadTemplate {
+        key: String,
+        reason: &'static str,
+    },
     LogInUse {
         name: String,
     },
@@ -240,7 +244,7 @@ impl fmt::Display for Error {
             Self::Helper(error) => error.fmt(f),
             Self::Idmap(error) => error.fmt(f),
             Self::Db(error) => error.fmt(f),
-            Self::Io { doing, path, error } => write!(f, "Cannot {doing} {}: {error}", path.display()),
+            Self::Io { doing, path, error } => write!(f, "Cannot {doing} {}: {error}", shown_path(path)),
             Self::Undo { cause, failures } => {
                 write!(f, "{cause}")?;
                 for failure in failures {
@@ -289,6 +293,7 @@ impl fmt::Display for Error {
             Self::BadMetadata { reason } => {
                 write!(f, "The instance's metadata.yaml cannot be used: {reason}; replace it by PUT")
             }
+            Self::BadTemplate { key, reason } => write!(f, "The metadata's key {key:?}: {reason}"),
             Self::NoLog => f.write_str("Log file not found: the instance has none of this name"),
             Self::LogInUse { name } => write!(f, "The log file {name:?} is the instance's own and cannot be deleted"),
             Self::TooManySessions => f.write_str("Too many SFTP sessions are open: close some and try again"),

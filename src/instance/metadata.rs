@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use super::blocking;
 use super::error::Error;
 use super::manager::Manager;
-use crate::api::wire::ImageMetadata;
+use crate::api::wire::{ImageMetadata, ImageTemplate};
+use crate::image::check_template;
 use crate::names::InstanceKey;
 use crate::storage::VolumeId;
 
@@ -79,7 +80,7 @@ impl Place {
     /// Replaces the metadata by what `change` makes of it; of two changes at once none is lost.
     ///
     /// # Errors
-    /// Of the change, or when the file cannot be written; the old one stays then.
+    /// [`Error::BadTemplate`], of the change, or when the file cannot be written; the old one stays then.
     pub fn change<E: From<Error>>(
         &self,
         change: impl FnOnce(Result<ImageMetadata, Error>) -> Result<ImageMetadata, E>,
@@ -89,6 +90,9 @@ impl Place {
         rustix::fs::flock(&dir, rustix::fs::FlockOperation::LockExclusive)
             .map_err(|error| failed("lock", &self.volume)(error.into()))?;
         let metadata = change(self.read())?;
+        let check = |(path, template): (&String, &ImageTemplate)| check_template(path, &template.template);
+        let checked = metadata.templates.iter().try_for_each(check);
+        checked.map_err(|(key, reason)| Error::BadTemplate { key, reason })?;
         Ok(self.write(&metadata)?)
     }
 

@@ -16,6 +16,7 @@ use crate::config;
 use crate::db::Instance;
 use crate::helper::files::FilePath;
 use crate::helper::{TemplateRun, TemplatesRequest};
+use crate::names::both_ends;
 use crate::profile::Expanded;
 use crate::security::idmap::IdMap;
 use crate::storage::VolumeId;
@@ -46,7 +47,7 @@ fn due(metadata: ImageMetadata, pending: Option<&str>) -> Result<Vec<TemplateRun
             runs.push(TemplateRun {
                 trigger: trigger.to_owned(),
                 path: FilePath::new(path.clone().into_bytes()).map_err(|reason| Error::BadMetadata {
-                    reason: format!("the path {path:?} of a template: {reason}"),
+                    reason: format!("the path {:?} of a template: {reason}", both_ends(path)),
                 })?,
                 template: template.template.clone(),
                 properties: template.properties.clone(),

@@ -63,6 +63,12 @@ fn volumes<'a>(model: &'a Model, project: &'a Project) -> impl Iterator<Item = &
     model.volumes.values().filter(counts)
 }
 
+/// Bytes of the images that lie in a project; one that is being removed counts no more.
+fn images_size(model: &Model, project: &Project) -> u64 {
+    let own = model.images.values().filter(|image| image.project == project.name && image.phase != Phase::Deleting);
+    own.map(|image| u64::try_from(image.size).unwrap_or(0)).fold(0, u64::saturating_add)
+}
+
 fn volume_size(volume: &Volume) -> Option<u64> {
     volume.config.get("size").and_then(|text| parse_size(text))
 }
@@ -95,6 +101,9 @@ impl Sum {
         for volume in volumes(model, project).filter(|_| self.key == DISK) {
             let unset = || Error::NoVolumeSize { volume: volume.key.clone() };
             total = total.saturating_add(volume_size(volume).ok_or_else(unset)?);
+        }
+        if self.key == DISK {
+            total = total.saturating_add(images_size(model, project));
         }
         if total <= limit {
             return Ok(());
@@ -157,6 +166,28 @@ pub(super) fn one_network_more(model: &Model, project: &Project) -> Result<(), E
     }
 }
 
+/// What root disks have, and volumes and images beside them.
+fn disk_known(model: &Model, project: &Project, of_instances: u64) -> u64 {
+    let volumes = volumes(model, project).filter_map(|volume| volume_size(volume));
+    volumes.fold(of_instances, u64::saturating_add).saturating_add(images_size(model, project))
+}
+
+/// Whether `limits.disk` of a project lets so many bytes more be there.
+pub(super) fn more_on_disk(model: &Model, project: &Project, bytes: u64) -> Result<(), Error> {
+    let Some(left) = disk_left(model, project).filter(|left| *left < bytes) else { return Ok(()) };
+    let limit = project.config.get(DISK).cloned().unwrap_or_default();
+    let used = number(&limit, true).unwrap_or(0).saturating_sub(left);
+    let total = size_text(used.saturating_add(bytes));
+    Err(Error::Reached { key: DISK, limit, total, project: project.name.clone() })
+}
+
+/// What `limits.disk` leaves of a project, bytes; `None` when it is not limited. What does not say its part is left out.
+pub fn disk_left(model: &Model, project: &Project) -> Option<u64> {
+    let limit = limit(&project.config, DISK, true)?;
+    let used = resources(model, project).get("disk").map_or(0, |disk| u64::try_from(disk.usage).unwrap_or(0));
+    Some(limit.saturating_sub(used))
+}
+
 /// The resources of a project by name.
 pub fn resources(model: &Model, project: &Project) -> BTreeMap<&'static str, Resource> {
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
@@ -173,7 +204,7 @@ pub fn resources(model: &Model, project: &Project) -> BTreeMap<&'static str, Res
         let known = super::instances(model, &project.name).filter_map(|record| sum.of(model, record).ok().flatten());
         let mut known = known.fold(0, u64::saturating_add);
         if sum.key == DISK {
-            known = volumes(model, project).filter_map(|volume| volume_size(volume)).fold(known, u64::saturating_add);
+            known = disk_known(model, project, known);
         }
         all.insert(name(sum.key), of(sum.key, sum.is_size, known));
     }

@@ -135,6 +135,28 @@ pub fn check_volumes(model: &Model, project: &ProjectName) -> Result<(), Error> 
     if limits::any(record) { limits::check(model, record, false) } else { Ok(()) }
 }
 
+/// Whether a project can have its images as they are in `model`, with a new one.
+///
+/// # Errors
+/// [`Error::NotFound`], or of its limits.
+pub fn check_images(model: &Model, project: &ProjectName) -> Result<(), Error> {
+    check_volumes(model, project)
+}
+
+/// Whether images of so many bytes more may be in a project.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Reached`].
+pub fn check_more(model: &Model, project: &ProjectName, bytes: u64) -> Result<(), Error> {
+    let record = model.projects.get(project).ok_or(Error::NotFound)?;
+    limits::more_on_disk(model, record, bytes)
+}
+
+/// What `limits.disk` leaves for a new image of a project, bytes; `None`: any.
+pub fn image_room(model: &Model, project: &ProjectName) -> Option<u64> {
+    limits::disk_left(model, model.projects.get(project)?)
+}
+
 /// Whether one network more may be in a project.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::names::{Fingerprint, NameError};
+use crate::names::{Fingerprint, NameError, ProjectName, shown_path};
 use crate::{db, fetch, image, project, storage};
 
 /// The errors of this room.
@@ -97,7 +97,7 @@ impl fmt::Display for Error {
             Self::Project(error) => error.fmt(f),
             Self::Name(error) => error.fmt(f),
             Self::Db(error) => error.fmt(f),
-            Self::Io { doing, path, error } => write!(f, "Cannot {doing} {}: {error}", path.display()),
+            Self::Io { doing, path, error } => write!(f, "Cannot {doing} {}: {error}", shown_path(path)),
         }
     }
 }
@@ -126,6 +126,15 @@ impl Error {
             Self::Shared(error) => error.is_away(),
             Self::Index { .. } | Self::Answer { .. } => false,
             _ => !self.is_missing(),
+        }
+    }
+
+    /// The limits of another project are reached: a download that it began, and others waited for.
+    pub(super) fn is_of_another(&self, than: &ProjectName) -> bool {
+        match self {
+            Self::Shared(error) => error.is_of_another(than),
+            Self::Project(project::Error::Reached { project, .. }) => project != than,
+            _ => false,
         }
     }
 

@@ -49,6 +49,18 @@ pub(super) enum Place {
     At(Url, Url),
 }
 
+impl Place {
+    /// Bytes of all files, as far as they are known before.
+    pub(super) fn size(&self) -> u64 {
+        match self {
+            Self::Streams(Files::Unified(file)) => file.size,
+            Self::Streams(Files::Split(metadata, root)) => metadata.size.saturating_add(root.size),
+            Self::Export(_, size) => *size,
+            Self::At(..) => 0,
+        }
+    }
+}
+
 /// What is of use.
 pub(super) struct Wish<'a> {
     /// Architectures, the host's own first. Whoever only keeps an image for others takes any.

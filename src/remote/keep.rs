@@ -104,6 +104,9 @@ pub(super) async fn adopt(
             (Some(_) | None, _) => return Ok(None),
         };
         tx.put_image(image.clone())?;
+        if is_new {
+            project::check_images(tx.model(), &image.project)?;
+        }
         put_aliases(tx, &image, &keep.aliases)?;
         Ok::<_, Error>(Some((Arc::new(image), is_new)))
     });
@@ -198,7 +201,9 @@ pub async fn keep(
             if tx.model().image(&row.project, &row.fingerprint).is_some() {
                 return Err(Error::Exists { fingerprint: row.fingerprint });
             }
-            Ok(tx.put_image(row)?)
+            let project = row.project.clone();
+            tx.put_image(row)?;
+            Ok(project::check_images(tx.model(), &project)?)
         })
         .await?;
     if let Err(error) = blocking(move || Ok(received.commit()?)).await {

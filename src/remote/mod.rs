@@ -29,6 +29,7 @@ use crate::fetch::Client;
 use crate::image::Hold;
 use crate::instance::Context;
 use crate::names::ProjectName;
+use crate::project;
 
 pub use error::Error;
 pub use flight::Progress;
@@ -167,7 +168,10 @@ impl Remotes {
             if let Some(image) = keep::adopt(&self.context, project, &found, keep).await? {
                 return Ok((image, hold));
             }
-            self.flight(project, source, &found, keep).wait(told).await?;
+            match self.flight(project, source, &found, keep).wait(told).await {
+                Err(error) if error.is_of_another(project) => {}
+                result => result?,
+            }
         }
         // It goes as soon as it comes: somebody deletes it.
         Err(Error::NotFound)
@@ -181,6 +185,8 @@ impl Remotes {
             // Those are put there when it is adopted, for each who waits.
             keep.aliases.clear();
             async move {
+                // Before anything is fetched in vain; what counts is asked when it is written down.
+                project::check_more(&own.context.db.model(), &project, found.place.size())?;
                 let client = own.client(&source).await?;
                 let told = |part, done, total| meter.told(part, done, total);
                 let (received, filename) = bring::bring(&client, &own.context.images, &source, &found, &told).await?;

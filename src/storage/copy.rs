@@ -10,6 +10,7 @@
 //!  users go on
 //! ```
 
+mod late;
 mod single;
 mod twin;
 
@@ -25,9 +26,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use self::late::{Late, Name, above, hash, path_of};
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir};
-use super::walk::{self, Entry, Visit, walk};
+use super::walk::{self, Entry, Tree, Visit, walk};
 use crate::sys::{btrfs, mount};
 
 pub(super) use single::Single;
@@ -123,25 +125,12 @@ struct Seen {
     directories: BTreeMap<u64, u64>,
 }
 
-fn hash(path: &Path) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    path.hash(&mut hasher);
-    hasher.finish()
-}
-
-/// What a directory gets when all is in it that belongs there: its times change until then, and files would inherit its
-/// default ACL (acl(5)).
-struct Late {
-    below: PathBuf,
-    times: Timestamps,
-    default_acl: Option<Vec<u8>>,
-}
-
 const DEFAULT_ACL: &str = "system.posix_acl_default";
 
 struct Copy<'a, const LIVE: bool> {
-    root: OwnedFd,
+    root: &'a OwnedFd,
+    /// Below the root, what is there when it is entered.
+    made: Tree<'a>,
     top: &'a Path,
     /// Of the first pass: then this is the second one.
     seen: Option<&'a Seen>,
@@ -150,8 +139,9 @@ struct Copy<'a, const LIVE: bool> {
     quiet: Mutex<BTreeSet<u64>>,
     twin: Option<&'a Twin<'a>>,
     /// Where the first name of a file that has several lies.
-    links: Mutex<BTreeMap<(u64, u64), PathBuf>>,
-    late: Mutex<Vec<Late>>,
+    links: Mutex<BTreeMap<(u64, u64), Name>>,
+    /// By the hash of their paths, and in the order of the walk.
+    late: Mutex<(BTreeMap<u64, Late>, Vec<u64>)>,
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -167,8 +157,10 @@ fn pass<const LIVE: bool>(from: &Path, to: &Path, seen: Option<&Seen>, twin: Opt
     };
     make_dir(to, 0o700)?;
     let source = walk::open(from)?;
+    let root = walk::open(to)?;
     let copy = Copy::<LIVE> {
-        root: walk::open(to)?,
+        root: &root,
+        made: Tree::new(&root),
         top: to,
         seen,
         directories: Mutex::default(),
@@ -179,13 +171,17 @@ fn pass<const LIVE: bool>(from: &Path, to: &Path, seen: Option<&Seen>, twin: Opt
     };
     walk(&source, from, &copy)?;
     twin.map_or(Ok(()), Twin::take)?;
-    for Late { below, times, default_acl } in held(&copy.late).drain(..) {
+    let (late, order) = std::mem::take(&mut *held(&copy.late));
+    for number in order {
+        let Some((Late { times, default_acl, .. }, below)) = late.get(&number).zip(path_of(&late, number)) else {
+            continue;
+        };
         let failed = |errno: Errno| io("finish", to.join(&below))(errno.into());
-        let directory = walk::open_below(&copy.root, &below).map_err(failed)?;
+        let directory = copy.made.open(&below).map_err(failed)?;
         if let Some(acl) = default_acl {
-            rustix::fs::fsetxattr(&directory, DEFAULT_ACL, &acl, XattrFlags::empty()).map_err(failed)?;
+            rustix::fs::fsetxattr(&directory, DEFAULT_ACL, acl, XattrFlags::empty()).map_err(failed)?;
         }
-        rustix::fs::futimens(&directory, &times).map_err(failed)?;
+        rustix::fs::futimens(&directory, times).map_err(failed)?;
     }
     let directories = std::mem::take(&mut *held(&copy.directories));
     Ok(Seen { since, directories })
@@ -205,7 +201,7 @@ impl<const LIVE: bool> Visit for Copy<'_, LIVE> {
     const LIVE: bool = LIVE;
 
     fn enter(&self, below: &Path) -> Result<Place, Error> {
-        let copy = walk::open_below(&self.root, below).map_err(|e| io("open", self.top.join(below))(e.into()))?;
+        let copy = self.made.open(below).map_err(|e| io("open", self.top.join(below))(e.into()))?;
         let twin = self.twin.and_then(|twin| Some((twin.open(below)?, below.to_owned())));
         Ok(Place { copy, quiet: held(&self.quiet).contains(&hash(below)), twin })
     }
@@ -226,7 +222,7 @@ impl<const LIVE: bool> Visit for Copy<'_, LIVE> {
     fn visit(&self, place: Option<&Place>, entry: &Entry<'_>) -> Result<(), Error> {
         let place = place.map(|place| &place.copy);
         let done = match place {
-            None => self.directory(&self.root, OsStr::new("."), entry),
+            None => self.directory(self.root, OsStr::new("."), entry),
             Some(place) if entry.kind() == FileType::Directory => self.directory(place, entry.name(), entry),
             Some(place) => self.file(place, entry),
         };
@@ -290,20 +286,23 @@ impl<const LIVE: bool> Copy<'_, LIVE> {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = rustix::fs::openat(place, name, flags, Mode::empty()).map_err(writing("open"))?;
-        let mut late = Late { below: below.to_owned(), times: times(&entry.stat), default_acl: None };
+        let (above, times) = (above(below), times(&entry.stat));
+        let mut late = Late { above, name: name.to_owned(), times, default_acl: None };
         if new || !self.is_done(&entry.stat) {
             rustix::fs::fchown(&made, owner(&entry.stat).0, owner(&entry.stat).1)
                 .map_err(writing("set the owner of"))?;
             late.default_acl = attributes(entry, &made, self.seen.is_some())?;
             rustix::fs::fchmod(&made, mode(&entry.stat)).map_err(writing("set the mode of"))?;
         }
-        held(&self.late).push(late);
+        let mut all = held(&self.late);
+        all.0.insert(number, late);
+        all.1.push(number);
         Ok(())
     }
 
     /// Removes what the first pass copied of a directory and is not there any more.
     fn forget_what_went(&self, entry: &Entry<'_>) -> Result<(), Stage> {
-        let copied = match walk::open_below(&self.root, entry.below()) {
+        let copied = match walk::open_below(self.root, entry.below()) {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             result => result.map_err(writing("open"))?,
         };
@@ -344,14 +343,14 @@ impl<const LIVE: bool> Copy<'_, LIVE> {
         if stat.st_nlink > 1 {
             let mut links = held(&self.links);
             let number = (stat.st_dev, stat.st_ino);
-            if let Some(first) = links.get(&number) {
-                let (parent, file) = (first.parent().unwrap_or(Path::new("")), first.file_name().unwrap_or_default());
-                let parent = walk::open_below(&self.root, parent).map_err(writing("open"))?;
-                return rustix::fs::linkat(&parent, file, place, name, AtFlags::empty()).map_err(writing("link"));
+            if let Some((above, file)) = links.get(&number) {
+                let parent = path_of(&held(&self.late).0, *above).ok_or_else(|| writing("open")(Errno::NOENT))?;
+                let parent = self.made.open(&parent).map_err(writing("open"))?;
+                return rustix::fs::linkat(&parent, &**file, place, name, AtFlags::empty()).map_err(writing("link"));
             }
             // It is there, if not whole, before another thread links to it.
             let made = make(place, name, entry)?;
-            links.insert(number, entry.below().to_owned());
+            links.insert(number, (above(entry.below()), name.to_owned()));
             drop(links);
             return fill(made, place, name, entry, self.seen.is_some());
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::config;
 use crate::image;
-use crate::names::PoolName;
+use crate::names::{PoolName, shown_path};
 use crate::sys::holders::Holder;
 
 /// The errors of this room.
@@ -119,31 +119,31 @@ impl fmt::Display for Error {
             Self::NoSuchVolume { volume } => write!(f, "The storage volume {volume:?} is not there"),
             Self::Hold { error } => write!(f, "The processes of the instance cannot be held for its snapshot: {error}"),
             Self::NoSpace { path } => {
-                write!(f, "No space left on the disk of {}: free some and try again", path.display())
+                write!(f, "No space left on the disk of {}: free some and try again", shown_path(path))
             }
             Self::Full { pool, path } => write!(
                 f,
                 "Storage pool {:?} is full: No space left for {}; delete what nobody needs, or make the pool larger",
                 pool.as_str(),
-                path.display()
+                shown_path(path)
             ),
             Self::ReadOnly { pool, path } => write!(
                 f,
                 "Storage pool {:?} is read-only, so {} cannot be written: an error of its disk may be why (see the \
                  kernel's log); mount it writable again, or stop its instances, and it is mounted anew",
                 pool.as_str(),
-                path.display()
+                shown_path(path)
             ),
             Self::Failing { pool, doing, path, error } => write!(
                 f,
                 "What storage pool {:?} lies on fails: cannot {doing} {}: {error}; see the kernel's log, and bring its \
                  disk back",
                 pool.as_str(),
-                path.display()
+                shown_path(path)
             ),
             Self::Image(error) => error.fmt(f),
-            Self::Damaged { path, reason } => write!(f, "The volume file {} is damaged: {reason}", path.display()),
-            Self::Io { doing, path, error } => write!(f, "Cannot {doing} {}: {error}", path.display()),
+            Self::Damaged { path, reason } => write!(f, "The volume file {} is damaged: {reason}", shown_path(path)),
+            Self::Io { doing, path, error } => write!(f, "Cannot {doing} {}: {error}", shown_path(path)),
         }
     }
 }

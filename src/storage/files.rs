@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, io};
-use crate::sys::btrfs;
+use crate::sys::{btrfs, remove};
 
 /// Makes a directory of this mode, whatever the umask; one that is there keeps its content.
 pub(super) fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
@@ -45,7 +45,7 @@ pub(super) fn is_custom(path: &Path) -> bool {
 
 /// Removes a directory with all it has; none is fine. Never crosses into what a symlink names.
 pub(super) fn remove_dir(path: &Path) -> Result<(), Error> {
-    match std::fs::remove_dir_all(path) {
+    match remove::tree(path) {
         // Of subvolumes in it some cannot be removed file by file.
         Err(error) if error.kind() != io::ErrorKind::NotFound && btrfs::is_here(path) => super::btrfs::remove(path),
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io("remove", path)(error)),
@@ -55,7 +55,7 @@ pub(super) fn remove_dir(path: &Path) -> Result<(), Error> {
 
 /// The same of a directory in which there are no subvolumes.
 pub(super) fn remove_plain(path: &Path) -> Result<(), Error> {
-    match std::fs::remove_dir_all(path) {
+    match remove::tree(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io("remove", path)(error)),
         Ok(()) | Err(_) => Ok(()),
     }

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::error::{Error, io};
 use crate::sys::beneath::RESOLVE;
-pub(super) use crate::sys::beneath::open_below;
+pub(super) use crate::sys::beneath::{Tree, open_below};
 use crate::sys::btrfs;
 
 /// Threads at a time, at most.
@@ -158,7 +158,7 @@ impl<F: Fn(&Entry<'_>) -> Result<(), Error> + Sync> Visit for F {
 }
 
 struct Walk<'a, V> {
-    root: &'a OwnedFd,
+    tree: Tree<'a>,
     top: &'a Path,
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -174,7 +174,7 @@ pub(super) fn open(top: &Path) -> Result<OwnedFd, Error> {
 /// Calls `visit` with `root`, which lies at `top`, and with everything below it, in no order. The first error ends it.
 pub(super) fn walk<V: Visit>(root: &OwnedFd, top: &Path, visit: &V) -> Result<(), Error> {
     let queue = Queue { waiting: VecDeque::from([PathBuf::new()]), busy: 0, failed: None };
-    let walk = Walk { root, top, queue: Mutex::new(queue), changed: Condvar::new(), visit };
+    let walk = Walk { tree: Tree::new(root), top, queue: Mutex::new(queue), changed: Condvar::new(), visit };
     walk.enter(root, None, Path::new(""), OsStr::new("."))?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, THREADS);
     std::thread::scope(|scope| {
@@ -216,7 +216,7 @@ impl<V: Visit> Walk<'_, V> {
 
     fn directory(&self, path: &Path) -> Result<(), Error> {
         let failed = |errno: Errno| io("read", self.top.join(path))(errno.into());
-        let fd = match open_below(self.root, path) {
+        let fd = match self.tree.open(path) {
             Err(Errno::NOENT) if V::LIVE => return Ok(()),
             result => result.map_err(failed)?,
         };

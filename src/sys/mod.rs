@@ -29,6 +29,7 @@ pub mod process;
 pub mod program;
 pub mod project;
 pub mod pty;
+pub mod remove;
 pub mod seccomp;
 pub mod socket;
 pub mod space;

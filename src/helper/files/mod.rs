@@ -73,7 +73,7 @@ impl fmt::Display for FilePath {
         if !self.0.starts_with(b"/") {
             f.write_str("/")?;
         }
-        f.write_str(&String::from_utf8_lossy(&self.0))
+        f.write_str(&crate::names::both_ends(&String::from_utf8_lossy(&self.0)))
     }
 }
 

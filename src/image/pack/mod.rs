@@ -12,7 +12,6 @@
 //! say (mksquashfs does not keep to that), and the date of the image is that of the newest change in it.
 
 mod child;
-mod compressor;
 pub(super) mod header;
 mod parent;
 mod sink;
@@ -26,11 +25,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
+use crate::config::compressor::Compressor;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 pub use child::main as child_main;
-pub use compressor::{Compressor, Unknown};
 pub use parent::{Leash, Stop, leash};
 
 /// So many ids of the disk are others in the image: the first of the disk, the first in the image, how many.
@@ -121,7 +120,7 @@ enum Failure {
 
 fn failed(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(Errno) -> Failure {
     let path = path.into();
-    move |errno| Failure::Other(format!("cannot {doing} {}: {errno}", path.display()))
+    move |errno| Failure::Other(format!("cannot {doing} {}: {errno}", crate::names::shown_path(&path)))
 }
 
 /// The failure of writing.

@@ -5,7 +5,8 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::{About, Compressor, Failure, Reply, Request, Source};
+use super::{About, Failure, Reply, Request, Source};
+use crate::config::compressor::Compressor;
 use crate::image::error::{Error, io as io_error};
 use crate::image::metadata::Metadata;
 use crate::image::store::{Received, Upload};

@@ -18,7 +18,7 @@ use std::thread::{JoinHandle, available_parallelism};
 
 use ring::digest::{Context, SHA256};
 
-use super::compressor::{Compressor, Lzma};
+use crate::config::compressor::{Compressor, Lzma};
 
 /// Bytes that go from thread to thread at once.
 pub(super) const CHUNK: usize = 1 << 20;

@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FileType;
 use serde_norway::{Mapping, Value};
 
-use super::compressor::Compressor;
 use super::header::{Attribute, BLOCK, Entry, Kind};
 use super::sink::{Sink, Written};
 use super::tree::{Found, walk};
 use super::{About, Failure, Request, Source, failed, stretches};
+use crate::config::compressor::Compressor;
 use crate::image::metadata::{MAX, Metadata};
-use crate::image::rules::Limits;
+use crate::image::rules::{Limits, MAX_PATH};
 use crate::image::squashfs::{METADATA, TEMPLATES};
+use crate::names::shown_path;
 use crate::sys::file_ids;
 
 /// What is there, before anything is written.
@@ -39,6 +40,11 @@ pub(super) fn survey(source: &Source) -> Result<Survey, Failure> {
     let limit = |what: &str, limit: u64| Failure::Limit { what: what.to_owned(), limit };
     let (mut survey, mut seen) = (Survey::default(), std::collections::BTreeSet::new());
     walk(source, &mut |found| {
+        // What could not be unpacked again is not worth packing.
+        if ROOT.len() + 1 + found.below.as_os_str().len() > MAX_PATH {
+            let shown = shown_path(found.below);
+            return Err(Failure::Other(format!("the path {shown} has more than the 4095 bytes that one may have")));
+        }
         survey.entries += 1;
         survey.newest = survey.newest.max(found.stat.st_mtime);
         if found.stat.st_nlink < 2 || found.size() == 0 || seen.insert((found.stat.st_dev, found.stat.st_ino)) {
@@ -350,7 +356,7 @@ impl Writer<'_> {
                 let count = self.sink.take(&file, left.min(STEP))?;
                 if count == 0 {
                     let path = place();
-                    return Err(Failure::Other(format!("{} became shorter meanwhile", path.display())).into());
+                    return Err(Failure::Other(format!("{} became shorter meanwhile", shown_path(path))).into());
                 }
                 left -= count;
                 self.done += count;
@@ -365,9 +371,11 @@ impl Writer<'_> {
 /// Of a file so much is read before it is told how far it is, bytes.
 const STEP: u64 = 8 << 20;
 
+const ROOT: &str = "rootfs";
+
 /// The name of an entry.
 fn named(below: &Path) -> Vec<u8> {
-    let mut name = b"rootfs".to_vec();
+    let mut name = ROOT.as_bytes().to_vec();
     if !below.as_os_str().is_empty() {
         name.push(b'/');
         name.extend(below.as_os_str().as_bytes());

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use super::*;
+use crate::config::compressor::Compressor;
 
 /// A root with something of each kind, and what lies beside it.
 fn source(place: &Path) -> Source {

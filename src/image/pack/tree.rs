@@ -1,8 +1,8 @@
 //! A look at a tree of files in an order that only depends on what they are called: each directory, then what else is in
 //! it, then the directories in it, by the bytes of the names. Nobody changes the tree meanwhile.
 //!
-//! Directories are opened beneath the root, files in their directory by name: no link is followed, and no more than two
-//! descriptors are open at a time.
+//! Directories are opened beneath the root, files in their directory by name: no link is followed, and few descriptors are
+//! open at a time, however deep it is.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::header::Attribute;
 use super::{Failure, Source, failed};
-use crate::sys::beneath::open_below;
+use crate::sys::beneath::Tree;
 
 /// A file of the tree.
 pub(super) struct Found<'a> {
@@ -113,20 +113,21 @@ fn open_root(path: &Path) -> Result<OwnedFd, Failure> {
 
 /// Calls `visit` with everything of a source's root.
 pub(super) fn walk(source: &Source, visit: &mut dyn FnMut(&Found<'_>) -> Result<(), Failure>) -> Result<(), Failure> {
-    let mut trees = vec![open_root(&source.rootfs)?];
+    let mut roots = vec![open_root(&source.rootfs)?];
     let mut elsewhere = Vec::new();
     for (below, path) in &source.elsewhere {
-        elsewhere.push((below, trees.len()));
-        trees.push(open_root(path)?);
+        elsewhere.push((below, roots.len()));
+        roots.push(open_root(path)?);
     }
+    let trees: Vec<_> = roots.iter().map(Tree::new).collect();
     let mut waiting = vec![Waiting { tree: 0, path: PathBuf::new(), below: PathBuf::new() }];
     while let Some(mut next) = waiting.pop() {
         if let Some((_, tree)) = elsewhere.iter().find(|(below, _)| next.tree == 0 && **below == next.below) {
             next = Waiting { tree: *tree, path: PathBuf::new(), ..next };
         }
         let place = |below: &Path| source.rootfs.join(below);
-        let Some(root) = trees.get(next.tree) else { continue };
-        let directory = open_below(root, &next.path).map_err(failed("open", place(&next.below)))?;
+        let Some(tree) = trees.get(next.tree) else { continue };
+        let directory = tree.open(&next.path).map_err(failed("open", place(&next.below)))?;
         let stat = rustix::fs::fstat(&directory).map_err(failed("look at", place(&next.below)))?;
         visit(&Found { below: &next.below, stat, place: Place::Directory(&directory) })?;
         let names = names(&directory).map_err(failed("read", place(&next.below)))?;

@@ -16,12 +16,12 @@ const EXTREME: u32 = 1 << 31;
 
 impl Lzma {
     /// As liblzma has it.
-    pub(super) fn preset(self) -> u32 {
+    pub fn preset(self) -> u32 {
         if self.extreme { self.level | EXTREME } else { self.level }
     }
 
     /// Size of the dictionary, bytes (xz(1), the table of presets).
-    pub(super) fn dictionary(self) -> u32 {
+    pub fn dictionary(self) -> u32 {
         match self.level {
             0 => 1 << 18,
             1 => 1 << 20,
@@ -35,7 +35,7 @@ impl Lzma {
     }
 
     /// Each takes a dozen dictionaries of memory.
-    pub(super) fn most_threads(self) -> u32 {
+    pub fn most_threads(self) -> u32 {
         if self.level > 6 { 2 } else { 8 }
     }
 }
