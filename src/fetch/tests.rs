@@ -172,7 +172,7 @@ async fn a_byte_now_and_then_is_no_better_than_silence() {
     let client = direct().telling(Arc::new(move |resumed| teller.lock().unwrap().push(resumed)));
     // A day on which even the drops are late makes it silence.
     let is_given_up = |error: &Error| matches!(error, Error::Slow { .. } | Error::Stalled { .. });
-    let error = read(&client, &url(port)).await.unwrap_err();
+    let error = client.read(&url(port), &HeaderMap::new(), 1 << 20).await.map(drop).unwrap_err();
     assert!(is_given_up(&error), "{error}");
     let mut download = client.download(&url(port), &HeaderMap::new(), Total::Exactly(100_000)).await.unwrap();
     let error = loop {
