@@ -124,6 +124,8 @@ impl Of<'_> {
             writer.take(bytes).await?;
             (self.told)(stage, writer.count(), length);
         }
+        // Written to its end before it is judged: what is refused goes at once.
+        let upload = writer.end().await?;
         if let Some((expected, digest)) = own {
             let found = digest.finish();
             if found.as_ref() != expected.as_slice() {
@@ -136,7 +138,7 @@ impl Of<'_> {
                 });
             }
         }
-        Ok(writer.end().await?)
+        Ok(upload)
     }
 }
 
