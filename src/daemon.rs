@@ -187,10 +187,11 @@ fn build(dir: &StateDir, bus: Bus, log: Log) -> Result<Arc<App>, String> {
         apparmor: AppArmor::find(says(&["WARREN_SECURITY_APPARMOR", "LXD_SECURITY_APPARMOR"], false)),
         host: host(),
     }));
-    let remotes = Arc::new(crate::remote::Remotes::new(Arc::clone(instances.context())));
+    let ops = Operations::new(bus.clone());
+    let remotes = Arc::new(crate::remote::Remotes::new(Arc::clone(instances.context()), ops.clone()));
     Ok(Arc::new(App {
         db,
-        ops: Operations::new(bus.clone()),
+        ops,
         bus,
         sockets: Sockets::default(),
         instances,

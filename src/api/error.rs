@@ -350,6 +350,10 @@ fn remote(error: &remote::Error) -> StatusCode {
         | remote::Error::Index { .. }
         | remote::Error::Answer { .. }
         | remote::Error::NoOrigin { .. }
+        | remote::Error::Skipped { .. }
+        | remote::Error::Damaged { .. }
+        | remote::Error::File { .. }
+        | remote::Error::Nothing { .. }
         | remote::Error::Ended
         | remote::Error::Name(_)
         | remote::Error::Db(_)
@@ -360,8 +364,10 @@ fn remote(error: &remote::Error) -> StatusCode {
             | fetch::Error::Resolve { .. }
             | fetch::Error::Connect { .. }
             | fetch::Error::Proxy { .. }
+            | fetch::Error::Distrusted { .. }
             | fetch::Error::Tls { .. }
             | fetch::Error::Stalled { .. }
+            | fetch::Error::Slow { .. }
             | fetch::Error::Broken { .. }
             | fetch::Error::Redirect { .. }
             | fetch::Error::Status { .. }

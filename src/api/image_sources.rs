@@ -99,6 +99,7 @@ fn pull(call: Call, asked: &wire::ImageSource, body: wire::ImagesPost) -> Result
         filename: body.filename,
         // As in LXD: what has no name there has nothing newer to follow.
         origin: Some(source.origin(source.alias_or(&asked.alias))).filter(remote::can_follow),
+        replaces: None,
         requestor: Some(call.requestor()),
     };
     let spec = Spec { may_cancel: true, ..spec(&call, "Downloading image", &project, &[]) };
@@ -170,7 +171,8 @@ pub async fn refresh(call: Call) -> Result<Response> {
     if !image.update_source.as_ref().is_some_and(remote::can_follow) {
         return Err(remote::Error::NoOrigin { fingerprint: image.fingerprint.clone() }.into());
     }
-    let spec = spec(&call, "Refreshing image", &image.project, &[image.fingerprint.as_str()]);
+    let spec =
+        Spec { may_cancel: true, ..spec(&call, "Refreshing image", &image.project, &[image.fingerprint.as_str()]) };
     let (app, requestor) = (Arc::clone(&call.app), call.requestor());
     let operation = app.clone().ops.task(spec, async move |handle| {
         let is_newer = app.remotes.refresh(&image, Some(requestor), &telling(&handle)).await?;

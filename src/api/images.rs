@@ -175,6 +175,8 @@ pub async fn put(mut call: Call) -> Result<Response> {
         properties: body.properties,
         public: body.public,
         expires_at: if is_zero_time(&body.expires_at) { old.expires_at } else { expires_at },
+        // Whoever edits an image sends what was shown.
+        is_expiry_set: old.is_expiry_set || !is_zero_time(&body.expires_at) && expires_at != old.expires_at,
         profiles: if named.has("profiles") { profiles } else { old.profiles.clone() },
         ..old.clone()
     })
@@ -196,7 +198,7 @@ pub async fn patch(mut call: Call) -> Result<Response> {
             new.auto_update = part.auto_update;
         }
         if named.has("expires_at") {
-            new.expires_at = expires_at;
+            (new.expires_at, new.is_expiry_set) = (expires_at, true);
         }
         if named.has("profiles") {
             new.profiles = profiles;

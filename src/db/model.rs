@@ -155,6 +155,8 @@ pub struct Image {
     pub created_at: Seconds,
     /// 0 is never.
     pub expires_at: Seconds,
+    /// Whether somebody here said when it expires: not its server, nor itself.
+    pub is_expiry_set: bool,
     /// 0 is never.
     pub last_used_at: Seconds,
     /// When it arrived here.

@@ -20,6 +20,7 @@ diesel::table! { images (project, fingerprint) {
     project -> Text, fingerprint -> Text, phase -> Text, filename -> Text, size -> BigInt, public -> Bool,
     auto_update -> Bool, cached -> Bool, architecture -> Text, properties -> Text, profiles -> Text,
     created_at -> BigInt, expires_at -> BigInt, last_used_at -> BigInt, uploaded_at -> BigInt, update_source -> Text,
+    is_expiry_set -> Bool,
 } }
 diesel::table! { aliases (project, name) { project -> Text, name -> Text, description -> Text, target -> Text, } }
 diesel::table! { pools (name) { name -> Text, phase -> Text, driver -> Text, description -> Text, config -> Text, } }
@@ -120,5 +121,8 @@ ALTER TABLE images ADD COLUMN update_source TEXT NOT NULL DEFAULT 'null';
 CREATE TABLE trust_tokens (id TEXT PRIMARY KEY NOT NULL, secret TEXT NOT NULL, name TEXT NOT NULL,
   restricted INTEGER NOT NULL, projects TEXT NOT NULL, addresses TEXT NOT NULL, created_at INTEGER NOT NULL,
   expires_at INTEGER NOT NULL) WITHOUT ROWID;
+"#,
+    r#"
+ALTER TABLE images ADD COLUMN is_expiry_set INTEGER NOT NULL DEFAULT 0;
 "#,
 ];

@@ -53,7 +53,7 @@ row!(SnapshotRow, schema::snapshots, (project, instance, name), {
 row!(ImageRow, schema::images, (project, fingerprint), {
     project: String, fingerprint: String, phase: String, filename: String, size: i64, public: bool,
     auto_update: bool, cached: bool, architecture: String, properties: String, profiles: String,
-    created_at: i64, expires_at: i64, last_used_at: i64, uploaded_at: i64, update_source: String,
+    created_at: i64, expires_at: i64, last_used_at: i64, uploaded_at: i64, update_source: String, is_expiry_set: bool,
 });
 row!(AliasRow, schema::aliases, (project, name), { project: String, name: String, description: String, target: String });
 row!(PoolRow, schema::pools, (name), {
@@ -221,6 +221,7 @@ impl ImageRow {
             expires_at: record.expires_at,
             last_used_at: record.last_used_at,
             uploaded_at: record.uploaded_at,
+            is_expiry_set: record.is_expiry_set,
             update_source: json(&record.update_source)?,
         })
     }
@@ -243,6 +244,7 @@ impl ImageRow {
             expires_at: self.expires_at,
             last_used_at: self.last_used_at,
             uploaded_at: self.uploaded_at,
+            is_expiry_set: self.is_expiry_set,
             update_source: parse(&what, &self.update_source)?,
         })
     }

@@ -144,6 +144,7 @@ fn deleting_an_image_takes_its_aliases_but_updating_it_does_not() {
         profiles: Vec::new(),
         created_at: 0,
         expires_at: 0,
+        is_expiry_set: false,
         last_used_at: 0,
         update_source: None,
         uploaded_at: 0,

@@ -11,8 +11,9 @@ use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
+use super::error::plain;
 use super::url::is_near;
-use super::{Body, Client, Error, Url};
+use super::{Body, Client, Error, Url, distrust};
 
 /// A head of a server has at most so many fields…
 const FIELDS: usize = 100;
@@ -67,11 +68,17 @@ impl Client {
                 }
                 let host = proxy.uri().host().ok_or_else(|| wrong("it has no host"))?;
                 let host = host.trim_start_matches('[').trim_end_matches(']');
-                let mut stream = dial(host, proxy.uri().port_u16().unwrap_or(80), false, url).await?;
+                let dialled = dial(host, proxy.uri().port_u16().unwrap_or(80), false, url).await;
+                let mut stream = dialled.map_err(|error| match error {
+                    Error::Connect { reason, .. } => wrong(&format!("it cannot be reached: {reason}")),
+                    Error::Resolve { reason, .. } => wrong(&format!("its name cannot be resolved: {reason}")),
+                    error => error,
+                })?;
                 let authorization = proxy.basic_auth().cloned();
                 if url.is_https() {
-                    let asked = tunnel(&mut stream, url, authorization.as_ref()).await;
-                    asked.map_err(|reason| Error::Proxy { proxy: named.clone(), reason })?;
+                    let asked = tokio::time::timeout(self.stall, tunnel(&mut stream, url, authorization.as_ref()));
+                    let silent = |_| wrong(&format!("it was silent for {} s", self.stall.as_secs()));
+                    asked.await.map_err(silent)?.map_err(|reason| wrong(&reason))?;
                 }
                 (stream, authorization)
             }
@@ -88,9 +95,10 @@ impl Client {
 
     async fn encrypt(&self, stream: TcpStream, url: &Url) -> Result<impl Stream + 'static, Error> {
         let failed = |reason: String| Error::Tls { host: url.authority(), reason };
-        let name = ServerName::try_from(url.host().to_owned()).map_err(|error| failed(error.to_string()))?;
+        let name = ServerName::try_from(url.host().to_owned())
+            .map_err(|_| failed("its name is none that a certificate could be for; check the address".to_owned()))?;
         let connector = TlsConnector::from(std::sync::Arc::clone(&self.tls));
-        connector.connect(name, stream).await.map_err(|error| failed(error.to_string()))
+        connector.connect(name, stream).await.map_err(|error| distrust::handshake(url, &error))
     }
 }
 
@@ -122,7 +130,7 @@ async fn dial(host: &str, port: u16, guard: bool, url: &Url) -> Result<TcpStream
         Some(address) => vec![SocketAddr::new(address, port)],
         None => {
             let found = tokio::net::lookup_host((host, port)).await;
-            found.map_err(|error| Error::Resolve { host: host.to_owned(), reason: error.to_string() })?.collect()
+            found.map_err(|error| Error::Resolve { host: host.to_owned(), reason: unresolved(&error) })?.collect()
         }
     };
     if guard && addresses.iter().any(|address| is_near(address.ip())) {
@@ -136,10 +144,16 @@ async fn dial(host: &str, port: u16, guard: bool, url: &Url) -> Result<TcpStream
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Err(error) => last = error.to_string(),
+            Err(error) => last = plain(&error),
         }
     }
     Err(Error::Connect { host: format!("{host}:{port}"), reason: last })
+}
+
+/// What the resolver says.
+fn unresolved(error: &std::io::Error) -> String {
+    let text = plain(error);
+    text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()
 }
 
 /// Asks a proxy for a connection to the server (RFC 9110, CONNECT).
@@ -151,11 +165,11 @@ async fn tunnel(stream: &mut TcpStream, url: &Url, authorization: Option<&Header
         request.push_str(&format!("Proxy-Authorization: {value}\r\n"));
     }
     request.push_str("\r\n");
-    stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+    stream.write_all(request.as_bytes()).await.map_err(|error| plain(&error))?;
     let mut head = Vec::new();
     // The server behind it says nothing before it is spoken to, so whatever comes is the proxy's.
     while !head.ends_with(b"\r\n\r\n") {
-        let byte = stream.read_u8().await.map_err(|error| format!("it hangs up: {error}"))?;
+        let byte = stream.read_u8().await.map_err(|error| format!("{} when asked for {place}", plain(&error)))?;
         head.push(byte);
         if head.len() > PROXY_HEAD {
             return Err("its answer is too long".to_owned());
@@ -164,6 +178,13 @@ async fn tunnel(stream: &mut TcpStream, url: &Url, authorization: Option<&Header
     let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
     match line.split(' ').nth(1) {
         Some(status) if line.starts_with("HTTP/1.") && status.starts_with('2') => Ok(()),
-        Some(_) | None => Err(format!("it answers {:?}", crate::names::shortened(&line))),
+        Some("407") => {
+            Err("it wants a name and a password, or other ones: write them as http://NAME:PASSWORD@HOST:PORT"
+                .to_owned())
+        }
+        Some(_) if line.starts_with("HTTP/") => {
+            Err(format!("it does not let through to {place}: {}", crate::names::shortened(&line)))
+        }
+        Some(_) | None => Err("what it answers is no HTTP".to_owned()),
     }
 }

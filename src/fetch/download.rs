@@ -24,6 +24,17 @@ pub enum Total {
     AtMost(u64),
 }
 
+/// A download that broke off and is gone on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resumed {
+    /// Which further try this is, from 1…
+    pub number: u32,
+    /// …to this.
+    pub of: u32,
+    /// Why the last one ended.
+    pub reason: String,
+}
+
 /// A body that may come by several connections.
 pub struct Download {
     client: Client,
@@ -50,6 +61,7 @@ impl Client {
     /// As of [`Client::get`]; [`Error::Length`] and [`Error::TooLong`] when the server announces something else than
     /// `total`.
     pub async fn download(&self, url: &Url, headers: &HeaderMap, total: Total) -> Result<Download, Error> {
+        self.tell(None);
         let reply = self.get(Method::GET, url, headers).await?;
         let (length, limit) = match (total, reply.length()) {
             (Total::Exactly(expected), Some(found)) if expected != found => {
@@ -77,6 +89,12 @@ impl Client {
             tries: 0,
             counted_from: 0,
         })
+    }
+
+    fn tell(&self, resumed: Option<Resumed>) {
+        if let Some(teller) = &self.teller {
+            teller(resumed);
+        }
     }
 }
 
@@ -123,7 +141,11 @@ impl Download {
             return Err(Error::TooLong { url: self.url.to_string(), limit: self.length.unwrap_or(self.limit) });
         }
         if self.position - self.counted_from > PROGRESS {
+            let was_resumed = self.tries > 0;
             (self.tries, self.counted_from) = (0, self.position);
+            if was_resumed {
+                self.client.tell(None);
+            }
         }
         Ok(bytes)
     }
@@ -131,7 +153,11 @@ impl Download {
     fn broke(&mut self, error: Error) -> Result<(), Error> {
         self.reply = None;
         self.tries += 1;
-        if self.tries > TRIES { Err(error) } else { Ok(()) }
+        if self.tries > TRIES {
+            return Err(error);
+        }
+        self.client.tell(Some(Resumed { number: self.tries, of: TRIES, reason: error.to_string() }));
+        Ok(())
     }
 
     /// Asks for the rest. A server that cannot give it sends all again, of which what is here already is thrown away.

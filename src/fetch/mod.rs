@@ -5,10 +5,12 @@
 //!                      ^                                      │ redirect: same scheme, not to this host's neighbours
 //!                      └──────────────────────────────────────┘
 //! ```
-//! A connection serves one request. Everything waits for the next byte only so long ([`STALL`]); a whole download may
-//! take as long as it takes, and one that breaks is gone on with ([`Download`]).
+//! A connection serves one request. Everything waits for the next byte only so long ([`STALL`]), and a few bytes now and
+//! then are no better than none; a whole download may take as long as it takes, and one that breaks is gone on with
+//! ([`Download`]).
 
 mod connect;
+mod distrust;
 mod download;
 mod error;
 mod reply;
@@ -26,14 +28,20 @@ use hyper::body::Bytes;
 use hyper_util::client::proxy::matcher::Matcher;
 use rustls::ClientConfig;
 
-pub use download::{Download, Total};
+pub use download::{Download, Resumed, Total};
 pub use error::Error;
 pub use reply::Reply;
 pub use tls::Trust;
 pub use url::Url;
 
-/// How long a server may be silent.
+/// How long a server may be silent; so long, too, it has for the least that must come of a body.
 pub const STALL: Duration = Duration::from_secs(30);
+
+/// [`STALL`]; `WARREN_TEST_STALL_MILLIS`, for tests only, is another.
+fn stall_limit() -> Duration {
+    let told = std::env::var("WARREN_TEST_STALL_MILLIS").ok().and_then(|text| text.parse().ok());
+    told.map_or(STALL, Duration::from_millis)
+}
 
 /// So many redirects are followed.
 const REDIRECTS: usize = 5;
@@ -74,6 +82,9 @@ impl Proxies {
     }
 }
 
+/// Who is told that a download is gone on with; `None`: it goes well again.
+pub type Teller = Arc<dyn Fn(Option<Resumed>) + Send + Sync>;
+
 /// A client.
 #[derive(Clone)]
 pub struct Client {
@@ -83,6 +94,7 @@ pub struct Client {
     stall: Duration,
     /// Addresses come from this server.
     origin: Option<Url>,
+    teller: Option<Teller>,
 }
 
 impl Client {
@@ -98,8 +110,9 @@ impl Client {
             tls: tls::config(trust)?,
             proxies: Arc::new(proxies.matcher()),
             agent: HeaderValue::from_str(&agent).unwrap_or(HeaderValue::from_static("Warren")),
-            stall: STALL,
+            stall: stall_limit(),
             origin: None,
+            teller: None,
         })
     }
 
@@ -107,6 +120,13 @@ impl Client {
     #[must_use]
     pub fn with_stall(mut self, stall: Duration) -> Self {
         self.stall = stall;
+        self
+    }
+
+    /// Tells somebody of downloads that are gone on with.
+    #[must_use]
+    pub fn telling(mut self, teller: Teller) -> Self {
+        self.teller = Some(teller);
         self
     }
 
@@ -142,7 +162,9 @@ impl Client {
     ) -> Result<Reply, Error> {
         let stalled = |_| Error::Stalled { host: url.authority(), seconds: self.stall.as_secs() };
         let guarded_for = guarded_for.or(self.origin.as_ref());
-        let limited = tokio::time::timeout(self.stall, self.connect(url, guarded_for)).await;
+        // A proxy that is silent is named by itself.
+        let limit = self.stall.saturating_add(self.stall / 2);
+        let limited = tokio::time::timeout(limit, self.connect(url, guarded_for)).await;
         let (mut sender, absolute, connection) = limited.map_err(stalled)??;
         let target = if absolute { url.full() } else { url.target().to_owned() };
         let mut request = Request::new(body);

@@ -152,3 +152,63 @@ async fn proxies_are_asked_as_they_are_set() {
     let socks = Proxies { http: "socks5://127.0.0.1:1".to_owned(), ..Proxies::default() };
     assert!(matches!(read(&self::client(&socks), &plain).await.unwrap_err(), Error::Proxy { .. }));
 }
+
+#[tokio::test]
+async fn a_byte_now_and_then_is_no_better_than_silence() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n").await;
+                while stream.write_all(b"x").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            });
+        }
+    });
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let teller = Arc::clone(&told);
+    let client = direct().telling(Arc::new(move |resumed| teller.lock().unwrap().push(resumed)));
+    // A day on which even the drops are late makes it silence.
+    let is_given_up = |error: &Error| matches!(error, Error::Slow { .. } | Error::Stalled { .. });
+    let error = client.read(&url(port), &HeaderMap::new(), 1 << 20).await.map(drop).unwrap_err();
+    assert!(is_given_up(&error), "{error}");
+    let mut download = client.download(&url(port), &HeaderMap::new(), Total::Exactly(100_000)).await.unwrap();
+    let error = loop {
+        match download.chunk().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("it came"),
+            Err(error) => break error,
+        }
+    };
+    assert!(is_given_up(&error), "{error}");
+    let told = told.lock().unwrap();
+    let numbers: Vec<u32> = told.iter().flatten().map(|resumed| resumed.number).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5], "{told:?}");
+}
+
+#[tokio::test]
+async fn what_is_asked_by_the_wrong_protocol_is_told() {
+    // What a server for TLS says to who does not encrypt, and the other way round.
+    let (port, _) = server("\x15\x03\x01\x00\x02\x02\x16").await;
+    let error = read(&direct(), &url(port)).await.unwrap_err().to_string();
+    assert!(error.contains("perhaps this port is for https://"), "{error}");
+    let go = "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    let (port, _) = server(go).await;
+    let error = read(&direct(), &url(port)).await.unwrap_err().to_string();
+    assert!(error.contains("HTTPS server.") || error.contains("for https://"), "{error}");
+    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = plain.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = plain.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+            let _ = stream.read_u8().await;
+        }
+    });
+    let error = read(&direct(), &Url::parse(&format!("https://127.0.0.1:{port}/")).unwrap()).await.unwrap_err();
+    assert!(matches!(&error, Error::Tls { .. }) && error.to_string().contains("http://"), "{error}");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let error = read(&direct(), &url(nobody)).await.unwrap_err().to_string();
+    assert!(error.contains("nothing listens there") && !error.contains("os error"), "{error}");
+}

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::Error;
+use super::distrust::Distrust;
 
 /// Whose servers are believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,19 +32,51 @@ impl Trust {
             return Ok(Self::System);
         }
         let der = CertificateDer::from_pem_slice(pem.as_bytes());
-        der.map(Self::Pinned).map_err(|error| Error::Certificate { reason: format!("it is not PEM: {error}") })
+        der.map(Self::Pinned).map_err(|_| {
+            let reason = "it is no certificate in PEM, which begins with -----BEGIN CERTIFICATE-----".to_owned();
+            Error::Certificate { reason }
+        })
     }
 }
 
-/// Believes one certificate, and whom it vouches for.
+/// Who is believed beside what the verifier of certificates says.
 #[derive(Debug)]
-struct Pinned {
-    certificate: CertificateDer<'static>,
-    authority: Option<Arc<WebPkiServerVerifier>>,
+enum Believed {
+    /// This one, by itself.
+    Pinned(CertificateDer<'static>),
+    /// Each of these by itself, too, if name and time fit: also one that is an authority's, as `openssl req -x509` makes them.
+    System(Vec<CertificateDer<'static>>),
+}
+
+/// Believes certificates, and whom they vouch for.
+#[derive(Debug)]
+struct Verifier {
+    believed: Believed,
+    /// `None`: nobody vouches for others.
+    authorities: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Pinned {
+impl Verifier {
+    /// Whether the certificate counts by itself.
+    fn by_itself(
+        &self,
+        shown: &CertificateDer<'_>,
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Option<Result<(), Distrust>> {
+        match &self.believed {
+            Believed::Pinned(pinned) => (shown == pinned).then_some(Ok(())),
+            Believed::System(roots) => roots.iter().any(|root| root == shown).then(|| {
+                Distrust::by_time(shown, now)?;
+                let parsed = ParsedCertificate::try_from(shown).map_err(|error| Distrust::of(&error, shown, name))?;
+                verify_server_name(&parsed, name).map_err(|error| Distrust::of(&error, shown, name))
+            }),
+        }
+    }
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -51,13 +85,23 @@ impl ServerCertVerifier for Pinned {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if *end_entity == self.certificate {
-            return Ok(ServerCertVerified::assertion());
+        if let Some(result) = self.by_itself(end_entity, server_name, now) {
+            return result.map(|()| ServerCertVerified::assertion()).map_err(Distrust::into_rustls);
         }
-        match &self.authority {
-            Some(authority) => authority.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now),
+        let result = match &self.authorities {
+            Some(authorities) => {
+                authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+            }
             None => Err(CertificateError::UnknownIssuer.into()),
-        }
+        };
+        result.map_err(|error| {
+            let why = match (Distrust::of(&error, end_entity, server_name), &self.believed) {
+                (Distrust::Unknown { fingerprint, .. }, Believed::Pinned(_)) => Distrust::NotPinned { fingerprint },
+                (Distrust::Unknown { .. }, Believed::System(roots)) if roots.is_empty() => Distrust::NoAuthorities,
+                (why, _) => why,
+            };
+            why.into_rustls()
+        })
     }
 
     fn verify_tls12_signature(
@@ -93,22 +137,20 @@ pub(super) fn config(trust: &Trust) -> Result<Arc<ClientConfig>, Error> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|error| wrong(error.to_string()))?;
-    let mut config = match trust {
-        Trust::System => {
-            // One that cannot be read is left out; without any, no server is believed, and the error says so.
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
-            builder.with_root_certificates(roots).with_no_client_auth()
-        }
-        Trust::Pinned(certificate) => {
-            // One that can be no authority is only itself.
-            let authority = roots.add(certificate.clone()).ok().and_then(|()| {
-                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().ok()
-            });
-            let verifier = Pinned { certificate: certificate.clone(), authority, provider };
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()
-        }
+    let believed = match trust {
+        // One that cannot be read is left out; without any, no server is believed, and the error says so.
+        Trust::System => Believed::System(rustls_native_certs::load_native_certs().certs),
+        // One that can be no authority is only itself.
+        Trust::Pinned(certificate) => Believed::Pinned(certificate.clone()),
     };
+    let authorities = match &believed {
+        Believed::System(certificates) => certificates.clone(),
+        Believed::Pinned(certificate) => vec![certificate.clone()],
+    };
+    roots.add_parsable_certificates(authorities);
+    let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().ok();
+    let verifier = Verifier { believed, authorities, provider };
+    let mut config = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use futures_util::Stream;
 use http::header::HeaderMap;
+use ring::digest::{Context, SHA256};
 
 use super::blocking;
 use super::error::Error;
@@ -31,7 +32,7 @@ pub(super) async fn bring(
 ) -> Result<(Received, Option<String>), Error> {
     let mut first = None;
     let servers = match &found.place {
-        Place::Streams(_) => source.servers.as_slice(),
+        Place::Streams(..) => source.servers.as_slice(),
         Place::Export(..) | Place::At(..) => &source.servers[..1],
     };
     for server in servers {
@@ -39,7 +40,8 @@ pub(super) async fn bring(
         let result = async {
             let (upload, filename) = fetch(client, server, found, upload, told).await?;
             let expected = found.fingerprint.clone();
-            Ok((blocking(move || Ok(upload.finish(Some(&expected))?)).await?, filename))
+            let finished = blocking(move || Ok(upload.finish(Some(&expected))?)).await;
+            Ok((finished.map_err(|error| sent_by(server, error))?, filename))
         };
         match result.await {
             Ok(received) => return Ok(received),
@@ -47,6 +49,16 @@ pub(super) async fn bring(
         }
     }
     Err(first.unwrap_or(Error::NotFound))
+}
+
+/// What is wrong with an upload, said of what a server sent.
+fn sent_by(server: &Url, error: Error) -> Error {
+    let server = server.to_string();
+    match error {
+        Error::Image(image::Error::Fingerprint { expected, found }) => Error::Damaged { server, expected, found },
+        Error::Image(image::Error::Empty) => Error::Nothing { server },
+        error => error,
+    }
 }
 
 async fn fetch(
@@ -57,13 +69,15 @@ async fn fetch(
     told: Told<'_>,
 ) -> Result<(Upload, Option<String>), Error> {
     match &found.place {
-        Place::Streams(Files::Unified(file)) => {
-            let upload = part(client, server, file, upload, Part::Unified, "", told).await?;
+        Place::Streams(Files::Unified(file), product) => {
+            let of = Of { client, server, product, told };
+            let upload = of.part(file, upload, Part::Unified, "").await?;
             Ok((upload, name_of(&file.path)))
         }
-        Place::Streams(Files::Split(metadata, root)) => {
-            let upload = part(client, server, metadata, upload, Part::Metadata, "metadata", told).await?;
-            let upload = part(client, server, root, upload, Part::Rootfs, "rootfs", told).await?;
+        Place::Streams(Files::Split(metadata, root), product) => {
+            let of = Of { client, server, product, told };
+            let upload = of.part(metadata, upload, Part::Metadata, "metadata").await?;
+            let upload = of.part(root, upload, Part::Rootfs, "rootfs").await?;
             Ok((upload, name_of(&root.path)))
         }
         Place::Export(url, size) => {
@@ -86,24 +100,46 @@ fn name_of(path: &str) -> Option<String> {
     path.rsplit('/').next().filter(|name| !name.is_empty()).map(str::to_owned)
 }
 
-async fn part(
-    client: &Client,
-    server: &Url,
-    file: &File,
-    upload: Upload,
-    part: Part,
-    stage: &'static str,
-    told: Told<'_>,
-) -> Result<Upload, Error> {
-    let mut writer = Writer::new(upload);
-    writer.part(part).await?;
-    let mut download = client.download(&server.below(&file.path)?, &HeaderMap::new(), total(file.size)).await?;
-    let length = download.length();
-    while let Some(bytes) = download.chunk().await? {
-        writer.take(bytes).await?;
-        told(stage, writer.count(), length);
+/// Of what the files of a plain server are.
+struct Of<'a> {
+    client: &'a Client,
+    server: &'a Url,
+    product: &'a str,
+    told: Told<'a>,
+}
+
+impl Of<'_> {
+    async fn part(&self, file: &File, upload: Upload, part: Part, stage: &'static str) -> Result<Upload, Error> {
+        let mut writer = Writer::new(upload);
+        writer.part(part).await?;
+        let url = self.server.below(&file.path)?;
+        let mut download = self.client.download(&url, &HeaderMap::new(), total(file.size)).await?;
+        let length = download.length();
+        // A piece is a few dozen KiB: that is no work to give to another thread.
+        let mut own = file.sha256.map(|expected| (expected, Context::new(&SHA256)));
+        while let Some(bytes) = download.chunk().await? {
+            if let Some((_, digest)) = &mut own {
+                digest.update(&bytes);
+            }
+            writer.take(bytes).await?;
+            (self.told)(stage, writer.count(), length);
+        }
+        // Written to its end before it is judged: what is refused goes at once.
+        let upload = writer.end().await?;
+        if let Some((expected, digest)) = own {
+            let found = digest.finish();
+            if found.as_ref() != expected.as_slice() {
+                return Err(Error::File {
+                    server: self.server.to_string(),
+                    path: file.path.clone(),
+                    product: crate::names::shortened(self.product),
+                    expected: hex::encode(expected),
+                    found: hex::encode(found),
+                });
+            }
+        }
+        Ok(upload)
     }
-    Ok(writer.end().await?)
 }
 
 /// One file, or both as multipart.

@@ -6,6 +6,17 @@ use std::sync::Arc;
 use crate::names::{Fingerprint, NameError, ProjectName, shown_path};
 use crate::{db, fetch, image, project, storage};
 
+/// How a server is asked for an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asking {
+    /// By the lists of what it has.
+    Listed,
+    /// As anybody.
+    Public,
+    /// With a secret.
+    Secret,
+}
+
 /// The errors of this room.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "Display says what each one means; fields are named after what they hold")]
@@ -17,6 +28,32 @@ pub enum Error {
     NoImage {
         server: String,
         what: String,
+        asked: Asking,
+    },
+    /// It stands in a list, in words that cannot be used.
+    Skipped {
+        server: String,
+        what: String,
+        product: String,
+        reason: String,
+    },
+    /// Not what was announced came.
+    Damaged {
+        server: String,
+        expected: Fingerprint,
+        found: Fingerprint,
+    },
+    /// One of its files is another one than the list says.
+    File {
+        server: String,
+        path: String,
+        product: String,
+        expected: String,
+        found: String,
+    },
+    /// There is no byte in it.
+    Nothing {
+        server: String,
     },
     Ambiguous {
         server: String,
@@ -68,8 +105,31 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Field { name, reason } => write!(f, "The field {name:?}: {reason}"),
-            Self::NoImage { server, what } => {
-                write!(f, "The image server {server} has no image {what:?} that is for everybody")
+            Self::NoImage { server, what, asked } => {
+                write!(f, "The image server {server} has no image {what:?}")?;
+                f.write_str(match asked {
+                    Asking::Listed => " in its lists: check the name, and whether it is there for this architecture",
+                    Asking::Public => " that is for everybody: check the name; one that is not public needs a secret",
+                    Asking::Secret => ", or not for this secret, which is good for one use: ask for a new one there",
+                })
+            }
+            Self::Skipped { server, what, product, reason } => write!(
+                f,
+                "The image {what:?} of {server} is not usable, for its product {product:?} stands wrong in the list: {reason}. \
+                 Whoever runs the server must mend that; its other images can be used"
+            ),
+            Self::Damaged { server, expected, found } => write!(
+                f,
+                "What {server} sends for the image {expected} has the fingerprint {found}: it was damaged on the way, or lies \
+                 wrong there; try again, or another server"
+            ),
+            Self::File { server, path, product, expected, found } => write!(
+                f,
+                "The file {path:?} of the product {product:?} comes damaged from {server}: its SHA-256 is {found}, not {expected} \
+                 as listed; try again, or another server"
+            ),
+            Self::Nothing { server } => {
+                write!(f, "{server} sends an empty file for the image; try again, or another server")
             }
             Self::Ambiguous { server, what } => {
                 write!(f, "More than one image of {server} begins with {what:?}: give more of the fingerprint")
@@ -124,7 +184,7 @@ impl Error {
     pub fn is_away(&self) -> bool {
         match self {
             Self::Shared(error) => error.is_away(),
-            Self::Index { .. } | Self::Answer { .. } => false,
+            Self::Index { .. } | Self::Answer { .. } | Self::Skipped { .. } => false,
             _ => !self.is_missing(),
         }
     }
@@ -134,6 +194,15 @@ impl Error {
         match self {
             Self::Shared(error) => error.is_of_another(than),
             Self::Project(project::Error::Reached { project, .. }) => project != than,
+            _ => false,
+        }
+    }
+
+    /// Its list is of no use for it; a newer one may be.
+    pub(super) fn is_skipped(&self) -> bool {
+        match self {
+            Self::Skipped { .. } => true,
+            Self::Shared(error) => error.is_skipped(),
             _ => false,
         }
     }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::error::Error;
+use crate::fetch::Resumed;
 use crate::names::{Fingerprint, ProjectName};
 
 /// How often those who wait are told how far it is.
@@ -25,6 +26,8 @@ pub struct Progress {
     total: Option<u64>,
     /// Bytes per second.
     speed: u64,
+    /// It broke off, and does not go well again yet.
+    resumed: Option<Resumed>,
 }
 
 impl Progress {
@@ -40,10 +43,14 @@ impl Progress {
             None => ("processed", self.done),
         };
         progress[key] = value.to_string().into();
-        Map::from_iter([
-            ("download_progress".to_owned(), format!("{part}{far} ({speed}/s)").into()),
-            ("progress".to_owned(), progress),
-        ])
+        let mut text = format!("{part}{far} ({speed}/s)");
+        if let Some(Resumed { number, of, reason }) = &self.resumed {
+            text.push_str(&format!(", further try {number} of {of}: {reason}"));
+            progress["retry"] = number.to_string().into();
+            progress["retries"] = of.to_string().into();
+            progress["reason"] = reason.clone().into();
+        }
+        Map::from_iter([("download_progress".to_owned(), text.into()), ("progress".to_owned(), progress)])
     }
 }
 
@@ -71,6 +78,7 @@ impl Meter {
         if state.0 != part || done == 0 {
             *state = (part, now, None);
         }
+        let resumed = self.sender.borrow().resumed.clone();
         let is_end = total == Some(done);
         if !is_end && state.2.is_some_and(|last| now.duration_since(last) < TOLD) {
             return;
@@ -78,7 +86,16 @@ impl Meter {
         state.2 = Some(now);
         let millis = u64::try_from(now.duration_since(state.1).as_millis()).unwrap_or(u64::MAX).max(1);
         let speed = done.saturating_mul(1000) / millis;
-        self.sender.send_replace(Progress { part, done, total, speed });
+        self.sender.send_replace(Progress { part, done, total, speed, resumed });
+    }
+
+    /// That a download is gone on with, or goes well again.
+    pub(super) fn resumed(&self, resumed: Option<Resumed>) {
+        self.sender.send_if_modified(|progress| {
+            let is_new = progress.resumed != resumed;
+            progress.resumed = resumed;
+            is_new
+        });
     }
 }
 
@@ -169,11 +186,15 @@ mod tests {
 
     #[test]
     fn progress_is_told_as_clients_read_it() {
-        let progress = Progress { part: "rootfs", done: 420, total: Some(1000), speed: 3_100_000 };
+        let mut progress = Progress { part: "rootfs", done: 420, total: Some(1000), speed: 3_100_000, resumed: None };
         let told = progress.to_metadata();
         assert_eq!(told["download_progress"], "rootfs: 42% (3.10MB/s)");
         assert_eq!(told["progress"], json!({"stage": "download", "percent": "42", "speed": "3100000"}));
-        let told = Progress { part: "", done: 1500, total: None, speed: 9 }.to_metadata();
+        progress.resumed = Some(Resumed { number: 1, of: 5, reason: "a was silent for 30 s".to_owned() });
+        let told = progress.to_metadata();
+        assert_eq!(told["download_progress"], "rootfs: 42% (3.10MB/s), further try 1 of 5: a was silent for 30 s");
+        assert_eq!((&told["progress"]["retry"], &told["progress"]["retries"]), (&json!("1"), &json!("5")));
+        let told = Progress { part: "", done: 1500, total: None, speed: 9, resumed: None }.to_metadata();
         assert_eq!(told["download_progress"], "1.50kB (9B/s)");
         assert_eq!(told["progress"]["processed"], "1500");
     }

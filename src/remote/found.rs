@@ -8,11 +8,11 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::error::Error;
+use super::error::{Asking, Error};
 use super::index::Lists;
 use super::signature::Keys;
 use super::source::{Named, Protocol, Source};
-use super::streams::{self, Entry, Files};
+use super::streams::{self, Entry, Files, Skipped};
 use crate::api::wire::{self, Config};
 use crate::db::Seconds;
 use crate::fetch::{self, Client, Total, Url};
@@ -41,8 +41,8 @@ pub struct Found {
 /// Where its files are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Below each of the servers.
-    Streams(Files),
+    /// Below each of the servers; of which product they are.
+    Streams(Files, String),
     /// What LXD's API exports, of that server; bytes of all files.
     Export(Url, u64),
     /// Somewhere; whose word that is.
@@ -53,8 +53,8 @@ impl Place {
     /// Bytes of all files, as far as they are known before.
     pub(super) fn size(&self) -> u64 {
         match self {
-            Self::Streams(Files::Unified(file)) => file.size,
-            Self::Streams(Files::Split(metadata, root)) => metadata.size.saturating_add(root.size),
+            Self::Streams(Files::Unified(file), _) => file.size,
+            Self::Streams(Files::Split(metadata, root), _) => metadata.size.saturating_add(root.size),
             Self::Export(_, size) => *size,
             Self::At(..) => 0,
         }
@@ -105,7 +105,8 @@ pub(super) async fn find(
             Err(error) => drop(first.get_or_insert(Err(error))),
         }
     }
-    first.unwrap_or_else(|| Err(Error::NoImage { server: source.shown(), what: source.what() }))
+    let no_image = || Error::NoImage { server: source.shown(), what: source.what(), asked: Asking::Listed };
+    first.unwrap_or_else(|| Err(no_image()))
 }
 
 async fn by_streams(
@@ -120,16 +121,29 @@ async fn by_streams(
     let parse = move |list: &[u8]| streams::lists(&believed(keys.as_ref(), list)?);
     let url = signed("streams/v1/index.json")?;
     let index = lists.get(client, &url, wish.fresh, parse).await.map_err(|error| unsigned(error, &url, wish))?;
-    let (mut entries, mut stale) = (Vec::new(), index.stale);
+    let (mut entries, mut skipped, mut stale) = (Vec::new(), Vec::new(), index.stale);
     for path in &index.content {
         let (host, keys) = (Arc::clone(&wish.host), wish.keys.clone());
         let parse = move |list: &[u8]| streams::images(&believed(keys.as_ref(), list)?, &host);
         let url = signed(path)?;
         let list = lists.get(client, &url, wish.fresh, parse).await.map_err(|error| unsigned(error, &url, wish))?;
-        entries.extend(list.content);
+        entries.extend(list.content.entries);
+        if let Some(first) = list.content.skipped.first() {
+            let (count, product, reason) = (list.content.skipped.len(), &first.product, &first.reason);
+            tracing::debug!(%url, count, %product, %reason, "parts of a list of images are not usable; the first of them");
+        }
+        skipped.extend(list.content.skipped);
         stale = stale.or(list.stale);
     }
-    let no_image = || Error::NoImage { server: server.to_string(), what: source.what() };
+    let no_image = || {
+        let (server, what) = (server.to_string(), source.what());
+        match skipped.iter().find(|skipped| skipped.may_be(&what)) {
+            Some(Skipped { product, reason, .. }) => {
+                Error::Skipped { server, what, product: product.clone(), reason: reason.clone() }
+            }
+            None => Error::NoImage { server, what, asked: Asking::Listed },
+        }
+    };
     let by_fingerprint = |wanted: &str| match streams::by_fingerprint(&entries, wanted)[..] {
         [] => Err(no_image()),
         [entry] => Ok(entry),
@@ -152,7 +166,7 @@ async fn by_streams(
         properties: entry.properties.clone(),
         created_at: entry.created_at,
         expires_at: entry.expires_at,
-        place: Place::Streams(entry.files.clone()),
+        place: Place::Streams(entry.files.clone(), entry.product.clone()),
     };
     Ok((found, stale))
 }
@@ -214,8 +228,9 @@ async fn by_lxd(client: &Client, server: &Url, source: &Source, wish: &Wish<'_>)
         let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
         server.below(&format!("1.0/images/{path}{query}"))
     };
+    let asked = if source.secret.is_empty() { Asking::Public } else { Asking::Secret };
     let no_image = |error: Error| match error.is_missing() {
-        true => Error::NoImage { server: server.to_string(), what: source.what() },
+        true => Error::NoImage { server: server.to_string(), what: source.what(), asked },
         false => error,
     };
     let wanted = match &source.named {

@@ -41,6 +41,8 @@ pub struct Keep {
     pub filename: String,
     /// Where it comes from.
     pub origin: Option<ImageOrigin>,
+    /// The older one, whose names it takes and which goes as soon as it is here.
+    pub replaces: Option<Arc<Image>>,
     /// Who asked.
     pub requestor: Option<Requestor>,
 }
@@ -129,6 +131,7 @@ fn changed(old: &Image, keep: &Keep) -> Image {
     image.properties.extend(keep.properties.clone());
     image.profiles = keep.profiles.clone().unwrap_or(image.profiles);
     image.expires_at = keep.expires_at.unwrap_or(image.expires_at);
+    image.is_expiry_set |= keep.expires_at.is_some();
     if let Some(origin) = keep.origin.clone().filter(|origin| !origin.alias.is_empty()) {
         image.update_source = Some(origin);
     }
@@ -146,6 +149,7 @@ fn taken_over(other: &Image, project: ProjectName, keep: &Keep) -> Image {
         properties,
         profiles: keep.profiles.clone().unwrap_or_else(default_profiles),
         expires_at: keep.expires_at.unwrap_or(other.expires_at),
+        is_expiry_set: keep.expires_at.is_some(),
         last_used_at: 0,
         uploaded_at: db::now(),
         update_source: keep.origin.clone(),
@@ -188,6 +192,7 @@ pub async fn keep(
         profiles: keep.profiles.clone().unwrap_or_else(default_profiles),
         created_at: told(|found| found.created_at).unwrap_or(metadata.creation_date),
         expires_at: expires_at.unwrap_or(0),
+        is_expiry_set: keep.expires_at.is_some(),
         last_used_at: 0,
         uploaded_at: db::now(),
         update_source: keep.origin.clone(),

@@ -29,6 +29,7 @@ use crate::fetch::Client;
 use crate::image::Hold;
 use crate::instance::Context;
 use crate::names::ProjectName;
+use crate::ops::Operations;
 use crate::project;
 
 pub use error::Error;
@@ -51,6 +52,7 @@ const TRIES: usize = 3;
 /// Image servers, as the daemon sees them.
 pub struct Remotes {
     context: Arc<Context>,
+    ops: Operations,
     lists: Lists,
     flights: Flights,
     /// When the images of each project were last brought up to date, since the daemon's start.
@@ -61,12 +63,13 @@ pub struct Remotes {
 
 impl Remotes {
     /// Nothing is asked yet. What a crash left of lists is tidied up.
-    pub fn new(context: Arc<Context>) -> Self {
+    pub fn new(context: Arc<Context>, ops: Operations) -> Self {
         let dir = context.dir.streams();
         index::tidy(&dir);
         Self {
             lists: Lists::new(dir),
             context,
+            ops,
             flights: Flights::default(),
             updated_at: Mutex::default(),
             round: tokio::sync::Mutex::default(),
@@ -136,7 +139,7 @@ impl Remotes {
     ) -> Result<(Arc<Image>, Hold), Error> {
         match self.try_load(project, source, keep, fresh, told).await {
             // The list of an hour ago does not have it, or names files that are gone since.
-            Err(error) if error.is_missing() && !fresh && source.has_lists() => {
+            Err(error) if (error.is_missing() || error.is_skipped()) && !fresh && source.has_lists() => {
                 self.try_load(project, source, keep, true, told).await
             }
             result => result,
@@ -187,24 +190,26 @@ impl Remotes {
             async move {
                 // Before anything is fetched in vain; what counts is asked when it is written down.
                 project::check_more(&own.context.db.model(), &project, found.place.size())?;
-                let client = own.client(&source).await?;
+                let teller = Arc::clone(&meter);
+                let client = own.client(&source).await?.telling(Arc::new(move |resumed| teller.resumed(resumed)));
                 let told = |part, done, total| meter.told(part, done, total);
                 let (received, filename) = bring::bring(&client, &own.context.images, &source, &found, &told).await?;
                 if keep.filename.is_empty() {
                     let said = (!found.filename.is_empty()).then(|| found.filename.clone());
                     keep.filename = said.or(filename).unwrap_or_default();
                 }
-                // Nobody ends it from here on, not even who does not wait any more.
-                let kept = async move { keep::keep(&own.context, &project, received, Some(&found), keep).await };
-                match tokio::spawn(kept).await {
-                    Ok(Ok(_)) => Ok(()),
+                let kept = async move {
+                    let (replaces, requestor) = (keep.replaces.take(), keep.requestor.clone());
+                    let new = keep::keep(&own.context, &project, received, Some(&found), keep).await?;
+                    match replaces {
+                        Some(old) => own.replace(&old, &new, requestor.as_ref()).await,
+                        None => Ok(()),
+                    }
+                };
+                match to_the_end(kept).await {
                     // Somebody else sent it here meanwhile.
-                    Ok(Err(Error::Exists { .. })) => Ok(()),
-                    Ok(Err(error)) => Err(error),
-                    Err(error) => match error.try_into_panic() {
-                        Ok(panic) => std::panic::resume_unwind(panic),
-                        Err(_) => Err(Error::Db(crate::db::Error::Closed)),
-                    },
+                    Err(Error::Exists { .. }) => Ok(()),
+                    result => result,
                 }
             }
         })
@@ -215,6 +220,19 @@ impl Remotes {
         let lists = self.lists.clone();
         // A list that stays is asked for again after an hour.
         let _ = tokio::task::spawn_blocking(move || lists.clear()).await;
+    }
+}
+
+/// Does what nobody ends any more, not even who does not wait for it any more.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::Db(crate::db::Error::Closed)),
+        },
     }
 }
 

@@ -4,8 +4,11 @@
 //! Source of the format: what the servers of Ubuntu and Linux Containers publish, and incus-simplestreams writes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use crate::api::wire::{Config, null_default};
 use crate::db::Seconds;
@@ -18,6 +21,8 @@ const LISTS: usize = 32;
 const OBJECTS: usize = 150_000;
 /// The longest text that is taken over, bytes: what is said of a product is said of each of its images.
 const TEXT: usize = 1024;
+/// Of so many parts that are not usable it is kept why.
+const SKIPPED: usize = 1000;
 
 /// `index.json`.
 #[derive(Deserialize)]
@@ -37,7 +42,43 @@ struct List {
 
 #[derive(Deserialize)]
 struct Products {
-    products: BTreeMap<String, Product>,
+    products: BTreeMap<String, Lenient<Product>>,
+}
+
+/// A part of a list: one that is not what it should be spoils nothing but itself.
+enum Lenient<T> {
+    Good(T),
+    Bad(Bad),
+}
+
+/// What can be told of a part that cannot be read.
+struct Bad {
+    reason: String,
+    aliases: String,
+    arch: String,
+    /// Whatever in it may be a fingerprint.
+    hashes: Vec<String>,
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Lenient<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        Ok(match T::deserialize(&value) {
+            Ok(good) => Self::Good(good),
+            Err(error) => {
+                let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+                let values = value.as_object().into_iter().flat_map(|object| object.values());
+                let hashes =
+                    values.filter_map(Value::as_str).filter(|text| Fingerprint::new((*text).to_owned()).is_ok());
+                Self::Bad(Bad {
+                    reason: crate::names::shortened(&error.to_string()),
+                    aliases: text("aliases"),
+                    arch: text("arch"),
+                    hashes: hashes.map(str::to_owned).collect(),
+                })
+            }
+        })
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -60,16 +101,19 @@ struct Product {
     #[serde(deserialize_with = "null_default")]
     support_eol: String,
     #[serde(deserialize_with = "null_default")]
-    versions: BTreeMap<String, Version>,
+    versions: BTreeMap<String, Lenient<Version>>,
 }
 
 impl Product {
     fn check(&self) -> Result<(), String> {
-        let labels = self.versions.iter().flat_map(|(name, version)| [name, &version.label]);
-        let own = [&self.aliases, &self.os, &self.release, &self.release_title, &self.variant, &self.version];
-        let is_long = own.into_iter().chain(labels).any(|text| text.len() > TEXT);
-        if is_long { Err(format!("it has a text of more than {TEXT} bytes")) } else { Ok(()) }
+        short([&self.aliases, &self.os, &self.release, &self.release_title, &self.variant, &self.version])
     }
+}
+
+/// Refuses texts that nobody would write.
+fn short<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<(), String> {
+    let is_long = texts.into_iter().any(|text| text.len() > TEXT);
+    if is_long { Err(format!("it has a text of more than {TEXT} bytes")) } else { Ok(()) }
 }
 
 #[derive(Deserialize, Default)]
@@ -78,7 +122,7 @@ struct Version {
     #[serde(deserialize_with = "null_default")]
     label: String,
     #[serde(deserialize_with = "null_default")]
-    items: BTreeMap<String, Item>,
+    items: BTreeMap<String, Lenient<Item>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -107,6 +151,8 @@ pub struct File {
     pub path: String,
     /// Bytes.
     pub size: u64,
+    /// Of itself, where it is only a part of what has the fingerprint.
+    pub sha256: Option<[u8; 32]>,
 }
 
 /// The files of an image.
@@ -135,8 +181,54 @@ pub struct Entry {
     pub created_at: Seconds,
     /// When its support ends; 0 is never.
     pub expires_at: Seconds,
+    /// Of which product.
+    pub product: String,
     /// Its files.
     pub files: Files,
+}
+
+/// Part of a list that is not usable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Names of the product, without the architecture.
+    aliases: Arc<[String]>,
+    arch: String,
+    /// What may be its fingerprint.
+    hashes: Vec<String>,
+    /// Of which product it is, or which it is.
+    pub product: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Skipped {
+    /// Whether it may be what is meant by a name, or the beginning of a fingerprint.
+    pub fn may_be(&self, wanted: &str) -> bool {
+        let named = |name: &str| self.aliases.iter().any(|alias| alias == name);
+        let with_arch = || {
+            let (name, word) = wanted.rsplit_once('/')?;
+            Some((word == self.arch || architecture(&self.arch) == Some(word)) && named(name))
+        };
+        let wanted_hash = wanted.to_ascii_lowercase();
+        named(wanted) || with_arch() == Some(true) || self.hashes.iter().any(|hash| hash.starts_with(&wanted_hash))
+    }
+}
+
+/// What a list has.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// Its images.
+    pub entries: Vec<Entry>,
+    /// What of it is not usable, as far as that is kept.
+    pub skipped: Vec<Skipped>,
+}
+
+impl Catalog {
+    fn skip(&mut self, skipped: Skipped) {
+        if self.skipped.len() < SKIPPED {
+            self.skipped.push(skipped);
+        }
+    }
 }
 
 /// The lists of images that an index names, as paths below the server's address.
@@ -172,78 +264,158 @@ fn checked(path: String) -> Result<String, String> {
     Ok(path)
 }
 
+fn names(aliases: &str) -> Vec<String> {
+    aliases.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
 /// The images in a list of products; of each product the newest first, of each version the preferred first. Those of other
-/// architectures than `host`'s are left out, as is everything that is no container.
+/// architectures than `host`'s are left out, as is everything that is no container. A part that is not usable is skipped.
 ///
 /// # Errors
-/// With the reason why it is not usable.
-pub fn images(json: &[u8], host: &[&str]) -> Result<Vec<Entry>, String> {
+/// With the reason why none of it is usable.
+pub fn images(json: &[u8], host: &[&str]) -> Result<Catalog, String> {
     // Of the shortest objects the longest list would fill the memory.
     if json.iter().filter(|byte| **byte == b'{').count() > OBJECTS {
         return Err(format!("it has more than {OBJECTS} objects"));
     }
     let list: Products = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    let mut entries = Vec::new();
+    let mut catalog = Catalog::default();
     for (name, product) in list.products {
-        product.check().map_err(|reason| format!("its product {:?}: {reason}", crate::names::shortened(&name)))?;
-        let Some(architecture) = architecture(&product.arch).filter(|word| host.contains(word)) else { continue };
-        let mut aliases: Vec<String> =
-            product.aliases.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
-        for (name, version) in product.versions.iter().rev() {
-            let of_version = entries_of(&product, architecture, name, version, &aliases)?;
-            if !of_version.is_empty() {
-                aliases.clear();
+        let skipped = |aliases: &str, arch: String, reason: String| {
+            let aliases = if aliases.len() > TEXT { Vec::new() } else { names(aliases) };
+            let product = crate::names::shortened(&name);
+            Skipped { aliases: aliases.into(), arch, hashes: Vec::new(), product, reason }
+        };
+        match product {
+            Lenient::Bad(bad) => catalog.skip(skipped(&bad.aliases, bad.arch, bad.reason)),
+            Lenient::Good(product) => {
+                let Some(architecture) = architecture(&product.arch).filter(|word| host.contains(word)) else {
+                    continue;
+                };
+                match product.check() {
+                    Err(reason) => catalog.skip(skipped(&product.aliases, product.arch, reason)),
+                    Ok(()) => Reader { product: &product, name: &name, architecture, catalog: &mut catalog }.read(),
+                }
             }
-            entries.extend(of_version);
         }
     }
-    Ok(entries)
+    Ok(catalog)
 }
 
-fn entries_of(
-    product: &Product,
+/// Reads a product into a catalog.
+struct Reader<'a> {
+    product: &'a Product,
+    name: &'a str,
     architecture: &'static str,
-    name: &str,
-    version: &Version,
-    aliases: &[String],
-) -> Result<Vec<Entry>, String> {
-    let file = |item: &Item| Ok::<_, String>(File { path: checked(item.path.clone())?, size: item.size });
-    let mut found = Vec::new();
-    let mut add = |hash: &str, kind: &str, files: Files| {
-        let hash = hash.to_ascii_lowercase();
-        // Without a fingerprint nobody knows what it is.
-        let Ok(fingerprint) = Fingerprint::new(hash) else { return };
-        found.push(Entry {
-            fingerprint,
-            aliases: aliases.to_vec(),
-            architecture,
-            arch: product.arch.clone(),
-            properties: properties(product, name, version, kind),
-            created_at: date(name),
-            expires_at: date(&product.support_eol.replace('-', "")),
-            files,
+    catalog: &'a mut Catalog,
+}
+
+impl Reader<'_> {
+    fn read(mut self) {
+        let mut aliases: Arc<[String]> = names(&self.product.aliases).into();
+        let all = Arc::clone(&aliases);
+        for (name, version) in self.product.versions.iter().rev() {
+            let before = self.catalog.entries.len();
+            match version {
+                Lenient::Bad(bad) => self.skip(&all, name, "", &bad.hashes, &bad.reason),
+                Lenient::Good(version) => match short([name, &version.label]) {
+                    Err(reason) => self.skip(&all, &crate::names::shortened(name), "", &[], &reason),
+                    Ok(()) => self.version(name, version, &aliases, &all),
+                },
+            }
+            if self.catalog.entries.len() > before {
+                aliases = Vec::new().into();
+            }
+        }
+    }
+
+    fn skip(&mut self, aliases: &Arc<[String]>, version: &str, item: &str, hashes: &[String], reason: &str) {
+        let of_item =
+            if item.is_empty() { String::new() } else { format!(", item {:?}", crate::names::shortened(item)) };
+        self.catalog.skip(Skipped {
+            aliases: Arc::clone(aliases),
+            arch: self.product.arch.clone(),
+            hashes: hashes.iter().map(|hash| hash.to_ascii_lowercase()).collect(),
+            product: crate::names::shortened(self.name),
+            reason: format!("version {:?}{of_item}: {reason}", crate::names::shortened(version)),
         });
-    };
-    // One of each: more of a kind is nothing that anybody could tell apart.
-    let of_type = |wanted: &'static [&'static str]| {
-        wanted.iter().filter_map(|kind| version.items.values().find(|item| item.ftype == *kind))
-    };
-    for metadata in of_type(&["lxd.tar.xz", "incus.tar.xz"]) {
-        for root in of_type(&["squashfs", "root.squashfs"]) {
-            add(&metadata.combined_squashfs_sha256, "squashfs", Files::Split(file(metadata)?, file(root)?));
+    }
+
+    /// `all`: the product's names; `aliases`: those of them that this version has.
+    fn version(&mut self, name: &str, version: &Version, aliases: &[String], all: &Arc<[String]>) {
+        let mut items = Vec::new();
+        for (key, item) in &version.items {
+            match item {
+                Lenient::Good(item) => items.push((key, item)),
+                Lenient::Bad(bad) => self.skip(all, name, key, &bad.hashes, &bad.reason),
+            }
         }
-        for root in of_type(&["root.tar.xz"]) {
-            let hash = match metadata.combined_rootxz_sha256.as_str() {
-                "" => &metadata.combined_sha256,
-                hash => hash,
-            };
-            add(hash, "root.tar.xz", Files::Split(file(metadata)?, file(root)?));
+        // One of each: more of a kind is nothing that anybody could tell apart.
+        let of_type = |wanted: &'static [&'static str]| {
+            let items = &items;
+            wanted.iter().filter_map(move |kind| items.iter().find(|(_, item)| item.ftype == *kind))
+        };
+        let mut found = Vec::new();
+        for metadata in of_type(&["lxd.tar.xz", "incus.tar.xz"]) {
+            for root in of_type(&["squashfs", "root.squashfs"]) {
+                found.push((&metadata.1.combined_squashfs_sha256, "squashfs", metadata, Some(root)));
+            }
+            for root in of_type(&["root.tar.xz"]) {
+                let hash = match metadata.1.combined_rootxz_sha256.as_str() {
+                    "" => &metadata.1.combined_sha256,
+                    _ => &metadata.1.combined_rootxz_sha256,
+                };
+                found.push((hash, "root.tar.xz", metadata, Some(root)));
+            }
+        }
+        for whole in of_type(&["lxd_combined.tar.gz", "incus_combined.tar.gz"]) {
+            found.push((&whole.1.sha256, "tar.gz", whole, None));
+        }
+        for (hash, kind, first, second) in found {
+            // Without a fingerprint nobody knows what it is.
+            if hash.is_empty() {
+                continue;
+            }
+            let read = files(first, second).and_then(|files| match Fingerprint::new(hash.to_ascii_lowercase()) {
+                Ok(fingerprint) => Ok((fingerprint, files)),
+                Err(_) => Err((first.0, "its combined hash is no SHA-256".to_owned())),
+            });
+            match read {
+                Err((item, reason)) => self.skip(all, name, item, std::slice::from_ref(hash), &reason),
+                Ok((fingerprint, files)) => self.catalog.entries.push(Entry {
+                    fingerprint,
+                    aliases: aliases.to_vec(),
+                    architecture: self.architecture,
+                    arch: self.product.arch.clone(),
+                    properties: properties(self.product, name, version, kind),
+                    created_at: date(name),
+                    expires_at: date(&self.product.support_eol.replace('-', "")),
+                    product: self.name.to_owned(),
+                    files,
+                }),
+            }
         }
     }
-    for whole in of_type(&["lxd_combined.tar.gz", "incus_combined.tar.gz"]) {
-        add(&whole.sha256, "tar.gz", Files::Unified(file(whole)?));
-    }
-    Ok(found)
+}
+
+/// The files of an image; or which item is not usable, and why.
+fn files<'a>(first: &(&'a String, &Item), second: Option<&(&'a String, &Item)>) -> Result<Files, (&'a String, String)> {
+    let file = |(name, item): &(&'a String, &Item)| {
+        let sha256 = match item.sha256.as_str() {
+            "" => None,
+            text => {
+                let bytes = hex::decode(text).ok().and_then(|bytes| bytes.try_into().ok());
+                Some(bytes.ok_or_else(|| (*name, "its sha256 is no SHA-256".to_owned()))?)
+            }
+        };
+        let path = checked(item.path.clone()).map_err(|reason| (*name, reason))?;
+        Ok(File { path, size: item.size, sha256 })
+    };
+    Ok(match second {
+        // Its own hash is the fingerprint.
+        None => Files::Unified(File { sha256: None, ..file(first)? }),
+        Some(second) => Files::Split(file(first)?, file(second)?),
+    })
 }
 
 fn properties(product: &Product, name: &str, version: &Version, kind: &str) -> Config {
@@ -310,9 +482,11 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     for path in lists(bytes).unwrap_or_default() {
         assert!(!path.contains("..") || !path.split('/').any(|part| part == ".."));
     }
-    let entries = images(bytes, &["x86_64", "i686"]).unwrap_or_default();
+    let Catalog { entries, skipped } = images(bytes, &["x86_64", "i686"]).unwrap_or_default();
     by_alias(&entries, "debian/12/amd64", &["x86_64", "i686"]);
     by_fingerprint(&entries, "0");
+    assert!(skipped.len() <= SKIPPED);
+    let _ = skipped.iter().any(|skipped| skipped.may_be("debian/12/amd64"));
 }
 
 #[cfg(test)]

@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::error::Error;
 use super::keep::{self, tell};
 use super::source::Source;
-use super::{Keep, Progress, Remotes};
+use super::{Keep, Progress, Remotes, to_the_end};
 use crate::config;
 use crate::db::{self, Alias, Image, Model, Phase, Seconds};
 use crate::events::lifecycle::Requestor;
 use crate::names::{Fingerprint, ProjectName};
+use crate::ops::Spec;
 
 /// How often it is looked whether something is to be done.
 const LOOK: Duration = Duration::from_secs(60);
@@ -87,14 +88,36 @@ impl Remotes {
                 && due.contains(&image.project)
         };
         for image in model.images.values().filter(follows) {
-            if let Err(error) = self.refresh(image, None, &|_| ()).await {
-                tracing::warn!(image = %image.fingerprint, %error, "bringing an image up to date");
-            }
+            self.follow_one(image).await;
         }
     }
 
+    /// Brings an image up to date by itself; seen as an operation, by which it can be cancelled.
+    async fn follow_one(self: &Arc<Self>, image: &Arc<Image>) {
+        let spec = Spec {
+            description: "Refreshing image",
+            project: image.project.clone(),
+            resources: [("images".to_owned(), vec![format!("/1.0/images/{}", image.fingerprint)])].into(),
+            metadata: None,
+            requestor: None,
+            may_cancel: true,
+        };
+        let (own, image) = (Arc::clone(self), Arc::clone(image));
+        let operation = self.ops.task(spec, async move |handle| {
+            let told = |progress: &Progress| handle.extend_metadata(progress.to_metadata());
+            let result = own.refresh(&image, None, &told).await;
+            match &result {
+                Ok(is_newer) => handle.add_metadata("refreshed", (*is_newer).into()),
+                Err(error) => tracing::warn!(image = %image.fingerprint, %error, "bringing an image up to date"),
+            }
+            result.map(drop)
+        });
+        operation.wait(None).await;
+    }
+
     /// Brings an image up to date: the newer one takes its names, its profiles and who may read it; what was said of it
-    /// here stays. Whether there was a newer one.
+    /// here stays. Whether there was a newer one. Who does not wait any more ends the download; once all of it is here,
+    /// the newer one takes the place of the old one nevertheless, and never half of it.
     ///
     /// # Errors
     /// Then the old one is as it was.
@@ -113,6 +136,7 @@ impl Remotes {
             cached: old.cached,
             profiles: Some(old.profiles.clone()),
             origin: Some(origin),
+            replaces: Some(Arc::clone(old)),
             requestor: requestor.clone(),
             ..Keep::default()
         };
@@ -120,11 +144,26 @@ impl Remotes {
         if new.fingerprint == old.fingerprint {
             return Ok(false);
         }
-        self.succeed(old, &new).await?;
-        let (project, fingerprint) = (old.project.clone(), old.fingerprint.clone());
-        // One that is just being unpacked goes in a later round: it still follows its server.
-        self.remove_unheld(&project, &fingerprint, |_| true, requestor.as_ref()).await?;
+        // Unless it was here before, that is done.
+        let is_there = self.context.db.model().image(&old.project, &old.fingerprint).is_some();
+        if is_there {
+            let (own, old) = (Arc::clone(self), Arc::clone(old));
+            to_the_end(async move { own.replace(&old, &new, requestor.as_ref()).await }).await?;
+        }
         Ok(true)
+    }
+
+    /// Puts a newer image into the place of an old one.
+    pub(super) async fn replace(
+        &self,
+        old: &Arc<Image>,
+        new: &Arc<Image>,
+        requestor: Option<&Requestor>,
+    ) -> Result<(), Error> {
+        self.succeed(old, new).await?;
+        // One that is just being unpacked goes in a later round: it still follows its server.
+        self.remove_unheld(&old.project, &old.fingerprint, |_| true, requestor).await?;
+        Ok(())
     }
 
     /// Gives a newer image what the old one had: its names, the time of its last use, and what was said of it here.
@@ -146,9 +185,13 @@ impl Remotes {
                     .filter(|alias| alias.project == before.project && alias.target == before.fingerprint)
                     .cloned()
                     .collect();
+                // What the server says of the newer one counts, unless somebody here has said something else.
+                let expiry_of = if before.is_expiry_set && !now.is_expiry_set { &*before } else { &*now };
                 let mut properties = before.properties.clone();
                 properties.extend(now.properties.clone());
                 tx.put_image(Image {
+                    expires_at: expiry_of.expires_at,
+                    is_expiry_set: expiry_of.is_expiry_set,
                     properties,
                     last_used_at: before.last_used_at.max(now.last_used_at),
                     public: before.public || is_shown,
@@ -213,6 +256,7 @@ mod tests {
             profiles: Vec::new(),
             created_at: 1,
             expires_at,
+            is_expiry_set: false,
             last_used_at,
             uploaded_at,
             update_source: None,

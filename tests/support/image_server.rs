@@ -21,6 +21,8 @@ pub enum Fault {
     CutOnce(usize),
     /// Nothing comes after so many bytes, until the server is dropped.
     Stall(usize),
+    /// A byte now and then.
+    Drip,
     /// It says that it has so many bytes.
     Length(usize),
     /// One byte in the middle is another one.
@@ -55,6 +57,7 @@ struct Shared {
 pub struct ImageServer {
     pub url: String,
     pub port: u16,
+    at: String,
     /// The certificate of its authority, which is its own.
     pub ca: PathBuf,
     shared: Arc<Shared>,
@@ -65,18 +68,31 @@ impl ImageServer {
     pub fn start(dir: &Path, place: &Path) -> Self {
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let made = rcgen::generate_simple_self_signed(names).unwrap();
+        Self::certified("127.0.0.1", dir, place, &made.cert.pem(), &made.signing_key.serialize_pem())
+    }
+
+    /// The same at this address, with a certificate and its key, PEM.
+    pub fn certified(at: &str, dir: &Path, place: &Path, certificate: &str, key: &str) -> Self {
         let ca = place.join(format!("ca-{}.pem", uuid::Uuid::new_v4()));
-        std::fs::write(&ca, made.cert.pem()).unwrap();
-        let certificate = CertificateDer::from_pem_slice(made.cert.pem().as_bytes()).unwrap();
-        let key = PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes()).unwrap();
+        std::fs::write(&ca, certificate).unwrap();
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)
             .unwrap();
-        let config = Arc::new(config);
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::listening(at, dir, ca, Some(Arc::new(config)))
+    }
+
+    /// One that does not encrypt.
+    pub fn plain(dir: &Path) -> Self {
+        Self::listening("127.0.0.1", dir, PathBuf::new(), None)
+    }
+
+    fn listening(at: &str, dir: &Path, ca: PathBuf, config: Option<Arc<ServerConfig>>) -> Self {
+        let listener = TcpListener::bind((at, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
@@ -86,17 +102,18 @@ impl ImageServer {
             ends: AtomicBool::new(false),
             ranges: AtomicBool::new(true),
         });
-        let serving = Arc::clone(&shared);
+        let (serving, scheme) = (Arc::clone(&shared), if config.is_some() { "https" } else { "http" });
+        let host = if at == "127.0.0.1" { "localhost" } else { at };
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if serving.ends.load(Ordering::Relaxed) {
                     return;
                 }
-                let (shared, config, Ok(stream)) = (Arc::clone(&serving), Arc::clone(&config), stream) else { return };
-                std::thread::spawn(move || drop(serve(&shared, &config, stream)));
+                let (shared, config, Ok(stream)) = (Arc::clone(&serving), config.clone(), stream) else { return };
+                std::thread::spawn(move || drop(serve(&shared, config, stream)));
             }
         });
-        Self { url: format!("https://localhost:{port}"), port, ca, shared }
+        Self { url: format!("{scheme}://{host}:{port}"), at: at.to_owned(), port, ca, shared }
     }
 
     /// The certificate, PEM.
@@ -140,12 +157,16 @@ impl Drop for ImageServer {
     fn drop(&mut self) {
         self.shared.ends.store(true, Ordering::Relaxed);
         // The listener sees it with its next connection.
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = TcpStream::connect((self.at.as_str(), self.port));
     }
 }
 
-fn serve(shared: &Shared, config: &Arc<ServerConfig>, stream: TcpStream) -> std::io::Result<()> {
-    let connection = ServerConnection::new(Arc::clone(config)).map_err(std::io::Error::other)?;
+fn serve(shared: &Shared, config: Option<Arc<ServerConfig>>, mut stream: TcpStream) -> std::io::Result<()> {
+    let Some(config) = config else {
+        while answer(shared, &mut stream)? {}
+        return Ok(());
+    };
+    let connection = ServerConnection::new(config).map_err(std::io::Error::other)?;
     let mut stream = StreamOwned::new(connection, stream);
     // Go's client keeps its connection.
     while answer(shared, &mut stream)? {}
@@ -242,6 +263,17 @@ fn answer(shared: &Shared, stream: &mut (impl Read + Write)) -> std::io::Result<
             stream.flush()?;
             while !shared.ends.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(50));
+            }
+            return Ok(false);
+        }
+        Some(Fault::Drip) => {
+            for byte in body.chunks(1) {
+                if shared.ends.load(Ordering::Relaxed) {
+                    break;
+                }
+                stream.write_all(byte)?;
+                stream.flush()?;
+                std::thread::sleep(Duration::from_millis(20));
             }
             return Ok(false);
         }

@@ -10,7 +10,7 @@ fn hash(c: char) -> String {
 
 /// A list like that of a real server: two architectures, two versions, all forms of files.
 fn list() -> String {
-    let (a, b, c, d) = (hash('a'), hash('b'), hash('c'), hash('d'));
+    let (a, b, c, d, e) = (hash('a'), hash('b'), hash('c'), hash('d'), hash('e'));
     serde_json::json!({"content_id": "images", "format": "products:1.0", "products": {
         "debian:bookworm:amd64:cloud": {
             "aliases": "debian/bookworm/cloud, debian/12/cloud", "arch": "amd64", "os": "Debian", "release": "bookworm",
@@ -18,7 +18,8 @@ fn list() -> String {
                 "20240101_05:24": {"items": {
                     "lxd.tar.xz": {"ftype": "lxd.tar.xz", "path": "images/1/lxd.tar.xz", "size": 5,
                         "combined_squashfs_sha256": b, "combined_rootxz_sha256": c},
-                    "root.squashfs": {"ftype": "squashfs", "path": "images/1/rootfs.squashfs", "size": 9},
+                    "root.squashfs": {"ftype": "squashfs", "path": "images/1/rootfs.squashfs", "size": 9,
+                        "sha256": e},
                     "root.tar.xz": {"ftype": "root.tar.xz", "path": "images/1/rootfs.tar.xz", "size": 7},
                     "disk.qcow2": {"ftype": "disk-kvm.img", "path": "images/1/disk.qcow2", "size": 1},
                     "delta": {"ftype": "squashfs.vcdiff", "path": "images/1/delta.vcdiff", "size": 1}}},
@@ -42,7 +43,7 @@ fn list() -> String {
 
 #[test]
 fn names_lead_to_the_newest_of_the_host() {
-    let entries = images(list().as_bytes(), HOST).unwrap();
+    let entries = images(list().as_bytes(), HOST).unwrap().entries;
     let found = by_alias(&entries, "debian/12/cloud", HOST).unwrap();
     assert_eq!(found.fingerprint.as_str(), hash('a'), "the newest that is a container");
     for same in ["debian/bookworm/cloud", "debian/12/cloud/amd64", "debian/12/cloud/x86_64"] {
@@ -60,13 +61,13 @@ fn names_lead_to_the_newest_of_the_host() {
 
 #[test]
 fn older_ones_and_other_forms_are_found_by_their_fingerprint() {
-    let entries = images(list().as_bytes(), HOST).unwrap();
+    let entries = images(list().as_bytes(), HOST).unwrap().entries;
     let only = |wanted: &str| match by_fingerprint(&entries, wanted)[..] {
         [entry] => entry.clone(),
         ref others => panic!("{others:?}"),
     };
     let Files::Split(_, root) = only(&hash('B')).files else { panic!() };
-    assert_eq!(root, File { path: "images/1/rootfs.squashfs".to_owned(), size: 9 });
+    assert_eq!(root, File { path: "images/1/rootfs.squashfs".to_owned(), size: 9, sha256: Some([0xEE; 32]) });
     let Files::Split(_, root) = only("cc").files else { panic!() };
     assert_eq!(root.path, "images/1/rootfs.tar.xz");
     assert_eq!(by_fingerprint(&entries, "e").len(), 0);
@@ -94,28 +95,54 @@ fn an_index_names_lists_of_images() {
 }
 
 #[test]
+fn a_bad_part_is_skipped_and_tells_why() {
+    let list = list();
+    for (from, to, says) in [
+        ("images/2/rootfs.squashfs", "../../rootfs.squashfs", "leads away"),
+        ("images/2/rootfs.squashfs", "http://169.254.169.254/x", "leads away"),
+        ("\"path\":\"images/2/rootfs.squashfs\",\"size\":9", "\"path\":\"images/2/rootfs.squashfs\",\"size\":-9", "-9"),
+        ("\"path\":\"images/2/incus.tar.xz\",\"size\":5", "\"path\":5,\"size\":5", "a string"),
+        ("\"path\":\"images/2/incus.tar.xz\"", "\"sha256\":\"x\",\"path\":\"images/2/incus.tar.xz\"", "SHA-256"),
+        ("\"path\":\"images/2/rootfs.squashfs\",\"size\":9", "\"size\":99999999999999999999999", "u64"),
+    ] {
+        let changed = list.replace(from, to);
+        assert_ne!(changed, list, "{from}");
+        let catalog = images(changed.as_bytes(), HOST).unwrap();
+        // The older one is used meanwhile, and everything else is as it was.
+        let found = by_alias(&catalog.entries, "debian/12/cloud", HOST).unwrap();
+        assert_eq!(found.fingerprint.as_str(), hash('b'), "{to}");
+        assert!(by_alias(&catalog.entries, "lts", HOST).is_some(), "{to}");
+        let [skipped] = catalog.skipped.as_slice() else { panic!("{:?}", catalog.skipped) };
+        assert_eq!(skipped.product, "debian:bookworm:amd64:cloud");
+        assert!(skipped.reason.contains(says) && skipped.reason.contains("20240102_05:24"), "{}", skipped.reason);
+        assert!(skipped.may_be("debian/12/cloud") && skipped.may_be("debian/12/cloud/amd64") && !skipped.may_be("lts"));
+        if !from.contains("root") {
+            assert!(skipped.may_be(&hash('a')[..12]), "{to}");
+        }
+    }
+    let product = list.replace("\"os\":\"Debian\"", "\"os\":7");
+    let catalog = images(product.as_bytes(), HOST).unwrap();
+    assert!(by_alias(&catalog.entries, "debian/12/cloud", HOST).is_none() && catalog.entries.len() == 1);
+    assert!(catalog.skipped[0].may_be("debian/bookworm/cloud"), "{:?}", catalog.skipped);
+}
+
+#[test]
 fn hostile_lists_are_refused() {
     let list = list();
-    for (from, to) in [
-        ("images/2/rootfs.squashfs", "../../rootfs.squashfs"),
-        ("images/2/rootfs.squashfs", "http://169.254.169.254/x"),
-        ("\"size\":9", "\"size\":-9"),
-        ("\"size\":9", "\"size\":\"9\""),
-        ("\"size\":9", "\"size\":99999999999999999999999"),
-    ] {
-        assert!(images(list.replace(from, to).as_bytes(), HOST).is_err(), "{to}");
-    }
     let long = list.replace("debian/bookworm/cloud", &"x".repeat(2000));
-    assert!(images(long.as_bytes(), HOST).unwrap_err().contains("1024 bytes"));
+    assert!(images(long.as_bytes(), HOST).unwrap().skipped[0].reason.contains("1024 bytes"));
     let many = format!(
         r#"{{"products":{{"a":{{"versions":{{"1":{{"items":{{{}"x":{{}}}}}}}}}}}}}}"#,
         r#""x":{},"#.repeat(OBJECTS)
     );
     assert!(images(many.as_bytes(), HOST).unwrap_err().contains("objects"));
     let short = list.replace(&hash('a'), "aa");
-    let entries = images(short.as_bytes(), HOST).unwrap();
+    let entries = images(short.as_bytes(), HOST).unwrap().entries;
     let found = by_alias(&entries, "debian/12/cloud", HOST).unwrap();
     assert_eq!(found.fingerprint.as_str(), hash('b'), "one without a fingerprint is none");
+    let many: BTreeMap<String, _> = (0..2000).map(|n| (n.to_string(), 7)).collect();
+    let json = serde_json::json!({"products": many}).to_string();
+    assert_eq!(images(json.as_bytes(), HOST).unwrap().skipped.len(), SKIPPED);
 }
 
 proptest! {
