@@ -66,8 +66,7 @@ fn of_product(product: &Value) -> Vec<Value> {
     let architecture =
         ARCHITECTURES.iter().find(|(theirs, _)| *theirs == text("arch")).map_or(text("arch"), |(_, ours)| ours);
     let versions: BTreeMap<&String, &Value> = product["versions"].as_object().into_iter().flatten().collect();
-    let mut images = Vec::new();
-    let last = versions.keys().next_back().map(|version| (*version).clone());
+    let mut images: Vec<Value> = Vec::new();
     for (version, contents) in versions {
         let items = contents["items"].as_object();
         let Some(meta) = items.and_then(|items| {
@@ -82,17 +81,11 @@ fn of_product(product: &Value) -> Vec<Value> {
         let root = items.and_then(|items| items.values().find(|item| item["ftype"] == "squashfs"));
         let size = |item: &Value| item["size"].as_u64().unwrap_or_default();
         let size = size(meta).saturating_add(root.map_or(0, size));
-        let newest = last.as_ref() == Some(version);
-        let aliases: Vec<Value> = text("aliases")
-            .split(',')
-            .filter(|alias| newest && !alias.is_empty())
-            .map(|alias| json!({"name": alias, "description": ""}))
-            .collect();
         let release = if text("release_title").is_empty() { text("release") } else { text("release_title") };
         let label = contents["label"].as_str().map(|label| format!(" ({label})")).unwrap_or_default();
         let description = format!("{} {release} {}{label} ({version})", text("os"), text("arch"));
         images.push(json!({
-            "fingerprint": fingerprint, "aliases": aliases, "architecture": architecture, "public": true, "size": size,
+            "fingerprint": fingerprint, "aliases": [], "architecture": architecture, "public": true, "size": size,
             "type": "container", "auto_update": false, "cached": false, "filename": "",
             "uploaded_at": uploaded(version),
             "created_at": uploaded(version), "expires_at": "0001-01-01T00:00:00Z", "last_used_at": "0001-01-01T00:00:00Z",
@@ -101,6 +94,11 @@ fn of_product(product: &Value) -> Vec<Value> {
                 "serial": version, "type": "squashfs",
             },
         }));
+    }
+    // Of the newest that there is an image of.
+    if let Some(newest) = images.last_mut() {
+        let aliases = text("aliases").split(',').filter(|alias| !alias.is_empty());
+        newest["aliases"] = aliases.map(|alias| json!({"name": alias, "description": ""})).collect();
     }
     images
 }
@@ -136,6 +134,7 @@ mod tests {
             (&json!("aa"), &json!(3), &json!("x86_64"))
         );
         assert_eq!(images[0]["uploaded_at"], "2024-01-01T00:00:00Z");
+        assert_eq!([&images[0]["aliases"], &images[1]["aliases"][1]["name"]], [&json!([]), &json!("noble")]);
         assert!(of_product(&json!({"versions": 5})).is_empty());
     }
 }
