@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::client::{Client, Globals};
+use super::later::Later;
 use super::{
     Error, alias, completion, config, console, copy, exec, file, image, info, instance, list, monitor, network,
     operation, profile, project, query, remote, snapshot, storage, top, warning,
@@ -80,42 +81,42 @@ pub(super) enum Command {
     /// Manage words that stand for others
     Alias {
         #[command(subcommand)]
-        command: alias::Command,
+        command: Later<alias::Command>,
     },
     /// Manage the configuration of instances and of the server
     Config {
         #[command(subcommand)]
-        command: config::Command,
+        command: Later<config::Command>,
     },
     /// Manage profiles
     Profile {
         #[command(subcommand)]
-        command: profile::Command,
+        command: Later<profile::Command>,
     },
     /// Manage projects
     Project {
         #[command(subcommand)]
-        command: project::Command,
+        command: Later<project::Command>,
     },
     /// Manage networks
     Network {
         #[command(subcommand)]
-        command: network::Command,
+        command: Later<network::Command>,
     },
     /// Manage storage pools and volumes
     Storage {
         #[command(subcommand)]
-        command: storage::Command,
+        command: Later<storage::Command>,
     },
     /// Show and cancel operations
     Operation {
         #[command(subcommand)]
-        command: operation::Command,
+        command: Later<operation::Command>,
     },
     /// Manage warnings
     Warning {
         #[command(subcommand)]
-        command: warning::Command,
+        command: Later<warning::Command>,
     },
     /// Clusters: there are none here
     #[command(hide = true)]
@@ -141,7 +142,7 @@ pub(super) enum Command {
     /// Manage files in instances
     File {
         #[command(subcommand)]
-        command: file::Command,
+        command: Later<file::Command>,
     },
     /// Show what happens on a server
     Monitor(monitor::Monitor),
@@ -157,12 +158,12 @@ pub(super) enum Command {
     /// Manage images
     Image {
         #[command(subcommand)]
-        command: image::Command,
+        command: Later<image::Command>,
     },
     /// Manage the servers that this client knows
     Remote {
         #[command(subcommand)]
-        command: remote::Command,
+        command: Later<remote::Command>,
     },
     /// Send a raw request
     Query(query::Query),
@@ -182,20 +183,20 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
         Command::Console(console) => console::run(client, console).await,
         Command::Info(info) => info::run(client, info).await,
         Command::Version { remote } => info::version(client, remote.as_deref()).await,
-        Command::Alias { command } => alias::run(client, command),
-        Command::Config { command } => config::run(client, command).await,
-        Command::Profile { command } => profile::run(client, command).await,
-        Command::Project { command } => project::run(client, command).await,
+        Command::Alias { command: Later(command) } => alias::run(client, command),
+        Command::Config { command: Later(command) } => config::run(client, command).await,
+        Command::Profile { command: Later(command) } => profile::run(client, command).await,
+        Command::Project { command: Later(command) } => project::run(client, command).await,
         Command::Copy(words) => copy::copy(client, words).await,
         Command::Move(words) => copy::moved(client, words).await,
         Command::Rename { source, target } => snapshot::rename(client, &source, &target).await,
         Command::Snapshot(new) => snapshot::take(client, new).await,
         Command::Restore(back) => snapshot::restore(client, back).await,
         Command::Publish(new) => snapshot::publish(client, new).await,
-        Command::Network { command } => network::run(client, command).await,
-        Command::Storage { command } => storage::run(client, command).await,
-        Command::Operation { command } => operation::run(client, command).await,
-        Command::Warning { command } => warning::run(client, command).await,
+        Command::Network { command: Later(command) } => network::run(client, command).await,
+        Command::Storage { command: Later(command) } => storage::run(client, command).await,
+        Command::Operation { command: Later(command) } => operation::run(client, command).await,
+        Command::Warning { command: Later(command) } => warning::run(client, command).await,
         Command::Cluster { .. } => {
             Err(Error::absent("clusters", "Each host stands for itself: \"warren remote add\" makes another one known"))
         }
@@ -203,14 +204,14 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
             "backups of instances yet",
             "They come in a later version; \"warren snapshot\" and \"warren publish\" keep what an instance has",
         )),
-        Command::File { command } => file::run(client, command).await,
+        Command::File { command: Later(command) } => file::run(client, command).await,
         Command::Monitor(monitor) => monitor::run(client, monitor).await,
         Command::Top(top) => top::run(client, top).await,
         Command::Completion(words) => completion::completion(&words),
         Command::CompletionNames(words) => completion::names(client, &words).await,
         Command::Manpage(words) => completion::manpage(&words),
-        Command::Image { command } => image::run(client, command).await,
-        Command::Remote { command } => remote::run(client, command).await,
+        Command::Image { command: Later(command) } => image::run(client, command).await,
+        Command::Remote { command: Later(command) } => remote::run(client, command).await,
         Command::Query(query) => query::run(client, query).await,
         // These run beside this, with signals of their own.
         Command::Exec(_) | Command::Shell { .. } => Ok(()),

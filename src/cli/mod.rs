@@ -24,6 +24,7 @@ mod image_more;
 mod image_source;
 mod info;
 mod instance;
+mod later;
 mod limits;
 mod list;
 mod monitor;
@@ -60,6 +61,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use client::Client;
 use command::{Arguments, Command};
 use error::Error;
+use later::Later;
 use settings::Settings;
 
 /// Entry of `warren`.
@@ -125,7 +127,7 @@ async fn interruptible(client: &Client, command: Command) -> Result<u8, Error> {
     match command {
         Command::Exec(exec) => exec::exec(client, exec).await,
         // It unmounts what it has mounted.
-        Command::File { command: file::Command::Mount(mount) } => file_mount::run(client, mount).await.map(|()| 0),
+        Command::File { command: Later(file::Command::Mount(mount)) } => file_mount::run(client, mount).await.map(|()| 0),
         Command::Shell { instance } => exec::exec(client, exec::Exec::shell(instance)).await,
         command => {
             tokio::select! {

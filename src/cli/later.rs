@@ -1,0 +1,32 @@
+//! Families of verbs that are described only when one of them is asked for: of some 260 verbs with their flags a run needs one,
+//! and describing all took longer than asking the daemon.
+
+use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
+
+/// The verbs of `T`.
+#[derive(Debug)]
+pub(super) struct Later<T>(pub(super) T);
+
+impl<T: FromArgMatches> FromArgMatches for Later<T> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        T::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
+impl<T: Subcommand> Subcommand for Later<T> {
+    fn augment_subcommands(command: Command) -> Command {
+        command.defer(T::augment_subcommands)
+    }
+
+    fn augment_subcommands_for_update(command: Command) -> Command {
+        command.defer(T::augment_subcommands_for_update)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        T::has_subcommand(name)
+    }
+}
