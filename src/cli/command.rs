@@ -284,6 +284,16 @@ mod tests {
     }
 
     #[test]
+    fn families_that_are_described_later_say_what_they_are_for() {
+        let mut all = Arguments::command();
+        all.build();
+        for family in all.get_subcommands().filter(|family| family.has_subcommands()) {
+            let about = family.get_about().unwrap().to_string();
+            assert!(about != "The verbs" && !about.is_empty(), "{}: {about}", family.get_name());
+        }
+    }
+
+    #[test]
     fn aliases_are_replaced() {
         let aliases = [("ll", "list -c n"), ("sh", "exec @ARGS@ -- su -l"), ("image ll", "image list -f 'c s v'")];
         let aliases = aliases.map(|(alias, target)| (alias.to_owned(), target.to_owned())).into();

@@ -1,6 +1,7 @@
 //! Families of verbs that are described only when one of them is asked for: of some 260 verbs with their flags a run needs one,
 //! and describing all took longer than asking the daemon.
 
+use clap::builder::Resettable;
 use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
 
 /// The verbs of `T`.
@@ -19,14 +20,20 @@ impl<T: FromArgMatches> FromArgMatches for Later<T> {
 
 impl<T: Subcommand> Subcommand for Later<T> {
     fn augment_subcommands(command: Command) -> Command {
-        command.defer(T::augment_subcommands)
+        command.defer(|command| described(command, T::augment_subcommands))
     }
 
     fn augment_subcommands_for_update(command: Command) -> Command {
-        command.defer(T::augment_subcommands_for_update)
+        command.defer(|command| described(command, T::augment_subcommands_for_update))
     }
 
     fn has_subcommand(name: &str) -> bool {
         T::has_subcommand(name)
     }
+}
+
+/// What a family is for is said where it stands among the others: that stays.
+fn described(command: Command, verbs: fn(Command) -> Command) -> Command {
+    let (short, long) = (command.get_about().cloned(), command.get_long_about().cloned());
+    verbs(command).about(Resettable::from(short)).long_about(Resettable::from(long))
 }

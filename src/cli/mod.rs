@@ -127,7 +127,9 @@ async fn interruptible(client: &Client, command: Command) -> Result<u8, Error> {
     match command {
         Command::Exec(exec) => exec::exec(client, exec).await,
         // It unmounts what it has mounted.
-        Command::File { command: Later(file::Command::Mount(mount)) } => file_mount::run(client, mount).await.map(|()| 0),
+        Command::File { command: Later(file::Command::Mount(mount)) } => {
+            file_mount::run(client, mount).await.map(|()| 0)
+        }
         Command::Shell { instance } => exec::exec(client, exec::Exec::shell(instance)).await,
         command => {
             tokio::select! {
