@@ -244,3 +244,17 @@ fn aliases_have_all_verbs_and_slashes() {
     assert_eq!(daemon.api("DELETE", "/1.0/images/aliases/z", "").0, 200);
     assert_eq!(daemon.api("DELETE", "/1.0/images/aliases/z", "").0, 404);
 }
+
+#[test]
+fn properties_of_any_name_leave_instances_changeable() {
+    let daemon = Daemon::ready("overlay");
+    let image = daemon.api("GET", "/1.0/images/aliases/bb", "").1["metadata"]["target"].as_str().unwrap().to_owned();
+    let body = r#"{"properties": {"": "nothing", "a\u001bb": "escape", "a b": "kept"}}"#;
+    assert_eq!(daemon.api("PATCH", &format!("/1.0/images/{image}"), body).0, 200);
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    daemon.lxc(&["config", "set", "c1", "user.x", "1"]).ok();
+    assert_eq!(daemon.lxc(&["config", "get", "c1", "image.a b"]).ok(), "kept\n");
+    daemon.lxc(&["snapshot", "c1", "s"]).ok();
+    daemon.lxc(&["restore", "c1", "s"]).ok();
+    daemon.lxc(&["copy", "c1/s", "c2"]).ok();
+}

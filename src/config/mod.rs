@@ -174,7 +174,7 @@ pub fn validate_project(config: &Config) -> Result<(), Error> {
 /// With the first key that is unknown, misplaced, or has a value that does not fit.
 pub fn validate_instance(config: &Config, scope: Scope) -> Result<(), Error> {
     for (key, value) in config {
-        let Some(row) = instance_row(key).filter(|_| !key.contains(char::is_control)) else {
+        let Some(row) = instance_row(key).filter(|_| is_printable(key)) else {
             return Err(Error::UnknownKey { of: "instance", key: key.clone() });
         };
         // What stands before the first "=" is the variable (environ(7)).
@@ -250,6 +250,16 @@ pub fn int_of(config: &Config, key: &str) -> i64 {
             .unwrap_or(0)
     };
     config.get(key).and_then(|text| parse_int(text)).unwrap_or_else(default)
+}
+
+/// Names of keys stand in lists and errors.
+fn is_printable(key: &str) -> bool {
+    !key.contains(char::is_control)
+}
+
+/// Whether an instance may have a key of this name.
+pub fn is_instance_key(key: &str) -> bool {
+    instance_row(key).is_some() && is_printable(key)
 }
 
 #[cfg(test)]

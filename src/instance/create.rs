@@ -161,8 +161,9 @@ pub(super) fn row(context: &Context, model: &Model, new: NewInstance, uuid: Stri
         if architecture.is_empty() {
             architecture.clone_from(&image.architecture);
         }
-        let properties = image.properties.iter();
-        config.extend(properties.map(|(key, value)| (format!("image.{key}"), value.clone())));
+        // A property may be called anything; one whose name makes no key would keep the instance from being changed.
+        let properties = image.properties.iter().map(|(key, value)| (format!("image.{key}"), value.clone()));
+        config.extend(properties.filter(|(key, _)| config::is_instance_key(key)));
         config.insert("volatile.base_image".to_owned(), fingerprint.to_string());
     }
     if architecture.is_empty() {
