@@ -120,18 +120,52 @@ fn is_idle(argument: &str) -> bool {
         || ["-T", "--threads="].iter().any(|name| argument.strip_prefix(name).is_some_and(number))
 }
 
-const SQUASHFS: &str = "-comp, -b, -Xcompression-level, -Xdict-size, -Xbcj, each with its value";
+const SQUASHFS: &str = "-comp gzip|lzma|lzo|lz4|xz|zstd, -b 4K to 1M (a power of two), -Xcompression-level, -Xdict-size, -Xbcj, each with \
+                        its value; those with an X after the -comp that has them";
+
+/// The most that `-Xcompression-level` may be with each `-comp`; 0: it has none (mksquashfs(1)).
+const LEVELS_OF_SQUASHFS: [(&str, u32); 6] =
+    [("gzip", 9), ("lzma", 0), ("lzo", 9), ("lz4", 0), ("xz", 0), ("zstd", 22)];
+
+/// Whether mksquashfs takes `value` for the argument `name` when it compresses by `comp`.
+fn squashfs_takes(name: &str, value: &str, comp: &str) -> bool {
+    match name {
+        "-comp" => LEVELS_OF_SQUASHFS.iter().any(|(known, _)| *known == value),
+        "-b" => {
+            let (digits, unit) = match value.strip_suffix(['K', 'k']) {
+                Some(digits) => (digits, 1 << 10),
+                None => value.strip_suffix(['M', 'm']).map_or((value, 1), |digits| (digits, 1 << 20)),
+            };
+            let size = digits.parse::<u32>().ok().and_then(|size| size.checked_mul(unit));
+            size.is_some_and(|size| size.is_power_of_two() && (4 << 10..=1 << 20).contains(&size))
+        }
+        "-Xcompression-level" => {
+            let most = LEVELS_OF_SQUASHFS.iter().find(|(known, _)| *known == comp).map_or(0, |(_, most)| *most);
+            value.parse::<u32>().is_ok_and(|level| (1..=most).contains(&level))
+        }
+        // Of xz alone; what they take is its to judge.
+        _ => comp == "xz",
+    }
+}
 
 /// Arguments of mksquashfs that only say how it compresses, with values that are plain words.
 fn squashfs<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<Vec<String>, &'a str> {
-    let mut arguments = Vec::new();
+    let (mut arguments, mut given) = (Vec::new(), Vec::new());
     while let Some(name) = words.next() {
         if !matches!(name, "-comp" | "-b" | "-Xcompression-level" | "-Xdict-size" | "-Xbcj") {
             return Err(name);
         }
         let plain = |value: &&str| value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b",%".contains(&byte));
         let value = words.next().filter(plain).ok_or(name)?;
+        given.extend([name, value]);
         arguments.extend([name.to_owned(), value.to_owned()]);
+    }
+    let comp = arguments.iter().position(|name| name == "-comp").and_then(|at| arguments.get(at + 1));
+    let comp = comp.map_or("zstd", String::as_str);
+    if let Some(at) =
+        (0..arguments.len()).step_by(2).find(|&at| !squashfs_takes(&arguments[at], &arguments[at + 1], comp))
+    {
+        return Err(given[at + 1]);
     }
     // Quick to read, which is what happens most often.
     if !arguments.iter().any(|name| name == "-comp") {
@@ -219,7 +253,20 @@ mod tests {
         {
             assert!(Compressor::parse(bad).is_err(), "{bad}");
         }
-        for bad in ["-ef x", "-comp", "-comp /bin/sh", "x", "-p x", "-b 1M -sort /etc/passwd"] {
+        for bad in [
+            "-ef x",
+            "-comp",
+            "-comp /bin/sh",
+            "x",
+            "-p x",
+            "-b 1M -sort /etc/passwd",
+            "-b 7",
+            "-b 2M",
+            "-comp rar",
+            "-Xcompression-level 23",
+            "-comp xz -Xcompression-level 5",
+            "-Xdict-size 8K",
+        ] {
             let error = Compressor::parse(&format!("squashfs {bad}")).unwrap_err().to_string();
             assert!(error.contains("-Xcompression-level"), "{error}");
         }
