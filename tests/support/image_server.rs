@@ -51,6 +51,7 @@ struct Shared {
     fields: Mutex<BTreeMap<String, Vec<(String, String)>>>,
     ends: AtomicBool,
     ranges: AtomicBool,
+    tags: AtomicBool,
 }
 
 /// The server; it ends with this.
@@ -101,6 +102,7 @@ impl ImageServer {
             fields: Mutex::default(),
             ends: AtomicBool::new(false),
             ranges: AtomicBool::new(true),
+            tags: AtomicBool::new(true),
         });
         let (serving, scheme) = (Arc::clone(&shared), if config.is_some() { "https" } else { "http" });
         let host = if at == "127.0.0.1" { "localhost" } else { at };
@@ -140,6 +142,11 @@ impl ImageServer {
     /// Whether parts of a file can be had.
     pub fn ranges(&self, can: bool) {
         self.shared.ranges.store(can, Ordering::Relaxed);
+    }
+
+    /// Whether it says which version of a file it gives.
+    pub fn tags(&self, does: bool) {
+        self.shared.tags.store(does, Ordering::Relaxed);
     }
 
     /// What was asked since the last time.
@@ -230,13 +237,15 @@ fn answer(shared: &Shared, stream: &mut (impl Read + Write)) -> std::io::Result<
         }
         let range =
             headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-        if let Some(from) =
-            range.filter(|_| shared.ranges.load(Ordering::Relaxed) && headers.get("if-range") == Some(&tag))
+        if let Some(from) = range
+            .filter(|_| shared.ranges.load(Ordering::Relaxed) && headers.get("if-range").is_none_or(|of| *of == tag))
         {
             fields.push(("Content-Range".to_owned(), format!("bytes {from}-{}/{}", body.len() - 1, body.len())));
             (status, body) = (206, body.split_off(from));
         }
-        fields.push(("ETag".to_owned(), tag));
+        if shared.tags.load(Ordering::Relaxed) {
+            fields.push(("ETag".to_owned(), tag));
+        }
     }
     let length = match fault {
         Some(Fault::Length(length)) => length,
