@@ -121,7 +121,7 @@ fn is_idle(argument: &str) -> bool {
 }
 
 const SQUASHFS: &str = "-comp gzip|lzma|lzo|lz4|xz|zstd, -b 4K to 1M (a power of two), -Xcompression-level, -Xdict-size, -Xbcj, each with \
-                        its value; those with an X after the -comp that has them";
+                        its value; those with an X only for a -comp that has them";
 
 /// The most that `-Xcompression-level` may be with each `-comp`; 0: it has none (mksquashfs(1)).
 const LEVELS_OF_SQUASHFS: [(&str, u32); 6] =
@@ -150,29 +150,24 @@ fn squashfs_takes(name: &str, value: &str, comp: &str) -> bool {
 
 /// Arguments of mksquashfs that only say how it compresses, with values that are plain words.
 fn squashfs<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<Vec<String>, &'a str> {
-    let (mut arguments, mut given) = (Vec::new(), Vec::new());
+    let mut given = Vec::new();
     while let Some(name) = words.next() {
         if !matches!(name, "-comp" | "-b" | "-Xcompression-level" | "-Xdict-size" | "-Xbcj") {
             return Err(name);
         }
         let plain = |value: &&str| value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b",%".contains(&byte));
         let value = words.next().filter(plain).ok_or(name)?;
-        given.extend([name, value]);
-        arguments.extend([name.to_owned(), value.to_owned()]);
+        given.push((name, value));
     }
-    let comp = arguments.iter().position(|name| name == "-comp").and_then(|at| arguments.get(at + 1));
-    let comp = comp.map_or("zstd", String::as_str);
-    if let Some(at) =
-        (0..arguments.len()).step_by(2).find(|&at| !squashfs_takes(&arguments[at], &arguments[at + 1], comp))
-    {
-        return Err(given[at + 1]);
+    if !given.iter().any(|(name, _)| *name == "-comp") {
+        // Quick to read, which is what happens most often.
+        given.insert(0, ("-comp", "zstd"));
     }
-    // Quick to read, which is what happens most often.
-    if !arguments.iter().any(|name| name == "-comp") {
-        let zstd = ["-comp".to_owned(), "zstd".to_owned()];
-        arguments.splice(0..0, zstd);
+    let comp = given.iter().find(|(name, _)| *name == "-comp").map_or("", |(_, comp)| comp);
+    match given.iter().find(|(name, value)| !squashfs_takes(name, value, comp)) {
+        Some((_, value)) => Err(value),
+        None => Ok(given.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_owned()]).collect()),
     }
-    Ok(arguments)
 }
 
 impl Compressor {

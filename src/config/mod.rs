@@ -160,7 +160,7 @@ pub fn project_row(key: &str) -> Option<&'static ProjectRow> {
 /// With the first key that is unknown or has a value that does not fit.
 pub fn validate_project(config: &Config) -> Result<(), Error> {
     for (key, value) in config {
-        let Some(row) = project_row(key).filter(|_| !key.contains(char::is_control)) else {
+        let Some(row) = project_row(key).filter(|_| is_printable(key)) else {
             return Err(Error::UnknownKey { of: "project", key: key.clone() });
         };
         row.kind.check(key, value, false)?;

@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "SO_PEERCRED of a process that is not visible, SO_PEERPIDFD")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::process;
 
@@ -15,20 +15,25 @@ pub struct Peer {
     pub pid: Option<i32>,
 }
 
-/// Who connected a unix socket.
-///
-/// # Errors
-/// Of getsockopt(2).
-pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
+fn credentials(socket: BorrowedFd<'_>) -> io::Result<libc::ucred> {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut length = libc::socklen_t::try_from(size_of_val(&peer)).unwrap_or(0);
-    let fd = socket.as_fd().as_raw_fd();
+    let fd = socket.as_raw_fd();
     // SAFETY: the pointers are to a ucred and to its length, which outlive the call.
     let told =
         unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut length) };
     if told != 0 {
         return Err(io::Error::last_os_error());
     }
+    Ok(peer)
+}
+
+/// Who connected a unix socket.
+///
+/// # Errors
+/// Of getsockopt(2).
+pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
+    let peer = credentials(socket.as_fd())?;
     Ok(Peer { uid: peer.uid, pid: (peer.pid > 0).then_some(peer.pid) })
 }
 
@@ -38,15 +43,8 @@ pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
 /// # Errors
 /// Of getsockopt(2).
 pub fn groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
-    let mut own = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let mut length = libc::socklen_t::try_from(size_of_val(&own)).unwrap_or(0);
+    let own = credentials(socket.as_fd())?;
     let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: the pointers are to a ucred and to its length, which outlive the call.
-    let told =
-        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut own).cast(), &raw mut length) };
-    if told != 0 {
-        return Err(io::Error::last_os_error());
-    }
     let mut others: Vec<libc::gid_t> = vec![0; 64];
     loop {
         let mut length = libc::socklen_t::try_from(size_of_val(others.as_slice())).unwrap_or(0);
