@@ -8,6 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use support::api::{done, get};
+use support::tarball::{Tar, add};
 use support::{Daemon, run};
 
 /// A daemon with the pools `d` (dir) and `o` (overlay), and no image.
@@ -124,20 +125,10 @@ fn directories_without_end_hurt_nobody() {
 }
 
 /// A tarball with `metadata.yaml`, a root, and one more entry.
-fn tarball(entry: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> Vec<u8> {
+fn tarball(entry: impl FnOnce(&mut Tar)) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
-    let mut add = |name: &str, kind: tar::EntryType, content: &[u8]| {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(kind);
-        header.set_mode(0o755);
-        header.set_size(content.len() as u64);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(1);
-        tar.append_data(&mut header, name, content).unwrap();
-    };
-    add("metadata.yaml", tar::EntryType::Regular, b"architecture: x86_64\ncreation_date: 1700000000\n");
-    add("rootfs", tar::EntryType::Directory, b"");
+    add(&mut tar, "metadata.yaml", tar::EntryType::Regular, b"architecture: x86_64\ncreation_date: 1700000000\n");
+    add(&mut tar, "rootfs", tar::EntryType::Directory, b"");
     entry(&mut tar);
     tar.into_inner().unwrap()
 }

@@ -9,21 +9,9 @@ use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 use support::Daemon;
 use support::api::{done, get, refused};
+use support::tarball::{Tar, add};
 
 const METADATA: &str = "architecture: x86_64\ncreation_date: 1700000000\n";
-
-type Tar = tar::Builder<Vec<u8>>;
-
-fn add(tar: &mut Tar, name: &str, kind: tar::EntryType, content: &[u8]) {
-    let mut header = tar::Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(0o755);
-    header.set_size(content.len() as u64);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(1);
-    tar.append_data(&mut header, name, content).unwrap();
-}
 
 /// A unified image: metadata, what `more` adds, and a root.
 fn image(metadata: &str, more: impl FnOnce(&mut Tar)) -> Vec<u8> {

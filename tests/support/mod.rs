@@ -12,6 +12,7 @@ pub mod namespaces;
 pub mod peers;
 pub mod scanner;
 pub mod sftp;
+pub mod tarball;
 pub mod terminal;
 pub mod tls;
 pub mod tree;
