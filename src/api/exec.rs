@@ -190,11 +190,12 @@ async fn serve(app: &App, key: &InstanceKey, spec: ExecSpec, mut handle: Handle)
         Io::Pty(ptx) => Controlled::Terminal(Arc::downgrade(ptx), Arc::clone(&hangup)),
         Io::Pipes(..) | Io::Recorded(_) | Io::Null => Controlled::Pipes,
     };
+    let over = ended.subscribe();
     let control_task = tokio::spawn(async move {
         if let Some(control) = control
             && let Ok(socket) = control.await
         {
-            serve_control(socket, kind, signals).await;
+            serve_control(socket, kind, signals, over).await;
         }
     });
     let mut outputs = Vec::new();
@@ -252,7 +253,7 @@ async fn serve(app: &App, key: &InstanceKey, spec: ExecSpec, mut handle: Handle)
         let _ = output.await;
     }
     inputs.into_iter().for_each(linger);
-    control_task.abort();
+    linger(control_task);
     let (status, result) = outcome(exit?);
     handle.extend_metadata(Map::from_iter([("return".to_owned(), status.into())]));
     result
@@ -277,11 +278,21 @@ enum Controlled {
 }
 
 /// Passes resizes and signals on. A client that vanishes from a terminal has it hung up; without one its command is
-/// killed, as with LXD 5.0.2. One that closes the websocket lets it go on.
-async fn serve_control(socket: WebSocket, controlled: Controlled, signals: mpsc::UnboundedSender<i32>) {
-    let (_outgoing, mut incoming) = socket.split();
+/// killed, as with LXD 5.0.2. One that closes the websocket lets it go on. `over`: the command has ended.
+async fn serve_control(
+    socket: WebSocket,
+    controlled: Controlled,
+    signals: mpsc::UnboundedSender<i32>,
+    mut over: watch::Receiver<bool>,
+) {
+    let (outgoing, mut incoming) = socket.split();
     let left = loop {
-        match next_control(&mut incoming).await {
+        let next = tokio::select! {
+            next = next_control(&mut incoming) => Some(next),
+            _ = over.wait_for(|over| *over) => None,
+        };
+        let Some(next) = next else { return outgoing.leave().await };
+        match next {
             Ok(Control::Resize(columns, rows)) => {
                 if let Controlled::Terminal(ptx, _) = &controlled
                     && let Some(ptx) = ptx.upgrade()
@@ -460,7 +471,7 @@ async fn output_of_pty(
                     sent = outgoing.bytes(buffer[..count].to_vec()) => if sent.is_err() {
                         return;
                     },
-                    _ = hangup.wait_for(|hangup| *hangup) => return,
+                    _ = hangup.wait_for(|hangup| *hangup) => break,
                 }
             }
             Err(rustix::io::Errno::AGAIN) => {
@@ -473,12 +484,14 @@ async fn output_of_pty(
                         Err(_) => break,
                     },
                     _ = ended.changed() => {}
-                    _ = hangup.wait_for(|hangup| *hangup) => return,
+                    _ = hangup.wait_for(|hangup| *hangup) => break,
                 }
             }
             // EIO: nobody has the other end open any more.
             Err(_) => break,
         }
     }
-    outgoing.finish().await;
+    // First: that hangs it up, if nobody else holds it.
+    drop(ptx);
+    if *hangup.borrow() { outgoing.leave().await } else { outgoing.finish().await }
 }

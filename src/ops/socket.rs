@@ -40,7 +40,7 @@ pub type Check = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// A websocket that its client may lose.
 struct Held {
-    check: Check,
+    check: Arc<Check>,
     withdrawn: watch::Sender<bool>,
 }
 
@@ -104,17 +104,18 @@ impl Sockets {
 struct Entry {
     shelf: Shelf,
     number: u64,
+    check: Arc<Check>,
     withdrawn: watch::Receiver<bool>,
 }
 
 impl Entry {
     fn new(shelf: &Shelf, check: Check) -> Self {
-        let (sender, withdrawn) = watch::channel(false);
+        let (check, (sender, withdrawn)) = (Arc::new(check), watch::channel(false));
         let mut registry = shelf.lock().unwrap_or_else(PoisonError::into_inner);
         let number = registry.next;
         registry.next += 1;
-        registry.held.insert(number, Held { check, withdrawn: sender });
-        Self { shelf: Arc::clone(shelf), number, withdrawn }
+        registry.held.insert(number, Held { check: Arc::clone(&check), withdrawn: sender });
+        Self { shelf: Arc::clone(shelf), number, check, withdrawn }
     }
 }
 
@@ -137,6 +138,11 @@ impl Ticket {
     /// The websocket that takes the place.
     pub fn socket(self, raw: Raw) -> WebSocket {
         WebSocket { raw, ticket: self }
+    }
+
+    /// Whether its client may not have it any more, also where a review has not come to it yet.
+    fn is_withdrawn(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| !(entry.check)())
     }
 
     /// Resolves when what has this place must end, with the reason.
@@ -262,7 +268,9 @@ impl Shared {
         }
     }
 
+    /// Whoever closes it: that it is withdrawn is the reason, if it is.
     async fn close(&self, why: Close<'_>) {
+        let why = if self.ticket.is_withdrawn() { Close::Withdrawn } else { why };
         // A client that is gone, or takes nothing, hears no reason.
         let _ = tokio::time::timeout(FAREWELL, async {
             let mut sink = self.sink.lock().await;
@@ -316,6 +324,13 @@ impl Outgoing {
     /// Closes it.
     pub async fn close(self, why: Close<'_>) {
         self.shared.close(why).await;
+    }
+
+    /// Lets go of it without a word, as LXD does of a control websocket; but one that was withdrawn is told so.
+    pub async fn leave(self) {
+        if self.shared.ticket.is_withdrawn() {
+            self.close(Close::Withdrawn).await;
+        }
     }
 
     /// Marks the end of the data by an empty text, as LXD does, and closes.
