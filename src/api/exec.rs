@@ -291,7 +291,7 @@ async fn serve_control(
             next = next_control(&mut incoming) => Some(next),
             _ = over.wait_for(|over| *over) => None,
         };
-        let Some(next) = next else { return outgoing.leave().await };
+        let Some(next) = next else { return outgoing.close(Close::Normal).await };
         match next {
             Ok(Control::Resize(columns, rows)) => {
                 if let Controlled::Terminal(ptx, _) = &controlled

@@ -326,7 +326,8 @@ impl Outgoing {
         self.shared.close(why).await;
     }
 
-    /// Lets go of it without a word, as LXD does of a control websocket; but one that was withdrawn is told so.
+    /// Lets go of it without a word to a client that has left another of its websockets; but one that was withdrawn is
+    /// told so.
     pub async fn leave(self) {
         if self.shared.ticket.is_withdrawn() {
             self.close(Close::Withdrawn).await;
