@@ -8,8 +8,7 @@ mod support;
 #[path = "client_hostile/tls.rs"]
 mod tls;
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
 use rustix::process::Signal;
@@ -17,43 +16,16 @@ use serde_json::{Value, json};
 use support::broken_server::{
     BrokenServer, Request, Stream, answer, endless, frame, metadata, operation, silent, upgrade,
 };
+use support::place::{Place, WARREN};
 use support::terminal::{Terminal, ended, send};
 use support::{Said, eventually, said};
 
-const WARREN: &str = env!("CARGO_BIN_EXE_warren");
 /// Turns red, clears the screen, sets the title, rings, goes back, turns the writing around.
 const EVIL: &str = "a\u{1b}[31m\u{1b}[2J\u{1b}]0;owned\u{7}\r\u{9b}1m\u{202e}b";
 
-/// A place for a server's socket and a client's configuration.
-struct Place(tempfile::TempDir);
-
 impl Place {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
     fn serve(&self, answers: impl Fn(&Request, &mut dyn Stream) -> bool + Send + Sync + 'static) -> BrokenServer {
         BrokenServer::at(&self.path("socket"), answers)
-    }
-
-    fn by(&self, program: &[&str], arguments: &[&str]) -> Command {
-        let mut command = Command::new(program[0]);
-        command.args(&program[1..]).args(arguments);
-        for name in ["WARREN_DIR", "LXD_SOCKET", "LXD_DIR", "LXD_CONF", "WARREN_PROJECT", "LXD_PROJECT", "VISUAL"] {
-            command.env_remove(name);
-        }
-        let home = self.0.path();
-        command.env("WARREN_CONF", home.join("conf")).env("WARREN_SOCKET", home.join("socket")).env("HOME", home);
-        command.env("TERM", "xterm").current_dir(home).stdin(Stdio::null());
-        command
-    }
-
-    fn client(&self, arguments: &[&str]) -> Command {
-        self.by(&[WARREN], arguments)
     }
 
     #[track_caller]

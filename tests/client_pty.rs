@@ -6,42 +6,19 @@ mod support;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::process::Signal;
 use rustix::termios::{LocalModes, tcgetattr};
 use serde_json::json;
 use support::broken_server::{BrokenServer, answer, metadata, operation};
+use support::place::{Place, WARREN};
 use support::terminal::{Terminal, resize, send};
 use support::tls::Identity;
 use support::{Daemon, Said, eventually, said};
 
-const WARREN: &str = env!("CARGO_BIN_EXE_warren");
-
-/// A directory with a client's configuration, a socket and editors.
-struct Place(tempfile::TempDir);
-
 impl Place {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn client(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(WARREN);
-        for name in ["WARREN_DIR", "LXD_SOCKET", "LXD_DIR", "LXD_CONF", "VISUAL", "EDITOR", "NO_COLOR"] {
-            command.env_remove(name);
-        }
-        let home = self.0.path();
-        command.env("WARREN_CONF", home.join("conf")).env("WARREN_SOCKET", home.join("socket")).env("HOME", home);
-        command.env("TERM", "xterm").env("TMPDIR", home).args(arguments).stdin(Stdio::null());
-        command
-    }
-
     fn of(&self, daemon: &Daemon, arguments: &[&str]) -> Command {
         let mut command = self.client(arguments);
         command.env("WARREN_SOCKET", daemon.socket());

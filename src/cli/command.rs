@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::client::{Client, Globals};
-use super::later::Later;
+use super::later::{Anything, Later};
 use super::{
     Error, alias, completion, config, console, copy, exec, file, image, info, instance, list, monitor, network,
     operation, profile, project, query, remote, snapshot, storage, top, warning,
@@ -120,25 +120,13 @@ pub(super) enum Command {
     },
     /// Clusters: there are none here
     #[command(hide = true)]
-    Cluster {
-        /// Whatever
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<String>,
-    },
+    Cluster(Anything),
     /// Backups of instances come later
     #[command(hide = true)]
-    Export {
-        /// Whatever
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<String>,
-    },
+    Export(Anything),
     /// Backups of instances come later
     #[command(hide = true)]
-    Import {
-        /// Whatever
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<String>,
-    },
+    Import(Anything),
     /// Manage files in instances
     File {
         #[command(subcommand)]

@@ -2,7 +2,7 @@
 //! and describing all took longer than asking the daemon.
 
 use clap::builder::Resettable;
-use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 
 /// The verbs of `T`.
 #[derive(Debug)]
@@ -36,4 +36,11 @@ impl<T: Subcommand> Subcommand for Later<T> {
 fn described(command: Command, verbs: fn(Command) -> Command) -> Command {
     let (short, long) = (command.get_about().cloned(), command.get_long_about().cloned());
     verbs(command).about(Resettable::from(short)).long_about(Resettable::from(long))
+}
+
+/// What stands behind a verb that has nothing behind it: it is told so, whatever else was said.
+#[derive(Debug, Args)]
+pub(super) struct Anything {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, help = "Anything")]
+    words: Vec<String>,
 }

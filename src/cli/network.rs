@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::connection::Connection;
+use super::later::Anything;
 use super::object::{self, INSTANCE, NETWORK, Object, PROFILE, checked, count, map, pairs, path, text, yes_no};
 use super::table::Format;
 use super::{Error, network_acl, network_forward, output};
@@ -86,11 +87,7 @@ pub(super) enum Command {
     },
     /// Peerings: there are none here
     #[command(hide = true)]
-    Peer {
-        /// Whatever
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<String>,
-    },
+    Peer(Anything),
     /// Rename a network
     #[command(visible_alias = "mv")]
     Rename {
@@ -121,11 +118,7 @@ pub(super) enum Command {
     },
     /// DNS zones: there are none here
     #[command(hide = true)]
-    Zone {
-        /// Whatever
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<String>,
-    },
+    Zone(Anything),
 }
 
 /// What is attached where.

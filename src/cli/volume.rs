@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::connection::Connection;
+use super::later::Anything;
 use super::network::{add_device, pairs_only, post, remove_device};
 use super::object::{Object, VOLUME, VOLUME_SNAPSHOT, checked, count, map, pairs, path, text};
 use super::table::{Format, show, sort};
@@ -20,18 +21,10 @@ pub(super) enum Command {
     AttachProfile(Attach),
     /// Backups of volumes come later
     #[command(hide = true)]
-    Export {
-        /// Whatever
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<String>,
-    },
+    Export(Anything),
     /// Backups of volumes come later
     #[command(hide = true)]
-    Import {
-        /// Whatever
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<String>,
-    },
+    Import(Anything),
     /// Copy a volume
     #[command(visible_alias = "cp")]
     Copy(Copy),

@@ -10,6 +10,7 @@ pub mod image_server;
 pub mod instances;
 pub mod namespaces;
 pub mod peers;
+pub mod place;
 pub mod scanner;
 pub mod sftp;
 pub mod tarball;
