@@ -266,6 +266,37 @@ fn what_was_set_here_survives_a_newer_version() {
     assert_eq!(get(&host.daemon, &format!("/1.0/images/{fourth}"))["expires_at"], set["expires_at"]);
 }
 
+/// Neither in the answer nor in the log nor where others look.
+#[test]
+fn a_password_in_an_address_is_not_repeated() {
+    let host = Host::new();
+    for server in
+        ["http://user:wo-rd@host/", "https://user:wo-rd@host/", "ftp://user:wo-rd@host", "https://u:wo-rd@h\u{1}"]
+    {
+        for protocol in ["simplestreams", "lxd"] {
+            let source =
+                json!({"type": "image", "mode": "pull", "server": server, "protocol": protocol, "alias": "bb"});
+            support::api::refused(&host.daemon, "POST", "/1.0/images", &json!({"source": source}), 400, "***@h");
+        }
+        let source = json!({"type": "url", "url": server});
+        support::api::refused(&host.daemon, "POST", "/1.0/images", &json!({"source": source}), 400, "***@h");
+    }
+    for url in ["file:///etc/passwd", "ftp://host/x"] {
+        let source = json!({"type": "url", "url": url});
+        let word = "it must begin with https:// or http://";
+        support::api::refused(&host.daemon, "POST", "/1.0/images", &json!({"source": source}), 400, word);
+    }
+    let set = |value: &str| json!({"config": {"core.proxy_https": value}});
+    support::api::refused(&host.daemon, "PATCH", "/1.0", &set("ftp://user:wo-rd@host"), 400, "***@host");
+    // One that does not answer.
+    done(&host.daemon, "PATCH", "/1.0", &set("http://user:wo-rd@127.0.0.1:1"));
+    let error = host.fails(&json!({"type": "url", "url": "https://192.0.2.1/x"}));
+    assert!(error.contains("127.0.0.1:1") && !error.contains("wo-rd"), "{error}");
+    assert_eq!(get(&host.daemon, "/1.0")["config"]["core.proxy_https"], "http://user:wo-rd@127.0.0.1:1");
+    let log = std::fs::read_to_string(host.daemon.root.join("log")).unwrap();
+    assert!(!log.contains("wo-rd"), "{}", log.lines().find(|line| line.contains("wo-rd")).unwrap());
+}
+
 /// The items of a version in a list.
 fn items(list: &mut Value, version: u32) -> &mut Value {
     &mut list["products"]["busybox:1"]["versions"][format!("2024010{version}")]["items"]

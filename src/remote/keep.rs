@@ -17,7 +17,7 @@ use crate::db::{self, Alias, Image, Phase, Seconds, Tx};
 use crate::events::lifecycle::{Lifecycle, Requestor};
 use crate::image::Received;
 use crate::instance::Context;
-use crate::names::{AliasName, Fingerprint, ProfileName, ProjectName};
+use crate::names::{AliasName, Fingerprint, ProfileName, ProjectName, file_name};
 use crate::project;
 
 /// What is said of an image that comes here, beside what it says itself.
@@ -229,7 +229,8 @@ pub async fn keep(
         project: project.clone(),
         fingerprint: received.fingerprint.clone(),
         phase: Phase::Creating,
-        filename: keep.filename.clone(),
+        // Clients make files by it.
+        filename: file_name(&keep.filename),
         size: received.size,
         public: keep.public,
         auto_update: keep.auto_update,
