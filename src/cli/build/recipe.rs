@@ -320,6 +320,14 @@ mod tests {
         }
     }
 
+    /// Seen with cloud-init 22.4.2: without it cloud-config.service fails, and the system is degraded.
+    #[test]
+    fn the_locale_is_one_that_is_there() {
+        assert!(
+            customize(Variant::Cloud).contains("locale: C.UTF-8") && !customize(Variant::Default).contains("locale: ")
+        );
+    }
+
     #[test]
     fn a_release_comes_with_what_mends_it() {
         let suites = |text: &str| Spec::parse(text, None).unwrap().suites().join(" ");
