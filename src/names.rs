@@ -51,6 +51,39 @@ pub fn shortened(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
+/// Addresses without the user and the password in them: what is shown to anybody, written down or logged.
+pub fn without_user(text: &str) -> String {
+    let word = |word: &str| {
+        let (scheme, rest) = match word.find("://") {
+            Some(at) => word.split_at(at + "://".len()),
+            None => ("", word),
+        };
+        // A password that nobody escaped may have any character.
+        match rest.rsplit_once('@') {
+            Some((_, host)) => format!("{scheme}***@{host}"),
+            None => word.to_owned(),
+        }
+    };
+    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// The longest name of a file, bytes (`NAME_MAX`, <linux/limits.h>).
+const MAX_FILE_NAME: usize = 255;
+
+/// What of a text may name a file in a directory: what stands behind its last slash, without control characters, cut at 255
+/// bytes. Empty when nothing is left.
+pub fn file_name(text: &str) -> String {
+    let last = text.rsplit(['/', '\\']).next().unwrap_or_default();
+    let mut name = String::new();
+    for character in last.trim().chars().filter(|character| !character.is_control()) {
+        if name.len() + character.len_utf8() > MAX_FILE_NAME {
+            break;
+        }
+        name.push(character);
+    }
+    if matches!(name.as_str(), "." | "..") { String::new() } else { name }
+}
+
 /// So many characters of a path an error repeats.
 const SHOWN_PATH: usize = 200;
 
@@ -279,7 +312,7 @@ fn volume(text: &str) -> Result<(), &'static str> {
 
 fn fingerprint(text: &str) -> Result<(), &'static str> {
     if text.len() != 64 || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        return Err("a fingerprint is a SHA-256 in 64 lower-case hexadecimal digits");
+        return Err("the whole fingerprint is needed here, a SHA-256 in 64 hexadecimal digits");
     }
     Ok(())
 }
@@ -492,6 +525,28 @@ impl fmt::Display for VolumeSnapshotKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_shown_without_who_asks() {
+        for (text, shown) in [
+            ("https://h/x", "https://h/x"),
+            ("https://user:word@h:1/x https://h", "https://***@h:1/x https://h"),
+            ("http://user:wo/r@d@h/", "http://***@h/"),
+            ("word@h", "***@h"),
+        ] {
+            assert_eq!(without_user(text), shown);
+        }
+    }
+
+    #[test]
+    fn names_of_files_stay_in_their_directory() {
+        for (text, name) in
+            [("../../x\n", "x"), ("a\\b", "b"), ("..", ""), ("a/", ""), ("rootfs.tar.xz", "rootfs.tar.xz")]
+        {
+            assert_eq!(file_name(text), name);
+        }
+        assert_eq!(file_name(&"ä".repeat(200)).len(), 254);
+    }
 
     #[test]
     fn instance_names_are_host_names() {

@@ -37,9 +37,23 @@ fn what_cannot_be_built_is_refused_with_the_way_out() {
     let nowhere = daemon.root.join("nowhere");
     let arguments = ["image", "build", "debian/12", "--mirror", "http://m/debian"];
     said(warren(&daemon).args(arguments).env("WARREN_DIR", nowhere)).refused("Cannot reach");
+    // What is no release, no alias, no mirror and no directory: all of it before anything is fetched.
+    let file = daemon.root.join("file");
+    std::fs::write(&file, "mine").unwrap();
+    let (file, below) = (file.to_str().unwrap(), format!("{}/below", file.display()));
+    build(&daemon, &["debian/"]).refused("names no release");
+    build(&daemon, &["debian//cloud"]).refused("names no release");
+    build(&daemon, &["debian/12", "--alias", "a b/", "--alias", ""]).refused("--alias");
+    build(&daemon, &["debian/12", "--mirror", "file:///etc"]).refused("/etc/dists/bookworm");
+    build(&daemon, &["debian/12", "--mirror", "https://"]).refused("names no host");
+    build(&daemon, &["debian/12", "--mirror", "http://m/debian", "--output", file])
+        .refused("is a file: name a directory");
+    build(&daemon, &["debian/12", "--mirror", "http://m/debian", "--output", &below]).refused("file is a file");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "mine");
     // Nothing is at the mirror: the reason is told, and nothing stays.
     let tmp = daemon.root.join("tmp");
     std::fs::create_dir(&tmp).unwrap();
+    std::fs::create_dir_all(empty.join("dists/bookworm")).unwrap();
     let mirror = format!("file://{path}");
     let failed = said(warren(&daemon).args(["image", "build", "debian/12", "--mirror", &mirror]).env("TMPDIR", &tmp));
     failed.refused("mmdebstrap failed for bookworm");

@@ -32,11 +32,17 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
+        Self::patient(400)
+    }
+
+    /// The daemon waits so many milliseconds for a server that says nothing.
+    fn patient(millis: u32) -> Self {
         let place = tempfile::tempdir_in("/var/tmp").unwrap().keep();
         std::fs::create_dir_all(place.join("tree/streams/v1")).unwrap();
         let server = ImageServer::start(&place.join("tree"), &place);
         let trusted = server.ca.to_str().unwrap();
-        let daemon = Daemon::with_env(&[("SSL_CERT_FILE", trusted), ("WARREN_TEST_STALL_MILLIS", "400")]);
+        let millis = millis.to_string();
+        let daemon = Daemon::with_env(&[("SSL_CERT_FILE", trusted), ("WARREN_TEST_STALL_MILLIS", &millis)]);
         let host = Self { daemon, server, place };
         host.publish(1, |_| ());
         host
@@ -55,7 +61,7 @@ impl Host {
         let metadata = format!("architecture: x86_64\ncreation_date: {}\n", 1_700_000_000 + version);
         std::fs::write(dir.join("metadata.yaml"), metadata).unwrap();
         let meta = self.tree().join(format!("meta{version}"));
-        run(Command::new("tar").arg("-C").arg(&dir).arg("-cJf").arg(&meta).arg("metadata.yaml"));
+        run(Command::new("tar").args(["--mtime=@1", "-C"]).arg(&dir).arg("-cJf").arg(&meta).arg("metadata.yaml"));
         let meta = std::fs::read(meta).unwrap();
         std::fs::write(self.tree().join(format!("root{version}")), &root).unwrap();
         let fingerprint = sha256(&[&meta, &root]);
@@ -188,6 +194,57 @@ fn a_refresh_can_be_cancelled() {
 }
 
 #[test]
+fn what_is_deleted_does_not_come_back_by_a_refresh() {
+    let host = Host::patient(30_000);
+    let old = host.copy();
+    done(&host.daemon, "PATCH", &format!("/1.0/images/{old}"), &json!({"public": true}));
+    let refresh = format!("/1.0/images/{old}/refresh");
+    // Once there is a newer one, once the same as before.
+    for newer in [true, false] {
+        if newer {
+            host.publish(2, |_| ());
+            host.server.fault("/meta2", Fault::Held);
+        } else {
+            host.publish(1, |_| ());
+            host.copy();
+            host.server.fault("/streams/v1/index.json", Fault::Held);
+        }
+        host.server.asked();
+        let refreshes = [host.begin(&refresh, &json!({})), host.begin(&refresh, &json!({}))];
+        let (asked, times) = if newer { ("/meta2", 1) } else { ("/index.json", 2) };
+        eventually("they are on their way", || host.server.count(asked) >= times);
+        done(&host.daemon, "DELETE", &format!("/1.0/images/{old}"), &json!({}));
+        host.server.mend();
+        for operation in refreshes {
+            let end = host.end(&operation);
+            assert_eq!(end["status"], "Failure", "{end}");
+            assert!(end["err"].as_str().unwrap().contains("was deleted"), "{end}");
+        }
+        assert!(!newer || host.server.count("/meta2") == 1, "two refreshes are one");
+        host.nothing_kept();
+    }
+}
+
+/// Who wants the newer image for itself gets it, whatever becomes of the refresh that began its download.
+#[test]
+fn a_refresh_that_ends_in_vain_spoils_nobody_elses_download() {
+    let host = Host::patient(30_000);
+    let old = host.copy();
+    let newer = host.publish(2, |_| ());
+    host.server.fault("/meta2", Fault::Held);
+    let refresh = host.begin(&format!("/1.0/images/{old}/refresh"), &json!({}));
+    eventually("it is on its way", || host.server.count("/meta2") == 1);
+    let copy = host.begin("/1.0/images", &json!({"source": host.source(), "aliases": [{"name": "other"}]}));
+    done(&host.daemon, "DELETE", &format!("/1.0/images/{old}"), &json!({}));
+    host.server.mend();
+    assert_eq!((&host.end(&copy)["status"], &host.end(&refresh)["status"]), (&json!("Success"), &json!("Failure")));
+    let images = get(&host.daemon, "/1.0/images?recursion=1");
+    let image = &images[0];
+    assert!(images.as_array().unwrap().len() == 1 && image["fingerprint"] == newer, "{images}");
+    assert_eq!((&image["aliases"][0]["name"], &image["public"]), (&json!("other"), &json!(false)));
+}
+
+#[test]
 fn what_was_set_here_survives_a_newer_version() {
     let host = Host::new();
     let eol = |list: &mut Value| list["products"]["busybox:1"]["support_eol"] = "2040-01-01".into();
@@ -207,6 +264,37 @@ fn what_was_set_here_survives_a_newer_version() {
     let fourth = host.publish(4, eol);
     done(&host.daemon, "POST", &format!("/1.0/images/{third}/refresh"), &json!({}));
     assert_eq!(get(&host.daemon, &format!("/1.0/images/{fourth}"))["expires_at"], set["expires_at"]);
+}
+
+/// Neither in the answer nor in the log nor where others look.
+#[test]
+fn a_password_in_an_address_is_not_repeated() {
+    let host = Host::new();
+    for server in
+        ["http://user:wo-rd@host/", "https://user:wo-rd@host/", "ftp://user:wo-rd@host", "https://u:wo-rd@h\u{1}"]
+    {
+        for protocol in ["simplestreams", "lxd"] {
+            let source =
+                json!({"type": "image", "mode": "pull", "server": server, "protocol": protocol, "alias": "bb"});
+            support::api::refused(&host.daemon, "POST", "/1.0/images", &json!({"source": source}), 400, "***@h");
+        }
+        let source = json!({"type": "url", "url": server});
+        support::api::refused(&host.daemon, "POST", "/1.0/images", &json!({"source": source}), 400, "***@h");
+    }
+    for url in ["file:///etc/passwd", "ftp://host/x"] {
+        let source = json!({"type": "url", "url": url});
+        let word = "it must begin with https:// or http://";
+        support::api::refused(&host.daemon, "POST", "/1.0/images", &json!({"source": source}), 400, word);
+    }
+    let set = |value: &str| json!({"config": {"core.proxy_https": value}});
+    support::api::refused(&host.daemon, "PATCH", "/1.0", &set("ftp://user:wo-rd@host"), 400, "***@host");
+    // One that does not answer.
+    done(&host.daemon, "PATCH", "/1.0", &set("http://user:wo-rd@127.0.0.1:1"));
+    let error = host.fails(&json!({"type": "url", "url": "https://192.0.2.1/x"}));
+    assert!(error.contains("127.0.0.1:1") && !error.contains("wo-rd"), "{error}");
+    assert_eq!(get(&host.daemon, "/1.0")["config"]["core.proxy_https"], "http://user:wo-rd@127.0.0.1:1");
+    let log = std::fs::read_to_string(host.daemon.root.join("log")).unwrap();
+    assert!(!log.contains("wo-rd"), "{}", log.lines().find(|line| line.contains("wo-rd")).unwrap());
 }
 
 /// The items of a version in a list.

@@ -280,3 +280,50 @@ fn images_that_are_shared_count_where_they_lie() {
     assert!(error.contains("limits.disk"), "{error}");
     assert!(Path::new(&daemon.state()).join("images").read_dir().unwrap().count() == 1);
 }
+
+/// The file names and dates of images are ones that clients can use.
+#[test]
+fn names_of_files_and_dates_can_be_used() {
+    let daemon = Daemon::ready("dir");
+    let before = get(&daemon, "/1.0/images").as_array().unwrap().len();
+    for text in ["9000000000000000000", "-9000000000000000000", "253402300800"] {
+        for dates in [format!("creation_date: {text}\n"), format!("creation_date: 1\nexpiry_date: {text}\n")] {
+            let error = upload(&daemon, "default", &image(&format!("architecture: x86_64\n{dates}"), |_| ()));
+            assert!(error.contains("_date\": it must be a time in the years 0 to 9999"), "{dates}: {error}");
+        }
+    }
+    assert_eq!(get(&daemon, "/1.0/images").as_array().unwrap().len(), before);
+    // In a header, and said of what is published.
+    let headers = [("X-LXD-filename", "../../a b.tar\t")];
+    let (_, answer) = daemon.api_raw("POST", "/1.0/images", &headers, &image(METADATA, |_| ()));
+    let (_, end) = daemon.api("GET", &format!("{}/wait", answer["operation"].as_str().unwrap()), "");
+    let uploaded = format!("/1.0/images/{}", end["metadata"]["metadata"]["fingerprint"].as_str().unwrap());
+    assert_eq!(get(&daemon, &uploaded)["filename"], "a b.tar");
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    let metadata = |change: Value| {
+        let mut metadata = json!({"architecture": "x86_64", "creation_date": 1, "properties": {}, "templates": {}});
+        metadata.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        metadata
+    };
+    let of_instance = "/1.0/instances/c1/metadata";
+    refused(
+        &daemon,
+        "PUT",
+        of_instance,
+        &metadata(json!({"expiry_date": 9_000_000_000_000_000_000_i64})),
+        400,
+        "expiry_date",
+    );
+    // As in LXD: the instance's own architecture and a date anew are the image's.
+    done(
+        &daemon,
+        "PUT",
+        of_instance,
+        &metadata(json!({"architecture": "pdp11", "creation_date": -9_000_000_000_000_000_000_i64})),
+    );
+    let body = json!({"source": {"type": "instance", "name": "c1"}, "filename": "../x\n"});
+    let published = done(&daemon, "POST", "/1.0/images", &body)["metadata"]["fingerprint"].as_str().unwrap().to_owned();
+    let shown = get(&daemon, &format!("/1.0/images/{published}"));
+    assert_eq!((&shown["architecture"], &shown["filename"]), (&json!("x86_64"), &json!("x")));
+    assert!(shown["created_at"].as_str().unwrap().starts_with("20"), "{shown}");
+}

@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -409,6 +410,77 @@ fn one_that_is_cancelled_leaves_nothing() {
     }
     daemon.lxc(&["stop", "--force", "c1"]).ok();
     daemon.lxc(&["start", "c1"]).ok();
+}
+
+/// Whoever would take away the snapshot that is published waits; the instance goes on meanwhile.
+#[test]
+fn a_snapshot_is_held_while_it_is_published() {
+    let place = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (hold, begun, program) =
+        (place.path().join("hold"), place.path().join("begun"), place.path().join("mksquashfs"));
+    let script = format!(
+        "#!/bin/sh\n: > {}\nwhile [ -e {} ]; do sleep 0.05; done\nexec /usr/bin/mksquashfs \"$@\"\n",
+        begun.display(),
+        hold.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", place.path().display(), std::env::var("PATH").unwrap());
+    let daemon = Daemon::with_env(&[("PATH", &path)]);
+    daemon.set_up("dir");
+    let rows = [
+        ("POST", "/1.0/instances/c1/snapshots/s", json!({"name": "t"})),
+        ("DELETE", "/1.0/instances/c1/snapshots/s", json!({})),
+        ("POST", "/1.0/instances/c1", json!({"name": "c2"})),
+        ("DELETE", "/1.0/instances/c1", json!({})),
+    ];
+    for (method, path, body) in rows {
+        daemon.lxc(&["init", "bb", "c1"]).ok();
+        push(&daemon, "c1/root/which", &format!("{method} {path}"));
+        daemon.lxc(&["snapshot", "c1", "s"]).ok();
+        let _ = std::fs::remove_file(&begun);
+        std::fs::write(&hold, "").unwrap();
+        let publish = json!({"source": {"type": "snapshot", "name": "c1/s"}, "compression_algorithm": "squashfs"});
+        let (status, answer) = daemon.api("POST", "/1.0/images", &publish.to_string());
+        assert_eq!(status, 202, "{answer}");
+        let publishing = answer["operation"].as_str().unwrap().to_owned();
+        eventually("it packs", || begun.exists());
+        let (status, answer) = daemon.api(method, path, &body.to_string());
+        assert_eq!(status, 202, "{answer}");
+        let other = answer["operation"].as_str().unwrap();
+        let is_of_snapshot = path.ends_with("/s");
+        if is_of_snapshot {
+            daemon.lxc(&["start", "c1"]).ok();
+        }
+        assert_eq!(
+            (&get(&daemon, &publishing)["status"], &get(&daemon, other)["status"]),
+            (&json!("Running"), &json!("Running"))
+        );
+        std::fs::remove_file(&hold).unwrap();
+        for operation in [&publishing, other] {
+            let (_, end) = daemon.api("GET", &format!("{operation}/wait"), "");
+            assert_eq!(end["metadata"]["status"], "Success", "{method} {path}: {end}");
+        }
+        let left = get(&daemon, "/1.0/instances?recursion=2");
+        let names: Vec<String> = left
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|one| {
+                let snapshots = one["snapshots"].as_array().into_iter().flatten();
+                snapshots.map(|of| format!("{}/{}", one["name"], of["name"]).replace('"', ""))
+            })
+            .collect();
+        match body["name"].as_str() {
+            Some("t") => assert_eq!(names, ["c1/t"]),
+            Some(_) => assert_eq!(names, ["c2/s"]),
+            None => assert!(!names.iter().any(|name| name.starts_with("c1/")), "{names:?}"),
+        }
+        if is_of_snapshot {
+            daemon.lxc(&["delete", "--force", "c1"]).ok();
+        }
+    }
+    daemon.lxc(&["delete", "c2"]).ok();
 }
 
 /// Ids that are shifted on the disk are those of the container in the image.

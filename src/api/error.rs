@@ -341,7 +341,9 @@ fn storage(error: &storage::Error) -> StatusCode {
 
 fn remote(error: &remote::Error) -> StatusCode {
     match error {
-        remote::Error::NoImage { .. } | remote::Error::NotFound => StatusCode::NOT_FOUND,
+        remote::Error::NoImage { .. } | remote::Error::Deleted { .. } | remote::Error::NotFound => {
+            StatusCode::NOT_FOUND
+        }
         remote::Error::Exists { .. } => StatusCode::CONFLICT,
         remote::Error::Field { .. }
         | remote::Error::Ambiguous { .. }

@@ -51,6 +51,9 @@ pub async fn versions(_: Call) -> Result<Response> {
 }
 
 /// The configuration as it is shown: hidden values are `true`. Text, for clients that take nothing else.
+/// How the keys of proxies begin.
+const PROXIES: &str = "core.proxy_";
+
 fn shown(config: &Config) -> Config {
     config
         .iter()
@@ -59,6 +62,15 @@ fn shown(config: &Config) -> Config {
             (key.clone(), if hidden { "true".to_owned() } else { value.clone() })
         })
         .collect()
+}
+
+/// For those who only look: without the users and passwords of proxies.
+fn without_users(config: &Config) -> Config {
+    let hidden = |key: &str, value: &str| match key.starts_with(PROXIES) {
+        true => crate::names::without_user(value),
+        false => value.to_owned(),
+    };
+    config.iter().map(|(key, value)| (key.clone(), hidden(key, value))).collect()
 }
 
 /// The addresses that a listener is reached at: all global ones of the host for a wildcard.
@@ -167,7 +179,8 @@ pub async fn get(call: Call) -> Result<Response> {
         return Ok(response::sync(server));
     }
     let config = match call.trust {
-        Trust::Trusted | Trust::ReadOnly => Arc::clone(&call.app.db.model().config),
+        Trust::Trusted => Arc::clone(&call.app.db.model().config),
+        Trust::ReadOnly => Arc::new(without_users(&call.app.db.model().config)),
         Trust::Restricted(_) | Trust::Untrusted => Arc::default(),
     };
     let project = call.query("project").unwrap_or("default").to_owned();
@@ -266,7 +279,7 @@ async fn change(call: &Call, named: Config, merge: bool) -> Result<Response> {
         }
         return Err(error);
     }
-    let proxy = |key: &str| key.starts_with("core.proxy_");
+    let proxy = |key: &str| key.starts_with(PROXIES);
     let now = Arc::clone(&call.app.db.model().config);
     let proxies = |config: &Config| {
         let found = config.iter().filter(|(key, _)| proxy(key));
@@ -289,6 +302,16 @@ mod tests {
         let config = [(PASSWORD.to_owned(), "hash".to_owned()), ("user.a".to_owned(), "b".to_owned())].into();
         assert_eq!(shown(&config)[PASSWORD], "true");
         assert_eq!(shown(&config)["user.a"], "b");
+    }
+
+    #[test]
+    fn who_only_looks_sees_no_password_of_a_proxy() {
+        let config = [
+            ("core.proxy_https".to_owned(), "http://user:word@h:1".to_owned()),
+            ("user.a".to_owned(), "b@c".to_owned()),
+        ];
+        let shown = without_users(&config.into());
+        assert_eq!((shown["core.proxy_https"].as_str(), shown["user.a"].as_str()), ("http://***@h:1", "b@c"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::limits::{Rlimit, is_allowance, is_resource};
 use super::size::{parse_part, parse_size};
 use super::{Error, MAX_VALUE};
 use super::{names_of, pgp_key, raw_idmap, raw_lxc, raw_seccomp, roles, schedule, snapshot_pattern, syscalls};
-use crate::names::{is_interface, is_mac, shortened};
+use crate::names::{is_interface, is_mac, shortened, without_user};
 use std::net::IpAddr;
 
 /// What a value must look like. An empty value unsets its key and always fits.
@@ -191,7 +191,9 @@ impl Kind {
     /// [`Error::Value`], which says what would fit; a hidden value is not repeated.
     pub fn check(self, key: &str, value: &str, hidden: bool) -> Result<(), Error> {
         let refuse = |expected: String| {
-            let value = if hidden { String::new() } else { shortened(value) };
+            // An address may have a password.
+            let value = if matches!(self, Self::Proxy) { without_user(value) } else { value.to_owned() };
+            let value = if hidden { String::new() } else { shortened(&value) };
             Err(Error::Value { key: key.to_owned(), value, expected })
         };
         if value.len() > MAX_VALUE {

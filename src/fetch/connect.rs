@@ -61,7 +61,7 @@ impl Client {
                 if guard && literal(url.host()).is_some_and(is_near) {
                     return Err(near(url));
                 }
-                let named = proxy.uri().to_string();
+                let named = crate::names::without_user(&proxy.uri().to_string());
                 let wrong = |reason: &str| Error::Proxy { proxy: named.clone(), reason: reason.to_owned() };
                 if proxy.raw_auth().is_some() || proxy.uri().scheme_str() != Some("http") {
                     return Err(wrong("only proxies of http:// are known"));

@@ -169,8 +169,9 @@ impl Client {
         let target = if absolute { url.full() } else { url.target().to_owned() };
         let mut request = Request::new(body);
         *request.method_mut() = method;
-        *request.uri_mut() =
-            target.parse().map_err(|e: http::uri::InvalidUri| Error::Url { url: target, reason: e.to_string() })?;
+        *request.uri_mut() = target
+            .parse()
+            .map_err(|e: http::uri::InvalidUri| Error::Url { url: url.to_string(), reason: e.to_string() })?;
         *request.headers_mut() = headers.clone();
         if let Ok(host) = HeaderValue::from_str(&url.authority()) {
             request.headers_mut().insert(HOST, host);

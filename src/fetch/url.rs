@@ -6,9 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use http::Uri;
 
 use super::Error;
+use crate::names::{shortened, without_user};
 
 /// Longer ones nobody needs, bytes.
 const MAX: usize = 4096;
+
+const SCHEMES: &str = "it must begin with https:// or http://";
 
 /// An address of HTTP or HTTPS: it has a host, and no user.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,22 +30,28 @@ impl Url {
     /// # Errors
     /// [`Error::Url`] that says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let wrong = |reason: &str| Error::Url { url: crate::names::shortened(text), reason: reason.to_owned() };
+        let shown = || shortened(&without_user(text));
+        let wrong = |reason: &str| Error::Url { url: shown(), reason: reason.to_owned() };
         if text.len() > MAX {
             return Err(wrong("it is longer than 4096 bytes"));
         }
         if text.trim_end_matches('/').ends_with(':') {
             return Err(wrong("it names no host"));
         }
+        // What is no address of HTTP need not have a host (`file:///etc`).
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        if scheme.is_some_and(|scheme| !matches!(scheme.as_str(), "https" | "http")) {
+            return Err(wrong(SCHEMES));
+        }
         let uri: Uri = text.parse().map_err(|e: http::uri::InvalidUri| wrong(&e.to_string()))?;
         let https = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,
-            Some(_) | None => return Err(wrong("it must begin with https:// or http://")),
+            Some(_) | None => return Err(wrong(SCHEMES)),
         };
         let authority = uri.authority().ok_or_else(|| wrong("it names no host"))?;
         if authority.as_str().contains('@') {
-            return Err(wrong("it may not have a user"));
+            return Err(wrong("it may not have a user or a password"));
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
         if host.is_empty() {

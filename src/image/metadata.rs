@@ -103,6 +103,26 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
+/// The times that can be written in the API: the years 0 to 9999 (RFC 3339), seconds since 1970.
+const TIMES: std::ops::RangeInclusive<i64> = -62_167_219_200..=253_402_300_799;
+
+/// Whether a date is one that can be shown.
+///
+/// # Errors
+/// With what is wrong.
+pub fn check_date(at: i64) -> Result<(), &'static str> {
+    if TIMES.contains(&at) { Ok(()) } else { Err("it must be a time in the years 0 to 9999, in seconds since 1970") }
+}
+
+/// A date as YAML has it. As in LXD, `1.7e9` is one.
+fn seconds(value: &Value) -> Result<i64, &'static str> {
+    #[expect(clippy::cast_possible_truncation, reason = "parts of a second do not count; what is too large is refused")]
+    let whole =
+        value.as_i64().or_else(|| value.as_f64().filter(|number| number.is_finite()).map(|number| number as i64));
+    let at = whole.ok_or("it must be a number of seconds")?;
+    check_date(at).map(|()| at)
+}
+
 impl Metadata {
     /// Reads the YAML.
     ///
@@ -116,7 +136,7 @@ impl Metadata {
         let word = root.get("architecture").and_then(text).ok_or_else(|| wrong("architecture", "it is missing"))?;
         let date = |field: &'static str| match root.get(field) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => value.as_i64().map(Some).ok_or_else(|| wrong(field, "it must be a number of seconds")),
+            Some(value) => seconds(value).map(Some).map_err(|reason| wrong(field, reason)),
         };
         let mut properties = BTreeMap::new();
         match root.get("properties") {
@@ -174,6 +194,21 @@ mod tests {
             assert!(error.contains(field), "{error}");
         }
         assert!(Metadata::parse(b"\x00: [").is_err());
+    }
+
+    /// LXD 5.0.2 refuses the same ones, and takes numbers with a point.
+    #[test]
+    fn dates_are_times_that_can_be_shown() {
+        let parsed = |dates: &str| Metadata::parse(format!("architecture: x86_64\n{dates}\n").as_bytes());
+        for (text, date) in [("-1", -1), ("1.7e9", 1_700_000_000), ("1.5", 1), ("253402300799", 253_402_300_799)] {
+            assert_eq!(parsed(&format!("creation_date: {text}")).unwrap().creation_date, date);
+        }
+        for text in ["9000000000000000000", "-9000000000000000000", "253402300800", "1e18", ".nan", ".inf", "'5'"] {
+            for dates in [format!("creation_date: {text}"), format!("creation_date: 1\nexpiry_date: {text}")] {
+                let error = parsed(&dates).unwrap_err().to_string();
+                assert!(error.contains("_date\""), "{dates}: {error}");
+            }
+        }
     }
 
     #[test]

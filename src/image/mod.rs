@@ -17,7 +17,7 @@ mod unpack;
 mod writer;
 
 pub use error::Error;
-pub use metadata::{ARCHITECTURES, Metadata, architecture, check_template, runs};
+pub use metadata::{ARCHITECTURES, Metadata, architecture, check_date, check_template, runs};
 pub use pack::{About, Ids, Leash, Source, Stop, child_main as pack_main, leash};
 pub use parts::{FilePart, Parts};
 pub use rules::Limits;

@@ -19,6 +19,7 @@ use super::exec::{self, Exec, ExecSpec};
 use super::files;
 use super::logs::{self, LogName};
 use super::petname;
+use super::publish::Looks;
 use super::request::{Answer, Request, StopKind};
 use super::snapshots::{self, Verb};
 use super::state::{Snapshot, Status};
@@ -86,6 +87,7 @@ pub struct Manager {
     consoles: Consoles,
     profile_changes: tokio::sync::Mutex<()>,
     refreshes: tokio::sync::Mutex<()>,
+    looks: Looks,
 }
 
 impl Manager {
@@ -99,6 +101,7 @@ impl Manager {
             consoles: Consoles::default(),
             profile_changes: tokio::sync::Mutex::default(),
             refreshes: tokio::sync::Mutex::default(),
+            looks: Looks::default(),
         }
     }
 
@@ -143,6 +146,11 @@ impl Manager {
     /// Held while a copy is brought up to date.
     pub(super) fn refreshes(&self) -> &tokio::sync::Mutex<()> {
         &self.refreshes
+    }
+
+    /// Who looks at snapshots.
+    pub(super) fn looks(&self) -> &Looks {
+        &self.looks
     }
 
     /// Puts a request into the queue of an instance; false when there is no such instance.
@@ -238,6 +246,7 @@ impl Manager {
     /// # Errors
     /// [`Error::Running`], or what stands in the way.
     pub async fn delete(&self, key: &InstanceKey, forget: bool, requestor: Option<Requestor>) -> Result<(), Error> {
+        let _unseen = self.looks.wait(key).await;
         self.ask(key, |reply| Request::Delete { forget, requestor, reply }).await?;
         self.handles().remove(key);
         Ok(())
@@ -248,6 +257,7 @@ impl Manager {
     /// # Errors
     /// [`Error::Exists`], [`Error::RenameRunning`], or what stands in the way: then it has its old name.
     pub async fn rename(&self, from: &InstanceKey, to: InstanceKey, requestor: Option<Requestor>) -> Result<(), Error> {
+        let _unseen = self.looks.wait(from).await;
         let handle = self.handles().get(from).cloned().ok_or(Error::NotFound)?;
         {
             // Who asks for the new name from now on waits in the same queue.
@@ -306,6 +316,7 @@ impl Manager {
         verb: Verb,
         requestor: Option<Requestor>,
     ) -> Result<Stages, Error> {
+        let _unseen = if verb.takes_away() { Some(self.looks.wait(key).await) } else { None };
         self.ask(key, |reply| Request::Snapshot { verb, requestor, reply }).await
     }
 

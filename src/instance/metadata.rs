@@ -10,7 +10,7 @@ use super::blocking;
 use super::error::Error;
 use super::manager::Manager;
 use crate::api::wire::{ImageMetadata, ImageTemplate};
-use crate::image::check_template;
+use crate::image::{check_date, check_template};
 use crate::names::InstanceKey;
 use crate::storage::VolumeId;
 
@@ -90,6 +90,8 @@ impl Place {
         rustix::fs::flock(&dir, rustix::fs::FlockOperation::LockExclusive)
             .map_err(|error| failed("lock", &self.volume)(error.into()))?;
         let metadata = change(self.read())?;
+        check_date(metadata.expiry_date)
+            .map_err(|reason| Error::BadTemplate { key: "expiry_date".to_owned(), reason })?;
         let check = |(path, template): (&String, &ImageTemplate)| check_template(path, &template.template);
         let checked = metadata.templates.iter().try_for_each(check);
         checked.map_err(|(key, reason)| Error::BadTemplate { key, reason })?;

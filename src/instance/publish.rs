@@ -3,13 +3,14 @@
 //! ```text
 //!  down            it stays down, and everything else waits, until the look is over
 //!  in use          what it has now is kept out of sight, and looked at; it goes on
-//!  a snapshot      nobody changes it; one that was deleted or renamed by the end was not seen whole
+//!  a snapshot      nobody changes it; whoever would delete, rename or move it waits (`Looks`), the instance goes on
 //! ```
 //! Where the file system makes a snapshot in one step, that is done with one that is down, too.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, oneshot};
 
 use super::actor::Actor;
 use super::blocking;
@@ -20,6 +21,28 @@ use super::snapshots::{self, Use};
 use crate::image::Source;
 use crate::names::{InstanceKey, SnapshotName};
 use crate::storage::{Frozen, Pool, VolumeId};
+
+/// Whose snapshots are looked at: none of them is taken away meanwhile, and each has its name.
+#[derive(Default)]
+pub(super) struct Looks(Mutex<BTreeMap<InstanceKey, Arc<RwLock<()>>>>);
+
+impl Looks {
+    fn of(&self, key: &InstanceKey) -> Arc<RwLock<()>> {
+        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        looks.retain(|_, look| Arc::strong_count(look) > 1);
+        Arc::clone(looks.entry(key.clone()).or_default())
+    }
+
+    /// A look at a snapshot of an instance begins.
+    async fn begin(&self, key: &InstanceKey) -> OwnedRwLockReadGuard<()> {
+        self.of(key).read_owned().await
+    }
+
+    /// Waits for those who look at snapshots of an instance; others wait for as long as the answer is held.
+    pub(super) async fn wait(&self, key: &InstanceKey) -> OwnedRwLockWriteGuard<()> {
+        self.of(key).write_owned().await
+    }
+}
 
 impl Actor {
     /// Keeps what the instance has now; `None`: it stays down until `done` is dropped.
@@ -99,12 +122,19 @@ impl Manager {
         T: Send + 'static,
         E: From<Error> + From<crate::storage::Error> + Send + 'static,
     {
-        let find = || Ok::<_, Error>(snapshots::find(&self.context().db.model(), of, name)?.created_at);
-        let (before, volume) = (find()?, volume.at(name));
-        let seen = blocking(move || pool.view(&volume, look)).await?;
-        match find() {
-            Ok(after) if after == before => Ok(seen),
-            Ok(_) | Err(_) => Err(Error::NoSnapshot { key: snapshots::key(of, name) }.into()),
+        let looking = self.looks().begin(of).await;
+        let find = || snapshots::find(&self.context().db.model(), of, name).map(drop);
+        find()?;
+        let volume = volume.at(name);
+        let seen = blocking(move || {
+            let seen = pool.view(&volume, look);
+            drop(looking);
+            seen
+        });
+        match seen.await {
+            // An ephemeral instance that ends waits for nobody.
+            Err(error) => Err(find().err().map_or(error, E::from)),
+            seen => seen,
         }
     }
 }

@@ -81,6 +81,10 @@ pub enum Error {
     NoOrigin {
         fingerprint: Fingerprint,
     },
+    /// Who asked for a newer one has no old one any more.
+    Deleted {
+        fingerprint: Fingerprint,
+    },
     NotFound,
     Ended,
     Exists {
@@ -147,6 +151,9 @@ impl fmt::Display for Error {
                 "Image source not found: the image {fingerprint} came from no server by a name, so there is nothing newer of \
                  it; copy it from a server by an alias"
             ),
+            Self::Deleted { fingerprint } => {
+                write!(f, "The image {fingerprint} was deleted while it was refreshed: nothing came in its place")
+            }
             Self::NotFound => f.write_str("Image not found"),
             Self::Ended => f.write_str("The download ended without a result; see the log"),
             Self::Exists { fingerprint } => write!(f, "Image with fingerprint \"{fingerprint}\" already exists"),
@@ -189,10 +196,12 @@ impl Error {
         }
     }
 
-    /// The limits of another project are reached: a download that it began, and others waited for.
-    pub(super) fn is_of_another(&self, than: &ProjectName) -> bool {
+    /// What ends only the download of whoever began it, not that of others who waited for it: the limits of another project
+    /// than `project`, or a refresh of what is deleted other than `refreshes`.
+    pub(super) fn is_of_another(&self, than: &ProjectName, refreshes: Option<&Fingerprint>) -> bool {
         match self {
-            Self::Shared(error) => error.is_of_another(than),
+            Self::Shared(error) => error.is_of_another(than, refreshes),
+            Self::Deleted { fingerprint } => refreshes != Some(fingerprint),
             Self::Project(project::Error::Reached { project, .. }) => project != than,
             _ => false,
         }

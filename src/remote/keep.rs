@@ -1,7 +1,7 @@
 //! Rows of images: how one becomes known, and how one goes.
 //!
 //! ```text
-//!   row "creating" ──files──> row "ready", aliases                                    crash: undone
+//!   row "creating" ──files──> row "ready", aliases, or those of the one it replaces    crash: undone
 //!   row "deleting" ──files, unless another project has the image──> no row            crash: finished
 //! ```
 
@@ -17,7 +17,7 @@ use crate::db::{self, Alias, Image, Phase, Seconds, Tx};
 use crate::events::lifecycle::{Lifecycle, Requestor};
 use crate::image::Received;
 use crate::instance::Context;
-use crate::names::{AliasName, Fingerprint, ProfileName, ProjectName};
+use crate::names::{AliasName, Fingerprint, ProfileName, ProjectName, file_name};
 use crate::project;
 
 /// What is said of an image that comes here, beside what it says itself.
@@ -41,7 +41,7 @@ pub struct Keep {
     pub filename: String,
     /// Where it comes from.
     pub origin: Option<ImageOrigin>,
-    /// The older one, whose names it takes and which goes as soon as it is here.
+    /// The older one, whose names it takes and which goes as soon as it is here. When that one is gone, nothing comes.
     pub replaces: Option<Arc<Image>>,
     /// Who asked.
     pub requestor: Option<Requestor>,
@@ -63,6 +63,41 @@ pub(super) fn tell(
         context: created.then(|| ("type".to_owned(), "container".into())).into_iter().collect::<Map<_, _>>(),
         requestor,
     });
+}
+
+/// The row of the image that is to be replaced.
+fn replaced<'a>(tx: &'a Tx<'_>, old: &Image) -> Option<&'a Arc<Image>> {
+    let row = tx.model().images.get(&(old.project.clone(), old.fingerprint.clone()));
+    row.filter(|image| image.phase == Phase::Ready)
+}
+
+/// Gives `new` what `old` had: its names, the time of its last use, and what was said of it here. One that is
+/// deleted leaves nothing to anybody.
+fn succeed(tx: &mut Tx<'_>, old: &Image, new: &Image) -> Result<(), Error> {
+    let before = replaced(tx, old).cloned().ok_or_else(|| Error::Deleted { fingerprint: old.fingerprint.clone() })?;
+    // It may be the newer one of another image, too, for which it was made so meanwhile.
+    let (is_shown, follows) = (new.public && !old.public, new.auto_update && !old.auto_update);
+    let is_its = |alias: &&Arc<Alias>| alias.project == before.project && alias.target == before.fingerprint;
+    let aliases: Vec<Arc<Alias>> = tx.model().aliases.values().filter(is_its).cloned().collect();
+    // What the server says of the newer one counts, unless somebody here has said something else.
+    let expiry_of = if before.is_expiry_set && !new.is_expiry_set { &before } else { new };
+    let mut properties = before.properties.clone();
+    properties.extend(new.properties.clone());
+    tx.put_image(Image {
+        expires_at: expiry_of.expires_at,
+        is_expiry_set: expiry_of.is_expiry_set,
+        properties,
+        last_used_at: before.last_used_at.max(new.last_used_at),
+        public: before.public || is_shown,
+        auto_update: before.auto_update || follows,
+        cached: before.cached && new.cached,
+        profiles: before.profiles.clone(),
+        ..new.clone()
+    })?;
+    for alias in aliases {
+        tx.put_alias(Alias { target: new.fingerprint.clone(), ..(*alias).clone() })?;
+    }
+    Ok(())
 }
 
 fn put_aliases(tx: &mut Tx<'_>, image: &Image, aliases: &[(AliasName, String)]) -> Result<(), Error> {
@@ -99,13 +134,25 @@ pub(super) async fn adopt(
         let of_it = tx.model().images.values().filter(|image| image.fingerprint == wanted.1);
         let ready: Vec<_> = of_it.filter(|image| image.phase == Phase::Ready).cloned().collect();
         let own = tx.model().images.get(&wanted).cloned();
+        let succeeds = match &keep.replaces {
+            Some(old) if replaced(tx, old).is_none() => {
+                // Unless it was another refresh that took it away.
+                let newer = own.filter(|own| own.phase == Phase::Ready && own.fingerprint != old.fingerprint);
+                let deleted = || Error::Deleted { fingerprint: old.fingerprint.clone() };
+                return newer.map(|newer| Some((newer, false))).ok_or_else(deleted);
+            }
+            replaces => replaces.as_deref().filter(|old| old.fingerprint != wanted.1),
+        };
         let (image, is_new) = match (own, ready.first()) {
             (Some(own), _) if own.phase == Phase::Ready => (changed(&own, &keep), false),
             // The files of another project's are its, too.
             (None, Some(other)) => (taken_over(other, wanted.0, &keep), true),
             (Some(_) | None, _) => return Ok(None),
         };
-        tx.put_image(image.clone())?;
+        match succeeds {
+            Some(old) => succeed(tx, old, &image)?,
+            None => tx.put_image(image.clone())?,
+        }
         if is_new {
             project::check_images(tx.model(), &image.project)?;
         }
@@ -164,7 +211,7 @@ fn default_profiles() -> Vec<ProfileName> {
 /// Puts a verified image into the store and the database. `found`: what a server says about it.
 ///
 /// # Errors
-/// When the project has it already, or of disk and database: then it is not here.
+/// When the project has it already, what it replaces is gone, or of disk and database: then it is not here.
 pub async fn keep(
     context: &Arc<Context>,
     project: &ProjectName,
@@ -182,7 +229,8 @@ pub async fn keep(
         project: project.clone(),
         fingerprint: received.fingerprint.clone(),
         phase: Phase::Creating,
-        filename: keep.filename.clone(),
+        // Clients make files by it.
+        filename: file_name(&keep.filename),
         size: received.size,
         public: keep.public,
         auto_update: keep.auto_update,
@@ -197,7 +245,7 @@ pub async fn keep(
         uploaded_at: db::now(),
         update_source: keep.origin.clone(),
     };
-    let _guard = context.images.lock(&record.fingerprint).await;
+    let guard = context.images.lock(&record.fingerprint).await;
     let row = record.clone();
     context
         .db
@@ -216,15 +264,20 @@ pub async fn keep(
         context.db.write(move |tx| Ok::<_, Error>(tx.delete_image(&project, &fingerprint)?)).await?;
         return Err(error);
     }
-    let (image, requestor) = (Image { phase: Phase::Ready, ..record }, keep.requestor);
+    let (image, requestor, replaces) = (Image { phase: Phase::Ready, ..record.clone() }, keep.requestor, keep.replaces);
     let row = image.clone();
-    context
-        .db
-        .write(move |tx| {
-            tx.put_image(row.clone())?;
-            put_aliases(tx, &row, &keep.aliases)
-        })
-        .await?;
+    let written = context.db.write(move |tx| {
+        match &replaces {
+            Some(old) => succeed(tx, old, &row)?,
+            None => tx.put_image(row.clone())?,
+        }
+        put_aliases(tx, &row, &keep.aliases)
+    });
+    if let Err(error) = written.await {
+        drop(guard);
+        remove(context, &record).await?;
+        return Err(error);
+    }
     tell(context, "image-created", project, &image.fingerprint, requestor.as_ref());
     Ok(Arc::new(image))
 }

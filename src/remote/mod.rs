@@ -172,7 +172,7 @@ impl Remotes {
                 return Ok((image, hold));
             }
             match self.flight(project, source, &found, keep).wait(told).await {
-                Err(error) if error.is_of_another(project) => {}
+                Err(error) if error.is_of_another(project, keep.replaces.as_ref().map(|old| &old.fingerprint)) => {}
                 result => result?,
             }
         }
@@ -199,10 +199,10 @@ impl Remotes {
                     keep.filename = said.or(filename).unwrap_or_default();
                 }
                 let kept = async move {
-                    let (replaces, requestor) = (keep.replaces.take(), keep.requestor.clone());
-                    let new = keep::keep(&own.context, &project, received, Some(&found), keep).await?;
+                    let (replaces, requestor) = (keep.replaces.clone(), keep.requestor.clone());
+                    keep::keep(&own.context, &project, received, Some(&found), keep).await?;
                     match replaces {
-                        Some(old) => own.replace(&old, &new, requestor.as_ref()).await,
+                        Some(old) => own.remove_replaced(&old, requestor.as_ref()).await,
                         None => Ok(()),
                     }
                 };

@@ -9,7 +9,7 @@ use super::keep::{self, tell};
 use super::source::Source;
 use super::{Keep, Progress, Remotes, to_the_end};
 use crate::config;
-use crate::db::{self, Alias, Image, Model, Phase, Seconds};
+use crate::db::{self, Image, Model, Phase, Seconds};
 use crate::events::lifecycle::Requestor;
 use crate::names::{Fingerprint, ProjectName};
 use crate::ops::Spec;
@@ -140,72 +140,20 @@ impl Remotes {
             requestor: requestor.clone(),
             ..Keep::default()
         };
+        // With it come the names; a deleted image has no newer one.
         let (new, _hold) = self.load(&old.project, &source, &keep, true, told).await?;
         if new.fingerprint == old.fingerprint {
             return Ok(false);
         }
-        // Unless it was here before, that is done.
-        let is_there = self.context.db.model().image(&old.project, &old.fingerprint).is_some();
-        if is_there {
-            let (own, old) = (Arc::clone(self), Arc::clone(old));
-            to_the_end(async move { own.replace(&old, &new, requestor.as_ref()).await }).await?;
-        }
+        let (own, old) = (Arc::clone(self), Arc::clone(old));
+        to_the_end(async move { own.remove_replaced(&old, requestor.as_ref()).await }).await?;
         Ok(true)
     }
 
-    /// Puts a newer image into the place of an old one.
-    pub(super) async fn replace(
-        &self,
-        old: &Arc<Image>,
-        new: &Arc<Image>,
-        requestor: Option<&Requestor>,
-    ) -> Result<(), Error> {
-        self.succeed(old, new).await?;
-        // One that is just being unpacked goes in a later round: it still follows its server.
-        self.remove_unheld(&old.project, &old.fingerprint, |_| true, requestor).await?;
-        Ok(())
-    }
-
-    /// Gives a newer image what the old one had: its names, the time of its last use, and what was said of it here.
-    async fn succeed(&self, old: &Arc<Image>, new: &Arc<Image>) -> Result<(), Error> {
-        let (old, new) = (Arc::clone(old), Arc::clone(new));
-        let key = |image: &Image| (image.project.clone(), image.fingerprint.clone());
-        self.context
-            .db
-            .write(move |tx| {
-                let images = &tx.model().images;
-                let now = images.get(&key(&new)).cloned().ok_or(Error::NotFound)?;
-                // It may be the newer one of another image, too, for which it was made so meanwhile.
-                let (is_shown, follows) = (now.public && !old.public, now.auto_update && !old.auto_update);
-                let before = images.get(&key(&old)).cloned().unwrap_or(old);
-                let aliases: Vec<Arc<Alias>> = tx
-                    .model()
-                    .aliases
-                    .values()
-                    .filter(|alias| alias.project == before.project && alias.target == before.fingerprint)
-                    .cloned()
-                    .collect();
-                // What the server says of the newer one counts, unless somebody here has said something else.
-                let expiry_of = if before.is_expiry_set && !now.is_expiry_set { &*before } else { &*now };
-                let mut properties = before.properties.clone();
-                properties.extend(now.properties.clone());
-                tx.put_image(Image {
-                    expires_at: expiry_of.expires_at,
-                    is_expiry_set: expiry_of.is_expiry_set,
-                    properties,
-                    last_used_at: before.last_used_at.max(now.last_used_at),
-                    public: before.public || is_shown,
-                    auto_update: before.auto_update || follows,
-                    cached: before.cached && now.cached,
-                    profiles: before.profiles.clone(),
-                    ..(*now).clone()
-                })?;
-                for alias in aliases {
-                    tx.put_alias(Alias { target: now.fingerprint.clone(), ..(*alias).clone() })?;
-                }
-                Ok(())
-            })
-            .await
+    /// Removes an image whose names a newer one has taken. One that is just being unpacked goes in a later round: it still
+    /// follows its server.
+    pub(super) async fn remove_replaced(&self, old: &Image, requestor: Option<&Requestor>) -> Result<(), Error> {
+        self.remove_unheld(&old.project, &old.fingerprint, |_| true, requestor).await.map(drop)
     }
 
     /// Removes an image, unless somebody is just about to use it, or `judge` has another mind by now. Whether it went.

@@ -23,6 +23,8 @@ pub enum Fault {
     Stall(usize),
     /// A byte now and then.
     Drip,
+    /// Nothing comes until the server is mended, then all of it.
+    Held,
     /// It says that it has so many bytes.
     Length(usize),
     /// One byte in the middle is another one.
@@ -210,6 +212,10 @@ fn answer(shared: &Shared, stream: &mut (impl Read + Write)) -> std::io::Result<
     if let Some(Fault::CutOnce(count)) = fault {
         shared.faults.lock().unwrap().remove(&path);
         fault = Some(Fault::Cut(count));
+    }
+    let is_held = || matches!(shared.faults.lock().unwrap().get(&path), Some(Fault::Held));
+    while is_held() && !shared.ends.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(20));
     }
     let mut fields: Vec<(String, String)> = shared.fields.lock().unwrap().get(&path).cloned().unwrap_or_default();
     let read = std::fs::read(shared.dir.join(path.trim_start_matches('/')));

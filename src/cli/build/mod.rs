@@ -19,6 +19,7 @@ use tokio::process::{Child, Command};
 
 use super::connection::Connection;
 use super::{Error, output};
+use crate::names::AliasName;
 use recipe::Spec;
 use steps::Progress;
 
@@ -103,12 +104,20 @@ pub(super) async fn build(connection: &Connection, build: Build) -> Result<Optio
             "The keys of {title} are missing: install them, e.g. by \"apt install {package}\""
         )));
     }
+    // What the daemon would refuse after minutes of work.
+    for alias in &build.aliases {
+        AliasName::new(alias.clone()).map_err(|error| Error::Usage(format!("--alias {alias:?}: {error}")))?;
+    }
+    let place = build.output.as_deref().map(|output| make_place(Some(output))).transpose()?;
     let lines = sources::lines(&spec, build.mirror.as_deref(), host.as_ref())?;
     if build.output.is_none() {
         // Minutes of work are not to be lost to a daemon that is not there.
         connection.get("/1.0").await?;
     }
-    let place = make_place(build.output.as_deref())?;
+    let place = match place {
+        Some(place) => place,
+        None => make_place(None)?,
+    };
     let built = Built {
         metadata: place.0.join("metadata.tar.xz"),
         rootfs: place.0.join("rootfs.squashfs"),
@@ -133,6 +142,12 @@ pub(super) async fn build(connection: &Connection, build: Build) -> Result<Optio
 fn make_place(output: Option<&Path>) -> Result<Place, Error> {
     let parent = match output {
         Some(output) => {
+            if let Some(file) = output.ancestors().find(|above| above.exists()).filter(|above| !above.is_dir()) {
+                let shown = file.display();
+                return Err(Error::Usage(format!(
+                    "--output: {shown} is a file: name a directory, which need not be there"
+                )));
+            }
             std::fs::create_dir_all(output).map_err(failed(format!("create {}", output.display())))?;
             output.to_owned()
         }

@@ -90,9 +90,16 @@ impl Spec {
             other => return Err(format!("{other:?} cannot be built: only debian and ubuntu, such as debian/13")),
         };
         let release = match (words.next(), host) {
-            (Some(release), _) if !release.is_empty() => release,
-            (_, Some((id, suite))) if id == distribution.id() => suite,
-            (_, _) => {
+            (Some(""), _) => {
+                let id = distribution.id();
+                return Err(format!(
+                    "{text:?} names no release: write {id}/{}, or {id} for this host's own",
+                    distribution.releases()[1].0
+                ));
+            }
+            (Some(release), _) => release,
+            (None, Some((id, suite))) if id == distribution.id() => suite,
+            (None, _) => {
                 let releases: Vec<String> = distribution
                     .releases()
                     .iter()
@@ -311,6 +318,14 @@ mod tests {
             assert!(!removed.is_empty());
             assert!(removed.iter().all(|line| !line.contains("tmp") && !line.contains("apt/")), "{removed:?}");
         }
+    }
+
+    /// Seen with cloud-init 22.4.2: without it cloud-config.service fails, and the system is degraded.
+    #[test]
+    fn the_locale_is_one_that_is_there() {
+        assert!(
+            customize(Variant::Cloud).contains("locale: C.UTF-8") && !customize(Variant::Default).contains("locale: ")
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Where packages come from: this host's own sources of the distribution, or the mirror that was named.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 use super::super::Error;
@@ -34,13 +35,7 @@ impl Host {
 pub(super) fn lines(spec: &Spec, mirror: Option<&str>, host: Option<&Host>) -> Result<Vec<String>, Error> {
     let components = spec.distribution.components();
     if let Some(mirror) = mirror {
-        let known = ["http://", "https://", "file:/", "copy:/"].iter().any(|scheme| mirror.starts_with(scheme));
-        if !known || mirror.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(Error::Usage(format!(
-                "{mirror:?} is no mirror: write it as http://host/{}",
-                spec.distribution.id()
-            )));
-        }
+        check_mirror(spec, mirror)?;
         return Ok(vec![format!("deb {mirror} {} {components}", spec.suite)]);
     }
     let told = Command::new("apt-get")
@@ -55,6 +50,48 @@ pub(super) fn lines(spec: &Spec, mirror: Option<&str>, host: Option<&Host>) -> R
         )));
     }
     Ok(lines)
+}
+
+/// Whether a mirror may be one, as far as that is known before anything is fetched.
+fn check_mirror(spec: &Spec, mirror: &str) -> Result<(), Error> {
+    let shown = crate::names::without_user(mirror);
+    let wrong = |reason: &str| {
+        let id = spec.distribution.id();
+        Err(Error::Usage(format!("{shown:?} is no mirror{reason}: write it as http://host/{id} or file:///directory")))
+    };
+    if mirror.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '?' | '#')) {
+        return wrong(" (it has characters that apt does not take)");
+    }
+    let (scheme, place) = mirror.split_once(':').unwrap_or_default();
+    match scheme {
+        "http" | "https" => {
+            let host = place.strip_prefix("//").map_or("", |rest| rest.split('/').next().unwrap_or_default());
+            let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+            let behind = host.rsplit_once(']').map_or(host, |(_, behind)| behind);
+            let port = behind.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok());
+            match host.starts_with(':') || host.is_empty() {
+                true => wrong(" (it names no host)"),
+                false if !port => wrong(" (its port is no number up to 65535)"),
+                false => Ok(()),
+            }
+        }
+        "file" | "copy" => {
+            let path = place.strip_prefix("//").unwrap_or(place);
+            if !path.starts_with('/') {
+                return wrong(" (the path begins with no slash)");
+            }
+            let suite = Path::new(path).join("dists").join(&spec.suite);
+            if suite.is_dir() {
+                return Ok(());
+            }
+            Err(Error::Usage(format!(
+                "There is no directory {}, so {shown:?} is no mirror with {}: name one that has it",
+                suite.display(),
+                spec.suite
+            )))
+        }
+        _ => wrong(""),
+    }
 }
 
 /// The sites of this host's suites, with the suites of what is built in their place.
@@ -115,8 +152,28 @@ Debian\thttp://m/security\tbookworm-security\nDebian Backports\thttp://m/debian\
     fn a_mirror_is_an_address() {
         let named = |mirror: &str| super::lines(&spec("debian/13"), Some(mirror), None);
         assert_eq!(named("http://m/debian").unwrap(), ["deb http://m/debian trixie main"]);
-        for bad in ["", "m/debian", "ftp://m", "http://m/x y", "--help", "http://m/\nx"] {
+        assert!(named("http://[::1]:3142/debian").is_ok() && named("http://u:p@m:80/debian").is_ok());
+        for bad in [
+            "",
+            "m/debian",
+            "ftp://m",
+            "http://m/x y",
+            "--help",
+            "http://m/\nx",
+            "http://",
+            "http:///x",
+            "http://:80/",
+            "https://u:p@/",
+            "file://etc",
+            "file:///etc",
+            "copy:x",
+            "http://[trusted=yes] x/",
+        ] {
             assert!(named(bad).is_err(), "{bad:?}");
+        }
+        for hidden in ["ftp://user:word@m", "https://user:wo/rd@/", "user:word@m"] {
+            let error = named(hidden).unwrap_err().to_string();
+            assert!(!error.contains("word") && !error.contains("rd@"), "{error}");
         }
     }
 }

@@ -15,7 +15,7 @@ use super::sink::{Sink, Written};
 use super::tree::{Found, walk};
 use super::{About, Failure, Request, Source, failed, stretches};
 use crate::config::compressor::Compressor;
-use crate::image::metadata::{MAX, Metadata};
+use crate::image::metadata::{MAX, Metadata, architecture};
 use crate::image::rules::{Limits, MAX_PATH};
 use crate::image::squashfs::{METADATA, TEMPLATES};
 use crate::names::shown_path;
@@ -91,7 +91,8 @@ pub(super) fn metadata(source: &Source, about: &About, survey: &Survey) -> Resul
             Err(error) => return Err(wrong(format!("is not YAML: {error}"))),
         },
     };
-    if root.get("architecture").is_none_or(|word| word.as_str().is_none_or(str::is_empty)) {
+    // As in LXD: the instance runs, whatever somebody wrote there.
+    if root.get("architecture").and_then(Value::as_str).and_then(architecture).is_none() {
         root.insert("architecture".into(), about.architecture.as_str().into());
     }
     root.insert("creation_date".into(), survey.newest.clamp(1, LAST).into());

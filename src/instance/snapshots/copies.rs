@@ -99,7 +99,9 @@ impl Manager {
         }
         answer.await.map_err(|_| Error::NotFound)??;
         let context = self.context();
+        let unseen = self.looks().wait(to).await;
         let new = follow_rows(context, of, to, requestor).await?;
+        drop(unseen);
         let verb = Verb::Refresh { snapshot: of.snapshot.clone(), to: to.clone() };
         let made = self.on_snapshots(&of.instance, verb, None).await;
         let (pool, volume) = place(context, to)?;

@@ -83,6 +83,16 @@ pub enum Verb {
     Restore(SnapshotName),
 }
 
+impl Verb {
+    /// Whether a snapshot is afterwards not where it was.
+    pub(super) fn takes_away(&self) -> bool {
+        match self {
+            Self::Delete(_) | Self::Rename { .. } | Self::Move { .. } => true,
+            Self::Create(_) | Self::Copy { .. } | Self::Refresh { .. } | Self::Restore(_) => false,
+        }
+    }
+}
+
 /// The volume of an instance while a snapshot of it is made.
 pub(super) enum Use {
     /// Nobody's: it is not mounted.
