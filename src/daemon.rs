@@ -225,6 +225,7 @@ async fn recover(app: &Arc<App>) {
     if let Err(error) = opened {
         tracing::error!(%error, "opening the storage pools");
     }
+    volume::settle_server(app.instances.context()).await;
     volume::settle(app.instances.context()).await;
     for image in model.images.values().filter(|image| image.phase != Phase::Ready) {
         if let Err(error) = crate::api::remove_image(app, image).await {

@@ -23,6 +23,14 @@ fn shared(model: &Model, other: &Instance, nic: &Nic, addresses: &[IpAddr]) -> O
     theirs.find_map(|theirs| theirs.addresses.iter().find(|address| addresses.contains(address)).copied())
 }
 
+/// How one is called before those who may know `project` alone: what others are called is none of their business.
+fn named(instance: &Instance, project: &ProjectName) -> String {
+    if instance.key.project == *project {
+        return format!("instance {}", instance.key.name);
+    }
+    "an instance of another project".to_owned()
+}
+
 /// The nics that have fixed addresses on managed networks.
 fn fixed(devices: &Set) -> impl Iterator<Item = (&DeviceName, &Nic)> {
     let is_fixed = |nic: &Nic| matches!(nic.kind, NicType::Network(_)) && !nic.addresses.is_empty();
@@ -51,8 +59,8 @@ pub(super) fn check_set(
         let is_twin = |other: &Instance| twin.is_some() && other.config.get(UUID).map(String::as_str) == twin;
         for other in model.instances.values().filter(|other| other.key != *key && !is_twin(other)) {
             if let Some(address) = shared(model, other, nic, &new) {
-                let name = &other.key;
-                let reason = format!("address {address} is instance {name}'s already: give each its own");
+                let whose = named(other, &key.project);
+                let reason = format!("address {address} is {whose}'s already: give each its own");
                 return Err(Error::Plug { device: device.to_string(), reason });
             }
         }
@@ -70,9 +78,9 @@ pub(super) fn check_start(model: &Model, record: &Instance) -> Result<(), Error>
     for (device, nic) in fixed(&devices) {
         for other in model.instances.values().filter(|other| other.key != record.key && runs(other)) {
             if let Some(address) = shared(model, other, nic, &nic.addresses) {
-                let (name, own) = (&other.key, record.key.name.as_str());
+                let (whose, own) = (named(other, &record.key.project), record.key.name.as_str());
                 let reason = format!(
-                    "address {address} is in use by instance {name}, which runs: stop that, or give this one another \
+                    "address {address} is in use by {whose}, which runs: stop that, or give this one another \
                      (lxc config device set {own} {device} ...)"
                 );
                 return Err(Error::Plug { device: device.to_string(), reason });

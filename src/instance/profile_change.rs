@@ -121,5 +121,5 @@ async fn all_agree(answers: Vec<(&InstanceKey, oneshot::Receiver<Result<(), Erro
             refusals.push((key.clone(), error));
         }
     }
-    if refusals.is_empty() { Ok(()) } else { Err(Error::OfUsers { refusals }) }
+    if refusals.is_empty() { Ok(()) } else { Err(Error::OfUsers { refusals, hidden: 0 }) }
 }

@@ -3,6 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::super::actor::{Actor, State};
+use super::super::addresses::leased;
 use super::super::error::Error;
 use super::super::request::Answer;
 use super::super::state::Status;
@@ -123,6 +124,9 @@ impl Actor {
         requestor: Option<&Requestor>,
         stages: &mut Stages,
     ) -> Result<(), Error> {
+        let model = self.context.db.model();
+        let before = model.instances.get(&self.key);
+        let held = before.map(|old| leased(&model, &profile::expand_instance(&model, old), &old.config));
         let token = restore::begin(&self.context, &self.key, name).await?;
         let up = matches!(self.state, State::Running(_) | State::Frozen(_));
         if up && let Err(error) = self.down_for_restore().await {
@@ -138,6 +142,10 @@ impl Actor {
             }
         };
         stages.mark("restore");
+        if let Some(held) = held.filter(|_| put.is_ok()) {
+            // Nics that it has no more give back what DHCP had leased.
+            self.context.give_back_gone(held, &[&self.key]).await;
+        }
         let started = if up { self.start("instance-restarted", requestor).await.map(drop) } else { Ok(()) };
         stages.mark("start");
         put?;
