@@ -349,6 +349,7 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     if let Err(error) = networks.await {
         tracing::error!(%error, "bringing the networks up");
     }
+    app.instances.context().keep_promises().await;
     let listeners = Listeners::new(server, router);
     listeners.go_to(&app.db.model().config).await;
     // Set once, here.

@@ -38,7 +38,7 @@ pub const SERVER_KEYS: &[ServerRow] = &[
         kind: Kind::Line,
         default: "",
         hidden: false,
-        doc: "Address and port of the API over HTTPS, e.g. [::]:8443; unset: only the unix socket.",
+        doc: "Address and port of the API over HTTPS, e.g. [::]:8443; unset: only the unix socket. Port 0 is any that is free, another one each time it is listened on anew.",
     },
     ServerRow {
         pattern: Pattern::Exact("core.https_allowed_credentials"),

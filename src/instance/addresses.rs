@@ -143,9 +143,44 @@ impl Context {
         self.release(held, keys).await;
     }
 
+    /// Notes what a change is going to make go, so that it is given back also by the daemon after this one. With `false`, the
+    /// change has not come.
+    pub(super) async fn promise(&self, going: &Leased, is_to_be: bool) {
+        for (network, mac) in going {
+            // The lease ends by itself: nothing fails for it.
+            if let Err(error) = self.networks.promise(network, *mac, is_to_be).await {
+                tracing::warn!(%network, %mac, %error, "noting what DHCP has leased");
+            }
+        }
+    }
+
+    /// At the daemon's start, with networks and instances there: gives back what a crash left to be.
+    pub async fn keep_promises(&self) {
+        let model = self.db.model();
+        let of = |network: &NetworkName| {
+            self.networks.promised(network).into_iter().map(|mac| (network.clone(), mac)).collect()
+        };
+        let promised: Vec<Leased> = model.networks.values().map(|record| of(&record.name)).collect();
+        let promised: Leased = promised.into_iter().flatten().collect();
+        if promised.is_empty() {
+            return;
+        }
+        let of = |record: &std::sync::Arc<Instance>| {
+            leased(&model, &profile::expand_instance(&model, record), &record.config)
+        };
+        let present: Leased = model.instances.values().flat_map(of).collect();
+        for (network, mac) in promised.difference(&present) {
+            if let Err(error) = self.networks.release(network, *mac).await {
+                tracing::warn!(%network, %mac, %error, "giving back what DHCP had leased");
+            }
+        }
+        self.promise(&promised.intersection(&present).cloned().collect(), false).await;
+    }
+
     async fn release(&self, held: Leased, except: &[&InstanceKey]) {
         for (network, mac) in held {
             if is_anothers(&self.db.model(), mac, except) {
+                self.promise(&Leased::from([(network, mac)]), false).await;
                 continue;
             }
             // The lease ends by itself: nothing fails for it.

@@ -99,12 +99,16 @@ fn is_at_one_of(daemon: &Daemon, name: &str, places: [(&str, &str); 2]) {
     }
 }
 
-/// Every image is whole, where the key says; the volume has nothing else.
+/// Every image is whole, where the key says; the volumes of that name have nothing else.
 fn images_are_whole(daemon: &Daemon, name: &str) {
-    let set = shown(daemon, "/1.0")["config"]["storage.images_volume"].is_string();
-    let (link, place) = (daemon.state().join("images"), place(daemon, "q", name));
-    assert_eq!(link.is_symlink(), set);
-    assert!(set || place.read_dir().unwrap().next().is_none(), "something is left on the volume");
+    let set = shown(daemon, "/1.0")["config"]["storage.images_volume"].as_str().map(str::to_owned);
+    let link = daemon.state().join("images");
+    assert_eq!(link.is_symlink(), set.is_some());
+    for pool in ["p", "q"] {
+        let is_it = set.as_ref() == Some(&format!("{pool}/{name}"));
+        let is_empty = place(daemon, pool, name).read_dir().unwrap().next().is_none();
+        assert_ne!(is_it, is_empty, "the volume in {pool} while the key is {set:?}");
+    }
     let images = shown(daemon, "/1.0/images?recursion=1");
     assert!(!images.as_array().unwrap().is_empty());
     for image in images.as_array().unwrap() {
@@ -120,11 +124,15 @@ fn images_on(caller: &Caller, volume: &str) {
 
 pub(super) const VOLUMES: &[Verb] = &[
     Verb {
-        name: "move the images to a volume and back",
+        name: "move the images to a volume, another one, and back",
         prepare: |daemon, name| {
-            done(daemon, "POST", "/1.0/storage-pools/q/volumes", &json!({"name": name, "type": "custom"}).to_string());
+            for pool in ["p", "q"] {
+                let body = json!({"name": name, "type": "custom"}).to_string();
+                done(daemon, "POST", &format!("/1.0/storage-pools/{pool}/volumes"), &body);
+            }
         },
         act: |caller, name| {
+            images_on(caller, &format!("p/{name}"));
             images_on(caller, &format!("q/{name}"));
             images_on(caller, "");
         },
