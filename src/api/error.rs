@@ -301,7 +301,7 @@ fn image(error: &image::Error) -> StatusCode {
         | image::Error::Empty
         | image::Error::Limit { .. }
         | image::Error::NoSpace { .. }
-        | image::Error::Away { .. }
+        | image::Error::Away
         | image::Error::Tool { .. }
         | image::Error::Pack { .. }
         | image::Error::Io { .. } => StatusCode::BAD_REQUEST,

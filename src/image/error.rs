@@ -36,10 +36,8 @@ pub enum Error {
     NotFound {
         fingerprint: Fingerprint,
     },
-    /// `place`: what the store's link names.
-    Away {
-        place: PathBuf,
-    },
+    /// The store is a link to what is not there.
+    Away,
     Tool {
         tool: &'static str,
         reason: String,
@@ -74,10 +72,9 @@ impl fmt::Display for Error {
             Self::NotFound { fingerprint } => {
                 write!(f, "The files of image {fingerprint} are missing: import it again")
             }
-            Self::Away { place } => write!(
-                f,
-                "The files of images lie on the volume of storage.images_volume, which is not there ({}): bring its storage pool back",
-                shown_path(place)
+            // Where that is, is nothing for those who are limited to projects.
+            Self::Away => f.write_str(
+                "The files of images lie on the volume of storage.images_volume, which is not there: bring its storage pool back",
             ),
             Self::Pack { reason } => write!(f, "The image cannot be packed: {reason}"),
             Self::Tool { tool, reason } => write!(f, "{tool} failed: {reason}"),

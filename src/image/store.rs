@@ -100,6 +100,11 @@ pub struct StoredImage {
 /// After how many bytes the kernel is told to write them.
 const STRETCH: u64 = 8 << 20;
 
+/// Whether the place of the files is there: it may be a link to a volume.
+fn is_there(dir: &Path) -> Result<(), Error> {
+    if dir.is_symlink() && !dir.is_dir() { Err(Error::Away) } else { Ok(()) }
+}
+
 pub(super) const INCOMING: &str = ".incoming-";
 
 impl Store {
@@ -139,10 +144,7 @@ impl Store {
     /// # Errors
     /// [`Error::Away`].
     fn check(&self) -> Result<(), Error> {
-        match std::fs::read_link(&self.dir) {
-            Ok(place) if !self.dir.is_dir() => Err(Error::Away { place }),
-            Ok(_) | Err(_) => Ok(()),
-        }
+        is_there(&self.dir)
     }
 
     /// Waits until nobody moves the store, and keeps it where it is.
@@ -313,11 +315,7 @@ impl Upload {
                 &self.rootfs.0
             }
         };
-        if let Ok(place) = std::fs::read_link(&self.dir)
-            && !self.dir.is_dir()
-        {
-            return Err(Error::Away { place });
-        }
+        is_there(&self.dir)?;
         self.file = Some(File::create_new(path).map_err(io("create", path))?);
         Ok(())
     }

@@ -345,7 +345,7 @@ async fn volume(
         RootSource::Empty => blocking(move || pool.create_empty(&volume).map_err(Error::from)).await?,
         RootSource::Image { fingerprint, .. } => {
             let image = context.images.get(fingerprint).map_err(|error| match error {
-                away @ image::Error::Away { .. } => Error::Image(away),
+                away @ image::Error::Away => Error::Image(away),
                 _ => Error::ImageMissing { what: fingerprint.to_string() },
             })?;
             blocking(move || pool.create_from_image(&volume, &image).map_err(Error::from)).await?;

@@ -352,3 +352,20 @@ from!(
     Idmap crate::security::idmap::Error,
     Db db::Error,
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_uses_a_profile_elsewhere_is_not_named() {
+        let key =
+            |project: &str, name: &str| InstanceKey { project: project.parse().unwrap(), name: name.parse().unwrap() };
+        let seen = |error: Error| error.seen_by(&Projects::Only([key("web", "a").project].into())).to_string();
+        let refusals = vec![(key("web", "mine"), Error::Running), (key("default", "hidden"), Error::Running)];
+        let told = seen(Error::OfUsers { refusals, hidden: 0 });
+        assert!(told.contains("mine") && told.contains("1 in other projects") && !told.contains("hidden"), "{told}");
+        let one = |project: &str| Error::OfUser { key: key(project, "c1"), cause: Box::new(Error::Running) };
+        assert!(seen(one("web")).contains("c1") && !seen(one("default")).contains("c1"));
+    }
+}
