@@ -225,6 +225,7 @@ async fn recover(app: &Arc<App>) {
     if let Err(error) = opened {
         tracing::error!(%error, "opening the storage pools");
     }
+    volume::settle_server(app.instances.context()).await;
     volume::settle(app.instances.context()).await;
     for image in model.images.values().filter(|image| image.phase != Phase::Ready) {
         if let Err(error) = crate::api::remove_image(app, image).await {
@@ -348,6 +349,7 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
     if let Err(error) = networks.await {
         tracing::error!(%error, "bringing the networks up");
     }
+    app.instances.context().keep_promises().await;
     let listeners = Listeners::new(server, router);
     listeners.go_to(&app.db.model().config).await;
     // Set once, here.

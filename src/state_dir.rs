@@ -176,6 +176,10 @@ impl StateDir {
             ("snapshots", 0o711),
             ("storage-pools", 0o711),
         ] {
+            // These may be links to a volume that is not there yet.
+            if self.root.join(name).is_symlink() {
+                continue;
+            }
             make(self.root.join(name), mode)?;
         }
         Ok(())

@@ -127,6 +127,16 @@ fn leases_go_with_their_instance() {
         assert_eq!(leases(&daemon), [own]);
         lxc(&daemon, "profile device remove nic eth0").ok();
         assert_eq!(leases(&daemon), [""; 0]);
+        // With a restored snapshot that has none.
+        lxc(&daemon, "init bb c2").ok();
+        lxc(&daemon, "snapshot c2 bare").ok();
+        lxc(&daemon, "config device add c2 eth0 nic network=n1").ok();
+        lxc(&daemon, "start c2").ok();
+        let own = address(&daemon, "c2");
+        assert_eq!(leases(&daemon), [own]);
+        lxc(&daemon, "restore c2 bare").ok();
+        assert_eq!(leases(&daemon), [""; 0]);
+        lxc(&daemon, "delete -f c2").ok();
         // With a dnsmasq that does not run.
         lxc(&daemon, "profile device add nic eth0 nic network=n1").ok();
         lxc(&daemon, "restart -f c1").ok();
@@ -173,6 +183,8 @@ fn copies_have_the_addresses_of_their_source() {
         assert_eq!(address(&daemon, "na"), "10.66.1.50");
         let why = "address 10.66.1.50 is in use by instance na, which runs";
         lxc(&daemon, "start na2").refused(why);
+        // What another project's are called is not told.
+        let why = "address 10.66.1.50 is in use by an instance of another project, which runs";
         lxc(&daemon, "start na --project p7").refused(why);
         // A clear word, and the way out. What it has already it may keep when something else is set.
         lxc(&daemon, "config device set na2 eth0 mtu=1400").ok();

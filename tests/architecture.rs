@@ -33,7 +33,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "helper", "template", "lxc", "sys",
         ],
     ),
-    ("volume", &["instance", "storage", "project", "device", "config", "db", "events"]),
+    // `image` and `sys`: it moves the store of images onto a volume.
+    ("volume", &["instance", "storage", "image", "project", "device", "config", "db", "events", "sys"]),
     (
         "api",
         &[

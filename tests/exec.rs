@@ -292,6 +292,30 @@ fn websockets_are_closed_with_a_reason_when_the_daemon_ends() {
     assert_eq!(daemon.instance_pid("c1"), pid);
 }
 
+/// One that nobody connects to is not waited for: it ends with that as its reason, and not with the client's delay.
+#[test]
+fn commands_that_nobody_connects_to_do_not_hold_up_a_shutdown() {
+    let mut daemon = with_container();
+    let mut events = Socket::connect(&daemon, "/1.0/events?type=operation").unwrap();
+    let exec = Session::exec(&daemon, "c1", false, &["true"]);
+    let console = Session::post(&daemon, "/1.0/instances/c1/console", &json!({"type": "console"}));
+    std::thread::scope(|scope| {
+        let ending = scope.spawn(|| daemon.verb(&["shutdown", "--timeout", "60"]).code);
+        let mut waiting = vec![exec.path("0"), console.path("0")];
+        while !waiting.is_empty() {
+            let about = events.next_json()["metadata"].clone();
+            let ours = waiting.iter().position(|path| path.contains(about["id"].as_str().unwrap()));
+            if let Some(number) = ours.filter(|_| about["status_code"].as_u64().unwrap() >= 200) {
+                assert_eq!(about["err"], "The daemon is shutting down", "{about}");
+                waiting.remove(number);
+            }
+        }
+        assert_eq!(ending.join().unwrap(), 0);
+    });
+    daemon.ended();
+    daemon.start();
+}
+
 /// The daemon holds several files for each command; what it starts gets the limit that the daemon itself was given.
 #[test]
 fn the_daemon_raises_its_limit_of_open_files_and_containers_have_the_usual_one() {

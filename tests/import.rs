@@ -124,6 +124,12 @@ fn a_real_lxd_is_judged_alike_running_and_stopped_and_not_changed() {
         lxd.lxc("storage volume create p data");
         lxd.lxc("network create br1 ipv4.address=10.77.1.1/24 ipv4.nat=true ipv6.address=none");
         lxd.lxc("network create cards --type sriov parent=lo");
+        lxd.lxc("network forward create br1 192.0.2.7 target_address=10.77.1.9");
+        lxd.lxc("network forward port add br1 192.0.2.7 tcp 80,90-99 10.77.1.10");
+        lxd.lxc("network acl create web user.note=mine");
+        lxd.lxc("network acl rule add web ingress action=allow protocol=tcp destination_port=80 state=enabled");
+        lxd.lxc("network acl rule add web egress action=reject destination=10.0.0.0/8 state=logged");
+        lxd.lxc("network zone create lan.example");
         lxd.lxc("project create second");
         lxd.lxc("profile device add default root disk path=/ pool=p --project second");
         lxd.lxc("init c2 --empty --project second");
@@ -135,12 +141,15 @@ fn a_real_lxd_is_judged_alike_running_and_stopped_and_not_changed() {
             "yes  pool      p (dir)",
             "yes  network   br1 (bridge)",
             "no   network   cards (sriov): The network type \"sriov\" is not supported",
+            "yes  acl       web (2 rules)",
+            "yes  forward   br1/192.0.2.7",
+            "no   zone      lan.example: no zones are served",
             "yes  profile   tpm, but",
             "       - the device chip is left out",
             "yes  volume    p/data",
             "yes  instance  c1 (1 snapshots)",
             "yes  instance  c2 (project second)",
-            "9 as they are, 1 with differences, 1 not at all. Nothing was changed.",
+            "11 as they are, 1 with differences, 2 not at all. Nothing was changed.",
         ] {
             assert!(asked.contains(line), "{line:?} is not in:\n{asked}");
         }

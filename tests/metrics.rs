@@ -432,10 +432,6 @@ fn keys_without_a_place_here_are_refused_with_the_reason() {
     let body = json!({"config": {"core.debug_address": "127.0.0.1:6060"}});
     refused(&daemon, "PATCH", "/1.0", &body, 400, "core.debug_address");
     refused(&daemon, "PATCH", "/1.0", &body, 400, "/internal/log-level");
-    for key in ["storage.images_volume", "storage.backups_volume"] {
-        refused(&daemon, "PATCH", "/1.0", &json!({"config": {key: "p/v"}}), 400, "not there yet");
-        assert_eq!(set(&daemon, key, "").0, 200);
-    }
     // Who takes it away has what he wants.
     assert_eq!(set(&daemon, "core.debug_address", "").0, 200);
     assert!(get(&daemon, "/1.0")["config"].get("core.debug_address").is_none());

@@ -251,6 +251,25 @@ fn options_of_the_mount_change_while_it_is_in_use() {
     daemon.lxc(&["storage", "delete", "p"]).ok();
 }
 
+/// Those that it was made with count from the first moment, and again by the next daemon; without any, it has the usual.
+#[test]
+fn options_of_the_mount_are_those_that_it_was_made_with() {
+    let mut daemon = Daemon::bare();
+    daemon.lxc(&["storage", "create", "p", "btrfs", "size=200MiB", "btrfs.mount_options=noatime,compress=zstd"]).ok();
+    let options = |daemon: &Daemon| mounted(&place(daemon, "p")).unwrap().2;
+    let asked = |options: String| options.contains("noatime") && options.contains("compress=zstd");
+    assert!(asked(options(&daemon)), "{}", options(&daemon));
+    daemon.terminate();
+    if mounted(&place(&daemon, "p")).is_some() {
+        run("umount", &[place(&daemon, "p").to_str().unwrap()]);
+    }
+    daemon.start();
+    assert!(asked(options(&daemon)), "{}", options(&daemon));
+    daemon.lxc(&["storage", "unset", "p", "btrfs.mount_options"]).ok();
+    assert!(options(&daemon).contains("user_subvol_rm_allowed"), "{}", options(&daemon));
+    daemon.lxc(&["storage", "delete", "p"]).ok();
+}
+
 fn warnings(daemon: &Daemon, kind: &str, status: &str) -> Vec<String> {
     let (_, list) = daemon.api("GET", "/1.0/warnings?recursion=1", "");
     let list = list["metadata"].as_array().unwrap().clone();

@@ -448,6 +448,13 @@ fn a_refusal_names_no_object_of_another_project() {
     refusals("");
     done(&daemon, "POST", "/1.0/instances", &instance("mine"));
     refusals("mine");
+    // The end of an operation is told alike.
+    daemon.lxc(&["storage", "create", "q", "dir"]).ok();
+    let answer = client.ask("POST", volume, &json!({"name": "vol", "pool": "q"}).to_string());
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let url = answer.json()["operation"].as_str().unwrap().to_owned();
+    let told = client.get(&format!("{url}/wait")).metadata()["err"].to_string();
+    assert!(told.contains("1 in other projects") && !told.contains(HIDDEN), "{told}");
     // Who sees all is told all.
     let (_, answer) = daemon.api("DELETE", volume, "{}");
     assert!(answer["error"].as_str().unwrap().contains(HIDDEN), "{answer}");

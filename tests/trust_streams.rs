@@ -10,7 +10,8 @@ use rustls::{ClientConnection, StreamOwned};
 use serde_json::{Value, json};
 use support::Daemon;
 use support::api::{done, get};
-use support::tls::{Client, Identity, VERSIONS, local, tls};
+use support::authority::{Authority, place};
+use support::tls::{Client, Identity, VERSIONS, local, set, tls};
 use tungstenite::{Message, WebSocket};
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
@@ -220,4 +221,40 @@ fn what_streams_ends_when_its_certificate_expires() {
         return;
     }
     panic!("nothing ever streamed");
+}
+
+/// Nobody tells the daemon: it looks at the file itself.
+#[test]
+fn what_streams_ends_when_its_certificate_is_revoked() {
+    let daemon = Daemon::ready("overlay");
+    let address = local(&daemon);
+    daemon.lxc(&["launch", "bb", "c1"]).ok();
+    let authority = Authority::new("ours");
+    place(&daemon, "server.ca", &authority.pem);
+    assert_eq!(set(&daemon, "core.trust_ca_certificates", "true").0, 200);
+    let [one, other] = [1, 2].map(|serial| authority.client(serial, (-1, 9)));
+    let begun = [&one, &other].map(|identity| {
+        let events = Socket::connect(address, Some(identity), "/1.0/events?type=lifecycle");
+        (events, Command::run(address, identity, Some(identity), "c1"), sftp(address, identity))
+    });
+    let [(mut events, mut command, mut files), (mut their_events, mut theirs, mut their_files)] = begun;
+    // A file that is no list, and a list of others, end nothing.
+    place(&daemon, "ca.crl", "nonsense");
+    place(&daemon, "ca.crl", &authority.revoke(&[7]));
+    assert_eq!(set(&daemon, "user.a", "b").0, 200);
+    command.terminal.echoes("still");
+
+    place(&daemon, "ca.crl", &authority.revoke(&[1]));
+    events.withdrawn();
+    command.withdrawn(&daemon);
+    assert!(greets(&mut files).is_err(), "SFTP goes on");
+    theirs.terminal.echoes("still");
+    assert_eq!(greets(&mut their_files).unwrap(), 2);
+    daemon.lxc(&["config", "set", "c1", "user.a=b"]).ok();
+    their_events.until("instance-updated");
+    for file in ["server.ca", "ca.crl"] {
+        std::fs::remove_file(daemon.state().join(file)).unwrap();
+    }
+    // Without the authority its clients are strangers.
+    theirs.withdrawn(&daemon);
 }

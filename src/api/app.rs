@@ -71,7 +71,9 @@ impl App {
             let done = async {
                 // A permission that nobody has used is no work.
                 let works = |op: &Arc<crate::ops::Operation>| op.class() != crate::ops::Class::Token;
-                for operation in self.ops.list(&Projects::All).into_iter().filter(works) {
+                let all = self.ops.list(&Projects::All);
+                all.iter().for_each(|operation| operation.abandon());
+                for operation in all.into_iter().filter(works) {
                     operation.wait(None).await;
                 }
             };

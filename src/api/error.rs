@@ -178,6 +178,7 @@ impl Error {
                 Self::InUse { what, name, by: Users { urls, hidden } }
             }
             Self::Volume(error) => Self::Volume(error.seen_by(&trust.projects())),
+            Self::Instance(error) => Self::Instance(error.seen_by(&trust.projects())),
             other => other,
         }
     }
@@ -300,6 +301,7 @@ fn image(error: &image::Error) -> StatusCode {
         | image::Error::Empty
         | image::Error::Limit { .. }
         | image::Error::NoSpace { .. }
+        | image::Error::Away
         | image::Error::Tool { .. }
         | image::Error::Pack { .. }
         | image::Error::Io { .. } => StatusCode::BAD_REQUEST,
@@ -392,6 +394,7 @@ fn volume(error: &volume::Error) -> StatusCode {
         volume::Error::Changed { .. } => StatusCode::PRECONDITION_FAILED,
         volume::Error::InUse { .. }
         | volume::Error::Running { .. }
+        | volume::Error::Server { .. }
         | volume::Error::Name(_)
         | volume::Error::Config(_)
         | volume::Error::Pattern { .. }
@@ -404,6 +407,7 @@ fn volume(error: &volume::Error) -> StatusCode {
 
 fn instance(error: &instance::Error) -> StatusCode {
     match error {
+        instance::Error::Image(error) => image(error),
         instance::Error::NotFound
         | instance::Error::ImageMissing { .. }
         | instance::Error::NoLog
@@ -431,6 +435,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::NoSuchPool(_)
         | instance::Error::PoolChange { .. }
         | instance::Error::MoveRunning
+        | instance::Error::OfHidden
         | instance::Error::OfUsers { .. }
         | instance::Error::NoController { .. }
         | instance::Error::Limit { .. }

@@ -159,7 +159,10 @@ pub(super) async fn connect(handle: &mut Handle, names: &[&str]) -> Result<Vec<W
         let mut sockets = Vec::new();
         for name in names {
             let Some(socket) = handle.socket(name) else { continue };
-            sockets.push(socket.await.map_err(|_| instance::Error::NoConnection)?);
+            sockets.push(socket.await.map_err(|_| match handle.is_abandoned() {
+                true => instance::Error::ShuttingDown,
+                false => instance::Error::NoConnection,
+            })?);
         }
         Ok(sockets)
     };

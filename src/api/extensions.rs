@@ -47,6 +47,7 @@ pub(super) const EXTENSIONS: &[&str] = &[
     "container_syscall_intercept_sched_setscheduler",
     "custom_volume_refresh",
     "custom_volume_snapshot_expiry",
+    "daemon_storage",
     "devlxd_events",
     "devlxd_images",
     "directory_manipulation",

@@ -141,7 +141,7 @@ async fn pack(
     handle: &Arc<Handle>,
 ) -> Result<Received> {
     let (_stop, leash) = image::leash()?;
-    let upload = app.instances.context().images.begin();
+    let upload = app.instances.context().images.incoming().await;
     let (handle, began) = (Arc::clone(handle), Instant::now());
     app.instances
         .look(&of.instance, of.snapshot.as_ref(), move |source| {

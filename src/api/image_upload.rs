@@ -123,7 +123,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
         headers.follow(asked)?;
     }
     let room = project::image_room(&call.app.db.model(), &project);
-    let upload = call.app.instances.context().images.begin().within(room);
+    let upload = call.app.instances.context().images.incoming().await.within(room);
     let upload = if kind.starts_with("multipart/") {
         let (upload, filename) = multipart(&mut call, upload, &content_type).await?;
         // As in LXD, a split image is called as its root is.

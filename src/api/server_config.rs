@@ -19,6 +19,7 @@ use crate::config;
 use crate::lxc;
 use crate::sys::features;
 use crate::sys::netlink::Socket;
+use crate::volume;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -271,7 +272,7 @@ async fn change(call: &Call, named: Config, merge: bool) -> Result<Response> {
         closed(&old);
         return Err(error.into());
     }
-    let written = call.app.db.write(move |tx| Ok::<_, Error>(tx.set_config(new)?)).await;
+    let written = write(call, &old, new).await;
     if let Err(error) = written {
         closed(&old);
         if let Some(listeners) = call.app.listeners.get() {
@@ -291,6 +292,27 @@ async fn change(call: &Call, named: Config, merge: bool) -> Result<Response> {
     call.app.sockets.review();
     call.lifecycle("config-updated", "/1.0");
     Ok(response::empty())
+}
+
+/// Writes the configuration down, and moves what it says lies elsewhere.
+async fn write(call: &Call, old: &Config, new: Config) -> Result<()> {
+    let moves = Arc::new(volume::Moves::prepare(&call.app.instances, old, &new).await?);
+    let asked = Arc::clone(&moves);
+    let written = call.app.db.write(move |tx| {
+        asked.check(tx.model())?;
+        Ok::<_, Error>(tx.set_config(new)?)
+    });
+    if let Err(error) = written.await {
+        moves.undo().await;
+        return Err(error);
+    }
+    if let Err(error) = moves.finish().await {
+        let old = old.clone();
+        call.app.db.write(move |tx| Ok::<_, Error>(tx.set_config(old)?)).await?;
+        moves.undo().await;
+        return Err(error.into());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

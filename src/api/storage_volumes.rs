@@ -364,12 +364,14 @@ pub async fn create(mut call: Call) -> Result<Response> {
             if there && !refresh {
                 return Err(Error::Volume(volume::Error::Exists { name: key.name }));
             }
-            let (app, requestor) = (Arc::clone(&call.app), call.requestor());
+            let (app, requestor, projects) = (Arc::clone(&call.app), call.requestor(), call.trust.projects());
             let operation = call.app.ops.task(spec(&call, &key, "Copying storage volume"), async move |_| {
-                if refresh {
-                    return volume::refresh(&app.instances, &of, &key, asked, Some(&requestor)).await;
-                }
-                volume::copy(&app.instances, &of, &key, asked, Some(&requestor)).await
+                let done = if refresh {
+                    volume::refresh(&app.instances, &of, &key, asked, Some(&requestor)).await
+                } else {
+                    volume::copy(&app.instances, &of, &key, asked, Some(&requestor)).await
+                };
+                done.map_err(|error| error.seen_by(&projects))
             });
             Ok(response::accepted(&operation))
         }
@@ -480,9 +482,10 @@ pub async fn rename(mut call: Call) -> Result<Response> {
         let url = format!("/1.0/storage-pools/{}/volumes/custom/{}", to.pool.in_url(), to.name.in_url());
         return Ok(response::created(&url));
     }
-    let (app, requestor) = (Arc::clone(&call.app), call.requestor());
+    let (app, requestor, projects) = (Arc::clone(&call.app), call.requestor(), call.trust.projects());
     let operation = call.app.ops.task(spec(&call, &from, "Moving storage volume"), async move |_| {
-        volume::move_to(&app.instances, &from, &to, Some(&requestor)).await
+        let moved = volume::move_to(&app.instances, &from, &to, Some(&requestor)).await;
+        moved.map_err(|error| error.seen_by(&projects))
     });
     Ok(response::accepted(&operation))
 }
@@ -505,6 +508,8 @@ pub async fn delete(call: Call) -> Result<Response> {
         return delete_image(&call).await;
     }
     let (_, record) = call.custom_volume("deleted")?;
+    // What is lost may be unset in the server's configuration.
+    let _guard = if call.is_forget() { Some(call.app.config_lock.lock().await) } else { None };
     volume::delete(&call.app.instances, &record.key, call.is_forget(), Some(&call.requestor())).await?;
     Ok(response::empty())
 }

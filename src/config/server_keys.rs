@@ -19,14 +19,10 @@ pub struct ServerRow {
 }
 
 /// Keys of LXD that have no place here, and why.
-pub(super) const NOT_HERE: &[(&str, &str)] = &[
-    (
-        "core.debug_address",
-        "there is no Go profiler to listen for; PUT /internal/log-level sets what is logged while the daemon runs, `warrend doctor` and /1.0/health say what of the host does not work, core.metrics_address tells figures",
-    ),
-    ("storage.backups_volume", "backups are not there yet"),
-    ("storage.images_volume", "it is not there yet: files of images lie in the state directory; leave it out"),
-];
+pub(super) const NOT_HERE: &[(&str, &str)] = &[(
+    "core.debug_address",
+    "there is no Go profiler to listen for; PUT /internal/log-level sets what is logged while the daemon runs, `warrend doctor` and /1.0/health say what of the host does not work, core.metrics_address tells figures",
+)];
 
 /// All of them. Names and meanings: LXD's API 1.0.
 pub const SERVER_KEYS: &[ServerRow] = &[
@@ -42,7 +38,7 @@ pub const SERVER_KEYS: &[ServerRow] = &[
         kind: Kind::Line,
         default: "",
         hidden: false,
-        doc: "Address and port of the API over HTTPS, e.g. [::]:8443; unset: only the unix socket.",
+        doc: "Address and port of the API over HTTPS, e.g. [::]:8443; unset: only the unix socket. Port 0 is any that is free, another one each time it is listened on anew.",
     },
     ServerRow {
         pattern: Pattern::Exact("core.https_allowed_credentials"),
@@ -204,6 +200,20 @@ pub const SERVER_KEYS: &[ServerRow] = &[
         default: "",
         hidden: false,
         doc: "The public key, armored, by which the lists of the image server of this name (host, or host:port) must be signed. Ours.",
+    },
+    ServerRow {
+        pattern: Pattern::Exact("storage.backups_volume"),
+        kind: Kind::Volume,
+        default: "",
+        hidden: false,
+        doc: "The custom volume of the default project that backups lie on: there, empty, without snapshots, and used by nothing else; unset: the state directory. Backups are not there yet.",
+    },
+    ServerRow {
+        pattern: Pattern::Exact("storage.images_volume"),
+        kind: Kind::Volume,
+        default: "",
+        hidden: false,
+        doc: "The custom volume of the default project that the files of images lie on: there, empty, without snapshots, and used by nothing else; unset: the state directory. Setting it moves them.",
     },
     ServerRow {
         pattern: Pattern::Prefix("user."),

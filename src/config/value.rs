@@ -5,7 +5,9 @@ use super::cpus::CpuDemand;
 use super::limits::{Rlimit, is_allowance, is_resource};
 use super::size::{parse_part, parse_size};
 use super::{Error, MAX_VALUE};
-use super::{names_of, pgp_key, raw_idmap, raw_lxc, raw_seccomp, roles, schedule, snapshot_pattern, syscalls};
+use super::{
+    names_of, pgp_key, raw_idmap, raw_lxc, raw_seccomp, roles, schedule, server_volume, snapshot_pattern, syscalls,
+};
 use crate::names::{is_interface, is_mac, shortened, without_user};
 use std::net::IpAddr;
 
@@ -50,6 +52,8 @@ pub enum Kind {
     Expiry,
     /// IP addresses, with commas.
     Addresses,
+    /// A custom volume of the default project: `<pool>/<volume>`.
+    Volume,
     /// How snapshots are named: [`snapshot_pattern`].
     SnapshotPattern,
     /// A program that compresses, perhaps with arguments.
@@ -258,6 +262,7 @@ impl Kind {
                 None => Ok(()),
                 Some(other) => refuse(format!("{other:?} is no IP address; several are separated by commas")),
             },
+            Self::Volume => server_volume::parse(value).map(drop).or_else(refuse),
             Self::SnapshotPattern => snapshot_pattern::check(value).or_else(refuse),
             Self::Compressor => Compressor::parse(value).map(drop).or_else(|unknown| refuse(unknown.to_string())),
             Self::Proxy => check_proxy(value).or_else(|expected| refuse(expected.to_owned())),
@@ -335,6 +340,7 @@ impl Kind {
             Self::Expiry => "lengths of time",
             Self::Modules | Self::FileSystems | Self::FusePrograms | Self::Addresses => "list",
             Self::Ids | Self::Paths | Self::Subnets | Self::Roles | Self::Hosts | Self::Tokens => "list",
+            Self::Volume => "<pool>/<volume>",
             Self::Size => "size",
             Self::Part => "size or per cent",
             Self::Cpus => "number or set of processors",

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::api::wire::{AclRule, Config, Devices, ForwardPort, ImageOrigin};
+use crate::config::ServerVolume;
 use crate::db::{Seconds, Warning};
 use crate::names::{
     AclName, AliasName, Fingerprint, InstanceKey, NetworkName, PoolName, ProfileName, ProjectName, SnapshotKey,
@@ -446,6 +447,11 @@ impl Model {
     /// The project whose custom volumes the instances of `project` use: its own, or `default`.
     pub fn project_of_volumes(&self, project: &ProjectName) -> ProjectName {
         self.holder(project, Feature::Volumes)
+    }
+
+    /// What of the daemon's own lies on a custom volume.
+    pub fn server_use(&self, volume: &VolumeKey) -> Option<ServerVolume> {
+        ServerVolume::ALL.into_iter().find(|what| what.of(&self.config).as_ref() == Some(volume))
     }
 
     /// A profile by name, as `project` sees it.

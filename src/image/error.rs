@@ -10,17 +10,46 @@ use crate::names::{Fingerprint, shown_path};
 #[derive(Debug)]
 #[expect(missing_docs, reason = "Display says what each one means; fields are named after what they hold")]
 pub enum Error {
-    BadArchive { reason: String },
-    Hostile { path: String, reason: &'static str },
-    Metadata { field: String, reason: String },
-    Fingerprint { expected: Fingerprint, found: Fingerprint },
+    BadArchive {
+        reason: String,
+    },
+    Hostile {
+        path: String,
+        reason: &'static str,
+    },
+    Metadata {
+        field: String,
+        reason: String,
+    },
+    Fingerprint {
+        expected: Fingerprint,
+        found: Fingerprint,
+    },
     Empty,
-    Limit { what: &'static str, limit: u64 },
-    NoSpace { path: PathBuf },
-    NotFound { fingerprint: Fingerprint },
-    Tool { tool: &'static str, reason: String },
-    Pack { reason: String },
-    Io { doing: &'static str, path: PathBuf, error: io::Error },
+    Limit {
+        what: &'static str,
+        limit: u64,
+    },
+    NoSpace {
+        path: PathBuf,
+    },
+    NotFound {
+        fingerprint: Fingerprint,
+    },
+    /// The store is a link to what is not there.
+    Away,
+    Tool {
+        tool: &'static str,
+        reason: String,
+    },
+    Pack {
+        reason: String,
+    },
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        error: io::Error,
+    },
 }
 
 impl fmt::Display for Error {
@@ -43,6 +72,10 @@ impl fmt::Display for Error {
             Self::NotFound { fingerprint } => {
                 write!(f, "The files of image {fingerprint} are missing: import it again")
             }
+            // Where that is, is nothing for those who are limited to projects.
+            Self::Away => f.write_str(
+                "The files of images lie on the volume of storage.images_volume, which is not there: bring its storage pool back",
+            ),
             Self::Pack { reason } => write!(f, "The image cannot be packed: {reason}"),
             Self::Tool { tool, reason } => write!(f, "{tool} failed: {reason}"),
             Self::Io { doing, path, error } => write!(f, "Cannot {doing} {}: {error}", shown_path(path)),

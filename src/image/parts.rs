@@ -84,6 +84,8 @@ impl Store {
             return Ok(parts);
         }
         let parts = Parts { meta: hash(&image.meta_path)?, rootfs: Some(hash(rootfs)?), squashfs: image.squashfs };
+        // While the store is moved, nothing is remembered.
+        let Some(_stays) = self.try_stays() else { return Ok(parts) };
         let new = self.dir().join(format!("{INCOMING}{}", uuid::Uuid::new_v4()));
         let text = serde_json::to_vec(&parts).unwrap_or_default();
         let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &path));

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ring::digest::{Context, SHA256};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use super::compression::{Compression, detect, open_tar};
 use super::error::{Error, io};
@@ -58,6 +59,8 @@ pub struct Store {
     /// How many unpack an image, or are about to.
     holds: Arc<Mutex<Counts>>,
     locks: Mutex<BTreeMap<Fingerprint, Arc<tokio::sync::Mutex<()>>>>,
+    /// Held by all who bring files or take some away; alone by who moves the whole store.
+    still: Arc<RwLock<()>>,
 }
 
 type Counts = BTreeMap<Fingerprint, usize>;
@@ -97,23 +100,76 @@ pub struct StoredImage {
 /// After how many bytes the kernel is told to write them.
 const STRETCH: u64 = 8 << 20;
 
+/// Whether the place of the files is there: it may be a link to a volume.
+fn is_there(dir: &Path) -> Result<(), Error> {
+    if dir.is_symlink() && !dir.is_dir() { Err(Error::Away) } else { Ok(()) }
+}
+
 pub(super) const INCOMING: &str = ".incoming-";
 
 impl Store {
-    /// Opens the store in `dir`; what interrupted uploads left is removed.
+    /// The store in `dir`, which may be a link to a place that is not there yet ([`Store::tidy`]).
     ///
     /// # Errors
     /// When the directory cannot be made or read.
     pub fn open(dir: PathBuf) -> Result<Self, Error> {
-        std::fs::create_dir_all(&dir).map_err(io("create", &dir))?;
-        for entry in std::fs::read_dir(&dir).map_err(io("read", &dir))? {
-            let entry = entry.map_err(io("read", &dir))?;
+        if !dir.is_symlink() {
+            std::fs::create_dir_all(&dir).map_err(io("create", &dir))?;
+        }
+        let store = Self { dir, holds: Arc::default(), locks: Mutex::default(), still: Arc::default() };
+        if store.check().is_ok() {
+            store.tidy()?;
+        }
+        Ok(store)
+    }
+
+    /// Removes what interrupted uploads left. Nobody uses the store yet.
+    ///
+    /// # Errors
+    /// [`Error::Away`], or when the directory cannot be read.
+    pub fn tidy(&self) -> Result<(), Error> {
+        self.check()?;
+        for entry in std::fs::read_dir(&self.dir).map_err(io("read", &self.dir))? {
+            let entry = entry.map_err(io("read", &self.dir))?;
             if entry.file_name().to_string_lossy().starts_with(INCOMING) {
                 let path = entry.path();
                 crate::sys::remove::tree(&path).map_err(io("remove", path))?;
             }
         }
-        Ok(Self { dir, holds: Arc::default(), locks: Mutex::default() })
+        Ok(())
+    }
+
+    /// Whether the place of the files is there.
+    ///
+    /// # Errors
+    /// [`Error::Away`].
+    fn check(&self) -> Result<(), Error> {
+        is_there(&self.dir)
+    }
+
+    /// Waits until nobody moves the store, and keeps it where it is.
+    pub async fn stays(&self) -> OwnedRwLockReadGuard<()> {
+        Arc::clone(&self.still).read_owned().await
+    }
+
+    pub(super) fn try_stays(&self) -> Option<OwnedRwLockReadGuard<()>> {
+        Arc::clone(&self.still).try_read_owned().ok()
+    }
+
+    /// Has nobody bring files or take some away while it lives; none when somebody is at it.
+    pub fn alone(&self) -> Option<OwnedRwLockWriteGuard<()>> {
+        Arc::clone(&self.still).try_write_owned().ok()
+    }
+
+    /// Whether a file in the store's directory is one that is only on its way in.
+    pub fn is_incoming(name: &std::ffi::OsStr) -> bool {
+        name.as_encoded_bytes().starts_with(INCOMING.as_bytes())
+    }
+
+    /// Begins an upload, once nobody moves the store; it stays where it is until the upload has ended.
+    pub async fn incoming(&self) -> Upload {
+        let stays = self.stays().await;
+        Upload { stays: Some(stays), ..self.begin() }
     }
 
     fn holds(&self) -> MutexGuard<'_, Counts> {
@@ -141,8 +197,8 @@ impl Store {
         mine.lock_owned().await
     }
 
-    /// Begins an upload.
-    pub fn begin(&self) -> Upload {
+    /// Begins an upload, where nobody moves the store.
+    pub(super) fn begin(&self) -> Upload {
         let base = self.dir.join(format!("{INCOMING}{}", uuid::Uuid::new_v4()));
         Upload {
             dir: self.dir.clone(),
@@ -154,6 +210,7 @@ impl Store {
             size: 0,
             room: None,
             waiting: 0,
+            stays: None,
         }
     }
 
@@ -168,8 +225,9 @@ impl Store {
     /// The files of an image.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
+    /// [`Error::NotFound`], [`Error::Away`].
     pub fn get(&self, fingerprint: &Fingerprint) -> Result<StoredImage, Error> {
+        self.check()?;
         let (meta_path, rootfs) = self.paths(fingerprint);
         if !meta_path.exists() {
             return Err(Error::NotFound { fingerprint: fingerprint.clone() });
@@ -182,8 +240,9 @@ impl Store {
     /// Removes the files of an image; none is fine.
     ///
     /// # Errors
-    /// When they cannot be removed.
+    /// [`Error::Away`], or when they cannot be removed.
     pub fn remove(&self, fingerprint: &Fingerprint) -> Result<(), Error> {
+        self.check()?;
         let (meta, rootfs) = self.paths(fingerprint);
         // What is remembered of them last: see `Store::parts`.
         for path in [rootfs, meta, super::parts::place(&self.dir, fingerprint)] {
@@ -218,6 +277,9 @@ impl Drop for Temporary {
     }
 }
 
+/// The store is not moved meanwhile.
+type Stays = Option<OwnedRwLockReadGuard<()>>;
+
 /// An image on its way in. Blocking.
 pub struct Upload {
     dir: PathBuf,
@@ -231,6 +293,7 @@ pub struct Upload {
     room: Option<u64>,
     /// Bytes that the kernel has not been told to write.
     waiting: u64,
+    stays: Stays,
 }
 
 impl Upload {
@@ -252,6 +315,7 @@ impl Upload {
                 &self.rootfs.0
             }
         };
+        is_there(&self.dir)?;
         self.file = Some(File::create_new(path).map_err(io("create", path))?);
         Ok(())
     }
@@ -329,7 +393,15 @@ impl Upload {
             }
         }
         let rootfs = self.split.then_some(self.rootfs);
-        Ok(Received { fingerprint: found, size: self.size, metadata, dir: self.dir, meta: self.meta, rootfs })
+        Ok(Received {
+            fingerprint: found,
+            size: self.size,
+            metadata,
+            dir: self.dir,
+            meta: self.meta,
+            rootfs,
+            _stays: self.stays,
+        })
     }
 }
 
@@ -341,7 +413,7 @@ impl Upload {
 
     /// The image that was made there, by the daemon itself: it need not be verified.
     pub(super) fn packed(self, fingerprint: Fingerprint, size: i64, metadata: Metadata) -> Received {
-        Received { fingerprint, size, metadata, dir: self.dir, meta: self.meta, rootfs: None }
+        Received { fingerprint, size, metadata, dir: self.dir, meta: self.meta, rootfs: None, _stays: self.stays }
     }
 }
 
@@ -356,6 +428,8 @@ pub struct Received {
     dir: PathBuf,
     meta: Temporary,
     rootfs: Option<Temporary>,
+    // Last: the temporary files go where they lie.
+    _stays: Stays,
 }
 
 impl Received {

@@ -23,6 +23,14 @@ fn shared(model: &Model, other: &Instance, nic: &Nic, addresses: &[IpAddr]) -> O
     theirs.find_map(|theirs| theirs.addresses.iter().find(|address| addresses.contains(address)).copied())
 }
 
+/// How one is called before those who may know `project` alone: what others are called is none of their business.
+fn named(instance: &Instance, project: &ProjectName) -> String {
+    if instance.key.project == *project {
+        return format!("instance {}", instance.key.name);
+    }
+    "an instance of another project".to_owned()
+}
+
 /// The nics that have fixed addresses on managed networks.
 fn fixed(devices: &Set) -> impl Iterator<Item = (&DeviceName, &Nic)> {
     let is_fixed = |nic: &Nic| matches!(nic.kind, NicType::Network(_)) && !nic.addresses.is_empty();
@@ -51,8 +59,8 @@ pub(super) fn check_set(
         let is_twin = |other: &Instance| twin.is_some() && other.config.get(UUID).map(String::as_str) == twin;
         for other in model.instances.values().filter(|other| other.key != *key && !is_twin(other)) {
             if let Some(address) = shared(model, other, nic, &new) {
-                let name = &other.key;
-                let reason = format!("address {address} is instance {name}'s already: give each its own");
+                let whose = named(other, &key.project);
+                let reason = format!("address {address} is {whose}'s already: give each its own");
                 return Err(Error::Plug { device: device.to_string(), reason });
             }
         }
@@ -70,9 +78,9 @@ pub(super) fn check_start(model: &Model, record: &Instance) -> Result<(), Error>
     for (device, nic) in fixed(&devices) {
         for other in model.instances.values().filter(|other| other.key != record.key && runs(other)) {
             if let Some(address) = shared(model, other, nic, &nic.addresses) {
-                let (name, own) = (&other.key, record.key.name.as_str());
+                let (whose, own) = (named(other, &record.key.project), record.key.name.as_str());
                 let reason = format!(
-                    "address {address} is in use by instance {name}, which runs: stop that, or give this one another \
+                    "address {address} is in use by {whose}, which runs: stop that, or give this one another \
                      (lxc config device set {own} {device} ...)"
                 );
                 return Err(Error::Plug { device: device.to_string(), reason });
@@ -135,9 +143,44 @@ impl Context {
         self.release(held, keys).await;
     }
 
+    /// Notes what a change is going to make go, so that it is given back also by the daemon after this one. With `false`, the
+    /// change has not come.
+    pub(super) async fn promise(&self, going: &Leased, is_to_be: bool) {
+        for (network, mac) in going {
+            // The lease ends by itself: nothing fails for it.
+            if let Err(error) = self.networks.promise(network, *mac, is_to_be).await {
+                tracing::warn!(%network, %mac, %error, "noting what DHCP has leased");
+            }
+        }
+    }
+
+    /// At the daemon's start, with networks and instances there: gives back what a crash left to be.
+    pub async fn keep_promises(&self) {
+        let model = self.db.model();
+        let of = |network: &NetworkName| {
+            self.networks.promised(network).into_iter().map(|mac| (network.clone(), mac)).collect()
+        };
+        let promised: Vec<Leased> = model.networks.values().map(|record| of(&record.name)).collect();
+        let promised: Leased = promised.into_iter().flatten().collect();
+        if promised.is_empty() {
+            return;
+        }
+        let of = |record: &std::sync::Arc<Instance>| {
+            leased(&model, &profile::expand_instance(&model, record), &record.config)
+        };
+        let present: Leased = model.instances.values().flat_map(of).collect();
+        for (network, mac) in promised.difference(&present) {
+            if let Err(error) = self.networks.release(network, *mac).await {
+                tracing::warn!(%network, %mac, %error, "giving back what DHCP had leased");
+            }
+        }
+        self.promise(&promised.intersection(&present).cloned().collect(), false).await;
+    }
+
     async fn release(&self, held: Leased, except: &[&InstanceKey]) {
         for (network, mac) in held {
             if is_anothers(&self.db.model(), mac, except) {
+                self.promise(&Leased::from([(network, mac)]), false).await;
                 continue;
             }
             // The lease ends by itself: nothing fails for it.

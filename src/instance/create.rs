@@ -12,6 +12,7 @@ use crate::config;
 use crate::db::{self, Model, Phase};
 use crate::device::{Nic, NicType, Set};
 use crate::events::lifecycle::Requestor;
+use crate::image;
 use crate::names::{DeviceName, Fingerprint, InstanceKey, PoolName, ProfileName, ProjectName, SnapshotName};
 use crate::network::{self, BridgeSpec};
 use crate::profile;
@@ -343,8 +344,10 @@ async fn volume(
         RootSource::Copy(_) => {}
         RootSource::Empty => blocking(move || pool.create_empty(&volume).map_err(Error::from)).await?,
         RootSource::Image { fingerprint, .. } => {
-            let image =
-                context.images.get(fingerprint).map_err(|_| Error::ImageMissing { what: fingerprint.to_string() })?;
+            let image = context.images.get(fingerprint).map_err(|error| match error {
+                away @ image::Error::Away => Error::Image(away),
+                _ => Error::ImageMissing { what: fingerprint.to_string() },
+            })?;
             blocking(move || pool.create_from_image(&volume, &image).map_err(Error::from)).await?;
         }
     }

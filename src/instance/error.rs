@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::state::Status;
-use crate::names::{InstanceKey, NameError, PoolName, SnapshotKey, SnapshotName, shown_path};
-use crate::{config, db, device, helper, network, profile, project, storage};
+use crate::names::{InstanceKey, NameError, PoolName, Projects, SnapshotKey, SnapshotName, shown_path};
+use crate::{config, db, device, helper, image, network, profile, project, storage};
 
 /// The errors of this room.
 #[derive(Debug)]
@@ -17,8 +17,12 @@ pub enum Error {
         key: InstanceKey,
         cause: Box<Error>,
     },
+    /// The same of one of whom nothing is told.
+    OfHidden,
+    /// `hidden`: how many more there are, of whom nothing is told.
     OfUsers {
         refusals: Vec<(InstanceKey, Error)>,
+        hidden: usize,
     },
     Changed {
         etag: String,
@@ -59,6 +63,7 @@ pub enum Error {
     ImageMissing {
         what: String,
     },
+    Image(image::Error),
     NoController {
         key: &'static str,
         controller: &'static str,
@@ -171,9 +176,13 @@ impl fmt::Display for Error {
             Self::OfUser { key, cause } => {
                 write!(f, "The profile is in use by /1.0/instances/{}, which cannot live with that: {cause}", key.name)
             }
-            Self::OfUsers { refusals } => {
+            Self::OfHidden => {
+                f.write_str("The profile is in use by an instance of another project, which cannot live with that")
+            }
+            Self::OfUsers { refusals, hidden } => {
                 f.write_str("The profile was not changed, as not all running instances that use it can follow")?;
-                refusals.iter().try_for_each(|(key, error)| write!(f, "; {}: {error}", key.name))
+                refusals.iter().try_for_each(|(key, error)| write!(f, "; {}: {error}", key.name))?;
+                if *hidden > 0 { write!(f, "; {hidden} in other projects") } else { Ok(()) }
             }
             Self::Changed { etag } => {
                 write!(f, "The instance was changed meanwhile (its ETag is {etag}): read it again and repeat the change")
@@ -213,6 +222,7 @@ impl fmt::Display for Error {
             Self::ImageMissing { what } => {
                 write!(f, "Image {what:?} not found; list the images to see those that are here")
             }
+            Self::Image(error) => error.fmt(f),
             Self::NoController { key, controller } => write!(
                 f,
                 "Configuration key {key:?}: this host has no {controller:?} control groups, so it cannot be kept; take the key away, or see \"warrend doctor\""
@@ -314,6 +324,22 @@ impl PartialEq for Error {
 
 impl Eq for Error {}
 
+impl Error {
+    /// The same as it is told to somebody who may see `projects`: instances of others that share a profile are not named.
+    pub fn seen_by(self, projects: &Projects) -> Self {
+        match self {
+            Self::OfUser { key, .. } if !projects.holds(&key.project) => Self::OfHidden,
+            Self::OfUsers { mut refusals, hidden } => {
+                let all = refusals.len();
+                refusals.retain(|(key, _)| projects.holds(&key.project));
+                let hidden = hidden + all - refusals.len();
+                Self::OfUsers { refusals, hidden }
+            }
+            other => other,
+        }
+    }
+}
+
 from!(
     Name NameError,
     Config config::Error,
@@ -326,3 +352,20 @@ from!(
     Idmap crate::security::idmap::Error,
     Db db::Error,
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_uses_a_profile_elsewhere_is_not_named() {
+        let key =
+            |project: &str, name: &str| InstanceKey { project: project.parse().unwrap(), name: name.parse().unwrap() };
+        let seen = |error: Error| error.seen_by(&Projects::Only([key("web", "a").project].into())).to_string();
+        let refusals = vec![(key("web", "mine"), Error::Running), (key("default", "hidden"), Error::Running)];
+        let told = seen(Error::OfUsers { refusals, hidden: 0 });
+        assert!(told.contains("mine") && told.contains("1 in other projects") && !told.contains("hidden"), "{told}");
+        let one = |project: &str| Error::OfUser { key: key(project, "c1"), cause: Box::new(Error::Running) };
+        assert!(seen(one("web")).contains("c1") && !seen(one("default")).contains("c1"));
+    }
+}

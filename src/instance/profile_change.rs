@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
-use super::addresses::leased;
+use super::addresses::{Leased, leased};
 use super::error::Error;
 use super::manager::Manager;
 use super::request::{Request, Turns};
@@ -64,11 +64,16 @@ impl Manager {
             check_profile(&model, &next, project, name)?;
             let users = users(&model, project, name);
             let keys: Vec<InstanceKey> = users.iter().map(|user| user.key.clone()).collect();
-            let leased =
-                |user: &Arc<db::Instance>| leased(&model, &profile::expand_instance(&model, user), &user.config);
-            let held = users.iter().flat_map(leased).collect();
+            let of = |model: &Model| -> Leased {
+                let one =
+                    |user: &Arc<db::Instance>| leased(model, &profile::expand_instance(model, user), &user.config);
+                users.iter().flat_map(one).collect()
+            };
+            let held = of(&model);
+            let going = held.difference(&of(&next)).cloned().collect();
             let waiting = self.hold(users.iter().map(|user| &user.key), &Arc::new(next)).await?;
             let (project, name) = (project.clone(), name.clone());
+            self.context().promise(&going, true).await;
             let written = self.context().db.write(move |tx| {
                 let now = tx.model();
                 let same = now.profile(&project, &name).is_some_and(|now| Arc::ptr_eq(now, &old))
@@ -80,7 +85,11 @@ impl Manager {
                 }
                 Ok::<_, E>(same)
             });
-            if written.await? {
+            let written = written.await;
+            if !matches!(written, Ok(true)) {
+                self.context().promise(&going, false).await;
+            }
+            if written? {
                 waiting.keep();
                 self.context().give_back_gone(held, &keys.iter().collect::<Vec<_>>()).await;
                 return Ok(Some(()));
@@ -121,5 +130,5 @@ async fn all_agree(answers: Vec<(&InstanceKey, oneshot::Receiver<Result<(), Erro
             refusals.push((key.clone(), error));
         }
     }
-    if refusals.is_empty() { Ok(()) } else { Err(Error::OfUsers { refusals }) }
+    if refusals.is_empty() { Ok(()) } else { Err(Error::OfUsers { refusals, hidden: 0 }) }
 }

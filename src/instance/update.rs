@@ -227,6 +227,9 @@ pub(super) async fn update(
         if let Some(applied) = &applied {
             applied.remember(&mut record.config);
         }
+        let after = addresses::leased(&model, &expanded, &record.config);
+        let going = held.difference(&after).cloned().collect();
+        context.promise(&going, true).await;
         let written = context
             .db
             .write(move |tx| {
@@ -256,6 +259,7 @@ pub(super) async fn update(
                 break;
             }
             result => {
+                context.promise(&going, false).await;
                 if let Some(applied) = applied {
                     applied.undo().await;
                 }

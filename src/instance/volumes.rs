@@ -49,6 +49,13 @@ fn key(model: &Model, project: &ProjectName, pool: &PoolName, volume: &VolumeNam
 }
 
 fn find<'a>(model: &'a Model, key: &VolumeKey) -> Result<&'a Arc<Volume>, String> {
+    if let Some(what) = model.server_use(key) {
+        return Err(format!(
+            "the server itself uses the volume {:?} ({}): take another one",
+            key.name.as_str(),
+            what.key()
+        ));
+    }
     if !model.pools.get(&key.pool).is_some_and(|record| record.phase == Phase::Ready) {
         return Err(format!("Storage pool {:?} not found", key.pool.as_str()));
     }

@@ -240,9 +240,24 @@ impl Manager {
         let network = network.clone();
         self.blocking(move |inner| {
             let _guard = inner.lock();
-            release::release(&network, &inner.files(&network), mac)
+            let released = release::release(&network, &inner.files(&network), mac);
+            release::promise(&inner.files(&network), mac, false).and(released)
         })
         .await
+    }
+
+    /// Notes that what DHCP leased to a hardware address is to be [given back](Self::release), or is not after all.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub async fn promise(&self, network: &NetworkName, mac: MacAddr, is_to_be: bool) -> Result<(), Error> {
+        let network = network.clone();
+        self.blocking(move |inner| release::promise(&inner.files(&network), mac, is_to_be)).await
+    }
+
+    /// The hardware addresses that are noted so. Blocking.
+    pub fn promised(&self, network: &NetworkName) -> Vec<MacAddr> {
+        release::promised(&self.inner.files(network))
     }
 
     /// The process of the network's dnsmasq, if it runs.

@@ -18,6 +18,27 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks at the file; every hundred times it is told again.
 const STEP: Duration = Duration::from_millis(1);
 
+/// Begins the names of files that stand for leases which are to be given back: who dies meanwhile does it at its next start.
+const PROMISE: &str = "release.";
+
+/// Whether the leases of `mac` are to be given back, from now on.
+///
+/// # Errors
+/// [`Error::File`].
+pub(super) fn promise(files: &Files, mac: MacAddr, is_to_be: bool) -> Result<(), Error> {
+    let path = files.dir.join(format!("{PROMISE}{mac}"));
+    if !is_to_be {
+        return dnsmasq::remove(&path);
+    }
+    fs::write(&path, "").map_err(|source| Error::File { operation: "write", path, source })
+}
+
+/// Whose leases are still to be given back.
+pub(super) fn promised(files: &Files) -> Vec<MacAddr> {
+    let entries = fs::read_dir(&files.dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix(PROMISE)?.parse().ok()).collect()
+}
+
 /// Gives back all leases of `mac`. Without a dnsmasq they are taken out of its file.
 ///
 /// # Errors

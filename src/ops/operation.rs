@@ -23,6 +23,8 @@ struct State {
     may_cancel: bool,
     /// Of a token: somebody has used it.
     is_used: bool,
+    /// Nobody had connected to its websockets when the daemon began to end.
+    is_abandoned: bool,
 }
 
 /// An operation as the API and its task share it.
@@ -78,6 +80,7 @@ impl Operation {
                 error: String::new(),
                 may_cancel: spec.may_cancel,
                 is_used: false,
+                is_abandoned: false,
             }),
             ended: watch::Sender::new(false),
             cancel: watch::Sender::new(false),
@@ -279,7 +282,18 @@ impl Operation {
         }
         let Some(name) = self.secrets.get(secret) else { return Err(Error::Secret) };
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.remove(name).ok_or(Error::Connected)
+        let gone = if self.state().is_abandoned { Error::NotRunning } else { Error::Connected };
+        waiting.remove(name).ok_or(gone)
+    }
+
+    /// Has one end whose websockets nobody has connected to: the daemon does not wait for that when it ends.
+    pub fn abandon(&self) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.class == Class::Websocket && waiting.len() == self.secrets.len() {
+            self.state().is_abandoned = true;
+            // Who waits for one hears that its sender is gone.
+            waiting.clear();
+        }
     }
 }
 
@@ -315,6 +329,11 @@ impl Handle {
     /// Takes out the future websocket called `name`. It fails when the operation ends first.
     pub fn socket(&mut self, name: &str) -> Option<oneshot::Receiver<WebSocket>> {
         self.sockets.remove(name)
+    }
+
+    /// Whether its websockets never come, for the daemon ends.
+    pub fn is_abandoned(&self) -> bool {
+        self.operation.state().is_abandoned
     }
 
     /// From here on it cannot be cancelled; waits for its end where it has been already.

@@ -36,7 +36,7 @@ pub(super) async fn bring(
         Place::Export(..) | Place::At(..) => &source.servers[..1],
     };
     for server in servers {
-        let upload = store.begin();
+        let upload = store.incoming().await;
         let result = async {
             let (upload, filename) = fetch(client, server, found, upload, told).await?;
             let expected = found.fingerprint.clone();

@@ -294,6 +294,7 @@ pub async fn remove(context: &Arc<Context>, image: &Image) -> Result<(), Error> 
     };
     if !model.images.values().any(|other| shared(&other)) {
         let (work, fingerprint) = (Arc::clone(context), image.fingerprint.clone());
+        let _stays = context.images.stays().await;
         blocking(move || {
             work.pools.delete_image(&fingerprint)?;
             Ok(work.images.remove(&fingerprint)?)

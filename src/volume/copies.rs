@@ -154,6 +154,7 @@ pub async fn refresh(
     if of.volume == *to {
         return Err(Error::Exists { name: to.name.clone() });
     }
+    users::not_the_servers(&model, to)?;
     not_running(manager, to, "refresh")?;
     if of.snapshots && of.snapshot.is_none() {
         follow_snapshots(context, &of.volume, to, requestor).await?;
@@ -277,6 +278,7 @@ async fn swap(manager: &Arc<Manager>, from: &VolumeKey, to: &VolumeKey) -> Resul
 
 /// In another project its users would not find it.
 fn check_users(model: &Model, from: &VolumeKey, to: &VolumeKey) -> Result<(), Error> {
+    users::not_the_servers(model, from)?;
     if from.project == to.project {
         return Ok(());
     }

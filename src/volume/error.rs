@@ -2,7 +2,9 @@
 
 use std::fmt;
 
+use super::server::Unfit;
 use super::users::User;
+use crate::config::ServerVolume;
 use crate::names::{InstanceKey, NameError, PoolName, Projects, SnapshotName, VolumeName};
 use crate::{config, db, project, storage};
 
@@ -33,6 +35,11 @@ pub enum Error {
         doing: &'static str,
         by: Vec<InstanceKey>,
         hidden: usize,
+    },
+    /// Of a volume that the daemon itself is to use.
+    Server {
+        what: ServerVolume,
+        reason: Unfit,
     },
     Changed {
         etag: String,
@@ -79,6 +86,7 @@ impl fmt::Display for Error {
                     by.join(", ")
                 )
             }
+            Self::Server { what, reason } => write!(f, "Configuration key {:?}: {reason}", what.key()),
             Self::Changed { etag } => {
                 write!(f, "The object was changed meanwhile (its ETag is {etag}): read it again and repeat the change")
             }
@@ -115,6 +123,9 @@ impl Error {
                 by.retain(|key| projects.holds(&key.project));
                 let hidden = hidden + all - by.len();
                 Self::Running { doing, by, hidden }
+            }
+            Self::Undo { cause, failure } => {
+                Self::Undo { cause: Box::new(cause.seen_by(projects)), failure: Box::new(failure.seen_by(projects)) }
             }
             other => other,
         }

@@ -7,6 +7,7 @@
 //!            of instances and profiles name the new one (one transaction) ──> no old row   crash: undone; then finished
 //!  rename    row "new" with renamed_from, disks name it ──directories──> no renamed_from   crash: finished
 //!  delete    row "deleting" ──directories──> no row                                        crash: finished
+//!  server    see [`server`]
 //!  restore   a copy of the snapshot and the volume change places in one step               crash: before it or after it
 //! ```
 //! Verbs of one volume wait for each other ([`crate::storage::VolumeLocks`]). What replaces or renames a volume needs
@@ -15,6 +16,7 @@
 mod copies;
 mod error;
 mod schedule;
+mod server;
 mod settle;
 mod snapshots;
 mod users;
@@ -35,6 +37,7 @@ use crate::storage::{self, Pool, VolumeId};
 pub use copies::{CopyOf, copy, move_to, refresh};
 pub use error::Error;
 pub use schedule::{follow_schedules, has_schedule, round};
+pub use server::{Moves, Unfit, settle as settle_server};
 pub use settle::settle;
 pub use snapshots::update as update_snapshot;
 pub use snapshots::{NewSnapshot, SnapshotChange, find as find_snapshot, restore};
@@ -243,10 +246,13 @@ pub async fn delete(
         .db
         .write(move |tx| {
             let record = find(tx.model(), &of)?.clone();
-            let by = Users::of_one(tx.model(), &of);
+            let mut by = Users::of_one(tx.model(), &of);
+            // What is lost with its pool, the daemon need not keep either.
+            by.retain(|user| !(is_away && matches!(user, User::Server(..))));
             if !by.is_empty() {
                 return Err(Error::InUse { by, hidden: 0 });
             }
+            server::forget(tx, &of)?;
             tx.put_volume(Volume { phase: Phase::Deleting, ..(*record).clone() })?;
             let snapshots = tx.model().snapshots_of_volume(&of);
             Ok::<Vec<_>, Error>(snapshots.into_iter().map(|snapshot| snapshot.key.clone()).collect())
@@ -256,6 +262,7 @@ pub async fn delete(
     if is_away {
         let key = key.clone();
         context.db.write(move |tx| Ok::<_, Error>(tx.delete_volume(&key)?)).await?;
+        server::begin_anew(context).await;
     } else {
         remove(context, key).await?;
     }
@@ -337,6 +344,7 @@ async fn swap_rows(context: &Context, from: &VolumeKey, to: &VolumeKey) -> Resul
         .db
         .write(move |tx| {
             let mut record = (*tx.model().volumes.get(&from).cloned().ok_or(Error::NotFound)?).clone();
+            users::not_the_servers(tx.model(), &from)?;
             // Back to the name that its files may still have.
             if record.renamed_from.as_ref() != Some(&to.name) {
                 check_free(tx.model(), &to)?;

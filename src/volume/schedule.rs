@@ -26,6 +26,7 @@ fn due(model: &Model, at: time::OffsetDateTime) -> Vec<VolumeKey> {
         volume.phase == Phase::Ready
             && schedule_of(volume).is_some_and(|schedule| schedule.fits(at))
             && project::may_make_snapshots(model, &volume.key.project).is_ok()
+            && model.server_use(&volume.key).is_none()
     };
     model.volumes.values().filter(fits).map(|volume| volume.key.clone()).collect()
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::error::Error;
-use super::{are_there, find as find_volume, not_running, on_pool, purge_behind, told, told_of_snapshot};
+use super::{are_there, find as find_volume, not_running, on_pool, purge_behind, told, told_of_snapshot, users};
 use crate::config::{schedule, snapshot_pattern};
 use crate::db::{self, Model, Phase, Seconds, VolumeSnapshot};
 use crate::events::lifecycle::Requestor;
@@ -92,6 +92,7 @@ pub async fn create(
     let record = context
         .db
         .write(move |tx| {
+            users::not_the_servers(tx.model(), &of)?;
             project::may_make_snapshots(tx.model(), &of.project)?;
             let record = row(tx.model(), &of, &new)?;
             tx.put_volume_snapshot(record.clone())?;

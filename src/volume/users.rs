@@ -1,10 +1,11 @@
-//! Who has a custom volume as a disk: instances and profiles, by their own devices.
+//! Who has a custom volume: instances and profiles as a disk, by their own devices; the daemon itself.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::error::Error;
 use crate::api::wire::Devices;
+use crate::config::ServerVolume;
 use crate::db::{self, Model, Tx};
 use crate::device;
 use crate::names::{InstanceKey, ProfileName, ProjectName, VolumeKey};
@@ -16,6 +17,8 @@ pub enum User {
     Instance(InstanceKey),
     /// A profile.
     Profile(ProjectName, ProfileName),
+    /// The daemon itself. Volumes that it uses are those of the default project.
+    Server(ProjectName, ServerVolume),
 }
 
 impl User {
@@ -23,7 +26,7 @@ impl User {
     pub fn project(&self) -> &ProjectName {
         match self {
             Self::Instance(key) => &key.project,
-            Self::Profile(project, _) => project,
+            Self::Profile(project, _) | Self::Server(project, _) => project,
         }
     }
 
@@ -32,6 +35,7 @@ impl User {
         let (kind, project, name) = match self {
             Self::Instance(key) => ("instances", &key.project, key.name.as_str()),
             Self::Profile(project, name) => ("profiles", project, name.as_str()),
+            Self::Server(..) => return "/1.0".to_owned(),
         };
         let query = if project.is_default() { String::new() } else { format!("?project={project}") };
         format!("/1.0/{kind}/{name}{query}")
@@ -43,11 +47,18 @@ impl fmt::Display for User {
         match self {
             Self::Instance(key) => write!(f, "the instance {}", key.name),
             Self::Profile(_, name) => write!(f, "the profile {name}"),
+            Self::Server(_, what) => write!(f, "the server itself ({})", what.key()),
         }
     }
 }
 
 fn each<'a>(model: &'a Model, mut found: impl FnMut(VolumeKey, User)) {
+    for what in ServerVolume::ALL {
+        if let Some(key) = what.of(&model.config) {
+            let user = User::Server(key.project.clone(), what);
+            found(key, user);
+        }
+    }
     let mut look = |project: &'a ProjectName, devices: &'a Devices, user: &dyn Fn() -> User| {
         for (pool, name) in device::volumes(devices) {
             found(VolumeKey { pool, project: model.project_of_volumes(project), name }, user());
@@ -92,6 +103,14 @@ impl Users {
     /// Those of one of the volumes.
     pub fn get(&self, volume: &VolumeKey) -> &[User] {
         self.0.get(volume).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Refuses a volume that the daemon itself uses.
+pub(super) fn not_the_servers(model: &Model, volume: &VolumeKey) -> Result<(), Error> {
+    match model.server_use(volume) {
+        None => Ok(()),
+        Some(what) => Err(Error::InUse { by: vec![User::Server(volume.project.clone(), what)], hidden: 0 }),
     }
 }
 

@@ -82,7 +82,38 @@ pub(super) fn remove(daemon: &Daemon, name: &str) {
 
 fn nothing(_: &Daemon, _: &str) {}
 
+/// The hardware address of [`leasing`].
+fn hwaddr(name: &str) -> String {
+    let [a, b, ..] = name.as_bytes() else { unreachable!() };
+    format!("00:16:3e:77:{a:02x}:{b:02x}")
+}
+
+fn has_lease(daemon: &Daemon, name: &str) -> bool {
+    let leases = shown(daemon, "/1.0/networks/wcbr0/leases");
+    leases.as_array().unwrap().iter().any(|lease| lease["hwaddr"] == hwaddr(name).as_str())
+}
+
+/// Running, with an address by DHCP.
+fn leasing(daemon: &Daemon, name: &str) {
+    let nic = json!({"type": "nic", "network": "wcbr0", "name": "eth0", "hwaddr": hwaddr(name)});
+    let source = json!({"type": "image", "alias": "bb"});
+    let body = json!({"name": name, "source": source, "devices": {"eth0": nic}});
+    done(daemon, "POST", "/1.0/instances", &body.to_string());
+    done(daemon, "PUT", &format!("{}/state", url(name)), r#"{"action":"start"}"#);
+    eventually("it has an address", || has_lease(daemon, name));
+}
+
 pub(super) const LIVES: &[Verb] = &[
+    Verb {
+        name: "take a nic away, and what DHCP has leased to it",
+        prepare: leasing,
+        act: |caller, name| drop(caller.call("PATCH", &url(name), r#"{"devices":{"eth0":{"type":"none"}}}"#)),
+        holds: |daemon, name| {
+            let is_there = shown(daemon, &url(name))["devices"]["eth0"]["type"] == "nic";
+            assert_eq!(has_lease(daemon, name), is_there);
+        },
+        tidy: remove,
+    },
     Verb {
         name: "create an instance",
         prepare: nothing,

@@ -99,7 +99,50 @@ fn is_at_one_of(daemon: &Daemon, name: &str, places: [(&str, &str); 2]) {
     }
 }
 
+/// Every image is whole, where the key says; the volumes of that name have nothing else.
+fn images_are_whole(daemon: &Daemon, name: &str) {
+    let set = shown(daemon, "/1.0")["config"]["storage.images_volume"].as_str().map(str::to_owned);
+    let link = daemon.state().join("images");
+    assert_eq!(link.is_symlink(), set.is_some());
+    for pool in ["p", "q"] {
+        let is_it = set.as_ref() == Some(&format!("{pool}/{name}"));
+        let is_empty = place(daemon, pool, name).read_dir().unwrap().next().is_none();
+        assert_ne!(is_it, is_empty, "the volume in {pool} while the key is {set:?}");
+    }
+    let images = shown(daemon, "/1.0/images?recursion=1");
+    assert!(!images.as_array().unwrap().is_empty());
+    for image in images.as_array().unwrap() {
+        let print = image["fingerprint"].as_str().unwrap();
+        let length = |name: &str| link.join(name).metadata().map_or(0, |about| about.len());
+        assert_eq!(length(print) + length(&format!("{print}.rootfs")), image["size"].as_u64().unwrap());
+    }
+}
+
+fn images_on(caller: &Caller, volume: &str) {
+    caller.call("PATCH", "/1.0", &json!({"config": {"storage.images_volume": volume}}).to_string());
+}
+
 pub(super) const VOLUMES: &[Verb] = &[
+    Verb {
+        name: "move the images to a volume, another one, and back",
+        prepare: |daemon, name| {
+            for pool in ["p", "q"] {
+                let body = json!({"name": name, "type": "custom"}).to_string();
+                done(daemon, "POST", &format!("/1.0/storage-pools/{pool}/volumes"), &body);
+            }
+        },
+        act: |caller, name| {
+            images_on(caller, &format!("p/{name}"));
+            images_on(caller, &format!("q/{name}"));
+            images_on(caller, "");
+        },
+        holds: images_are_whole,
+        tidy: |daemon, name| {
+            done(daemon, "PATCH", "/1.0", r#"{"config":{"storage.images_volume":""}}"#);
+            images_are_whole(daemon, name);
+            tidy(daemon, name);
+        },
+    },
     Verb {
         name: "create a volume",
         prepare: nothing,

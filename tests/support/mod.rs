@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub mod api;
+pub mod authority;
 pub mod broken_server;
 pub mod caller;
 pub mod http;

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use http::Method;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::super::local::{self, request};
-use super::found::{Found, Image, Instance, Network, Pool, Profile, Project, Source, Volume};
+use super::found::{Acl, Forward, Found, Image, Instance, Network, Pool, Profile, Project, Source, Volume, Zone};
 use crate::api::wire::{Config, Devices};
 
 pub(super) async fn read(socket: &Path) -> Result<Found, String> {
@@ -25,9 +26,60 @@ pub(super) async fn read(socket: &Path) -> Result<Found, String> {
     }
     let names: Vec<String> = found.projects.iter().map(|project| project.name.clone()).collect();
     for name in names {
+        of_networks(socket, &name, &server["api_extensions"], &mut found).await?;
         of_project(socket, &name, &mut found).await?;
     }
     Ok(found)
+}
+
+fn has_own(found: &Found, project: &str, feature: &str) -> bool {
+    let config = found.projects.iter().find(|other| other.name == project).map(|found| &found.config);
+    let value = config.and_then(|config| config.get(feature));
+    project == "default" || value.is_some_and(|value| crate::config::parse_bool(value) == Some(true))
+}
+
+/// The networks of one project, and what belongs to them, as far as that LXD knows such things (`extensions`).
+async fn of_networks(socket: &Path, project: &str, extensions: &Value, found: &mut Found) -> Result<(), String> {
+    if !has_own(found, project, "features.networks") {
+        return Ok(());
+    }
+    let knows = |name: &str| extensions.as_array().is_some_and(|all| all.iter().any(|one| one == name));
+    let ask = async |path: &str| list(socket, &format!("/1.0/{path}?recursion=1&project={}", escaped(project))).await;
+    for network in ask("networks").await?.into_iter().filter(|network| network["managed"] == true) {
+        let (name, kind) = (text(&network["name"]), text(&network["type"]));
+        // Others have none, and refuse the question.
+        if knows("network_forward") && matches!(kind.as_str(), "bridge" | "ovn") {
+            for forward in ask(&format!("networks/{}/forwards", escaped(&name))).await? {
+                found.forwards.push(Forward {
+                    project: project.to_owned(),
+                    network: name.clone(),
+                    listen: text(&forward["listen_address"]),
+                    config: config(&forward["config"]),
+                    ports: parsed(&forward["ports"], "ports of a forward")?,
+                });
+            }
+        }
+        found.networks.push(Network { project: project.to_owned(), name, kind, config: config(&network["config"]) });
+    }
+    let acls = if knows("network_acl") { ask("network-acls").await? } else { Vec::new() };
+    for acl in acls {
+        found.acls.push(Acl {
+            project: project.to_owned(),
+            name: text(&acl["name"]),
+            config: config(&acl["config"]),
+            ingress: parsed(&acl["ingress"], "rules of an ACL")?,
+            egress: parsed(&acl["egress"], "rules of an ACL")?,
+        });
+    }
+    let zones = if knows("network_dns") { ask("network-zones").await? } else { Vec::new() };
+    found.zones.extend(zones.iter().map(|zone| Zone { project: project.to_owned(), name: text(&zone["name"]) }));
+    Ok(())
+}
+
+/// A list of what the API has types for; nothing is an empty one.
+pub(super) fn parsed<T: DeserializeOwned>(value: &Value, what: &str) -> Result<Vec<T>, String> {
+    let list: Option<Vec<T>> = serde_json::from_value(value.clone()).map_err(|e| format!("{what}: {e}"))?;
+    Ok(list.unwrap_or_default())
 }
 
 /// What lies in one project. One that shares with `default` is shown what that has, which is told once.
@@ -36,28 +88,12 @@ async fn of_project(socket: &Path, project: &str, found: &mut Found) -> Result<(
         let mark = if path.contains('?') { '&' } else { '?' };
         list(socket, &format!("{path}{mark}project={}", escaped(project))).await
     };
-    let features = found.projects.iter().find(|other| other.name == project).map(|found| found.config.clone());
-    let owns = |feature: &str| {
-        let value = features.as_ref().and_then(|config| config.get(feature));
-        project == "default" || value.is_some_and(|value| crate::config::parse_bool(value) == Some(true))
-    };
-    if owns("features.networks") {
-        for network in ask("/1.0/networks?recursion=1").await?.into_iter().filter(|network| network["managed"] == true)
-        {
-            found.networks.push(Network {
-                project: project.to_owned(),
-                name: text(&network["name"]),
-                kind: text(&network["type"]),
-                config: config(&network["config"]),
-            });
-        }
-    }
-    if owns("features.profiles") {
+    if has_own(found, project, "features.profiles") {
         for profile in ask("/1.0/profiles?recursion=1").await? {
             found.profiles.push(self::profile(project, &profile));
         }
     }
-    if owns("features.images") {
+    if has_own(found, project, "features.images") {
         for image in ask("/1.0/images?recursion=1").await? {
             let aliases = image["aliases"].as_array().into_iter().flatten().map(|alias| text(&alias["name"])).collect();
             found.images.push(Image {
@@ -68,7 +104,7 @@ async fn of_project(socket: &Path, project: &str, found: &mut Found) -> Result<(
             });
         }
     }
-    if owns("features.storage.volumes") {
+    if has_own(found, project, "features.storage.volumes") {
         let pools: Vec<String> = found.pools.iter().map(|pool| pool.name.clone()).collect();
         for pool in pools {
             for volume in ask(&format!("/1.0/storage-pools/{}/volumes/custom?recursion=1", escaped(&pool))).await? {

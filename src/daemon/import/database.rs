@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::api;
-use super::found::{Found, Image, Instance, Network, Pool, Profile, Project, Source, Volume};
+use super::found::{Acl, Forward, Found, Image, Instance, Network, Pool, Profile, Project, Source, Volume, Zone};
 use crate::api::wire::{Config, Devices};
 use crate::db::sql::{self, Answer};
 
@@ -148,10 +148,40 @@ fn all(tables: &Tables<'_>, stale: bool) -> Result<Found, String> {
         let (kind, config) = (word(&NETWORKS, &kind), configs.remove(&id).unwrap_or_default());
         found.networks.push(Network { project, name, kind, config });
     }
+    beside_networks(tables, &mut found)?;
     images(tables, &mut found)?;
     volumes(tables, &mut found)?;
     instances(tables, &mut found)?;
     Ok(found)
+}
+
+/// Rules and ports stand there as the API has them, in bytes.
+fn listed<T: serde::de::DeserializeOwned>(text: &str, what: &str) -> Result<Vec<T>, String> {
+    let text = if text.is_empty() { "null" } else { text };
+    let value: Value = serde_json::from_str(text).map_err(|e| format!("{what}: {e}"))?;
+    api::parsed(&value, what)
+}
+
+fn beside_networks(tables: &Tables<'_>, found: &mut Found) -> Result<(), String> {
+    let mut configs = tables.configs("networks_forwards_config", "network_forward_id")?;
+    let query = "SELECT f.id, p.name, n.name, f.listen_address, CAST(f.ports AS TEXT) FROM networks_forwards f \
+        JOIN networks n ON n.id = f.network_id JOIN projects p ON p.id = n.project_id \
+        ORDER BY p.id, n.name, f.listen_address";
+    for [id, project, network, listen, ports] in tables.rows(query)? {
+        let (config, ports) = (configs.remove(&id).unwrap_or_default(), listed(&ports, "ports of a forward")?);
+        found.forwards.push(Forward { project, network, listen, config, ports });
+    }
+    let mut configs = tables.configs("networks_acls_config", "network_acl_id")?;
+    let query = "SELECT a.id, p.name, a.name, CAST(a.ingress AS TEXT), CAST(a.egress AS TEXT) FROM networks_acls a \
+        JOIN projects p ON p.id = a.project_id ORDER BY p.id, a.name";
+    for [id, project, name, ingress, egress] in tables.rows(query)? {
+        let (ingress, egress) = (listed(&ingress, "rules of an ACL")?, listed(&egress, "rules of an ACL")?);
+        found.acls.push(Acl { project, name, config: configs.remove(&id).unwrap_or_default(), ingress, egress });
+    }
+    let query =
+        "SELECT p.name, z.name FROM networks_zones z JOIN projects p ON p.id = z.project_id ORDER BY p.id, z.name";
+    found.zones.extend(tables.rows(query)?.into_iter().map(|[project, name]| Zone { project, name }));
+    Ok(())
 }
 
 fn images(tables: &Tables<'_>, found: &mut Found) -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! What an LXD has, however it was found out.
 
-use crate::api::wire::{Config, Devices};
+use crate::api::wire::{AclRule, Config, Devices, ForwardPort};
 
 /// How it was found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,9 @@ pub(super) struct Found {
     pub(super) projects: Vec<Project>,
     pub(super) pools: Vec<Pool>,
     pub(super) networks: Vec<Network>,
+    pub(super) acls: Vec<Acl>,
+    pub(super) forwards: Vec<Forward>,
+    pub(super) zones: Vec<Zone>,
     pub(super) profiles: Vec<Profile>,
     pub(super) images: Vec<Image>,
     pub(super) volumes: Vec<Volume>,
@@ -43,6 +46,9 @@ impl Found {
             projects: Vec::new(),
             pools: Vec::new(),
             networks: Vec::new(),
+            acls: Vec::new(),
+            forwards: Vec::new(),
+            zones: Vec::new(),
             profiles: Vec::new(),
             images: Vec::new(),
             volumes: Vec::new(),
@@ -71,6 +77,33 @@ pub(super) struct Network {
     /// In words of the API.
     pub(super) kind: String,
     pub(super) config: Config,
+}
+
+/// Rules of a firewall for networks.
+#[derive(Debug)]
+pub(super) struct Acl {
+    pub(super) project: String,
+    pub(super) name: String,
+    pub(super) config: Config,
+    pub(super) ingress: Vec<AclRule>,
+    pub(super) egress: Vec<AclRule>,
+}
+
+/// An address of a network that leads to others.
+#[derive(Debug)]
+pub(super) struct Forward {
+    pub(super) project: String,
+    pub(super) network: String,
+    pub(super) listen: String,
+    pub(super) config: Config,
+    pub(super) ports: Vec<ForwardPort>,
+}
+
+/// Names that are served by DNS to other servers.
+#[derive(Debug)]
+pub(super) struct Zone {
+    pub(super) project: String,
+    pub(super) name: String,
 }
 
 #[derive(Debug)]

@@ -3,11 +3,11 @@
 use crate::api::wire::{Config, Devices};
 use crate::config::{self, Scope};
 use crate::device::{self, Device};
-use crate::names::{DeviceName, NetworkName};
-use crate::network::{self, NetworkKind, Spec};
+use crate::names::{AclName, DeviceName, NetworkName};
+use crate::network::{self, BridgeSpec, Direction, NetworkKind, PortForward, Spec};
 use crate::storage::DriverKind;
 
-use super::found::{Found, Image, Instance, Network, Pool, Profile, Project, Volume};
+use super::found::{Acl, Forward, Found, Image, Instance, Network, Pool, Profile, Project, Volume, Zone};
 
 /// What would become of an object.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -127,6 +127,66 @@ pub(super) fn network(network: &Network) -> Verdict {
             error => format!("left out: {error}"),
         });
     }
+}
+
+/// What a configuration has beside keys of the user's own.
+fn but_own(config: &Config, known: &[&str]) -> (Config, Vec<String>) {
+    let (kept, left): (Config, Config) =
+        config.clone().into_iter().partition(|(key, _)| key.starts_with("user.") || known.contains(&key.as_str()));
+    (kept, left.keys().map(|key| format!("the key {key} is not known here: left out")).collect())
+}
+
+pub(super) fn acl(acl: &Acl) -> Verdict {
+    if acl.project != "default" {
+        return Verdict::refused("the ACLs of networks lie in the project default here");
+    }
+    if let Err(error) = AclName::new(acl.name.clone()) {
+        return Verdict::refused(error.to_string());
+    }
+    let (_, mut differences) = but_own(&acl.config, &[]);
+    for (direction, word, rules) in
+        [(Direction::Ingress, "ingress", &acl.ingress), (Direction::Egress, "egress", &acl.egress)]
+    {
+        for (number, rule) in rules.iter().enumerate() {
+            if let Err(error) = network::check_rules(direction, &acl.name, std::slice::from_ref(rule)) {
+                differences.push(format!("{word} rule {number} (of those from 0) is left out: {error}"));
+            }
+        }
+    }
+    Verdict::differing(differences)
+}
+
+pub(super) fn forward(found: &Found, forward: &Forward) -> Verdict {
+    let its = |network: &&Network| (&network.project, &network.name) == (&forward.project, &forward.network);
+    let Some(network) = found.networks.iter().find(its) else { return Verdict::refused("its network is not there") };
+    if self::network(network).refused.is_some() {
+        return Verdict::refused(format!("it is of the network {}, which is not taken over", network.name));
+    }
+    // Without what is left out of its network.
+    let spec = NetworkName::new(network.name.clone()).ok().and_then(|name| {
+        let known = |key: &&String| network::KEYS.iter().any(|row| row.name == key.as_str());
+        let kept = network.config.iter().filter(|(key, _)| known(key));
+        BridgeSpec::parse(&name, &kept.map(|(key, value)| (key.clone(), value.clone())).collect()).ok()
+    });
+    let Some(spec) = spec else {
+        return Verdict::refused(format!("the network {} is to be looked at first", network.name));
+    };
+    let (config, mut differences) = but_own(&forward.config, &["target_address"]);
+    let listen = match network::listen_address(&forward.listen) {
+        Ok(listen) => listen,
+        Err(error) => return Verdict::refused(error.to_string()),
+    };
+    match PortForward::parse(&spec, listen, &config, &forward.ports) {
+        Ok(_) => Verdict::differing(differences),
+        Err(error) => {
+            differences.push(error.to_string());
+            Verdict::refused(differences.join("; "))
+        }
+    }
+}
+
+pub(super) fn zone(_: &Zone) -> Verdict {
+    Verdict::refused("no zones are served by DNS here: a server of its own has to")
 }
 
 pub(super) fn profile(profile: &Profile) -> Verdict {

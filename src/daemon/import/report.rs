@@ -100,6 +100,17 @@ fn objects(report: &mut Report, found: &Found) {
         let note = format!(" ({})", network.kind);
         report.object("network", &network.project, &network.name, &note, judge::network(network));
     }
+    for acl in &found.acls {
+        let note = format!(" ({} rules)", acl.ingress.len() + acl.egress.len());
+        report.object("acl", &acl.project, &acl.name, &note, judge::acl(acl));
+    }
+    for forward in &found.forwards {
+        let name = format!("{}/{}", forward.network, forward.listen);
+        report.object("forward", &forward.project, &name, "", judge::forward(found, forward));
+    }
+    for zone in &found.zones {
+        report.object("zone", &zone.project, &zone.name, "", judge::zone(zone));
+    }
     for profile in &found.profiles {
         report.object("profile", &profile.project, &profile.name, "", judge::profile(profile));
     }

@@ -3,6 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::super::actor::{Actor, State};
+use super::super::addresses::leased;
 use super::super::error::Error;
 use super::super::request::Answer;
 use super::super::state::Status;
@@ -123,9 +124,15 @@ impl Actor {
         requestor: Option<&Requestor>,
         stages: &mut Stages,
     ) -> Result<(), Error> {
+        let model = self.context.db.model();
+        let before = model.instances.get(&self.key);
+        let held = before.map(|old| leased(&model, &profile::expand_instance(&model, old), &old.config));
         let token = restore::begin(&self.context, &self.key, name).await?;
+        let held = held.unwrap_or_default();
+        self.context.promise(&held, true).await;
         let up = matches!(self.state, State::Running(_) | State::Frozen(_));
         if up && let Err(error) = self.down_for_restore().await {
+            self.context.promise(&held, false).await;
             marks::set(&self.context, &self.key, restore::MARKER, None).await?;
             return Err(error);
         }
@@ -138,6 +145,9 @@ impl Actor {
             }
         };
         stages.mark("restore");
+        // Nics that it has no more give back what DHCP had leased.
+        self.context.give_back_gone(held.clone(), &[&self.key]).await;
+        self.context.promise(&held, false).await;
         let started = if up { self.start("instance-restarted", requestor).await.map(drop) } else { Ok(()) };
         stages.mark("start");
         put?;
