@@ -1,9 +1,9 @@
 //! A download that is gone on with where it broke.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE};
+use http::header::{CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE};
 use http::{Method, StatusCode};
 
 use super::{Client, Error, Reply, Url};
@@ -14,6 +14,10 @@ const TRIES: u32 = 5;
 const PROGRESS: u64 = 16 << 20;
 /// Before the first further try; each next one waits twice as long.
 const WAIT: Duration = Duration::from_millis(200);
+
+/// A first request that fails sooner is made once more: a server that was asked for its lists a moment ago is well again then, or
+/// the next one is to be asked soon.
+const SOON: Duration = Duration::from_secs(5);
 
 /// How long a download may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +66,14 @@ impl Client {
     /// `total`.
     pub async fn download(&self, url: &Url, headers: &HeaderMap, total: Total) -> Result<Download, Error> {
         self.tell(None);
-        let reply = self.get(Method::GET, url, headers).await?;
+        let begun = Instant::now();
+        let reply = match self.get(Method::GET, url, headers).await {
+            Err(error) if error.is_passing() && begun.elapsed() < SOON => {
+                tokio::time::sleep(WAIT).await;
+                self.get(Method::GET, url, headers).await?
+            }
+            result => result?,
+        };
         let (length, limit) = match (total, reply.length()) {
             (Total::Exactly(expected), Some(found)) if expected != found => {
                 return Err(Error::Length { url: url.to_string(), expected, found });
@@ -75,7 +86,7 @@ impl Client {
         };
         let strong = reply.headers.get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/"));
         let validator = strong.or_else(|| reply.headers.get(LAST_MODIFIED)).cloned();
-        let content_type = reply.header(&http::header::CONTENT_TYPE).unwrap_or_default().to_owned();
+        let content_type = reply.header(&CONTENT_TYPE).unwrap_or_default().to_owned();
         Ok(Download {
             client: self.clone(),
             url: url.clone(),
@@ -173,6 +184,12 @@ impl Download {
             }
         }
         let mut reply = self.client.get(Method::GET, &self.url, &headers).await?;
+        // The bytes between the parts stand in it; most servers make new ones for each answer.
+        let divided = |kind: &str| kind.to_ascii_lowercase().starts_with("multipart/");
+        let kind = reply.header(&CONTENT_TYPE).unwrap_or_default();
+        if kind != self.content_type && (divided(kind) || divided(&self.content_type)) {
+            return Err(Error::Changed { url: self.url.to_string() });
+        }
         let changed = |found| Error::Length { url: self.url.to_string(), expected: self.position, found };
         if reply.status == StatusCode::PARTIAL_CONTENT {
             let from = reply.header(&CONTENT_RANGE).and_then(|range| range.strip_prefix("bytes ")?.split('-').next());

@@ -236,7 +236,7 @@ impl Catalog {
 /// # Errors
 /// With the reason why it is not usable.
 pub fn lists(json: &[u8]) -> Result<Vec<String>, String> {
-    let index: Index = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    let index: Index = serde_json::from_slice(json).map_err(|error| no_list(json, &error))?;
     if !matches!(index.format.as_str(), "" | "index:1.0") {
         return Err(format!("its format {:?} is not known", crate::names::shortened(&index.format)));
     }
@@ -249,19 +249,29 @@ pub fn lists(json: &[u8]) -> Result<Vec<String>, String> {
     paths.into_iter().map(checked).collect()
 }
 
-/// A path below the server's address: it names a file there and nothing else.
+/// What something is that was sent for a list.
+fn no_list(bytes: &[u8], error: &serde_json::Error) -> String {
+    match bytes.trim_ascii_start() {
+        [] => "it is empty".to_owned(),
+        [b'<', ..] => "it is a page of HTML or XML, no list: check the address, and who answers there".to_owned(),
+        [_, ..] => error.to_string(),
+    }
+}
+
+/// A path below the server's address, without a slash before it: it names a file there and nothing else.
 fn checked(path: String) -> Result<String, String> {
     let refuse = |reason: &str| Err(format!("the path {:?} {reason}", crate::names::shortened(&path)));
     if path.is_empty() || path.len() > 1024 {
         return refuse("is empty, or longer than 1024 bytes");
     }
-    if path.contains(['?', '#', '\\', '%']) || path.chars().any(|c| c.is_control() || c.is_whitespace()) {
+    if path.contains('\\') || path.chars().any(char::is_control) {
         return refuse("has characters that no path has");
     }
-    if path.contains("://") || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+    let below = path.strip_prefix('/').unwrap_or(&path);
+    if below.contains("://") || below.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return refuse("leads away from the server's files");
     }
-    Ok(path)
+    Ok(below.to_owned())
 }
 
 fn names(aliases: &str) -> Vec<String> {
@@ -278,7 +288,7 @@ pub fn images(json: &[u8], host: &[&str]) -> Result<Catalog, String> {
     if json.iter().filter(|byte| **byte == b'{').count() > OBJECTS {
         return Err(format!("it has more than {OBJECTS} objects"));
     }
-    let list: Products = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    let list: Products = serde_json::from_slice(json).map_err(|error| no_list(json, &error))?;
     let mut catalog = Catalog::default();
     for (name, product) in list.products {
         let skipped = |aliases: &str, arch: String, reason: String| {
@@ -314,7 +324,10 @@ impl Reader<'_> {
     fn read(mut self) {
         let mut aliases: Arc<[String]> = names(&self.product.aliases).into();
         let all = Arc::clone(&aliases);
-        for (name, version) in self.product.versions.iter().rev() {
+        // Those without a day are none of the newest.
+        let mut versions: Vec<_> = self.product.versions.iter().collect();
+        versions.sort_by_key(|(name, _)| std::cmp::Reverse((date(name), *name)));
+        for (name, version) in versions {
             let before = self.catalog.entries.len();
             match version {
                 Lenient::Bad(bad) => self.skip(&all, name, "", &bad.hashes, &bad.reason),
@@ -371,9 +384,11 @@ impl Reader<'_> {
         for whole in of_type(&["lxd_combined.tar.gz", "incus_combined.tar.gz"]) {
             found.push((&whole.1.sha256, "tar.gz", whole, None));
         }
+        let (before, mut nameless) = (self.catalog.entries.len(), None);
         for (hash, kind, first, second) in found {
             // Without a fingerprint nobody knows what it is.
             if hash.is_empty() {
+                nameless = nameless.or(Some(first.0));
                 continue;
             }
             let read = files(first, second).and_then(|files| match Fingerprint::new(hash.to_ascii_lowercase()) {
@@ -394,6 +409,9 @@ impl Reader<'_> {
                     files,
                 }),
             }
+        }
+        if let Some(item) = nameless.filter(|_| self.catalog.entries.len() == before) {
+            self.skip(all, name, item, &[], "it lacks the hash of all files together, by which an image is known");
         }
     }
 }
@@ -452,19 +470,17 @@ fn date(name: &str) -> Seconds {
 }
 
 /// The image of a name: `ubuntu/24.04`, `debian/12/cloud`, with the architecture behind it (`debian/12/arm64`) or without.
-/// Of several architectures the first of `preferred` goes.
+/// Of several architectures the first of `preferred` goes, of several products the one with the newest version.
 pub fn by_alias<'a>(entries: &'a [Entry], name: &str, preferred: &[&str]) -> Option<&'a Entry> {
-    let plain = preferred.iter().find_map(|architecture| {
-        entries
-            .iter()
-            .find(|entry| entry.architecture == *architecture && entry.aliases.iter().any(|alias| alias == name))
-    });
+    let newest = |name: &str, fits: &dyn Fn(&Entry) -> bool| {
+        let named = entries.iter().filter(|entry| fits(entry) && entry.aliases.iter().any(|alias| alias == name));
+        // Of one day, the first one: it is the preferred one of its version.
+        named.reduce(|first, next| if next.created_at > first.created_at { next } else { first })
+    };
+    let plain = preferred.iter().find_map(|wanted| newest(name, &|entry| entry.architecture == *wanted));
     plain.or_else(|| {
         let (name, word) = name.rsplit_once('/')?;
-        let is_it = |entry: &&Entry| {
-            (entry.arch == word || entry.architecture == word) && entry.aliases.iter().any(|alias| alias == name)
-        };
-        entries.iter().find(is_it)
+        newest(name, &|entry| entry.arch == word || entry.architecture == word)
     })
 }
 

@@ -31,6 +31,8 @@ pub enum Fault {
     Redirect(String),
     /// This status, and nothing else.
     Status(u16),
+    /// The same, once.
+    StatusOnce(u16),
     /// Bytes without end, in chunks.
     Endless,
 }
@@ -210,6 +212,10 @@ fn answer(shared: &Shared, stream: &mut (impl Read + Write)) -> std::io::Result<
     if let Some(Fault::CutOnce(count)) = fault {
         shared.faults.lock().unwrap().remove(&path);
         fault = Some(Fault::Cut(count));
+    }
+    if let Some(Fault::StatusOnce(code)) = fault {
+        shared.faults.lock().unwrap().remove(&path);
+        fault = Some(Fault::Status(code));
     }
     let mut fields: Vec<(String, String)> = shared.fields.lock().unwrap().get(&path).cloned().unwrap_or_default();
     let read = std::fs::read(shared.dir.join(path.trim_start_matches('/')));
