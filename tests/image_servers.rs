@@ -355,6 +355,27 @@ fn files_may_be_called_anything() {
 }
 
 #[test]
+fn a_list_of_millions_of_nothings_takes_no_memory() {
+    let host = Host::new();
+    let path = host.place.join("tree/streams/v1/images.json");
+    let list = std::fs::read_to_string(&path).unwrap();
+    let nothings = |end: usize| (0..end).fold(String::new(), |text, n| text + &format!("\"{n:06}\":1,"));
+    for hostile in [
+        list.replacen("\"busybox:1\"", &format!("{}\"busybox:1\"", nothings(700_000)), 1),
+        list.replacen("\"20240101\"", &format!("{}\"20240101\"", nothings(700_000)), 1),
+        list.replacen("\"aliases\"", &format!("\"x\":[{}0],\"aliases\"", "0,".repeat(5_000_000)), 1),
+    ] {
+        std::fs::write(&path, hostile).unwrap();
+        host.forget_lists();
+        host.take();
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", host.daemon.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")).unwrap();
+    // Before, each of them took three times that.
+    assert!(peak.trim().parse::<u64>().unwrap() < 150_000, "{peak} KiB");
+}
+
+#[test]
 fn the_keys_of_the_cache_take_what_lxd_takes() {
     let daemon = Daemon::bare();
     for key in ["images.remote_cache_expiry", "images.auto_update_interval"] {

@@ -163,7 +163,7 @@ async fn by_streams(
     let found = Found {
         fingerprint: entry.fingerprint.clone(),
         filename: String::new(),
-        properties: entry.properties.clone(),
+        properties: entry.properties(),
         created_at: entry.created_at,
         expires_at: entry.expires_at,
         place: Place::Streams(entry.files.clone(), entry.product.clone()),

@@ -15,11 +15,14 @@ use serde::{Deserialize, Serialize};
 use super::blocking;
 use super::error::{Error, io};
 use crate::fetch::{Client, Url};
+use crate::sys::memory;
 
 /// How long a list is good.
 pub(super) const FRESH: Duration = Duration::from_secs(3600);
 /// The longest list, bytes: that of all daily builds of Ubuntu has some ten million.
 const LONGEST: u64 = 64 << 20;
+/// What was needed to read a longer one goes back to the kernel at once, bytes.
+const LONG: usize = 1 << 20;
 /// So many are kept.
 const KEPT: usize = 64;
 
@@ -79,7 +82,16 @@ impl Lists {
         // Long ones take their time.
         let read = async |body: Arc<Vec<u8>>| {
             let parse = parse.clone();
-            blocking(move || Ok(parse(&body))).await?.map_err(usable)
+            blocking(move || {
+                let parsed = parse(&body);
+                if body.len() > LONG {
+                    drop(body);
+                    memory::trim();
+                }
+                Ok(parsed)
+            })
+            .await?
+            .map_err(usable)
         };
         if let Some(kept) = kept.as_ref().filter(|kept| kept.age < fresh)
             && let Ok(content) = read(Arc::clone(&kept.body)).await

@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use serde_json::Value;
 
 use super::*;
 
@@ -52,10 +53,10 @@ fn names_lead_to_the_newest_of_the_host() {
     for none in ["debian/12", "debian", "", "debian/12/cloud/arm64", "cloud"] {
         assert_eq!(by_alias(&entries, none, HOST), None, "{none}");
     }
-    assert_eq!(found.properties["description"], "Debian bookworm amd64 (20240102_05:24)");
-    assert_eq!((found.properties["serial"].as_str(), found.created_at), ("20240102_05:24", 1_704_153_600));
+    assert_eq!(found.properties()["description"], "Debian bookworm amd64 (20240102_05:24)");
+    assert_eq!((found.properties()["serial"].as_str(), found.created_at), ("20240102_05:24", 1_704_153_600));
     let ubuntu = by_alias(&entries, "lts", HOST).unwrap();
-    assert_eq!(ubuntu.properties["description"], "ubuntu 24.04 LTS i386 (release) (20240423)");
+    assert_eq!(ubuntu.properties()["description"], "ubuntu 24.04 LTS i386 (release) (20240423)");
     assert!(ubuntu.expires_at > ubuntu.created_at && matches!(ubuntu.files, Files::Unified(_)));
 }
 
