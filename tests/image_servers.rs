@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 use support::api::{done, get, refused};
-use support::broken_server::{BrokenServer, Stream, metadata};
+use support::broken_server::{BrokenServer, Stream, answer, metadata};
 use support::image_server::{Fault, ImageServer};
 use support::tls::Identity;
 use support::{Daemon, run};
@@ -110,6 +110,11 @@ impl Drop for Host {
 #[test]
 fn a_file_whose_server_fails_for_a_moment_is_asked_for_again() {
     let host = Host::new();
+    for path in ["/streams/v1/index.json", "/streams/v1/images.json"] {
+        host.server.fault(path, Fault::StatusOnce(503));
+        host.take();
+        host.forget_lists();
+    }
     for path in ["/meta1", "/root1"] {
         host.server.fault(path, Fault::StatusOnce(503));
         host.take();
@@ -276,6 +281,26 @@ fn an_image_in_two_parts_survives_a_connection_that_breaks() {
         let first = kind();
         assert!(first.contains("boundary=") && first == kind(), "{first}");
         done(&daemon, "DELETE", &format!("/1.0/images/{fingerprint}"), &json!({}));
+    }
+}
+
+#[test]
+fn an_image_is_sent_only_to_who_says_so() {
+    let identity = Identity::new();
+    let daemon = Daemon::bare();
+    let image = daemon.busybox_unified();
+    daemon.lxc(&["image", "import", image.to_str().unwrap(), "--alias", "bb"]).ok();
+    let fingerprint = get(&daemon, "/1.0/images/aliases/bb")["target"].as_str().unwrap().to_owned();
+    for (kind, body) in [("text/html", "<html>welcome</html>"), ("application/json", "[]"), ("text/plain", "")] {
+        let (server, address) = BrokenServer::over_tls(&identity, move |_, stream: &mut dyn Stream| {
+            answer(stream, "200 OK", kind, "", body)
+        });
+        let push = json!({"target": format!("https://127.0.0.1:{}", address.port()), "secret": "x",
+            "certificate": identity.known().pem});
+        let (code, error, _) =
+            daemon.operation("POST", &format!("/1.0/images/{fingerprint}/export"), &push.to_string());
+        assert!(code == 400 && error.contains("none of LXD's API"), "{body}: {error}");
+        assert_eq!(server.count("POST", "/1.0/images"), 1);
     }
 }
 

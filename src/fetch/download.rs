@@ -15,8 +15,8 @@ const PROGRESS: u64 = 16 << 20;
 /// Before the first further try; each next one waits twice as long.
 const WAIT: Duration = Duration::from_millis(200);
 
-/// A first request that fails sooner is made once more: a server that was asked for its lists a moment ago is well again then, or
-/// the next one is to be asked soon.
+/// A first request that fails sooner is made once more: a server that only hiccupped is well again then, and the next mirror is not
+/// asked much later.
 const SOON: Duration = Duration::from_secs(5);
 
 /// How long a download may be.
@@ -66,14 +66,7 @@ impl Client {
     /// `total`.
     pub async fn download(&self, url: &Url, headers: &HeaderMap, total: Total) -> Result<Download, Error> {
         self.tell(None);
-        let begun = Instant::now();
-        let reply = match self.get(Method::GET, url, headers).await {
-            Err(error) if error.is_passing() && begun.elapsed() < SOON => {
-                tokio::time::sleep(WAIT).await;
-                self.get(Method::GET, url, headers).await?
-            }
-            result => result?,
-        };
+        let reply = self.get_twice(url, headers).await?;
         let (length, limit) = match (total, reply.length()) {
             (Total::Exactly(expected), Some(found)) if expected != found => {
                 return Err(Error::Length { url: url.to_string(), expected, found });
@@ -100,6 +93,18 @@ impl Client {
             tries: 0,
             counted_from: 0,
         })
+    }
+
+    /// GET, once more when it fails [soon](SOON).
+    pub(super) async fn get_twice(&self, url: &Url, headers: &HeaderMap) -> Result<Reply, Error> {
+        let begun = Instant::now();
+        match self.get(Method::GET, url, headers).await {
+            Err(error) if error.is_passing() && begun.elapsed() < SOON => {
+                tokio::time::sleep(WAIT).await;
+                self.get(Method::GET, url, headers).await
+            }
+            result => result,
+        }
     }
 
     fn tell(&self, resumed: Option<Resumed>) {
@@ -139,6 +144,8 @@ impl Download {
                     expected: self.length.unwrap_or_default(),
                     found: self.position,
                 })?,
+                // All of it is here; how the connection ended does not matter any more.
+                Err(error) if error.is_passing() && self.length == Some(self.position) => return Ok(None),
                 Err(error) if error.is_passing() => self.broke(error)?,
                 Err(error) => return Err(error),
             }

@@ -224,12 +224,12 @@ impl Client {
         Err(Error::Redirect { from: url.to_string(), to: at.to_string(), reason: "there are too many of them" })
     }
 
-    /// A whole small body.
+    /// A whole small body; asked for once more when that fails soon.
     ///
     /// # Errors
     /// As of [`Self::get`]; [`Error::TooLong`] for more than `limit` bytes; [`Error::Encoded`].
     pub async fn read(&self, url: &Url, headers: &HeaderMap, limit: u64) -> Result<(Reply, Vec<u8>), Error> {
-        let mut reply = self.get(Method::GET, url, headers).await?;
+        let mut reply = self.get_twice(url, headers).await?;
         if let Some(coding) = reply.header(&CONTENT_ENCODING).filter(|coding| !coding.eq_ignore_ascii_case("identity"))
         {
             return Err(Error::Encoded { url: reply.url.to_string(), coding: crate::names::shortened(coding) });

@@ -183,6 +183,15 @@ async fn a_list_that_is_packed_is_refused() {
 }
 
 #[tokio::test]
+async fn what_is_all_here_needs_no_end() {
+    let (port, asked) = server("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n").await;
+    let mut download = direct().download(&url(port), &HeaderMap::new(), Total::Exactly(2)).await.unwrap();
+    assert_eq!(download.chunk().await.unwrap().unwrap(), "ok");
+    assert_eq!(download.chunk().await.unwrap(), None);
+    assert_eq!(asked.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_byte_now_and_then_is_no_better_than_silence() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
