@@ -22,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("auth", &["config", "db"]),
     ("image", &["config", "sys"]),
     ("fetch", &[]),
-    ("remote", &["fetch", "instance", "storage", "image", "ops", "project", "config", "db", "events"]),
+    ("remote", &["fetch", "instance", "storage", "image", "ops", "project", "config", "db", "events", "sys"]),
     ("network", &["sys"]),
     ("health", &["storage", "security", "lxc", "sys"]),
     ("storage", &["image", "db", "security", "sys", "config"]),

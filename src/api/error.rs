@@ -376,7 +376,9 @@ fn remote(error: &remote::Error) -> StatusCode {
             | fetch::Error::Redirect { .. }
             | fetch::Error::Status { .. }
             | fetch::Error::TooLong { .. }
-            | fetch::Error::Length { .. } => StatusCode::BAD_REQUEST,
+            | fetch::Error::Length { .. }
+            | fetch::Error::Encoded { .. }
+            | fetch::Error::Changed { .. } => StatusCode::BAD_REQUEST,
         },
         remote::Error::Shared(error) => remote(error),
         remote::Error::Image(error) => image(error),

@@ -16,7 +16,7 @@ use super::response::{self, Response};
 use super::wire;
 use crate::db::{self, Feature, Image, Model, Phase, rfc3339};
 use crate::image::StoredImage;
-use crate::names::{ProfileName, ProjectName};
+use crate::names::{Fingerprint, ProfileName, ProjectName};
 use crate::ops::Spec;
 
 type Result<T> = std::result::Result<T, Error>;
@@ -263,6 +263,12 @@ pub async fn export(call: Call) -> Result<Response> {
     Ok(response)
 }
 
+/// What stands between the files of an image. Always the same, so that a download that broke can be gone on with; and in none of the
+/// files, for the fingerprint that it is made of is theirs.
+fn boundary(fingerprint: &Fingerprint) -> String {
+    hex::encode(ring::digest::digest(&ring::digest::SHA256, format!("boundary {fingerprint}").as_bytes()))
+}
+
 /// The files of an image as an answer.
 ///
 /// # Errors
@@ -279,7 +285,7 @@ pub(crate) async fn file_of(app: &App, image: &Image) -> Result<Response> {
     let (meta, mut length) = file(stored.meta_path).await?;
     let (body, content_type) = match (stored.rootfs_path, names.1) {
         (Some(path), Some(rootfs_name)) => {
-            let boundary = crate::ops::secret().map_err(|_| Error::Random)?;
+            let boundary = boundary(&image.fingerprint);
             let head = |name: &str, file: &str| {
                 let disposition = format!("Content-Disposition: form-data; name=\"{name}\"; filename=\"{file}\"");
                 format!("--{boundary}\r\n{disposition}\r\nContent-Type: application/octet-stream\r\n\r\n")

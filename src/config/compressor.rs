@@ -120,6 +120,26 @@ fn is_idle(argument: &str) -> bool {
         || ["-T", "--threads="].iter().any(|name| argument.strip_prefix(name).is_some_and(number))
 }
 
+/// Writes arguments of one letter that stand together, such as `-9e`, one by one. Levels of zstd have two digits.
+fn one_by_one(text: &str) -> String {
+    let mut words = text.split_ascii_whitespace();
+    let word = words.next().unwrap_or_default();
+    let mut all = word.to_owned();
+    for argument in words {
+        match argument.strip_prefix('-') {
+            Some(letters)
+                if word != "zstd"
+                    && !letters.is_empty()
+                    && letters.bytes().all(|letter| letter.is_ascii_digit() || b"encqz".contains(&letter)) =>
+            {
+                all.extend(letters.chars().flat_map(|letter| [' ', '-', letter]));
+            }
+            Some(_) | None => all.extend([" ", argument]),
+        }
+    }
+    all
+}
+
 const SQUASHFS: &str = "-comp gzip|lzma|lzo|lz4|xz|zstd, -b 4K to 1M (a power of two), -Xcompression-level, -Xdict-size, -Xbcj, each with \
                         its value; those with an X only for a -comp that has them";
 
@@ -176,6 +196,7 @@ impl Compressor {
     /// # Errors
     /// [`Unknown`]; nothing is ever handed to a program that does not come from here.
     pub fn parse(text: &str) -> Result<Self, Unknown> {
+        let text = one_by_one(text);
         let mut words = text.split_ascii_whitespace();
         let word = words.next().unwrap_or_default();
         let refused =
@@ -232,6 +253,9 @@ mod tests {
         assert_eq!(parse("gzip -9 -n"), Ok(Compressor::Gzip { level: 9 }));
         assert_eq!(parse(" bzip2   --fast"), Ok(Compressor::Bzip2 { level: 1 }));
         assert_eq!(parse("xz -0 -e -T0"), Ok(Compressor::Xz(Lzma { level: 0, extreme: true })));
+        assert_eq!(parse("xz -9e"), Ok(Compressor::Xz(Lzma { level: 9, extreme: true })));
+        assert_eq!(parse("gzip -9nc"), Ok(Compressor::Gzip { level: 9 }));
+        assert_eq!(parse("zstd -19"), Ok(Compressor::Zstd { level: 19 }));
         assert_eq!(parse("zstd --ultra -22 --threads=2"), Ok(Compressor::Zstd { level: 22 }));
         let arguments = |text| match parse(text) {
             Ok(Compressor::Squashfs { arguments }) => arguments.join(" "),
@@ -243,9 +267,19 @@ mod tests {
 
     #[test]
     fn what_could_do_something_else_is_refused() {
-        for bad in
-            ["", "rar", "none -1", "gzip -0", "gzip -r", "gzip /etc/passwd", "xz --files=/etc/passwd", "zstd -o x"]
-        {
+        for bad in [
+            "",
+            "rar",
+            "none -1",
+            "gzip -0",
+            "gzip -r",
+            "gzip -9r",
+            "xz -",
+            "gzip -9e",
+            "gzip /etc/passwd",
+            "xz --files=/etc/passwd",
+            "zstd -o x",
+        ] {
             assert!(Compressor::parse(bad).is_err(), "{bad}");
         }
         for bad in [

@@ -299,6 +299,21 @@ mod tests {
     }
 
     #[test]
+    fn a_pinned_key_names_a_server() {
+        let key = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmDMEAAAA\n-----END PGP PUBLIC KEY BLOCK-----";
+        let check = |name: &str| validate_server(&config(&format!("images.streams_key.{name}"), key));
+        for name in ["images.example", "a.b:8443", "A.B.", "[::1]:8443", "192.0.2.1"] {
+            check(name).unwrap();
+        }
+        for name in ["https://a.b", "a.b/", "a.b/c", "a b", "u@a.b", "a.b:x", "a.b:", "a.b:99999", "[::1", "a?b"] {
+            let error = check(name).unwrap_err().to_string();
+            assert!(error.contains("HOST:PORT"), "{name}: {error}");
+        }
+        // What an older one took can be unset.
+        validate_server(&config("images.streams_key.a.b/", "")).unwrap();
+    }
+
+    #[test]
     fn an_unknown_key_is_named() {
         let error = validate_instance(&config("limits.mem", "1"), Scope::Instance).unwrap_err();
         assert!(error.to_string().contains("\"limits.mem\""), "{error}");

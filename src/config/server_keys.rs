@@ -115,7 +115,7 @@ pub const SERVER_KEYS: &[ServerRow] = &[
         kind: Kind::Hosts,
         default: "",
         hidden: false,
-        doc: "Hosts that are reached without a proxy: names with all below them, addresses, networks, or *, separated by commas; unset: what NO_PROXY says.",
+        doc: "Hosts that are reached without a proxy: names with all below them, *.name for only those, addresses, networks, each perhaps with :port, or *, separated by commas; unset: what NO_PROXY says.",
     },
     ServerRow {
         pattern: Pattern::Exact("core.remote_token_expiry"),
@@ -161,10 +161,10 @@ pub const SERVER_KEYS: &[ServerRow] = &[
     },
     ServerRow {
         pattern: Pattern::Exact("images.auto_update_interval"),
-        kind: Kind::Int(0, 87_600),
+        kind: Kind::Int(i32::MIN as i64, i32::MAX as i64),
         default: "6",
         hidden: false,
-        doc: "Hours between looks for newer images of those that follow their server, and at the daemon's start; 0: none.",
+        doc: "Hours between looks for newer images of those that follow their server, and at the daemon's start; 0 or less: none.",
     },
     ServerRow {
         pattern: Pattern::Exact("images.compression_algorithm"),
@@ -182,10 +182,10 @@ pub const SERVER_KEYS: &[ServerRow] = &[
     },
     ServerRow {
         pattern: Pattern::Exact("images.remote_cache_expiry"),
-        kind: Kind::Int(0, 36_500),
+        kind: Kind::Int(i32::MIN as i64, i32::MAX as i64),
         default: "10",
         hidden: false,
-        doc: "Days after its last use until a cached image is removed; 0: never.",
+        doc: "Days after its last use until a cached image is removed; 0 or less: never.",
     },
     ServerRow {
         pattern: Pattern::Exact("images.streams"),

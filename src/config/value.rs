@@ -159,6 +159,15 @@ fn check_proxy(text: &str) -> Result<(), &'static str> {
     if !host.is_empty() && port && matches!(uri.path(), "" | "/") { Ok(()) } else { Err(WRONG) }
 }
 
+/// The name of a server, perhaps with a port: what stands between `https://` and the path of its address.
+fn is_server(text: &str) -> bool {
+    let uri: Option<http::Uri> = format!("https://{text}").parse().ok();
+    uri.as_ref().and_then(http::Uri::authority).is_some_and(|authority| {
+        let port = authority.as_str().strip_prefix(authority.host()).and_then(|port| port.strip_prefix(':'));
+        authority.as_str() == text && !text.contains('@') && port.is_none_or(|port| port.parse::<u16>().is_ok())
+    })
+}
+
 /// What may stand in `NO_PROXY`.
 fn is_host_pattern(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.*:/[]%".contains(&byte))
@@ -282,6 +291,9 @@ impl Kind {
                 )),
                 None => Ok(()),
             },
+            Self::PgpKey if !is_server(key.rsplit("streams_key.").next().unwrap_or_default()) => {
+                refuse("the key must end with the server's name, as HOST or HOST:PORT".to_owned())
+            }
             Self::PgpKey => pgp_key::parse(value).map(drop).or_else(refuse),
             Self::Uuid if uuid::Uuid::parse_str(value).is_ok() => Ok(()),
             Self::Uuid => refuse("it must be a UUID".to_owned()),

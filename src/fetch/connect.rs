@@ -49,7 +49,7 @@ impl Client {
             .full()
             .parse()
             .map_err(|e: http::uri::InvalidUri| Error::Url { url: url.to_string(), reason: e.to_string() })?;
-        let proxy = self.proxies.intercept(&uri);
+        let proxy = if self.ways.ignored.has(url) { None } else { self.ways.matcher.intercept(&uri) };
         let guard = match guarded_for {
             Some(origin) => !is_near_host(origin, proxy.is_some()).await,
             None => false,
@@ -62,7 +62,8 @@ impl Client {
                     return Err(near(url));
                 }
                 let named = crate::names::without_user(&proxy.uri().to_string());
-                let wrong = |reason: &str| Error::Proxy { proxy: named.clone(), reason: reason.to_owned() };
+                let told = |reason: String, passes| Error::Proxy { proxy: named.clone(), reason, passes };
+                let wrong = |reason: &str| told(reason.to_owned(), false);
                 if proxy.raw_auth().is_some() || proxy.uri().scheme_str() != Some("http") {
                     return Err(wrong("only proxies of http:// are known"));
                 }
@@ -70,15 +71,15 @@ impl Client {
                 let host = host.trim_start_matches('[').trim_end_matches(']');
                 let dialled = dial(host, proxy.uri().port_u16().unwrap_or(80), false, url).await;
                 let mut stream = dialled.map_err(|error| match error {
-                    Error::Connect { reason, .. } => wrong(&format!("it cannot be reached: {reason}")),
-                    Error::Resolve { reason, .. } => wrong(&format!("its name cannot be resolved: {reason}")),
+                    Error::Connect { reason, .. } => told(format!("it cannot be reached: {reason}"), true),
+                    Error::Resolve { reason, .. } => told(format!("its name cannot be resolved: {reason}"), true),
                     error => error,
                 })?;
                 let authorization = proxy.basic_auth().cloned();
                 if url.is_https() {
                     let asked = tokio::time::timeout(self.stall, tunnel(&mut stream, url, authorization.as_ref()));
-                    let silent = |_| wrong(&format!("it was silent for {} s", self.stall.as_secs()));
-                    asked.await.map_err(silent)?.map_err(|reason| wrong(&reason))?;
+                    let silent = |_| told(format!("it was silent for {} s", self.stall.as_secs()), true);
+                    asked.await.map_err(silent)?.map_err(|Closed { reason, passes }| told(reason, passes))?;
                 }
                 (stream, authorization)
             }
@@ -156,8 +157,17 @@ fn unresolved(error: &std::io::Error) -> String {
     text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()
 }
 
+/// Why a proxy opens no way.
+struct Closed {
+    reason: String,
+    /// Perhaps it does the next time.
+    passes: bool,
+}
+
 /// Asks a proxy for a connection to the server (RFC 9110, CONNECT).
-async fn tunnel(stream: &mut TcpStream, url: &Url, authorization: Option<&HeaderValue>) -> Result<(), String> {
+async fn tunnel(stream: &mut TcpStream, url: &Url, authorization: Option<&HeaderValue>) -> Result<(), Closed> {
+    let passing = |reason| Closed { reason, passes: true };
+    let closed = |reason: String| Closed { reason, passes: false };
     let host = if url.host().contains(':') { format!("[{}]", url.host()) } else { url.host().to_owned() };
     let place = format!("{host}:{}", url.port());
     let mut request = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n");
@@ -165,26 +175,27 @@ async fn tunnel(stream: &mut TcpStream, url: &Url, authorization: Option<&Header
         request.push_str(&format!("Proxy-Authorization: {value}\r\n"));
     }
     request.push_str("\r\n");
-    stream.write_all(request.as_bytes()).await.map_err(|error| plain(&error))?;
+    stream.write_all(request.as_bytes()).await.map_err(|error| passing(plain(&error)))?;
     let mut head = Vec::new();
     // The server behind it says nothing before it is spoken to, so whatever comes is the proxy's.
-    while !head.ends_with(b"\r\n\r\n") {
-        let byte = stream.read_u8().await.map_err(|error| format!("{} when asked for {place}", plain(&error)))?;
+    while !head.ends_with(b"\r\n\r\n") && !head.ends_with(b"\n\n") {
+        let hung_up = |error| passing(format!("{} when asked for {place}", plain(&error)));
+        let byte = stream.read_u8().await.map_err(hung_up)?;
         head.push(byte);
         if head.len() > PROXY_HEAD {
-            return Err("its answer is too long".to_owned());
+            return Err(closed("its answer is too long".to_owned()));
         }
     }
     let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
     match line.split(' ').nth(1) {
         Some(status) if line.starts_with("HTTP/1.") && status.starts_with('2') => Ok(()),
-        Some("407") => {
-            Err("it wants a name and a password, or other ones: write them as http://NAME:PASSWORD@HOST:PORT"
-                .to_owned())
-        }
-        Some(_) if line.starts_with("HTTP/") => {
-            Err(format!("it does not let through to {place}: {}", crate::names::shortened(&line)))
-        }
-        Some(_) | None => Err("what it answers is no HTTP".to_owned()),
+        Some("407") => Err(closed(
+            "it wants a name and a password, or other ones: write them as http://NAME:PASSWORD@HOST:PORT".to_owned(),
+        )),
+        Some(status) if line.starts_with("HTTP/") => Err(Closed {
+            reason: format!("it does not let through to {place}: {}", crate::names::shortened(&line)),
+            passes: status.starts_with('5'),
+        }),
+        Some(_) | None => Err(closed("what it answers is no HTTP".to_owned())),
     }
 }

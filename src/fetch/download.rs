@@ -1,9 +1,9 @@
 //! A download that is gone on with where it broke.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE};
+use http::header::{CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE};
 use http::{Method, StatusCode};
 
 use super::{Client, Error, Reply, Url};
@@ -14,6 +14,10 @@ const TRIES: u32 = 5;
 const PROGRESS: u64 = 16 << 20;
 /// Before the first further try; each next one waits twice as long.
 const WAIT: Duration = Duration::from_millis(200);
+
+/// A first request that fails sooner is made once more: a server that only hiccupped is well again then, and the next mirror is not
+/// asked much later.
+const SOON: Duration = Duration::from_secs(5);
 
 /// How long a download may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +66,7 @@ impl Client {
     /// `total`.
     pub async fn download(&self, url: &Url, headers: &HeaderMap, total: Total) -> Result<Download, Error> {
         self.tell(None);
-        let reply = self.get(Method::GET, url, headers).await?;
+        let reply = self.get_twice(url, headers).await?;
         let (length, limit) = match (total, reply.length()) {
             (Total::Exactly(expected), Some(found)) if expected != found => {
                 return Err(Error::Length { url: url.to_string(), expected, found });
@@ -75,7 +79,7 @@ impl Client {
         };
         let strong = reply.headers.get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/"));
         let validator = strong.or_else(|| reply.headers.get(LAST_MODIFIED)).cloned();
-        let content_type = reply.header(&http::header::CONTENT_TYPE).unwrap_or_default().to_owned();
+        let content_type = reply.header(&CONTENT_TYPE).unwrap_or_default().to_owned();
         Ok(Download {
             client: self.clone(),
             url: url.clone(),
@@ -89,6 +93,18 @@ impl Client {
             tries: 0,
             counted_from: 0,
         })
+    }
+
+    /// GET, once more when it fails [soon](SOON).
+    pub(super) async fn get_twice(&self, url: &Url, headers: &HeaderMap) -> Result<Reply, Error> {
+        let begun = Instant::now();
+        match self.get(Method::GET, url, headers).await {
+            Err(error) if error.is_passing() && begun.elapsed() < SOON => {
+                tokio::time::sleep(WAIT).await;
+                self.get(Method::GET, url, headers).await
+            }
+            result => result,
+        }
     }
 
     fn tell(&self, resumed: Option<Resumed>) {
@@ -128,6 +144,8 @@ impl Download {
                     expected: self.length.unwrap_or_default(),
                     found: self.position,
                 })?,
+                // All of it is here; how the connection ended does not matter any more.
+                Err(error) if error.is_passing() && self.length == Some(self.position) => return Ok(None),
                 Err(error) if error.is_passing() => self.broke(error)?,
                 Err(error) => return Err(error),
             }
@@ -173,6 +191,12 @@ impl Download {
             }
         }
         let mut reply = self.client.get(Method::GET, &self.url, &headers).await?;
+        // The bytes between the parts stand in it; most servers make new ones for each answer.
+        let divided = |kind: &str| kind.to_ascii_lowercase().starts_with("multipart/");
+        let kind = reply.header(&CONTENT_TYPE).unwrap_or_default();
+        if kind != self.content_type && (divided(kind) || divided(&self.content_type)) {
+            return Err(Error::Changed { url: self.url.to_string() });
+        }
         let changed = |found| Error::Length { url: self.url.to_string(), expected: self.position, found };
         if reply.status == StatusCode::PARTIAL_CONTENT {
             let from = reply.header(&CONTENT_RANGE).and_then(|range| range.strip_prefix("bytes ")?.split('-').next());

@@ -13,20 +13,74 @@ use super::reply::LEAST;
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "Display says what each one means; fields are named after what they hold")]
 pub enum Error {
-    Url { url: String, reason: String },
-    Certificate { reason: String },
-    Resolve { host: String, reason: String },
-    Connect { host: String, reason: String },
-    Proxy { proxy: String, reason: String },
-    Distrusted { host: String, reason: String },
-    Tls { host: String, reason: String },
-    Stalled { host: String, seconds: u64 },
-    Slow { host: String, seconds: u64 },
-    Broken { url: String, reason: String },
-    Redirect { from: String, to: String, reason: &'static str },
-    Status { url: Url, status: StatusCode, said: String },
-    TooLong { url: String, limit: u64 },
-    Length { url: String, expected: u64, found: u64 },
+    Url {
+        url: String,
+        reason: String,
+    },
+    Certificate {
+        reason: String,
+    },
+    Resolve {
+        host: String,
+        reason: String,
+    },
+    Connect {
+        host: String,
+        reason: String,
+    },
+    /// `passes`: perhaps not so the next time.
+    Proxy {
+        proxy: String,
+        reason: String,
+        passes: bool,
+    },
+    Distrusted {
+        host: String,
+        reason: String,
+    },
+    Tls {
+        host: String,
+        reason: String,
+    },
+    Stalled {
+        host: String,
+        seconds: u64,
+    },
+    Slow {
+        host: String,
+        seconds: u64,
+    },
+    Broken {
+        url: String,
+        reason: String,
+    },
+    Redirect {
+        from: String,
+        to: String,
+        reason: &'static str,
+    },
+    Status {
+        url: Url,
+        status: StatusCode,
+        said: String,
+    },
+    TooLong {
+        url: String,
+        limit: u64,
+    },
+    Length {
+        url: String,
+        expected: u64,
+        found: u64,
+    },
+    Encoded {
+        url: String,
+        coding: String,
+    },
+    /// A download that broke cannot be gone on with: what comes now is divided in another way.
+    Changed {
+        url: String,
+    },
 }
 
 impl fmt::Display for Error {
@@ -43,7 +97,7 @@ impl fmt::Display for Error {
                 "{host} cannot be reached: {reason}. Check the address, and whether only a proxy leads there \
                  (core.proxy_https, core.proxy_http)"
             ),
-            Self::Proxy { proxy, reason } => {
+            Self::Proxy { proxy, reason, .. } => {
                 write!(f, "The proxy {proxy} (core.proxy_http, core.proxy_https): {reason}")
             }
             Self::Distrusted { host, reason } => write!(f, "{host} is not who it should be: {reason}"),
@@ -76,6 +130,11 @@ impl fmt::Display for Error {
                 "What {url} sends has {found} bytes, not {expected} as announced: it changes just now, or is damaged; try \
                  again later, or from another server"
             ),
+            Self::Encoded { url, coding } => write!(
+                f,
+                "What {url} sends is packed ({coding}), though it was asked not to be: whoever runs the server must mend that"
+            ),
+            Self::Changed { url } => write!(f, "{url} sends it in another form each time; try again later"),
         }
     }
 }
@@ -144,14 +203,16 @@ impl Error {
             | Self::Broken { .. }
             | Self::Resolve { .. } => true,
             Self::Status { status, .. } => status.is_server_error(),
+            Self::Proxy { passes, .. } => *passes,
             Self::Url { .. }
             | Self::Certificate { .. }
-            | Self::Proxy { .. }
             | Self::Distrusted { .. }
             | Self::Tls { .. }
             | Self::Redirect { .. }
             | Self::TooLong { .. }
-            | Self::Length { .. } => false,
+            | Self::Length { .. }
+            | Self::Encoded { .. }
+            | Self::Changed { .. } => false,
         }
     }
 }

@@ -13,6 +13,7 @@ mod connect;
 mod distrust;
 mod download;
 mod error;
+mod ignored;
 mod reply;
 mod tls;
 mod url;
@@ -20,7 +21,7 @@ mod url;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HOST, HeaderMap, HeaderValue, LOCATION, USER_AGENT};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HOST, HeaderMap, HeaderValue, LOCATION, USER_AGENT};
 use http::{Method, Request, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
@@ -30,6 +31,7 @@ use rustls::ClientConfig;
 
 pub use download::{Download, Resumed, Total};
 pub use error::Error;
+use ignored::Ignored;
 pub use reply::Reply;
 pub use tls::Trust;
 pub use url::Url;
@@ -66,20 +68,26 @@ pub struct Proxies {
     pub http: String,
     /// For `https:`.
     pub https: String,
-    /// Hosts that are reached without: names, addresses, networks, separated by commas.
+    /// Hosts that are reached without: `*`, names, addresses, networks, perhaps with a port, separated by commas.
     pub ignored: String,
 }
 
 impl Proxies {
-    fn matcher(&self) -> Matcher {
+    fn ways(&self) -> Ways {
         let variable = |names: [&str; 2]| names.iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
         let or = |own: &String, names| if own.is_empty() { variable(names) } else { own.clone() };
-        Matcher::builder()
+        let matcher = Matcher::builder()
             .http(or(&self.http, ["HTTP_PROXY", "http_proxy"]))
             .https(or(&self.https, ["HTTPS_PROXY", "https_proxy"]))
-            .no(or(&self.ignored, ["NO_PROXY", "no_proxy"]))
-            .build()
+            .build();
+        Ways { matcher, ignored: Ignored::parse(&or(&self.ignored, ["NO_PROXY", "no_proxy"])) }
     }
+}
+
+/// Which proxy leads where.
+struct Ways {
+    matcher: Matcher,
+    ignored: Ignored,
 }
 
 /// Who is told that a download is gone on with; `None`: it goes well again.
@@ -89,7 +97,7 @@ pub type Teller = Arc<dyn Fn(Option<Resumed>) + Send + Sync>;
 #[derive(Clone)]
 pub struct Client {
     tls: Arc<ClientConfig>,
-    proxies: Arc<Matcher>,
+    ways: Arc<Ways>,
     agent: HeaderValue,
     stall: Duration,
     /// Addresses come from this server.
@@ -108,7 +116,7 @@ impl Client {
         let agent = format!("Warren {} (Linux; {machine}; LXD 5.0.2)", env!("CARGO_PKG_VERSION"));
         Ok(Self {
             tls: tls::config(trust)?,
-            proxies: Arc::new(proxies.matcher()),
+            ways: Arc::new(proxies.ways()),
             agent: HeaderValue::from_str(&agent).unwrap_or(HeaderValue::from_static("Warren")),
             stall: stall_limit(),
             origin: None,
@@ -177,6 +185,8 @@ impl Client {
             request.headers_mut().insert(HOST, host);
         }
         request.headers_mut().insert(USER_AGENT, self.agent.clone());
+        // Lengths, ranges and hashes are those of the files themselves.
+        request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(authorization) = connection.authorization.clone().filter(|_| absolute) {
             request.headers_mut().insert(http::header::PROXY_AUTHORIZATION, authorization);
         }
@@ -215,12 +225,16 @@ impl Client {
         Err(Error::Redirect { from: url.to_string(), to: at.to_string(), reason: "there are too many of them" })
     }
 
-    /// A whole small body.
+    /// A whole small body; asked for once more when that fails soon.
     ///
     /// # Errors
-    /// As of [`Self::get`]; [`Error::TooLong`] for more than `limit` bytes.
+    /// As of [`Self::get`]; [`Error::TooLong`] for more than `limit` bytes; [`Error::Encoded`].
     pub async fn read(&self, url: &Url, headers: &HeaderMap, limit: u64) -> Result<(Reply, Vec<u8>), Error> {
-        let mut reply = self.get(Method::GET, url, headers).await?;
+        let mut reply = self.get_twice(url, headers).await?;
+        if let Some(coding) = reply.header(&CONTENT_ENCODING).filter(|coding| !coding.eq_ignore_ascii_case("identity"))
+        {
+            return Err(Error::Encoded { url: reply.url.to_string(), coding: crate::names::shortened(coding) });
+        }
         let body = reply.read(limit).await?;
         Ok((reply, body))
     }

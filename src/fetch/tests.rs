@@ -154,6 +154,44 @@ async fn proxies_are_asked_as_they_are_set() {
 }
 
 #[tokio::test]
+async fn what_a_proxy_refuses_may_pass_or_not() {
+    for (answer, passes) in [
+        ("HTTP/1.1 502 Bad Gateway\r\n\r\n", true),
+        ("HTTP/1.1 503 busy\n\n", true),
+        ("", true),
+        ("HTTP/1.1 403 Forbidden\r\n\r\n", false),
+        ("HTTP/1.1 407 who\r\n\r\n", false),
+        ("nonsense\r\n\r\n", false),
+    ] {
+        let (port, _) = server(answer).await;
+        let client = client(&Proxies { https: format!("http://127.0.0.1:{port}"), ..Proxies::default() });
+        let error = read(&client, &Url::parse("https://far.invalid/y").unwrap()).await.unwrap_err();
+        assert!(matches!(&error, Error::Proxy { .. }) && error.is_passing() == passes, "{answer}: {error}");
+    }
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let client = client(&Proxies { https: format!("http://127.0.0.1:{nobody}"), ..Proxies::default() });
+    let error = read(&client, &Url::parse("https://far.invalid/y").unwrap()).await.unwrap_err();
+    assert!(error.is_passing() && error.to_string().contains("cannot be reached"), "{error}");
+}
+
+#[tokio::test]
+async fn a_list_that_is_packed_is_refused() {
+    let (port, asked) = server("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nxx").await;
+    let error = direct().read(&url(port), &HeaderMap::new(), 1 << 20).await.map(drop).unwrap_err();
+    assert!(matches!(&error, Error::Encoded { coding, .. } if coding == "gzip"), "{error}");
+    assert!(asked.lock().unwrap()[0].to_ascii_lowercase().contains("\r\naccept-encoding: identity\r\n"));
+}
+
+#[tokio::test]
+async fn what_is_all_here_needs_no_end() {
+    let (port, asked) = server("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n").await;
+    let mut download = direct().download(&url(port), &HeaderMap::new(), Total::Exactly(2)).await.unwrap();
+    assert_eq!(download.chunk().await.unwrap().unwrap(), "ok");
+    assert_eq!(download.chunk().await.unwrap(), None);
+    assert_eq!(asked.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_byte_now_and_then_is_no_better_than_silence() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -8,6 +8,24 @@ use http::Uri;
 use super::Error;
 use crate::names::{shortened, without_user};
 
+/// What cannot stand in a path as it is (RFC 3986, 3.3), beside what is not ASCII.
+const NO_PATH: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
 /// Longer ones nobody needs, bytes.
 const MAX: usize = 4096;
 
@@ -35,7 +53,7 @@ impl Url {
         if text.len() > MAX {
             return Err(wrong("it is longer than 4096 bytes"));
         }
-        if text.trim_end_matches('/').ends_with(':') {
+        if text.split_once(':').is_some_and(|(_, rest)| rest.trim_matches('/').is_empty()) {
             return Err(wrong("it names no host"));
         }
         // What is no address of HTTP need not have a host (`file:///etc`).
@@ -53,7 +71,7 @@ impl Url {
         if authority.as_str().contains('@') {
             return Err(wrong("it may not have a user or a password"));
         }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+        let host = plain_host(authority.host()).ok_or_else(|| wrong("what stands in its [] is no address of IPv6"))?;
         if host.is_empty() {
             return Err(wrong("it names no host"));
         }
@@ -110,6 +128,14 @@ impl Url {
         Self::parse(&format!("{}{base}/{}", self.origin(), path.trim_start_matches('/')))
     }
 
+    /// A file below this address as below a directory, by its plain path.
+    ///
+    /// # Errors
+    /// [`Error::Url`].
+    pub fn file_below(&self, path: &str) -> Result<Self, Error> {
+        self.below(&percent_encoding::utf8_percent_encode(path, NO_PATH).to_string())
+    }
+
     fn scheme(&self) -> &'static str {
         if self.https { "https" } else { "http" }
     }
@@ -148,6 +174,15 @@ impl Url {
     /// Path and query.
     pub fn target(&self) -> &str {
         &self.target
+    }
+}
+
+/// A host as it is compared with others: in small letters, without brackets or the dot of a whole name, an address of IPv6 in its
+/// shortest form. `None`: there is none such in the brackets.
+fn plain_host(host: &str) -> Option<String> {
+    match host.strip_prefix('[') {
+        Some(rest) => Some(rest.strip_suffix(']')?.parse::<Ipv6Addr>().ok()?.to_string()),
+        None => Some(host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()),
     }
 }
 
@@ -194,6 +229,8 @@ mod tests {
             ("https://A.b:443/x?y=1", "https://a.b/x?y=1"),
             ("https://[::1]:8443/x", "https://[::1]:8443/x"),
             ("http://a:8080?q", "http://a:8080/?q"),
+            ("https://A.B./x", "https://a.b/x"),
+            ("https://[0:0::0001]/x", "https://[::1]/x"),
         ] {
             assert_eq!(Url::parse(text).unwrap().to_string(), shown, "{text}");
         }
@@ -207,6 +244,9 @@ mod tests {
             "https://u:p@a/",
             "https://a:99999/",
             "https://a b/",
+            "https://[v1.x]/",
+            "https://[1.2.3.4]/",
+            "https://./",
             &long,
         ] {
             assert!(Url::parse(text).is_err(), "{text}");
@@ -228,6 +268,8 @@ mod tests {
         for reference in ["file:/etc/passwd", "javascript:x", "gopher://a"] {
             assert!(base.join(reference).is_err(), "{reference}");
         }
+        let file = Url::parse("https://a/b").unwrap().file_below("é x/a%2f+?#:").unwrap();
+        assert_eq!(file.to_string(), "https://a/b/%C3%A9%20x/a%252f+%3F%23:");
         assert_eq!(Url::parse("https://a/b/").unwrap().below("/1.0").unwrap().to_string(), "https://a/b/1.0");
     }
 

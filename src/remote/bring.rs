@@ -10,11 +10,14 @@ use super::error::Error;
 use super::found::{Found, Place, total};
 use super::source::Source;
 use super::streams::{File, Files};
-use crate::fetch::{Client, Download, Total, Url};
+use crate::fetch::{self, Client, Download, Total, Url};
 use crate::image::{self, Part, Received, Store, Upload, Writer};
 
 /// What multipart adds to the files: heads and boundaries, bytes.
 const HEADS: u64 = 64 * 1024;
+
+/// So often an image whose parts cannot be gone on with is fetched anew.
+const ANEW: usize = 5;
 
 /// Who is told how far it is: part, bytes of it, bytes in all if that is known.
 pub(super) type Told<'a> = &'a (dyn Fn(&'static str, u64, Option<u64>) + Send + Sync);
@@ -36,19 +39,32 @@ pub(super) async fn bring(
         Place::Export(..) | Place::At(..) => &source.servers[..1],
     };
     for server in servers {
-        let upload = store.incoming().await;
-        let result = async {
-            let (upload, filename) = fetch(client, server, found, upload, told).await?;
-            let expected = found.fingerprint.clone();
-            let finished = blocking(move || Ok(upload.finish(Some(&expected))?)).await;
-            Ok((finished.map_err(|error| sent_by(server, error))?, filename))
-        };
-        match result.await {
-            Ok(received) => return Ok(received),
-            Err(error) => drop(first.get_or_insert(error)),
+        let mut anew = 0;
+        loop {
+            match bring_from(client, store, server, found, told).await {
+                Ok(received) => return Ok(received),
+                Err(Error::Fetch(fetch::Error::Changed { .. })) if anew < ANEW => anew += 1,
+                Err(error) => {
+                    first.get_or_insert(error);
+                    break;
+                }
+            }
         }
     }
     Err(first.unwrap_or(Error::NotFound))
+}
+
+async fn bring_from(
+    client: &Client,
+    store: &Store,
+    server: &Url,
+    found: &Found,
+    told: Told<'_>,
+) -> Result<(Received, Option<String>), Error> {
+    let (upload, filename) = files(client, server, found, store.incoming().await, told).await?;
+    let expected = found.fingerprint.clone();
+    let finished = blocking(move || Ok(upload.finish(Some(&expected))?)).await;
+    Ok((finished.map_err(|error| sent_by(server, error))?, filename))
 }
 
 /// What is wrong with an upload, said of what a server sent.
@@ -61,7 +77,7 @@ fn sent_by(server: &Url, error: Error) -> Error {
     }
 }
 
-async fn fetch(
+async fn files(
     client: &Client,
     server: &Url,
     found: &Found,
@@ -112,7 +128,7 @@ impl Of<'_> {
     async fn part(&self, file: &File, upload: Upload, part: Part, stage: &'static str) -> Result<Upload, Error> {
         let mut writer = Writer::new(upload);
         writer.part(part).await?;
-        let url = self.server.below(&file.path)?;
+        let url = self.server.file_below(&file.path)?;
         let mut download = self.client.download(&url, &HeaderMap::new(), total(file.size)).await?;
         let length = download.length();
         // A piece is a few dozen KiB: that is no work to give to another thread.
@@ -165,7 +181,7 @@ async fn export(
     }
     let wrong = |error: multer::Error| match error {
         // Ours, from below.
-        multer::Error::StreamReadFailed(error) => match error.downcast::<crate::fetch::Error>() {
+        multer::Error::StreamReadFailed(error) => match error.downcast::<fetch::Error>() {
             Ok(error) => Error::Fetch(*error),
             Err(error) => image::Error::BadArchive { reason: error.to_string() }.into(),
         },
@@ -193,7 +209,7 @@ async fn export(
     Ok((writer.end().await?, filename))
 }
 
-fn stream(download: Download) -> impl Stream<Item = Result<Bytes, crate::fetch::Error>> + Send {
+fn stream(download: Download) -> impl Stream<Item = Result<Bytes, fetch::Error>> + Send {
     futures_util::stream::unfold(Some(download), async |download| {
         let mut download = download?;
         match download.chunk().await {

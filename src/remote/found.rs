@@ -163,7 +163,7 @@ async fn by_streams(
     let found = Found {
         fingerprint: entry.fingerprint.clone(),
         filename: String::new(),
-        properties: entry.properties.clone(),
+        properties: entry.properties(),
         created_at: entry.created_at,
         expires_at: entry.expires_at,
         place: Place::Streams(entry.files.clone(), entry.product.clone()),
@@ -174,8 +174,8 @@ async fn by_streams(
 /// Where a list is; those that are signed are called `.sjson`, also where the index names the others.
 fn signed(server: &Url, path: &str, signed: bool) -> Result<Url, Error> {
     match path.strip_suffix(".json").filter(|_| signed) {
-        Some(name) => Ok(server.below(&format!("{name}.sjson"))?),
-        None => Ok(server.below(path)?),
+        Some(name) => Ok(server.file_below(&format!("{name}.sjson"))?),
+        None => Ok(server.file_below(path)?),
     }
 }
 

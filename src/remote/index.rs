@@ -1,7 +1,7 @@
 //! Lists of images, kept on disk: asked for again after an hour, and used as they are when the server is away.
 //!
-//! A file is named by the SHA-256 of its address. Its first line tells the address and the `ETag`, the rest is what the
-//! server sent; when that was, is its time of modification.
+//! A file is named by the SHA-256 of its address. Its first line tells the address, the `ETag` and the SHA-256 of the rest, which
+//! is what the server sent; when that was, is its time of modification. One that is damaged counts as none.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,11 +15,14 @@ use serde::{Deserialize, Serialize};
 use super::blocking;
 use super::error::{Error, io};
 use crate::fetch::{Client, Url};
+use crate::sys::memory;
 
 /// How long a list is good.
 pub(super) const FRESH: Duration = Duration::from_secs(3600);
 /// The longest list, bytes: that of all daily builds of Ubuntu has some ten million.
 const LONGEST: u64 = 64 << 20;
+/// What was needed to read a longer one goes back to the kernel at once, bytes.
+const LONG: usize = 1 << 20;
 /// So many are kept.
 const KEPT: usize = 64;
 
@@ -27,6 +30,8 @@ const KEPT: usize = 64;
 struct Head {
     url: String,
     etag: String,
+    /// Of what follows, in hexadecimal digits.
+    sha256: String,
 }
 
 /// The lists that are kept.
@@ -54,8 +59,7 @@ impl Lists {
     }
 
     fn path(&self, url: &Url) -> PathBuf {
-        let digest = ring::digest::digest(&ring::digest::SHA256, url.to_string().as_bytes());
-        self.dir.join(hex::encode(digest))
+        self.dir.join(sha256(url.to_string().as_bytes()))
     }
 
     /// The list at an address, read by `parse`; one that is no older than `fresh` is not asked for again.
@@ -78,7 +82,16 @@ impl Lists {
         // Long ones take their time.
         let read = async |body: Arc<Vec<u8>>| {
             let parse = parse.clone();
-            blocking(move || Ok(parse(&body))).await?.map_err(usable)
+            blocking(move || {
+                let parsed = parse(&body);
+                if body.len() > LONG {
+                    drop(body);
+                    memory::trim();
+                }
+                Ok(parsed)
+            })
+            .await?
+            .map_err(usable)
         };
         if let Some(kept) = kept.as_ref().filter(|kept| kept.age < fresh)
             && let Ok(content) = read(Arc::clone(&kept.body)).await
@@ -101,9 +114,15 @@ impl Lists {
                 let body = Arc::new(body);
                 let content = read(Arc::clone(&body)).await?;
                 let etag = reply.header(&ETAG).unwrap_or_default().to_owned();
-                let head = Head { url: url.to_string(), etag };
-                let dir = self.dir.clone();
-                blocking(move || write(&dir, &path, &head, &body)).await?;
+                let (dir, url) = (self.dir.clone(), url.to_string());
+                let written = blocking(move || {
+                    let head = Head { url, etag, sha256: sha256(&body) };
+                    write(&dir, &path, &head, &body)
+                });
+                if let Err(error) = written.await {
+                    // It is here all the same.
+                    tracing::warn!(%error, "keeping a list of images");
+                }
                 Ok(List { content, stale: None })
             }
             Err(error) => match kept {
@@ -122,14 +141,21 @@ impl Lists {
     }
 }
 
+fn sha256(bytes: &[u8]) -> String {
+    hex::encode(ring::digest::digest(&ring::digest::SHA256, bytes))
+}
+
 fn read(path: &Path) -> Option<Kept> {
     let mut file = File::open(path).ok()?;
     let modified = file.metadata().ok()?.modified().ok()?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).ok()?;
     let end = bytes.iter().position(|byte| *byte == b'\n')?;
-    let head = serde_json::from_slice(&bytes[..end]).ok()?;
+    let head: Head = serde_json::from_slice(&bytes[..end]).ok()?;
     bytes.drain(..=end);
+    if head.sha256 != sha256(&bytes) {
+        return None;
+    }
     // One from the future is asked for again.
     let age = modified.elapsed().unwrap_or(Duration::MAX);
     Some(Kept { head, body: Arc::new(bytes), age })
@@ -138,6 +164,7 @@ fn read(path: &Path) -> Option<Kept> {
 fn write(dir: &Path, path: &Path, head: &Head, body: &[u8]) -> Result<(), Error> {
     let new = dir.join(format!(".new-{}", uuid::Uuid::new_v4()));
     let made = || {
+        std::fs::create_dir_all(dir)?;
         let mut file = File::create_new(&new)?;
         file.write_all(serde_json::to_string(head)?.as_bytes())?;
         file.write_all(b"\n")?;

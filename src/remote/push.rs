@@ -141,6 +141,10 @@ impl Remotes {
 
     /// Waits until the target has taken what was sent. One that does not let us know has taken it as far as we know.
     async fn taken(&self, client: &Client, server: &Url, mut answer: Value, push: &Push) -> Result<(), Error> {
+        if !answer["type"].is_string() {
+            let reason = "it is none of LXD's API; check the address".to_owned();
+            return Err(Error::Answer { url: server.to_string(), reason });
+        }
         let told = answer["metadata"]["metadata"]["secret"].as_str().unwrap_or(&push.secret).to_owned();
         let Some(operation) = answer["operation"].as_str().filter(|url| url.starts_with("/1.0/")) else {
             return Ok(());

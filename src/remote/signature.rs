@@ -28,7 +28,13 @@ pub(super) struct Keys(Arc<Vec<u8>>);
 impl Keys {
     /// Those that are pinned for any of these servers: mirrors hand on what the first one signed. `None`: nothing is pinned.
     pub(super) fn of(config: &Config, servers: &[Url]) -> Option<Self> {
-        let texts = servers.iter().filter_map(|server| config.get(&format!("{KEY}{}", server.authority())));
+        // However it is written, `A.B.:443` is `a.b`.
+        let is_asked = |name: &str| {
+            let pinned = Url::parse(&format!("https://{name}")).map(|pinned| pinned.authority());
+            pinned.is_ok_and(|pinned| servers.iter().any(|server| server.authority() == pinned))
+        };
+        let pins = config.iter().filter_map(|(key, text)| Some((key.strip_prefix(KEY)?, text)));
+        let texts = pins.filter(|(name, _)| is_asked(name)).map(|(_, text)| text);
         // What is no key was not taken into the configuration.
         let keys: Vec<u8> = texts.filter_map(|text| pgp_key::parse(text).ok()).flatten().collect();
         (!keys.is_empty()).then(|| Self(Arc::new(keys)))
@@ -52,7 +58,8 @@ impl Keys {
         // By the daemon's own table of files: gpgv opens the keys by a name.
         let place = format!("/proc/{}/fd/{}", std::process::id(), keys.as_raw_fd());
         let mut gpgv = Command::new("gpgv");
-        gpgv.args(["--status-fd", "2", "--keyring", &place, "--output", "-", "-"]);
+        // By SHA-1, two lists can have one signature.
+        gpgv.args(["--status-fd", "2", "--weak-digest", "SHA1", "--keyring", &place, "--output", "-", "-"]);
         gpgv.env("LC_ALL", "C").env("HOME", "/nonexistent").env_remove("GNUPGHOME");
         let output = gpgv.stdin(Stdio::from(list)).output().map_err(failed)?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -75,4 +82,35 @@ fn in_memory(bytes: &[u8]) -> std::io::Result<File> {
     file.write_all(bytes)?;
     file.rewind()?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_counts_however_its_server_is_written() {
+        let key = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmDMEAAAA\n-----END PGP PUBLIC KEY BLOCK-----";
+        let is_pinned = |name: &str, server: &str| {
+            let config = Config::from([(format!("{KEY}{name}"), key.to_owned())]);
+            Keys::of(&config, &[Url::parse(server).unwrap()]).is_some()
+        };
+        for (name, server) in [
+            ("images.example", "https://images.example/a"),
+            ("Images.Example", "https://images.example"),
+            ("images.example:443", "https://images.example."),
+            ("images.example.", "https://IMAGES.example:443/x"),
+            ("images.example:8443", "https://images.example.:8443"),
+            ("[0:0::1]:8443", "https://[::1]:8443"),
+        ] {
+            assert!(is_pinned(name, server), "{name}: {server}");
+        }
+        for (name, server) in [
+            ("images.example", "https://images.example:8443"),
+            ("images.example:8443", "https://images.example"),
+            ("images.example", "https://a.images.example"),
+        ] {
+            assert!(!is_pinned(name, server), "{name}: {server}");
+        }
+    }
 }

@@ -3,17 +3,20 @@
 //!
 //! Source of the format: what the servers of Ubuntu and Linux Containers publish, and incus-simplestreams writes.
 
+mod lenient;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::api::wire::{Config, null_default};
 use crate::db::Seconds;
 use crate::image::architecture;
 use crate::names::Fingerprint;
+
+use lenient::{Parts, entries, part};
 
 /// So many lists of products an index may name: each is fetched.
 const LISTS: usize = 32;
@@ -40,45 +43,11 @@ struct List {
     path: String,
 }
 
+/// A list, without its products read.
 #[derive(Deserialize)]
-struct Products {
-    products: BTreeMap<String, Lenient<Product>>,
-}
-
-/// A part of a list: one that is not what it should be spoils nothing but itself.
-enum Lenient<T> {
-    Good(T),
-    Bad(Bad),
-}
-
-/// What can be told of a part that cannot be read.
-struct Bad {
-    reason: String,
-    aliases: String,
-    arch: String,
-    /// Whatever in it may be a fingerprint.
-    hashes: Vec<String>,
-}
-
-impl<'de, T: DeserializeOwned> Deserialize<'de> for Lenient<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
-        Ok(match T::deserialize(&value) {
-            Ok(good) => Self::Good(good),
-            Err(error) => {
-                let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-                let values = value.as_object().into_iter().flat_map(|object| object.values());
-                let hashes =
-                    values.filter_map(Value::as_str).filter(|text| Fingerprint::new((*text).to_owned()).is_ok());
-                Self::Bad(Bad {
-                    reason: crate::names::shortened(&error.to_string()),
-                    aliases: text("aliases"),
-                    arch: text("arch"),
-                    hashes: hashes.map(str::to_owned).collect(),
-                })
-            }
-        })
-    }
+struct Products<'a> {
+    #[serde(borrow)]
+    products: &'a RawValue,
 }
 
 #[derive(Deserialize, Default)]
@@ -101,7 +70,7 @@ struct Product {
     #[serde(deserialize_with = "null_default")]
     support_eol: String,
     #[serde(deserialize_with = "null_default")]
-    versions: BTreeMap<String, Lenient<Version>>,
+    versions: Parts<Version>,
 }
 
 impl Product {
@@ -122,7 +91,7 @@ struct Version {
     #[serde(deserialize_with = "null_default")]
     label: String,
     #[serde(deserialize_with = "null_default")]
-    items: BTreeMap<String, Lenient<Item>>,
+    items: Parts<Item>,
 }
 
 #[derive(Deserialize, Default)]
@@ -164,19 +133,31 @@ pub enum Files {
     Split(File, File),
 }
 
+/// What is said of all images of a product, in the server's own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct About {
+    arch: String,
+    os: String,
+    release: String,
+    title: String,
+    variant: String,
+    version: String,
+}
+
 /// An image of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Its fingerprint.
     pub fingerprint: Fingerprint,
     /// Its names, without the architecture; those of the newest of its product only.
-    pub aliases: Vec<String>,
+    pub aliases: Arc<[String]>,
     /// In LXD's words.
     pub architecture: &'static str,
-    /// In the server's own words.
-    arch: String,
-    /// What is said about it.
-    pub properties: Config,
+    /// What is said about it, beside the following.
+    about: Arc<About>,
+    version: String,
+    label: String,
+    kind: &'static str,
     /// When it was made.
     pub created_at: Seconds,
     /// When its support ends; 0 is never.
@@ -185,6 +166,30 @@ pub struct Entry {
     pub product: String,
     /// Its files.
     pub files: Files,
+}
+
+impl Entry {
+    /// What is said about it.
+    pub fn properties(&self) -> Config {
+        let About { arch, os, release, title, variant, version } = &*self.about;
+        let label = if self.label.is_empty() { String::new() } else { format!(" ({})", self.label) };
+        let description = format!("{os} {title} {arch}{label} ({})", self.version);
+        [
+            ("architecture", arch.as_str()),
+            ("description", &description),
+            ("label", &self.label),
+            ("os", os),
+            ("release", release),
+            ("serial", &self.version),
+            ("type", self.kind),
+            ("variant", variant),
+            ("version", version),
+        ]
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+    }
 }
 
 /// Part of a list that is not usable.
@@ -236,7 +241,8 @@ impl Catalog {
 /// # Errors
 /// With the reason why it is not usable.
 pub fn lists(json: &[u8]) -> Result<Vec<String>, String> {
-    let index: Index = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    few_objects(json)?;
+    let index: Index = serde_json::from_slice(json).map_err(|error| no_list(json, &error))?;
     if !matches!(index.format.as_str(), "" | "index:1.0") {
         return Err(format!("its format {:?} is not known", crate::names::shortened(&index.format)));
     }
@@ -249,19 +255,29 @@ pub fn lists(json: &[u8]) -> Result<Vec<String>, String> {
     paths.into_iter().map(checked).collect()
 }
 
-/// A path below the server's address: it names a file there and nothing else.
+/// What something is that was sent for a list.
+fn no_list(bytes: &[u8], error: &serde_json::Error) -> String {
+    match bytes.trim_ascii_start() {
+        [] => "it is empty".to_owned(),
+        [b'<', ..] => "it is a page of HTML or XML, no list: check the address, and who answers there".to_owned(),
+        [_, ..] => error.to_string(),
+    }
+}
+
+/// A path below the server's address, without a slash before it: it names a file there and nothing else.
 fn checked(path: String) -> Result<String, String> {
     let refuse = |reason: &str| Err(format!("the path {:?} {reason}", crate::names::shortened(&path)));
     if path.is_empty() || path.len() > 1024 {
         return refuse("is empty, or longer than 1024 bytes");
     }
-    if path.contains(['?', '#', '\\', '%']) || path.chars().any(|c| c.is_control() || c.is_whitespace()) {
+    if path.contains('\\') || path.chars().any(char::is_control) {
         return refuse("has characters that no path has");
     }
-    if path.contains("://") || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+    let below = path.strip_prefix('/').unwrap_or(&path);
+    if below.contains("://") || below.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return refuse("leads away from the server's files");
     }
-    Ok(path)
+    Ok(below.to_owned())
 }
 
 fn names(aliases: &str) -> Vec<String> {
@@ -274,57 +290,83 @@ fn names(aliases: &str) -> Vec<String> {
 /// # Errors
 /// With the reason why none of it is usable.
 pub fn images(json: &[u8], host: &[&str]) -> Result<Catalog, String> {
-    // Of the shortest objects the longest list would fill the memory.
-    if json.iter().filter(|byte| **byte == b'{').count() > OBJECTS {
-        return Err(format!("it has more than {OBJECTS} objects"));
-    }
-    let list: Products = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    few_objects(json)?;
+    let list: Products<'_> = serde_json::from_slice(json).map_err(|error| no_list(json, &error))?;
     let mut catalog = Catalog::default();
-    for (name, product) in list.products {
+    let read = entries(list.products.get(), |name, raw| {
         let skipped = |aliases: &str, arch: String, reason: String| {
             let aliases = if aliases.len() > TEXT { Vec::new() } else { names(aliases) };
             let product = crate::names::shortened(&name);
             Skipped { aliases: aliases.into(), arch, hashes: Vec::new(), product, reason }
         };
-        match product {
-            Lenient::Bad(bad) => catalog.skip(skipped(&bad.aliases, bad.arch, bad.reason)),
-            Lenient::Good(product) => {
+        match part::<Product>(raw) {
+            Err(bad) => catalog.skip(skipped(&bad.aliases, bad.arch, bad.reason)),
+            Ok(product) => {
                 let Some(architecture) = architecture(&product.arch).filter(|word| host.contains(word)) else {
-                    continue;
+                    return;
                 };
                 match product.check() {
                     Err(reason) => catalog.skip(skipped(&product.aliases, product.arch, reason)),
-                    Ok(()) => Reader { product: &product, name: &name, architecture, catalog: &mut catalog }.read(),
+                    Ok(()) => Reader::new(product, &name, architecture, &mut catalog).read(),
                 }
             }
         }
-    }
+    });
+    read.map_err(|error| error.to_string())?;
     Ok(catalog)
+}
+
+/// Refuses more objects than any list has: of the shortest ones the longest list would fill the memory.
+fn few_objects(json: &[u8]) -> Result<(), String> {
+    match json.iter().filter(|byte| **byte == b'{').count() {
+        0..=OBJECTS => Ok(()),
+        _ => Err(format!("it has more than {OBJECTS} objects")),
+    }
 }
 
 /// Reads a product into a catalog.
 struct Reader<'a> {
-    product: &'a Product,
+    versions: Vec<(String, Result<Version, lenient::Bad>)>,
+    aliases: Arc<[String]>,
+    about: Arc<About>,
+    expires_at: Seconds,
     name: &'a str,
     architecture: &'static str,
     catalog: &'a mut Catalog,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(product: Product, name: &'a str, architecture: &'static str, catalog: &'a mut Catalog) -> Self {
+        let Product { aliases, arch, os, release, release_title, variant, version, support_eol, versions } = product;
+        let title = if release_title.is_empty() { release.clone() } else { release_title };
+        Self {
+            versions: versions.0,
+            aliases: names(&aliases).into(),
+            about: Arc::new(About { arch, os, release, title, variant, version }),
+            expires_at: date(&support_eol.replace('-', "")),
+            name,
+            architecture,
+            catalog,
+        }
+    }
+
     fn read(mut self) {
-        let mut aliases: Arc<[String]> = names(&self.product.aliases).into();
-        let all = Arc::clone(&aliases);
-        for (name, version) in self.product.versions.iter().rev() {
+        let (all, none): (Arc<[String]>, Arc<[String]>) = (Arc::clone(&self.aliases), [].into());
+        let mut versions = std::mem::take(&mut self.versions);
+        // Those without a day are none of the newest.
+        versions.sort_by(|(one, _), (other, _)| (date(other), other).cmp(&(date(one), one)));
+        let mut aliases = &all;
+        for (name, version) in versions {
             let before = self.catalog.entries.len();
             match version {
-                Lenient::Bad(bad) => self.skip(&all, name, "", &bad.hashes, &bad.reason),
-                Lenient::Good(version) => match short([name, &version.label]) {
-                    Err(reason) => self.skip(&all, &crate::names::shortened(name), "", &[], &reason),
-                    Ok(()) => self.version(name, version, &aliases, &all),
+                Err(bad) => self.skip(&all, &name, "", &bad.hashes, &bad.reason),
+                Ok(version) => match short([&name, &version.label]) {
+                    Err(reason) => self.skip(&all, &crate::names::shortened(&name), "", &[], &reason),
+                    Ok(()) => self.version(&name, &version, aliases, &all),
                 },
             }
             if self.catalog.entries.len() > before {
-                aliases = Vec::new().into();
+                aliases = &none;
             }
         }
     }
@@ -334,7 +376,7 @@ impl Reader<'_> {
             if item.is_empty() { String::new() } else { format!(", item {:?}", crate::names::shortened(item)) };
         self.catalog.skip(Skipped {
             aliases: Arc::clone(aliases),
-            arch: self.product.arch.clone(),
+            arch: self.about.arch.clone(),
             hashes: hashes.iter().map(|hash| hash.to_ascii_lowercase()).collect(),
             product: crate::names::shortened(self.name),
             reason: format!("version {:?}{of_item}: {reason}", crate::names::shortened(version)),
@@ -342,12 +384,12 @@ impl Reader<'_> {
     }
 
     /// `all`: the product's names; `aliases`: those of them that this version has.
-    fn version(&mut self, name: &str, version: &Version, aliases: &[String], all: &Arc<[String]>) {
+    fn version(&mut self, name: &str, version: &Version, aliases: &Arc<[String]>, all: &Arc<[String]>) {
         let mut items = Vec::new();
-        for (key, item) in &version.items {
+        for (key, item) in &version.items.0 {
             match item {
-                Lenient::Good(item) => items.push((key, item)),
-                Lenient::Bad(bad) => self.skip(all, name, key, &bad.hashes, &bad.reason),
+                Ok(item) => items.push((key, item)),
+                Err(bad) => self.skip(all, name, key, &bad.hashes, &bad.reason),
             }
         }
         // One of each: more of a kind is nothing that anybody could tell apart.
@@ -371,9 +413,11 @@ impl Reader<'_> {
         for whole in of_type(&["lxd_combined.tar.gz", "incus_combined.tar.gz"]) {
             found.push((&whole.1.sha256, "tar.gz", whole, None));
         }
+        let (before, mut nameless) = (self.catalog.entries.len(), None);
         for (hash, kind, first, second) in found {
             // Without a fingerprint nobody knows what it is.
             if hash.is_empty() {
+                nameless = nameless.or(Some(first.0));
                 continue;
             }
             let read = files(first, second).and_then(|files| match Fingerprint::new(hash.to_ascii_lowercase()) {
@@ -384,16 +428,21 @@ impl Reader<'_> {
                 Err((item, reason)) => self.skip(all, name, item, std::slice::from_ref(hash), &reason),
                 Ok((fingerprint, files)) => self.catalog.entries.push(Entry {
                     fingerprint,
-                    aliases: aliases.to_vec(),
+                    aliases: Arc::clone(aliases),
                     architecture: self.architecture,
-                    arch: self.product.arch.clone(),
-                    properties: properties(self.product, name, version, kind),
+                    about: Arc::clone(&self.about),
+                    version: name.to_owned(),
+                    label: version.label.clone(),
+                    kind,
                     created_at: date(name),
-                    expires_at: date(&self.product.support_eol.replace('-', "")),
+                    expires_at: self.expires_at,
                     product: self.name.to_owned(),
                     files,
                 }),
             }
+        }
+        if let Some(item) = nameless.filter(|_| self.catalog.entries.len() == before) {
+            self.skip(all, name, item, &[], "it lacks the hash of all files together, by which an image is known");
         }
     }
 }
@@ -418,27 +467,6 @@ fn files<'a>(first: &(&'a String, &Item), second: Option<&(&'a String, &Item)>) 
     })
 }
 
-fn properties(product: &Product, name: &str, version: &Version, kind: &str) -> Config {
-    let title = if product.release_title.is_empty() { &product.release } else { &product.release_title };
-    let label = if version.label.is_empty() { String::new() } else { format!(" ({})", version.label) };
-    let description = format!("{} {title} {}{label} ({name})", product.os, product.arch);
-    [
-        ("architecture", product.arch.as_str()),
-        ("description", &description),
-        ("label", &version.label),
-        ("os", &product.os),
-        ("release", &product.release),
-        ("serial", name),
-        ("type", kind),
-        ("variant", &product.variant),
-        ("version", &product.version),
-    ]
-    .into_iter()
-    .filter(|(_, value)| !value.is_empty())
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .collect()
-}
-
 /// The day that a version's name begins with, as `20240131` or `20240131_05:24`; 0 when it begins with none.
 fn date(name: &str) -> Seconds {
     let parse = || {
@@ -452,19 +480,17 @@ fn date(name: &str) -> Seconds {
 }
 
 /// The image of a name: `ubuntu/24.04`, `debian/12/cloud`, with the architecture behind it (`debian/12/arm64`) or without.
-/// Of several architectures the first of `preferred` goes.
+/// Of several architectures the first of `preferred` goes, of several products the one with the newest version.
 pub fn by_alias<'a>(entries: &'a [Entry], name: &str, preferred: &[&str]) -> Option<&'a Entry> {
-    let plain = preferred.iter().find_map(|architecture| {
-        entries
-            .iter()
-            .find(|entry| entry.architecture == *architecture && entry.aliases.iter().any(|alias| alias == name))
-    });
+    let newest = |name: &str, fits: &dyn Fn(&Entry) -> bool| {
+        let named = entries.iter().filter(|entry| fits(entry) && entry.aliases.iter().any(|alias| alias == name));
+        // Of one day, the first one: it is the preferred one of its version.
+        named.reduce(|first, next| if next.created_at > first.created_at { next } else { first })
+    };
+    let plain = preferred.iter().find_map(|wanted| newest(name, &|entry| entry.architecture == *wanted));
     plain.or_else(|| {
         let (name, word) = name.rsplit_once('/')?;
-        let is_it = |entry: &&Entry| {
-            (entry.arch == word || entry.architecture == word) && entry.aliases.iter().any(|alias| alias == name)
-        };
-        entries.iter().find(is_it)
+        newest(name, &|entry| entry.about.arch == word || entry.architecture == word)
     })
 }
 

@@ -35,7 +35,7 @@ fn expired(model: &Model, now: Seconds) -> Vec<Arc<Image>> {
     model.images.values().filter(over).cloned().collect()
 }
 
-/// Whether it was unused for `days` (0: that does not count), or is out of support.
+/// Whether it was unused for `days` (0 or less: that does not count), or is out of support.
 fn is_over(image: &Image, now: Seconds, days: i64) -> bool {
     let unused_since = if image.last_used_at > 0 { image.last_used_at } else { image.uploaded_at };
     let is_unused = days > 0 && unused_since.saturating_add(days.saturating_mul(DAY)) <= now;
@@ -43,8 +43,8 @@ fn is_over(image: &Image, now: Seconds, days: i64) -> bool {
     image.cached && image.phase == Phase::Ready && (is_unused || is_old)
 }
 
-/// Whether images are to be brought up to date; `last`: when they were, since the daemon's start. `interval`: hours, 0 for
-/// never.
+/// Whether images are to be brought up to date; `last`: when they were, since the daemon's start. `interval`: hours, 0 or
+/// less for never.
 fn is_due(last: Option<Seconds>, now: Seconds, interval: i64) -> bool {
     interval > 0 && last.is_none_or(|last| now.saturating_sub(last) >= interval.saturating_mul(HOUR))
 }
@@ -216,7 +216,8 @@ mod tests {
         let over = |image: &Image, days: i64, at: Seconds| is_over(image, at, days);
         let used = image(true, DAY, 5 * DAY, 0);
         assert!(!over(&used, 10, 15 * DAY - 1) && over(&used, 10, 15 * DAY));
-        assert!(!over(&used, 0, 1000 * DAY), "0 is never");
+        assert!(!over(&used, 0, 1000 * DAY) && !over(&used, i64::MIN, 1000 * DAY), "0 or less is never");
+        assert!(!over(&used, i64::MAX, 1000 * DAY));
         assert!(over(&image(true, DAY, 0, 0), 10, 11 * DAY), "one that was never used counts from its arrival");
         assert!(!over(&image(false, DAY, 0, 2), 10, 1000 * DAY), "only what was cached goes by itself");
         assert!(over(&image(true, DAY, 0, 3 * DAY), 10, 3 * DAY), "out of support");
@@ -225,7 +226,8 @@ mod tests {
 
     #[test]
     fn updates_come_once_in_an_interval() {
-        assert!(is_due(None, 5, 6) && !is_due(None, 5, 0));
+        assert!(is_due(None, 5, 6) && !is_due(None, 5, 0) && !is_due(None, 5, -1));
+        assert!(!is_due(Some(HOUR), 7 * HOUR, i64::MAX));
         assert!(!is_due(Some(HOUR), 7 * HOUR - 1, 6) && is_due(Some(HOUR), 7 * HOUR, 6));
     }
 }

@@ -3,7 +3,7 @@
 mod across;
 mod custom;
 mod images;
-mod purges;
+pub(super) mod purges;
 mod view;
 mod volumes;
 
@@ -180,7 +180,7 @@ pub struct Pool {
     /// Each is held while the shared files of its image are made, mounted or removed; one image never waits for another.
     images: Mutex<BTreeMap<Fingerprint, Arc<Mutex<()>>>>,
     /// Removals that nobody waits for.
-    purges: purges::Purges,
+    purges: Arc<purges::Purges>,
     /// Somebody is to look at pools.
     alarm: Arc<Notify>,
     /// Whether its file system counts what volumes have, and when that was found.
@@ -262,14 +262,15 @@ impl Pool {
             true => Arc::clone(probes),
             false => Arc::new(Probes::new(&root.join(".new"))),
         };
+        let purges = Arc::new(purges::Purges::default());
         let driver: Box<dyn Driver> = match spec.driver {
             DriverKind::Dir => Box::new(dir::Dir::new(Arc::clone(&probes))),
-            DriverKind::Overlay => Box::new(overlay::Overlay::default()),
+            DriverKind::Overlay => Box::new(overlay::Overlay::new(Arc::clone(&purges))),
             DriverKind::Btrfs => Box::new(btrfs::Btrfs::new(Arc::clone(&probes))),
         };
         let found = std::fs::metadata(&root).map_err(io("open", &root))?;
         let identity = (found.dev(), found.ino());
-        let (images, purges, counts) = (Mutex::default(), purges::Purges::default(), Mutex::default());
+        let (images, counts) = (Mutex::default(), Mutex::default());
         let alarm = Arc::clone(alarm);
         let pool = Arc::new(Self { spec, root, identity, driver, probes, images, purges, alarm, counts });
         let left = pool.left_by_a_crash()?;

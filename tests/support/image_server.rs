@@ -33,6 +33,8 @@ pub enum Fault {
     Redirect(String),
     /// This status, and nothing else.
     Status(u16),
+    /// The same, once.
+    StatusOnce(u16),
     /// Bytes without end, in chunks.
     Endless,
 }
@@ -216,6 +218,10 @@ fn answer(shared: &Shared, stream: &mut (impl Read + Write)) -> std::io::Result<
     let is_held = || matches!(shared.faults.lock().unwrap().get(&path), Some(Fault::Held));
     while is_held() && !shared.ends.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(20));
+    }
+    if let Some(Fault::StatusOnce(code)) = fault {
+        shared.faults.lock().unwrap().remove(&path);
+        fault = Some(Fault::Status(code));
     }
     let mut fields: Vec<(String, String)> = shared.fields.lock().unwrap().get(&path).cloned().unwrap_or_default();
     let read = std::fs::read(shared.dir.join(path.trim_start_matches('/')));

@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use serde_json::Value;
 
 use super::*;
 
@@ -52,11 +53,55 @@ fn names_lead_to_the_newest_of_the_host() {
     for none in ["debian/12", "debian", "", "debian/12/cloud/arm64", "cloud"] {
         assert_eq!(by_alias(&entries, none, HOST), None, "{none}");
     }
-    assert_eq!(found.properties["description"], "Debian bookworm amd64 (20240102_05:24)");
-    assert_eq!((found.properties["serial"].as_str(), found.created_at), ("20240102_05:24", 1_704_153_600));
+    assert_eq!(found.properties()["description"], "Debian bookworm amd64 (20240102_05:24)");
+    assert_eq!((found.properties()["serial"].as_str(), found.created_at), ("20240102_05:24", 1_704_153_600));
     let ubuntu = by_alias(&entries, "lts", HOST).unwrap();
-    assert_eq!(ubuntu.properties["description"], "ubuntu 24.04 LTS i386 (release) (20240423)");
+    assert_eq!(ubuntu.properties()["description"], "ubuntu 24.04 LTS i386 (release) (20240423)");
     assert!(ubuntu.expires_at > ubuntu.created_at && matches!(ubuntu.files, Files::Unified(_)));
+}
+
+/// A product with the alias `x` and these versions, the hash of each made of a letter.
+fn product(versions: &[(&str, char)]) -> Value {
+    let item = |c| serde_json::json!({"ftype": "lxd_combined.tar.gz", "path": "x", "size": 5, "sha256": hash(c)});
+    let versions: BTreeMap<&str, Value> =
+        versions.iter().map(|(name, c)| (*name, serde_json::json!({"items": {"i": item(*c)}}))).collect();
+    serde_json::json!({"aliases": "x", "arch": "amd64", "versions": versions})
+}
+
+#[test]
+fn of_all_products_with_a_name_the_newest_version_counts() {
+    for (products, newest) in [
+        (vec![product(&[("20240101", 'a')]), product(&[("20240301", 'b')]), product(&[("20240201", 'c')])], 'b'),
+        (vec![product(&[("20240301_05:24", 'a'), ("20240301_23:00", 'b')])], 'b'),
+        // Whatever has no day is older than what has one.
+        (vec![product(&[("99", 'a'), ("20240101", 'b'), ("beta", 'c')])], 'b'),
+        (vec![product(&[("99", 'a')]), product(&[("20240101", 'b')])], 'b'),
+        (vec![product(&[("alpha", 'a'), ("beta", 'b')])], 'b'),
+    ] {
+        let named: BTreeMap<String, &Value> = products.iter().enumerate().map(|(n, p)| (n.to_string(), p)).collect();
+        let json = serde_json::json!({"products": named}).to_string();
+        let entries = images(json.as_bytes(), HOST).unwrap().entries;
+        for name in ["x", "x/amd64"] {
+            assert_eq!(by_alias(&entries, name, HOST).unwrap().fingerprint.as_str(), hash(newest), "{json}");
+        }
+    }
+}
+
+#[test]
+fn an_image_without_the_hash_of_all_files_is_told_of() {
+    let split = |hashes: Value| {
+        let mut metadata = serde_json::json!({"ftype": "lxd.tar.xz", "path": "m", "size": 5});
+        metadata.as_object_mut().unwrap().extend(hashes.as_object().unwrap().clone());
+        let items = serde_json::json!({"m": metadata, "r": {"ftype": "squashfs", "path": "r", "size": 5}});
+        serde_json::json!({"products": {"p": {"aliases": "x", "arch": "amd64", "versions": {"1": {"items": items}}}}})
+    };
+    let catalog =
+        images(split(serde_json::json!({"combined_sha256": hash('a')})).to_string().as_bytes(), HOST).unwrap();
+    let [skipped] = catalog.skipped.as_slice() else { panic!("{:?}", catalog.skipped) };
+    assert!(catalog.entries.is_empty() && skipped.may_be("x") && skipped.reason.contains("the hash of all files"));
+    let hashes = serde_json::json!({"combined_squashfs_sha256": hash('a')});
+    let catalog = images(split(hashes).to_string().as_bytes(), HOST).unwrap();
+    assert!(catalog.entries.len() == 1 && catalog.skipped.is_empty(), "{:?}", catalog.skipped);
 }
 
 #[test]
@@ -83,8 +128,17 @@ fn an_index_names_lists_of_images() {
         let json = serde_json::json!({"index": {"a": {"datatype": "image-downloads", "path": path}}});
         lists(json.to_string().as_bytes())
     };
-    for path in ["", "/etc/passwd", "../x", "a/../../x", "https://other/x", "a//b", "a?b", "a%2e%2e/b", "a b", "a\n"] {
+    for path in ["", "/", "../x", "a/../../x", "/../x", "//other/x", "https://other/x", "a//b", "a\\b", "a\n"] {
         assert!(with(path).is_err(), "{path}");
+    }
+    // Names of files, which are no parts of addresses.
+    for path in ["a?b", "a%2e%2e/b", "a b", "é+#", "a:b"] {
+        assert_eq!(with(path).unwrap(), [path]);
+    }
+    assert_eq!(with("/images/x.json").unwrap(), ["images/x.json"], "it is below the server's address, too");
+    for (sent, says) in [("<html>", "HTML"), (" \n<?xml?>", "XML"), ("", "empty"), ("x", "expected value")] {
+        assert!(lists(sent.as_bytes()).unwrap_err().contains(says), "{sent}");
+        assert!(images(sent.as_bytes(), HOST).unwrap_err().contains(says), "{sent}");
     }
     assert!(
         lists(br#"{"index":[]}"#).is_err() && lists(b"{}").is_err() && lists(br#"{"format":"x","index":{}}"#).is_err()

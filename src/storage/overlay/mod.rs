@@ -15,6 +15,7 @@ mod layers;
 mod merge;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,7 @@ use super::copy::{self, Pause, Single};
 use super::driver::{Driver, Fill, Look, Make, RootMount};
 use super::error::{Error, io};
 use super::files::{make_dir, remove_dir, scratch};
+use super::pool::purges::Purges;
 use super::quota::{self, Counted};
 use crate::image::{Limits, StoredImage};
 use crate::names::Fingerprint;
@@ -77,6 +79,8 @@ impl Volume {
 #[derive(Default)]
 pub(super) struct Overlay {
     layers: Layers,
+    /// Of the pool.
+    purges: Arc<Purges>,
 }
 
 fn read(volume: &Path, name: &str) -> Result<Volume, Error> {
@@ -102,6 +106,11 @@ const BESIDE: &[&str] = &["metadata.yaml", "templates"];
 const NESTED: &str = "nested";
 
 impl Overlay {
+    /// For a pool with these removals.
+    pub(super) fn new(purges: Arc<Purges>) -> Self {
+        Self { layers: Layers::default(), purges }
+    }
+
     /// What a volume writes to. It lies in a directory of the pool, as volumes do.
     fn upper(&self, volume: &Path) -> Result<Option<PathBuf>, Error> {
         let pool = volume.ancestors().nth(2).unwrap_or(Path::new("/"));
@@ -132,9 +141,10 @@ impl Overlay {
 
     fn let_go(&self, pool: &Path, layer: &LayerId, user: &str) -> Result<(), Error> {
         let Some(trash) = self.layers.release(pool, layer, user)? else { return Ok(()) };
-        // Behind whoever asked; what stays is removed at the next opening.
+        let purges = Arc::clone(&self.purges);
+        // Behind whoever asked; what stays is removed at the next opening, or with the pool.
         let removed = std::thread::Builder::new().name("purge".to_owned()).spawn(move || {
-            if let Err(error) = remove_dir(&trash) {
+            if let Err(error) = purges.run(|| remove_dir(&trash)) {
                 tracing::warn!(%error, "removing a layer that nobody uses");
             }
         });

@@ -176,3 +176,20 @@ fn a_change_that_a_crash_broke_off_leaves_nothing() {
     place.delete("s");
     assert_eq!(place.layers(), 0);
 }
+
+#[test]
+fn a_pool_that_goes_waits_for_layers_that_go() {
+    let place = Place::new();
+    place.make("c", Make::Empty);
+    place.with("c", |root| {
+        (0..20_000).for_each(|number| fs::write(root.join(number.to_string()), "").unwrap());
+    });
+    place.delete("c");
+    assert_eq!(place.layers(), 0);
+    let trash = place.pool().join(".trash");
+    let left = || fs::read_dir(&trash).unwrap().flatten().next().map(|layer| layer.path().join("fs"));
+    while left().is_some_and(|layer| fs::read_dir(layer).is_ok_and(|files| files.count() == 20_000)) {}
+    // It has begun: what a pool that is deleted does is over when that is.
+    place.driver.purges.close();
+    assert_eq!(left(), None);
+}

@@ -10,7 +10,7 @@ struct State {
 
 /// Those of a pool.
 #[derive(Debug, Default)]
-pub(super) struct Purges {
+pub(in crate::storage) struct Purges {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -21,7 +21,7 @@ impl Purges {
     }
 
     /// Does `work`, unless the pool goes away: then what was to be removed goes with it.
-    pub(super) fn run<E>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+    pub(in crate::storage) fn run<E>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         {
             let mut state = self.state();
             if state.closed {
@@ -36,7 +36,7 @@ impl Purges {
     }
 
     /// Waits for those that run; no more begin.
-    pub(super) fn close(&self) {
+    pub(in crate::storage) fn close(&self) {
         let mut state = self.state();
         state.closed = true;
         while state.running > 0 {
@@ -45,7 +45,7 @@ impl Purges {
     }
 
     /// They begin again.
-    pub(super) fn open(&self) {
+    pub(in crate::storage) fn open(&self) {
         self.state().closed = false;
     }
 }
