@@ -114,15 +114,15 @@ pub fn metadata(bytes: &[u8]) {
 pub fn multipart(bytes: &[u8]) {
     let (first, rest) = bytes.split_at(bytes.len() / 3);
     let pieces = [first, rest].map(|piece| Ok::<_, std::io::Error>(bytes::Bytes::copy_from_slice(piece)));
-    let mut parts = multer::Multipart::new(futures_util::stream::iter(pieces), "b");
-    let reading = async {
+    let mut parts = crate::multipart::parts(futures_util::stream::iter(pieces), "b");
+    let mut reading = std::pin::pin!(async {
         while let Ok(Some(mut part)) = parts.next_field().await {
             let _ = part.name();
             while let Ok(Some(_)) = part.chunk().await {}
         }
-    };
-    // All is there: nothing is waited for.
-    let _ = futures_util::FutureExt::now_or_never(reading);
+    });
+    // All is there: it waits for nothing but its next turn.
+    while futures_util::FutureExt::now_or_never(reading.as_mut()).is_none() {}
 }
 
 /// Replies of rtnetlink.

@@ -8,7 +8,7 @@
 //!     -> {project, profile, device, config, security, db, events}
 //!     -> {helper, lxc, sys} -> lxc-sys
 //! ```
-//! `names` stands below all of them: the typed identifiers that are parsed once, at the edge.
+//! `names` stands below all of them: the typed identifiers that are parsed once, at the edge; beside it `multipart`.
 
 /// Makes the `Error` of a room of the errors of other rooms: a variant for each.
 macro_rules! from {
@@ -39,6 +39,7 @@ pub mod helper;
 pub mod image;
 pub mod instance;
 pub mod lxc;
+pub mod multipart;
 pub mod names;
 pub mod network;
 pub mod ops;

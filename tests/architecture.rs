@@ -3,10 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-/// What each room may use besides itself and the leaves `names`, `state_dir` and `api::wire`.
+/// What each room may use besides itself and the leaves `names`, `state_dir`, `multipart` and `api::wire`.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("names", &[]),
     ("state_dir", &[]),
+    ("multipart", &[]),
     ("lxc", &[]),
     ("sys", &[]),
     ("template", &[]),
@@ -108,7 +109,7 @@ fn violations(path: &str, text: &str) -> Vec<String> {
     }
     let allowed = MAY_USE.iter().find(|(name, _)| *name == room).map(|(_, allowed)| *allowed);
     let Some(allowed) = allowed else { return vec![format!("{path}: the room {room} is not in the table")] };
-    let leaf = |name: &str| matches!(name, "names" | "state_dir");
+    let leaf = |name: &str| matches!(name, "names" | "state_dir" | "multipart");
     let code = code(text);
     let mut found: Vec<String> = used(&code)
         .into_iter()

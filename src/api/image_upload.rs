@@ -14,6 +14,7 @@ use super::response::{self, Response};
 use super::wire;
 use crate::db::{Feature, Seconds};
 use crate::image::{Part, Upload, Writer};
+use crate::multipart;
 use crate::names::{AliasName, Fingerprint, ProfileName};
 use crate::ops::Spec;
 use crate::project;
@@ -125,7 +126,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
     let room = project::image_room(&call.app.db.model(), &project);
     let upload = call.app.instances.context().images.incoming().await.within(room);
     let upload = if kind.starts_with("multipart/") {
-        let (upload, filename) = multipart(&mut call, upload, &content_type).await?;
+        let (upload, filename) = in_parts(&mut call, upload, &content_type).await?;
         // As in LXD, a split image is called as its root is.
         headers.filename = filename.unwrap_or(headers.filename);
         upload
@@ -201,11 +202,11 @@ async fn raw(call: &mut Call, upload: Upload) -> Result<Upload> {
 }
 
 /// Reads the parts `metadata` and `rootfs` (or `rootfs.img`), in this order. The second one's file name comes along.
-async fn multipart(call: &mut Call, upload: Upload, content_type: &str) -> Result<(Upload, Option<String>)> {
+async fn in_parts(call: &mut Call, upload: Upload, content_type: &str) -> Result<(Upload, Option<String>)> {
     let wrong = |reason: String| Error::Field { name: "multipart body", reason };
-    let boundary = multer::parse_boundary(content_type).map_err(|e| wrong(e.to_string()))?;
+    let boundary = multipart::parse_boundary(content_type).map_err(|e| wrong(e.to_string()))?;
     let body = std::mem::replace(&mut call.body, super::body::BodyStream::empty());
-    let mut parts = multer::Multipart::new(body.into_stream(), boundary);
+    let mut parts = multipart::parts(body.into_stream(), boundary);
     let mut writer = Writer::new(upload);
     let (mut seen, mut filename) = (0, None);
     while let Some(mut part) = parts.next_field().await.map_err(|e| wrong(e.to_string()))? {

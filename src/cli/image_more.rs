@@ -18,6 +18,7 @@ use super::output::time_as_text;
 use super::progress::Progress;
 use super::table::Format;
 use super::{Error, output};
+use crate::multipart;
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
@@ -396,8 +397,8 @@ async fn export(client: &Client, image: &Object<'_>, target: Option<&Path>) -> R
             Ok(frame) => frame.into_data().ok().map(Ok),
             Err(error) => Some(Err(error)),
         });
-        let mut parts = multer::Multipart::new(Box::pin(stream), boundary.trim_matches('"'));
-        let broken = |e: multer::Error| Error::Broken(e.to_string());
+        let mut parts = multipart::parts(stream, boundary.trim_matches('"'));
+        let broken = |e: multipart::Error| Error::Broken(e.to_string());
         while let Some(mut part) = parts.next_field().await.map_err(broken)? {
             let name = proposed(&format!("x; filename={}", part.file_name().unwrap_or_default())).unwrap_or_default();
             let root = part.name().is_some_and(|name| name.starts_with("rootfs"));

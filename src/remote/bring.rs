@@ -12,6 +12,7 @@ use super::source::Source;
 use super::streams::{File, Files};
 use crate::fetch::{self, Client, Download, Total, Url};
 use crate::image::{self, Part, Received, Store, Upload, Writer};
+use crate::multipart;
 
 /// What multipart adds to the files: heads and boundaries, bytes.
 const HEADS: u64 = 64 * 1024;
@@ -179,16 +180,16 @@ async fn export(
         }
         return Ok((writer.end().await?, None));
     }
-    let wrong = |error: multer::Error| match error {
+    let wrong = |error: multipart::Error| match error {
         // Ours, from below.
-        multer::Error::StreamReadFailed(error) => match error.downcast::<fetch::Error>() {
+        multipart::Error::StreamReadFailed(error) => match error.downcast::<fetch::Error>() {
             Ok(error) => Error::Fetch(*error),
             Err(error) => image::Error::BadArchive { reason: error.to_string() }.into(),
         },
         error => image::Error::BadArchive { reason: format!("its multipart body is broken: {error}") }.into(),
     };
-    let boundary = multer::parse_boundary(&content_type).map_err(wrong)?;
-    let mut parts = multer::Multipart::new(stream(download), boundary);
+    let boundary = multipart::parse_boundary(&content_type).map_err(wrong)?;
+    let mut parts = multipart::parts(stream(download), boundary);
     let (mut filename, mut before) = (None, 0);
     for (kind, names, stage) in
         [(Part::Metadata, ["metadata", ""], "metadata"), (Part::Rootfs, ["rootfs", "rootfs.img"], "rootfs")]
