@@ -1,6 +1,7 @@
 //! Images that come from a server, follow it, and go by themselves.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde_json::{Value, json};
@@ -15,7 +16,10 @@ use super::{Verb, done, gone, shown};
 fn server() -> &'static (ImageServer, PathBuf) {
     static SERVER: OnceLock<(ImageServer, PathBuf)> = OnceLock::new();
     SERVER.get_or_init(|| {
-        let place = std::env::temp_dir().join(format!("streams-{}", uuid::Uuid::new_v4()));
+        // In memory: nothing of it stays when the namespaces end.
+        let place = PathBuf::from("/mnt");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&place).status().unwrap();
+        assert!(mounted.success());
         std::fs::create_dir_all(place.join("streams/v1")).unwrap();
         (ImageServer::start(&place, &place), place)
     })
