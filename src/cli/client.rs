@@ -142,6 +142,22 @@ impl Client {
         }
     }
 
+    /// Separates the remote that leads the words of a list from its filters: `<remote>:`, `<remote>:<filter>`. A colon in the
+    /// value of a filter (`ipv6=fd42::1`) is only that.
+    pub(super) fn filtered(&self, words: &[String]) -> (String, Vec<String>) {
+        let led = words.split_first().and_then(|(first, rest)| {
+            let (remote, word) = first.split_once(':').filter(|(remote, _)| !remote.contains('='))?;
+            let word = (!word.is_empty()).then(|| word.to_owned());
+            Some((remote.to_owned(), word.into_iter().chain(rest.iter().cloned()).collect()))
+        });
+        led.unwrap_or_else(|| (self.at_hand(), words.to_vec()))
+    }
+
+    /// The remote that is meant when none is named.
+    fn at_hand(&self) -> String {
+        if self.globals.force_local { "local".to_owned() } else { self.settings().default_remote.clone() }
+    }
+
     /// Cancels what all servers are doing for us. False: nothing was waited for.
     pub(super) async fn cancel(&self) -> bool {
         let connections: Vec<Rc<Connection>> = self.connections.borrow().values().cloned().collect();

@@ -124,7 +124,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
             let (word, rest) = place(&words);
             let [key] = rest else { return Err(Error::Usage(format!("{rest:?} is not one key"))) };
             let (at, name) = client.at(word.map_or("", String::as_str))?;
-            object(&at, &name)?.unset(key).await
+            object(&at, &name)?.unset_known(key).await
         }
         Command::Edit { place } => {
             let (at, name) = client.at(place.as_deref().unwrap_or_default())?;

@@ -144,33 +144,44 @@ async fn import_built(connection: &Connection, built: &Built) -> Result<(), Erro
     let root = built.rootfs.to_string_lossy().into_owned();
     let fingerprint = upload(connection, &built.metadata, vec![root], built.public).await?;
     for alias in &built.aliases {
-        let body = json!({"name": alias, "target": fingerprint});
-        let path = format!("/1.0/images/aliases/{}", alias.split('/').map(encode).collect::<Vec<_>>().join("/"));
-        let moved = match connection.get(&path).await {
-            Ok(_) => connection.request(Method::PUT, &path, Some(&body)).await,
-            Err(_) => connection.request(Method::POST, "/1.0/images/aliases", Some(&body)).await,
-        };
-        moved.map_err(|e| e.doing(format!("The image {fingerprint} was built without the alias {alias}")))?;
+        give_alias(connection, "", alias, &fingerprint).await?;
     }
     output::print(&format!("Image built with fingerprint: {fingerprint}\n"))
+}
+
+/// Gives an image an alias, which may be another one's so far. `query` is that of the path, with its question mark.
+pub(super) async fn give_alias(
+    connection: &Connection,
+    query: &str,
+    alias: &str,
+    fingerprint: &str,
+) -> Result<(), Error> {
+    let body = json!({"name": alias, "target": fingerprint});
+    let path = format!("/1.0/images/aliases/{}{query}", alias.split('/').map(encode).collect::<Vec<_>>().join("/"));
+    let given = match connection.get(&path).await {
+        Ok(_) => connection.request(Method::PUT, &path, Some(&body)).await,
+        Err(_) => connection.request(Method::POST, &format!("/1.0/images/aliases{query}"), Some(&body)).await,
+    };
+    given.map(drop).map_err(|e| e.doing(format!("The image {fingerprint} is there, without the alias {alias}")))
+}
+
+/// A request that brings an image, with what the headers say of it.
+pub(super) fn said<'a>(properties: impl Iterator<Item = (&'a str, &'a str)>, public: bool) -> http::request::Builder {
+    let properties: Vec<String> = properties.map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect();
+    Request::builder()
+        .method(Method::POST)
+        .uri("/1.0/images")
+        .header(HOST, "warren")
+        .header("X-LXD-public", if public { "1" } else { "0" })
+        .header("X-LXD-properties", properties.join("&"))
 }
 
 /// Sends an image: its fingerprint.
 async fn upload(connection: &Connection, file: &Path, rest: Vec<String>, public: bool) -> Result<String, Error> {
     let (properties, files): (Vec<String>, Vec<String>) = rest.into_iter().partition(|word| word.contains('='));
-    let properties: Vec<String> = properties
-        .iter()
-        .filter_map(|word| word.split_once('='))
-        .map(|(key, value)| format!("{}={}", encode(key), encode(value)))
-        .collect();
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri("/1.0/images")
-        .header(HOST, "warren")
-        .header("X-LXD-filename", encode(&name).replace("%2E", "."))
-        .header("X-LXD-public", if public { "1" } else { "0" })
-        .header("X-LXD-properties", properties.join("&"));
+    let request = said(properties.iter().filter_map(|word| word.split_once('=')), public)
+        .header("X-LXD-filename", encode(&name).replace("%2E", "."));
     let (content_type, pieces) = match files.as_slice() {
         [] => ("application/octet-stream".to_owned(), vec![open(file).await?]),
         [root] => {

@@ -88,14 +88,7 @@ fn passes(word: &str, image: &Value) -> bool {
 
 /// Lists images.
 pub(super) async fn list(client: &Client, list: &List) -> Result<(), Error> {
-    let (remote, filters) = match list.filter.split_first() {
-        Some((first, rest)) if first.contains(':') => {
-            let (remote, word) = first.split_once(':').unwrap_or((first, ""));
-            let word = (!word.is_empty()).then(|| word.to_owned());
-            (remote.to_owned(), word.into_iter().chain(rest.iter().cloned()).collect())
-        }
-        _ => (client.settings().default_remote.clone(), list.filter.clone()),
-    };
+    let (remote, filters) = client.filtered(&list.filter);
     let mut objects = images(client, &remote).await?;
     objects.retain(|image| filters.iter().all(|word: &String| passes(word, image)));
     let columns: Vec<char> = list.columns.chars().filter(|c| *c != ',').collect();

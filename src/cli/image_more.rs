@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Empty};
 use serde_json::{Value, json};
@@ -10,8 +10,9 @@ use tokio::io::AsyncWriteExt;
 
 use super::client::Client;
 use super::connection::Connection;
+use super::image_copy::{Copy, copy};
 use super::image_list::size;
-use super::image_source::{self, fingerprint};
+use super::image_source::fingerprint;
 use super::network::post;
 use super::object::{self, IMAGE, Object, path, text};
 use super::output::time_as_text;
@@ -128,36 +129,6 @@ pub(super) enum Alias {
     },
 }
 
-/// What goes where.
-#[derive(Debug, Args)]
-pub(super) struct Copy {
-    /// [remote:]image
-    image: String,
-    /// remote:
-    target: String,
-    /// Alias of the copy (repeat for more)
-    #[arg(long = "alias")]
-    aliases: Vec<String>,
-    /// With the aliases that it has
-    #[arg(long)]
-    copy_aliases: bool,
-    /// Keep it up to date
-    #[arg(long)]
-    auto_update: bool,
-    /// Anyone may read it
-    #[arg(long)]
-    public: bool,
-    /// pull, push or relay
-    #[arg(long, default_value = "pull")]
-    mode: String,
-    /// Project of the copy
-    #[arg(long)]
-    target_project: Option<String>,
-    /// A virtual machine's: there are none here
-    #[arg(long, hide = true)]
-    vm: bool,
-}
-
 async fn object<'a>(at: &'a Connection, name: &str) -> Result<Object<'a>, Error> {
     let fingerprint = fingerprint(at, name).await?;
     Ok(Object { at, path: path(&["images", &fingerprint]), what: format!("image {name}"), kind: &IMAGE })
@@ -267,38 +238,6 @@ async fn alias(client: &Client, command: &Alias) -> Result<(), Error> {
             .await
         }
     }
-}
-
-async fn copy(client: &Client, words: &Copy) -> Result<(), Error> {
-    let to = client.remote(Some(&words.target))?;
-    let from = client.settings().split(&words.image).0.to_owned();
-    if from == to.remote && words.target_project.is_none() {
-        return Err(Error::Usage("The source and target servers must be different".to_owned()));
-    }
-    if words.mode != "pull" {
-        return Err(Error::absent(
-            &format!("transfers by {}", words.mode),
-            "The target fetches from the source: --mode pull",
-        ));
-    }
-    let mut source = image_source::of(client, &words.image, &to).await?;
-    if from == to.remote {
-        source["project"] = json!(if to.project.is_empty() { "default" } else { &to.project });
-    }
-    let mut aliases: Vec<Value> = words.aliases.iter().map(|alias| json!({"name": alias})).collect();
-    if words.copy_aliases && !client.settings().remote(&from)?.is_simplestreams() {
-        let at = client.connection(&from)?;
-        let name = client.settings().split(&words.image).1.to_owned();
-        let image = object(&at, &name).await?.value().await?;
-        aliases.extend(image["aliases"].as_array().into_iter().flatten().map(|alias| json!({"name": alias["name"]})));
-    }
-    let body = json!({
-        "source": source, "public": words.public, "auto_update": words.auto_update, "aliases": aliases,
-    });
-    let project = words.target_project.as_ref().map(|project| format!("?project={project}")).unwrap_or_default();
-    let failed = |e: Error| e.doing(format!("Cannot copy {}", words.image));
-    to.run(Method::POST, &format!("/1.0/images{project}"), Some(&body)).await.map_err(failed)?;
-    client.say("Image copied successfully!")
 }
 
 fn describe(image: &Value) -> String {

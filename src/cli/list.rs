@@ -279,7 +279,8 @@ fn passes(word: &str, instance: &Value) -> bool {
 
 /// Lists instances.
 pub(super) async fn list(client: &Client, list: &List) -> Result<(), Error> {
-    let (at, filters) = client.leading(&list.filter)?;
+    let (remote, filters) = client.filtered(&list.filter);
+    let at = client.connection(&remote)?;
     let mut words = if list.fast { "nsacPt".to_owned() } else { list.columns.clone() };
     if list.all_projects && !words.contains('e') {
         words.insert(0, 'e');

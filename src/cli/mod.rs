@@ -19,6 +19,7 @@ mod exec;
 mod file;
 mod file_mount;
 mod image;
+mod image_copy;
 mod image_list;
 mod image_more;
 mod image_source;
@@ -100,7 +101,12 @@ fn failed(error: &Error) -> ExitCode {
 /// Words that are no command: help is an answer, all else fails with 1, as in `lxc`.
 fn refused(error: &clap::Error) -> ExitCode {
     // Nothing is left to be done when this cannot be printed.
-    let _ = error.print();
+    if error.kind() == ErrorKind::DisplayVersion {
+        // The bare number, as `lxc` has it: scripts take it apart.
+        let _ = output::print(concat!(env!("CARGO_PKG_VERSION"), "\n"));
+    } else {
+        let _ = error.print();
+    }
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             ExitCode::SUCCESS

@@ -310,6 +310,15 @@ impl Object<'_> {
         .await
     }
 
+    /// The same; an error where there is no such value.
+    pub(super) async fn unset_known(&self, key: &str) -> Result<(), Error> {
+        self.update(|value| {
+            let removed = value["config"].as_object_mut().and_then(|config| config.remove(key));
+            removed.map(drop).ok_or_else(|| Error::Usage(format!("Can't unset key '{key}', it's not currently set")))
+        })
+        .await
+    }
+
     /// Lets the user edit it.
     pub(super) async fn edit(&self) -> Result<(), Error> {
         let failed = self.failed("change");

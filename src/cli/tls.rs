@@ -9,13 +9,14 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Error;
 use super::settings::{Settings, write};
+use crate::fetch::by_itself;
 
 /// Longer than a server on the other side of the world takes to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -73,11 +74,18 @@ pub(super) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     hex::encode(digest(&SHA256, certificate).as_ref())
 }
 
+/// Whom we believe: each of these by itself, too, as `openssl req -x509` makes them, and those that they vouch for.
+#[derive(Debug)]
+struct Authorities {
+    roots: Vec<CertificateDer<'static>>,
+    verifier: Arc<rustls::client::WebPkiServerVerifier>,
+}
+
 /// Knows a server by its certificate, or lets the system's authorities vouch for it; remembers what it saw.
 #[derive(Debug)]
 struct Verifier {
     pinned: Option<CertificateDer<'static>>,
-    authorities: Option<Arc<rustls::client::WebPkiServerVerifier>>,
+    authorities: Option<Authorities>,
     provider: Arc<CryptoProvider>,
     seen: Mutex<Option<CertificateDer<'static>>>,
     /// Any certificate will do: only to ask the user about it.
@@ -98,9 +106,10 @@ impl ServerCertVerifier for Verifier {
             return Ok(ServerCertVerified::assertion());
         }
         match (&self.pinned, &self.authorities) {
-            (None, Some(authorities)) => {
-                authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-            }
+            (None, Some(Authorities { roots, verifier })) => match by_itself(roots, end_entity, server_name, now) {
+                Some(result) => result.map(|()| ServerCertVerified::assertion()),
+                None => verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now),
+            },
             _ => Err(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
         }
     }
@@ -205,7 +214,7 @@ impl Meeting {
         address: Address,
         who: Option<Identity>,
         pinned: Option<CertificateDer<'static>>,
-        authorities: Option<Arc<rustls::client::WebPkiServerVerifier>>,
+        authorities: Option<Authorities>,
         look: bool,
     ) -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -260,21 +269,30 @@ impl Meeting {
                     known: fingerprint(pinned),
                     shown: fingerprint(&seen),
                 },
-                _ => unreachable(error.to_string()),
+                _ => unreachable(reason(&error)),
             }),
         }
     }
 }
 
 /// The system's authorities and that of a PKI (`client.ca`), where there are any.
-fn authorities(settings: &Settings) -> Option<Arc<rustls::client::WebPkiServerVerifier>> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Ok(own) = CertificateDer::from_pem_file(settings.file("client.ca")) {
-        roots.add_parsable_certificates([own]);
-    }
+fn authorities(settings: &Settings) -> Option<Authorities> {
+    let mut roots = rustls_native_certs::load_native_certs().certs;
+    roots.extend(CertificateDer::from_pem_file(settings.file("client.ca")));
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(roots.iter().cloned());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().ok()
+    let verifier =
+        rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider).build().ok()?;
+    Some(Authorities { roots, verifier })
+}
+
+/// Why a server is not believed, or no TLS comes about.
+fn reason(error: &std::io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(why)))) => why.to_string(),
+        _ => error.to_string(),
+    }
 }
 
 #[cfg(test)]

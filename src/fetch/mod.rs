@@ -33,7 +33,7 @@ pub use download::{Download, Resumed, Total};
 pub use error::Error;
 use ignored::Ignored;
 pub use reply::Reply;
-pub use tls::Trust;
+pub use tls::{Trust, by_itself};
 pub use url::Url;
 
 /// How long a server may be silent; so long, too, it has for the least that must come of a body.

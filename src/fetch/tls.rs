@@ -67,13 +67,35 @@ impl Verifier {
     ) -> Option<Result<(), Distrust>> {
         match &self.believed {
             Believed::Pinned(pinned) => (shown == pinned).then_some(Ok(())),
-            Believed::System(roots) => roots.iter().any(|root| root == shown).then(|| {
-                Distrust::by_time(shown, now)?;
-                let parsed = ParsedCertificate::try_from(shown).map_err(|error| Distrust::of(&error, shown, name))?;
-                verify_server_name(&parsed, name).map_err(|error| Distrust::of(&error, shown, name))
-            }),
+            Believed::System(roots) => is_root(roots, shown, name, now),
         }
     }
+}
+
+fn is_root(
+    roots: &[CertificateDer<'_>],
+    shown: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> Option<Result<(), Distrust>> {
+    roots.contains(shown).then(|| {
+        Distrust::by_time(shown, now)?;
+        let parsed = ParsedCertificate::try_from(shown).map_err(|error| Distrust::of(&error, shown, name))?;
+        verify_server_name(&parsed, name).map_err(|error| Distrust::of(&error, shown, name))
+    })
+}
+
+/// Whether a server's certificate is one of `roots`, and then whether it counts: by its time and name.
+///
+/// # Errors
+/// Why not, in words.
+pub fn by_itself(
+    roots: &[CertificateDer<'_>],
+    shown: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> Option<Result<(), rustls::Error>> {
+    is_root(roots, shown, name, now).map(|result| result.map_err(Distrust::into_rustls))
 }
 
 impl ServerCertVerifier for Verifier {
