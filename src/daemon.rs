@@ -78,7 +78,20 @@ const FAREWELL: std::time::Duration = std::time::Duration::from_secs(3);
 fn state_dir(flag: Option<PathBuf>) -> StateDir {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let root = flag.or_else(|| variable("WARREN_DIR")).or_else(|| variable("LXD_DIR"));
-    StateDir::new(root.unwrap_or_else(|| PathBuf::from(state_dir::USUAL)))
+    StateDir::new(real(root.unwrap_or_else(|| PathBuf::from(state_dir::USUAL))))
+}
+
+/// Without links on the way: the kernel tells of mounts by such paths. Of what is not there yet, its directory.
+fn real(path: PathBuf) -> PathBuf {
+    let real = std::fs::canonicalize(&path).or_else(|error| match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if error.kind() == std::io::ErrorKind::NotFound && !path.is_symlink() => {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            std::fs::canonicalize(parent).map(|parent| parent.join(name))
+        }
+        _ => Err(error),
+    });
+    // What is wrong with it, whoever makes it will tell.
+    real.unwrap_or(path)
 }
 
 /// Entry of everything but helper and hook. `arguments` are those behind the program's name.

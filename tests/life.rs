@@ -269,3 +269,66 @@ fn a_stop_right_after_the_start_is_heard() {
     daemon.lxc(&["exec", "c1", "--", "sleep", "1"]).ok();
     assert_eq!(daemon.status("c1"), "Running");
 }
+
+/// Has the instance start with a script that busybox's shell runs.
+fn script_for_init(daemon: &Daemon, name: &str, script: &str) {
+    daemon.lxc(&["init", "bb", name]).ok();
+    daemon.lxc(&["file", "delete", &format!("{name}/sbin/init")]).ok();
+    let init = format!("{name}/sbin/init");
+    daemon.lxc_with_input(&["file", "push", "-", &init, "--mode", "0755"], script.as_bytes()).ok();
+}
+
+#[test]
+fn an_init_is_asked_by_the_signal_that_it_knows() {
+    let daemon = Daemon::ready("overlay");
+    let waits = |trap: &str| format!("#!/bin/sh\n{trap}\n: > /up\nwhile :; do sleep 1000 & wait $!; done\n");
+    // The shell is busybox; the init that it runs is none of busybox's.
+    script_for_init(&daemon, "script", &waits("trap 'exit 0' PWR; trap '' USR2 TERM"));
+    script_for_init(&daemon, "chosen", &waits("trap 'exit 0' TERM; trap '' USR2 PWR"));
+    daemon.lxc(&["config", "set", "chosen", "raw.lxc", "lxc.signal.halt=SIGTERM"]).ok();
+    for name in ["script", "chosen"] {
+        daemon.lxc(&["start", name]).ok();
+        eventually("it hears", || daemon.lxc(&["exec", name, "--", "sh", "-c", "[ -e /up ]"]).code == 0);
+        daemon.lxc(&["stop", name, "--timeout", "20"]).ok();
+        assert_eq!(daemon.status(name), "Stopped");
+    }
+}
+
+#[test]
+fn one_that_does_not_go_down_can_be_looked_into() {
+    let daemon = Daemon::ready("overlay");
+    script_for_init(&daemon, "deaf", "#!/bin/sh\ntrap '' PWR USR2 TERM\nwhile :; do sleep 1; done\n");
+    daemon.lxc(&["start", "deaf"]).ok();
+    let mut stop = daemon.client();
+    let mut stop = stop.args(["stop", "deaf"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    eventually("it is stopping", || daemon.status("deaf") == "Stopping");
+    assert_eq!(daemon.lxc(&["exec", "deaf", "--", "echo", "in"]).ok(), "in\n");
+    daemon.lxc(&["snapshot", "deaf", "s"]).ok();
+    daemon.lxc(&["copy", "deaf", "copied"]).ok();
+    daemon.lxc(&["delete", "deaf/s"]).ok();
+    daemon.lxc(&["config", "set", "deaf", "user.a", "b"]).refused("--force");
+    daemon.lxc(&["stop", "--force", "deaf"]).ok();
+    assert!(stop.wait().unwrap().success());
+}
+
+#[test]
+fn a_state_directory_behind_a_link_is_like_any_other() {
+    let mut daemon = Daemon::bare();
+    daemon.terminate();
+    let real = daemon.root.join("elsewhere");
+    std::fs::rename(daemon.state(), &real).unwrap();
+    std::os::unix::fs::symlink(&real, daemon.state()).unwrap();
+    daemon.start();
+    daemon.set_up("overlay");
+    daemon.lxc(&["storage", "create", "q", "btrfs", "size=256MiB"]).ok();
+    for pool in ["p", "q"] {
+        daemon.lxc(&["launch", "bb", &format!("c-{pool}"), "-s", pool]).ok();
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let probes = format!("{}/.probe", real.display());
+    assert!(!mounts.contains(&probes), "{mounts}");
+    for pool in ["p", "q"] {
+        daemon.lxc(&["delete", "--force", &format!("c-{pool}")]).ok();
+    }
+    daemon.lxc(&["storage", "delete", "q"]).ok();
+}

@@ -59,6 +59,7 @@ fn find(call: &Call) -> Result<(Arc<Model>, Arc<Acl>)> {
 }
 
 fn check(acl: &Acl) -> Result<()> {
+    crate::config::bounded(&acl.config)?;
     if let Some(key) = acl.config.keys().find(|key| !key.starts_with("user.")) {
         return Err(invalid(format!("Invalid config option {key:?} of a network ACL: only user.* is known")));
     }

@@ -84,6 +84,11 @@ pub(super) async fn copy(client: &Client, words: &Copy) -> Result<(), Error> {
     match words.mode {
         Mode::Pull => pull(client, words, &from, &to).await.map_err(failed)?,
         Mode::Push | Mode::Relay => {
+            if words.auto_update {
+                return Err(Error::Usage(
+                    "--auto-update follows the server that it was fetched from: --mode pull".to_owned(),
+                ));
+            }
             if client.settings().remote(&from)?.is_simplestreams() {
                 return Err(Error::Usage(format!(
                     "{from}: is an image server, from which others only fetch: --mode pull"
@@ -132,7 +137,7 @@ async fn push(client: &Client, words: &Copy, from: &Connection, to: &Connection,
     let fingerprint = text(image, "fingerprint");
     let place = json!({
         "source": {"mode": "push", "fingerprint": fingerprint}, "properties": image["properties"],
-        "public": words.public, "auto_update": words.auto_update, "expires_at": image["expires_at"],
+        "public": words.public, "expires_at": image["expires_at"],
     });
     let answer = to.request(Method::POST, &words.images(), Some(&place)).await?;
     let project = match &words.target_project {
@@ -177,9 +182,5 @@ async fn relay(words: &Copy, from: &Connection, to: &Connection, image: &Value) 
     }
     let answer = to.send(request.body(body).map_err(wrong)?).await.and_then(Answer::json)?;
     to.wait(&answer.operation).await?;
-    if words.auto_update {
-        let change = json!({"auto_update": true});
-        to.run(Method::PATCH, &format!("{}{}", path(&["images", &fingerprint]), words.query()), Some(&change)).await?;
-    }
     Ok(())
 }

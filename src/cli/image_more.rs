@@ -1,25 +1,22 @@
 //! `warren image`: what is done with images that are there.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Subcommand;
-use http::{Method, Request};
-use http_body_util::{BodyExt, Empty};
+use http::Method;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
 
 use super::client::Client;
 use super::connection::Connection;
 use super::image_copy::{Copy, copy};
-use super::image_list::size;
+use super::image_export::{export, fetch};
+use super::image_list::{images, size};
 use super::image_source::fingerprint;
 use super::network::post;
 use super::object::{self, IMAGE, Object, path, text};
 use super::output::time_as_text;
-use super::progress::Progress;
-use super::table::Format;
-use super::{Error, output};
-use crate::multipart;
+use super::table::{Format, show as show_table, sort};
+use super::{Error, output, simplestreams};
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
@@ -164,23 +161,24 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
         | Command::Show { image, .. }
         | Command::UnsetProperty { image, .. } => image,
     };
+    let foreign = {
+        let settings = client.settings();
+        let (remote, name) = settings.split(word);
+        let is_foreign =
+            settings.remote(remote)?.is_simplestreams() && (word.contains(':') || !client.globals.force_local);
+        is_foreign.then(|| (remote.to_owned(), name.to_owned()))
+    };
+    if let Some((remote, name)) = foreign {
+        return of_image_server(client, &remote, &name, &command).await;
+    }
     let (at, name) = client.named(word)?;
     let object = object(&at, &name).await?;
     match command {
         Command::Edit { .. } => object.edit().await,
         Command::Export { target, .. } => export(client, &object, target.as_deref()).await,
         Command::Info { .. } => output::print(&output::harmless(&describe(&object.value().await?))),
-        Command::Show { .. } => {
-            let value = object.value().await?;
-            let fields = IMAGE.writable.iter().map(|field| ((*field).to_owned(), value[*field].clone()));
-            output::yaml(&Value::Object(fields.collect()), IMAGE.order)
-        }
-        Command::GetProperty { key, .. } => {
-            let value = object.value().await?;
-            let property = value["properties"][&key].as_str();
-            let property = property.ok_or_else(|| Error::Usage("Property not found".to_owned()))?;
-            output::print(&format!("{property}\n"))
-        }
+        Command::Show { .. } => show(&object.value().await?),
+        Command::GetProperty { key, .. } => property(&object.value().await?, &key),
         Command::SetProperty { key, value: new, .. } => {
             object
                 .update(|value| {
@@ -223,7 +221,7 @@ async fn alias(client: &Client, command: &Alias) -> Result<(), Error> {
             done.map(drop).map_err(|e| e.doing(format!("Cannot rename alias {old}")))
         }
         Alias::List { filter, format } => {
-            let (at, words) = client.leading(filter)?;
+            let (remote, words) = client.filtered(filter);
             let headers = ["ALIAS", "FINGERPRINT", "TYPE", "DESCRIPTION"];
             let order = ["name", "description", "target", "type"];
             let wanted = |alias: &Value| {
@@ -231,12 +229,51 @@ async fn alias(client: &Client, command: &Alias) -> Result<(), Error> {
                     |word: &String| text(alias, "name").starts_with(word) || text(alias, "target").starts_with(word);
                 words.iter().all(is)
             };
-            object::list_of(&at, "/1.0/images/aliases?recursion=1", *format, &headers, &order, wanted, |alias| {
+            let row = |alias: &Value| {
                 let target = text(alias, "target").chars().take(12).collect();
                 vec![text(alias, "name"), target, text(alias, "type").to_uppercase(), text(alias, "description")]
-            })
-            .await
+            };
+            if client.settings().remote(&remote)?.is_simplestreams() {
+                let mut aliases: Vec<Value> = images(client, &remote).await?.iter().flat_map(named).collect();
+                aliases.retain(wanted);
+                let mut rows: Vec<Vec<String>> = aliases.iter().map(row).collect();
+                sort(&mut rows);
+                return show_table(*format, &headers, &rows, &aliases, &order);
+            }
+            let at = client.connection(&remote)?;
+            object::list_of(&at, "/1.0/images/aliases?recursion=1", *format, &headers, &order, wanted, row).await
         }
+    }
+}
+
+fn show(image: &Value) -> Result<(), Error> {
+    let fields = IMAGE.writable.iter().map(|field| ((*field).to_owned(), image[*field].clone()));
+    output::yaml(&Value::Object(fields.collect()), IMAGE.order)
+}
+
+fn property(image: &Value, key: &str) -> Result<(), Error> {
+    let property = image["properties"][key].as_str();
+    let property = property.ok_or_else(|| Error::Usage("Property not found".to_owned()))?;
+    output::print(&format!("{property}\n"))
+}
+
+/// The aliases of an image as objects of their own.
+fn named(image: &Value) -> Vec<Value> {
+    let alias = |alias: &Value| json!({"name": alias["name"], "description": "", "target": image["fingerprint"], "type": image["type"]});
+    image["aliases"].as_array().into_iter().flatten().map(alias).collect()
+}
+
+/// What can be asked of a server that only shows its images.
+async fn of_image_server(client: &Client, remote: &str, name: &str, command: &Command) -> Result<(), Error> {
+    let found = async || simplestreams::find(client, remote, name).await;
+    match command {
+        Command::Export { target, .. } => fetch(client, &found().await?, target.as_deref()).await,
+        Command::Info { .. } => output::print(&output::harmless(&describe(&found().await?.image))),
+        Command::Show { .. } => show(&found().await?.image),
+        Command::GetProperty { key, .. } => property(&found().await?.image, key),
+        _ => Err(Error::Usage(format!(
+            "{remote}: is an image server, whose images are only its own to change\n\"warren image copy {remote}:{name} local:\" makes one of yours"
+        ))),
     }
 }
 
@@ -295,115 +332,4 @@ fn describe(image: &Value) -> String {
         }
     }
     out
-}
-
-/// The name of a file that a server proposes, without any directory.
-fn proposed(header: &str) -> Option<String> {
-    let name = header.split(';').find_map(|part| part.trim().strip_prefix("filename="))?.trim_matches('"');
-    let name = name.rsplit('/').next().filter(|name| !name.is_empty() && *name != ".." && *name != ".")?;
-    Some(name.chars().filter(|c| !c.is_control()).collect())
-}
-
-/// The ending by which an image's file is known.
-fn ending(name: &str) -> &str {
-    [".tar.gz", ".tar.xz", ".tar.bz2", ".tar.lzma", ".tar.zst", ".squashfs", ".tar"]
-        .into_iter()
-        .find(|ending| name.ends_with(ending))
-        .unwrap_or("")
-}
-
-async fn export(client: &Client, image: &Object<'_>, target: Option<&Path>) -> Result<(), Error> {
-    let failed = |e: Error| e.doing(format!("Cannot export {}", image.what));
-    let request = Request::builder().uri(format!("{}/export", image.path)).body(Empty::<bytes::Bytes>::new());
-    let response = image.at.begin(request.map_err(|e| Error::Usage(e.to_string()))?).await.map_err(failed)?;
-    if !response.status().is_success() {
-        return Err(failed(
-            image.at.read(response).await.err().unwrap_or_else(|| Error::refused("The server refuses")),
-        ));
-    }
-    let header =
-        |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    let kind = header(http::header::CONTENT_TYPE);
-    let named = proposed(&header(http::header::CONTENT_DISPOSITION));
-    let all = header(http::header::CONTENT_LENGTH).parse().ok();
-    let fingerprint = image.path.rsplit('/').next().unwrap_or_default().to_owned();
-    let target = target.unwrap_or(Path::new("."));
-    let mut progress = Progress::new(image.at.watched);
-    let mut body = response.into_body();
-    if let Some(boundary) = kind.strip_prefix("multipart/form-data; boundary=") {
-        let stream = http_body_util::BodyStream::new(body);
-        let stream = futures_util::StreamExt::filter_map(stream, async |frame| match frame {
-            Ok(frame) => frame.into_data().ok().map(Ok),
-            Err(error) => Some(Err(error)),
-        });
-        let mut parts = multipart::parts(stream, boundary.trim_matches('"'));
-        let broken = |e: multipart::Error| Error::Broken(e.to_string());
-        while let Some(mut part) = parts.next_field().await.map_err(broken)? {
-            let name = proposed(&format!("x; filename={}", part.file_name().unwrap_or_default())).unwrap_or_default();
-            let root = part.name().is_some_and(|name| name.starts_with("rootfs"));
-            let path = if target.is_dir() {
-                target.join(if name.is_empty() { fingerprint.clone() } else { name })
-            } else if root {
-                PathBuf::from(format!("{}.root{}", target.display(), ending(&name)))
-            } else {
-                PathBuf::from(format!("{}{}", target.display(), ending(&name)))
-            };
-            let (mut file, mut done, since) = (create(&path).await?, 0, std::time::Instant::now());
-            while let Some(chunk) = part.chunk().await.map_err(broken)? {
-                done += chunk.len() as u64;
-                write(&mut file, &path, &chunk).await?;
-                progress.transferred("Exporting the image", done, all, since);
-            }
-            flush(file, &path).await?;
-        }
-    } else {
-        let name = named.unwrap_or_else(|| fingerprint.clone());
-        let path = if target.is_dir() {
-            target.join(&name)
-        } else {
-            PathBuf::from(format!("{}{}", target.display(), ending(&name)))
-        };
-        let (mut file, mut done, since) = (create(&path).await?, 0, std::time::Instant::now());
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|e| Error::Lost(e.to_string()))?;
-            if let Ok(chunk) = frame.into_data() {
-                done += chunk.len() as u64;
-                write(&mut file, &path, &chunk).await?;
-                progress.transferred("Exporting the image", done, all, since);
-            }
-        }
-        flush(file, &path).await?;
-    }
-    drop(progress);
-    client.say("Image exported successfully!")
-}
-
-fn local(path: &Path) -> impl Fn(std::io::Error) -> Error {
-    let doing = format!("write {}", path.display());
-    move |error| Error::Local { doing: doing.clone(), error }
-}
-
-async fn create(path: &Path) -> Result<tokio::fs::File, Error> {
-    tokio::fs::File::create(path).await.map_err(local(path))
-}
-
-async fn write(file: &mut tokio::fs::File, path: &Path, chunk: &[u8]) -> Result<(), Error> {
-    file.write_all(chunk).await.map_err(local(path))
-}
-
-async fn flush(mut file: tokio::fs::File, path: &Path) -> Result<(), Error> {
-    file.flush().await.map_err(local(path))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_server_cannot_choose_the_directory() {
-        assert_eq!(proposed("attachment; filename=\"../../etc/x.tar.gz\"").unwrap(), "x.tar.gz");
-        assert_eq!(proposed("inline;filename=a\x1bb").unwrap(), "ab");
-        assert!(proposed("attachment; filename=..").is_none() && proposed("").is_none());
-        assert_eq!((ending("a.tar.xz"), ending("a"), ending("a.squashfs")), (".tar.xz", "", ".squashfs"));
-    }
 }

@@ -20,6 +20,7 @@ mod file;
 mod file_mount;
 mod image;
 mod image_copy;
+mod image_export;
 mod image_list;
 mod image_more;
 mod image_source;

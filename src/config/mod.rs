@@ -45,6 +45,13 @@ pub use volume_keys::{VOLUME_KEYS, is_unmapped, validate_root_volume, validate_v
 /// The longest value of a key, bytes. LXD's database takes values up to 256 KiB.
 pub const MAX_VALUE: usize = 256 * 1024;
 
+/// The longest name of a key, bytes.
+pub const MAX_KEY: usize = 255;
+
+/// What all keys and values of an object have together at most, bytes: clients send an object whole, and it must fit into a
+/// request however it is written.
+pub const MAX_CONFIG: usize = 1024 * 1024;
+
 /// The longest variable of an environment, bytes: the kernel's `MAX_ARG_STRLEN`.
 const MAX_VARIABLE: usize = 128 * 1024;
 
@@ -156,11 +163,30 @@ pub fn project_row(key: &str) -> Option<&'static ProjectRow> {
     row(PROJECT_KEYS, |row| row.pattern, key)
 }
 
+/// Checks how long a configuration is: of any object.
+///
+/// # Errors
+/// With the key that is too long, or the longest when all are together.
+pub fn bounded(config: &Config) -> Result<(), Error> {
+    let length = |(key, value): &(&String, &String)| key.len() + value.len();
+    if let Some(key) = config.keys().find(|key| key.len() > MAX_KEY) {
+        return Err(Error::WrongScope { key: shortened(key), reason: "the name of a key has at most 255 bytes" });
+    }
+    let longest = config.iter().max_by_key(length).map(|(key, _)| key.clone());
+    if let Some(key) = longest.filter(|_| config.iter().map(|entry| length(&entry)).sum::<usize>() > MAX_CONFIG) {
+        let reason =
+            "all keys and values together have at most 1 MiB, and this is the longest: shorten it, or leave it out";
+        return Err(Error::WrongScope { key, reason });
+    }
+    Ok(())
+}
+
 /// Checks the configuration of a project.
 ///
 /// # Errors
 /// With the first key that is unknown or has a value that does not fit.
 pub fn validate_project(config: &Config) -> Result<(), Error> {
+    bounded(config)?;
     for (key, value) in config {
         let Some(row) = project_row(key).filter(|_| is_printable(key)) else {
             return Err(Error::UnknownKey { of: "project", key: key.clone() });
@@ -175,6 +201,7 @@ pub fn validate_project(config: &Config) -> Result<(), Error> {
 /// # Errors
 /// With the first key that is unknown, misplaced, or has a value that does not fit.
 pub fn validate_instance(config: &Config, scope: Scope) -> Result<(), Error> {
+    bounded(config)?;
     for (key, value) in config {
         let Some(row) = instance_row(key).filter(|_| is_printable(key)) else {
             return Err(Error::UnknownKey { of: "instance", key: key.clone() });
@@ -217,6 +244,7 @@ pub fn names_of(text: &str) -> impl Iterator<Item = &str> {
 /// # Errors
 /// With the first key that is unknown or has a value that does not fit.
 pub fn validate_server(config: &Config) -> Result<(), Error> {
+    bounded(config)?;
     for (key, value) in config {
         if let Some((_, reason)) = server_keys::NOT_HERE.iter().find(|(known, _)| known == key) {
             // Who unsets it has what he wants.

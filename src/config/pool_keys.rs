@@ -1,7 +1,7 @@
 //! The keys of storage pools: which driver has which, and what they do.
 
 use super::value::Kind;
-use super::{Error, MAX_VALUE};
+use super::{Error, MAX_VALUE, bounded};
 use crate::api::wire::Config;
 
 /// A key.
@@ -103,6 +103,7 @@ pub fn pool_row(key: &str) -> Option<&'static PoolRow> {
 /// # Errors
 /// With the first key that is unknown, not this driver's, or has a value that does not fit.
 pub fn validate_pool(driver: &str, config: &Config) -> Result<(), Error> {
+    bounded(config)?;
     for (key, value) in config {
         if key.strip_prefix("user.").is_some_and(|rest| !rest.is_empty()) && !key.contains(char::is_control) {
             if value.len() > MAX_VALUE {

@@ -1,7 +1,7 @@
 //! The keys of custom storage volumes with files.
 
 use super::value::{Kind, parse_bool};
-use super::{Error, MAX_VALUE};
+use super::{Error, MAX_VALUE, bounded};
 use crate::api::wire::Config;
 
 /// A key: its name, its type, and what it does.
@@ -22,6 +22,7 @@ const OTHERS: &[&str] = &["block.", "lvm.", "zfs.", "ceph.", "cephfs."];
 /// # Errors
 /// With the first key that is unknown or has a value that does not fit.
 pub fn validate_volume(config: &Config) -> Result<(), Error> {
+    bounded(config)?;
     for (key, value) in config {
         if key.strip_prefix("user.").is_some_and(|rest| !rest.is_empty()) && !key.contains(char::is_control) {
             if value.len() > MAX_VALUE {

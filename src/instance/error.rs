@@ -203,6 +203,9 @@ impl fmt::Display for Error {
             Self::NotRunning => f.write_str("The instance isn't running"),
             Self::AlreadyFrozen => f.write_str("The instance is already frozen"),
             Self::NotFrozen => f.write_str("The instance is already running: it isn't frozen"),
+            Self::Busy { status: Status::Stopping } => {
+                f.write_str("The instance is stopping; try again when it is down, or stop it with --force")
+            }
             Self::Busy { status } => {
                 write!(f, "The instance is {}; try again in a moment", status.word().to_lowercase())
             }

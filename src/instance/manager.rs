@@ -386,7 +386,7 @@ impl Manager {
         exec::environment_of(&self.context, key, init, spec).await
     }
 
-    /// An instance that runs; a frozen one does not.
+    /// An instance that runs, if only until it has gone down as it was asked to; a frozen one does not.
     ///
     /// # Errors
     /// [`Error::NotFound`] or [`Error::NotUp`].
@@ -395,7 +395,10 @@ impl Manager {
             return Err(Error::NotFound);
         }
         let snapshot = self.snapshot(key);
-        if snapshot.status == Status::Running { Ok(snapshot) } else { Err(Error::NotUp { status: snapshot.status }) }
+        match snapshot.status {
+            Status::Running | Status::Stopping => Ok(snapshot),
+            status => Err(Error::NotUp { status }),
+        }
     }
 
     /// Whether the console can be attached to now.

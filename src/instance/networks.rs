@@ -59,12 +59,12 @@ pub fn network_spec(model: &Model, record: &Network) -> Result<Spec, Error> {
 /// Refuses what clients may not put into a configuration.
 ///
 /// # Errors
-/// [`Error::Network`].
+/// [`Error::Network`], [`Error::Config`].
 pub fn check_network_config(name: &NetworkName, config: &Config) -> Result<(), Error> {
     if config.contains_key(RENAMED_FROM) {
         return Err(network::Error::UnknownKey { network: name.clone(), key: RENAMED_FROM.to_owned() }.into());
     }
-    Ok(())
+    crate::config::bounded(config).map_err(Error::Config)
 }
 
 fn url(name: &NetworkName) -> String {

@@ -61,10 +61,6 @@ impl Actor {
     }
 
     async fn keep_files(&mut self) -> Result<Option<Frozen>, Error> {
-        let status = self.status();
-        if matches!(status, super::Status::Starting | super::Status::Stopping) {
-            return Err(Error::Busy { status });
-        }
         let used = self.used().await?;
         let (pool, volume) = snapshots::place(&self.context, &self.key)?;
         if matches!(used, Use::None) && pool.driver().holds() {

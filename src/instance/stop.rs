@@ -10,8 +10,10 @@ use super::actor::Live;
 use super::error::Error;
 use super::request::StopKind;
 use super::{Context, apparmor, devices, guests, limits, marks, nics, proxies, ranges};
+use crate::config::raw_lxc;
 use crate::db::{self, Instance, Phase};
 use crate::names::InstanceKey;
+use crate::profile;
 use crate::storage::VolumeId;
 use crate::sys::cgroup::Hierarchies;
 use crate::sys::process;
@@ -59,7 +61,8 @@ pub(super) async fn ask(context: &Context, key: &InstanceKey, live: &Live, froze
     if frozen {
         context.launcher.unfreeze(&context.container(key)).await?;
     }
-    let (pid, number) = (live.pid, halt_signal(live.pid));
+    let chosen = chosen_signal(context, key);
+    let (pid, number) = (live.pid, chosen.unwrap_or_else(|| halt_signal(live.pid)));
     let heard = process::hears(pid, number);
     signal(live, number)?;
     if heard {
@@ -71,7 +74,7 @@ pub(super) async fn ask(context: &Context, key: &InstanceKey, live: &Live, froze
         loop {
             tokio::time::sleep(LISTENS).await;
             // Another program by now, perhaps: what liblxc started has become the distribution's init.
-            let number = halt_signal(pid);
+            let number = chosen.unwrap_or_else(|| halt_signal(pid));
             // A failure is the end of init, which is what was wanted.
             if process::hears(pid, number) || process::pidfd_signal(&init, 0).is_err() {
                 let _ = process::pidfd_signal(&init, number);
@@ -109,14 +112,26 @@ fn signal(live: &Live, number: i32) -> Result<(), Error> {
     })
 }
 
+/// That of `lxc.signal.halt` in `raw.lxc`, the last one (lxc.container.conf(5)).
+fn chosen_signal(context: &Context, key: &InstanceKey) -> Option<i32> {
+    let model = context.db.model();
+    let config = profile::expand_instance(&model, model.instances.get(key)?).config;
+    let lines = raw_lxc::parse(config.get("raw.lxc")?).unwrap_or_default();
+    let line = lines.iter().rfind(|line| line.key.eq_ignore_ascii_case("lxc.signal.halt"))?;
+    process::signal_number(&line.value)
+}
+
 /// The signal by which this init shuts down: systemd's `SIGRTMIN+3` (systemd(1), SIGNALS), busybox's `SIGUSR2`
 /// (its init's documentation), else `SIGPWR`, which liblxc sends by default.
 fn halt_signal(pid: i32) -> i32 {
     let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
     let program = program.to_string_lossy().into_owned();
+    // Its shell is busybox, too, and may run an init that is a script.
+    let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let called = words.split(|byte| *byte == 0).next().unwrap_or_default().rsplit(|byte| *byte == b'/').next();
     if program.contains("systemd") {
         libc::SIGRTMIN() + 3
-    } else if program.contains("busybox") {
+    } else if program.contains("busybox") && matches!(called, Some(b"init" | b"linuxrc" | b"busybox")) {
         libc::SIGUSR2
     } else {
         libc::SIGPWR

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -45,6 +46,8 @@ pub struct Registry {
     locks: VolumeLocks,
     usage: Usage,
     alarm: Arc<Notify>,
+    /// The daemon ends: no pool comes back.
+    rests: AtomicBool,
 }
 
 impl Registry {
@@ -53,7 +56,7 @@ impl Registry {
         let probes = Arc::new(Probes::remembering(&state_dir, &state_dir.join("run/probed")));
         probes.clear();
         let (pools, locks, usage) = (Mutex::default(), VolumeLocks::default(), Usage::default());
-        Self { state_dir, probes, pools, locks, usage, alarm: Arc::default() }
+        Self { state_dir, probes, pools, locks, usage, alarm: Arc::default(), rests: AtomicBool::default() }
     }
 
     fn pools(&self) -> MutexGuard<'_, BTreeMap<PoolName, Entry>> {
@@ -117,6 +120,9 @@ impl Registry {
 
     /// The pools that are not there, why, and the paths at which what they lie on may come.
     pub fn away(&self) -> Vec<(PoolName, String, Vec<PathBuf>)> {
+        if self.rests.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
         let pools = self.pools();
         let away = pools.iter().filter_map(|(name, entry)| {
             let reason = entry.opened.as_ref().err()?.clone();
@@ -144,6 +150,9 @@ impl Registry {
 
     /// Tries again to open the pools that are not there. Blocking.
     pub fn retry(&self) -> Vec<Retried> {
+        if self.rests.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
         let away = |(_, entry): &(&PoolName, &Entry)| entry.opened.is_err();
         let specs: Vec<PoolSpec> = self.pools().iter().filter(away).map(|(_, entry)| entry.spec.clone()).collect();
         let retry = |spec: PoolSpec| {
@@ -244,9 +253,12 @@ impl Registry {
     /// Takes away the mounts of the open pools and those that they keep for their images, at the daemon's end; they come
     /// back by themselves. One that a running container needs stays. Blocking.
     pub fn rest(&self) {
-        for pool in self.all_open() {
-            pool.rest();
+        self.rests.store(true, Ordering::Relaxed);
+        let open = self.all_open();
+        for entry in self.pools().values_mut() {
+            entry.opened = Err("the daemon is shutting down".to_owned());
         }
+        open.iter().for_each(|pool| pool.rest());
     }
 
     /// An open pool.

@@ -163,6 +163,63 @@ pub fn hears(pid: i32, signal: i32) -> bool {
     (mask("SigCgt:") | mask("SigBlk:")) & bit != 0
 }
 
+/// What signal(7) names, without `SIG`.
+const SIGNALS: [(&str, i32); 31] = [
+    ("HUP", libc::SIGHUP),
+    ("INT", libc::SIGINT),
+    ("QUIT", libc::SIGQUIT),
+    ("ILL", libc::SIGILL),
+    ("TRAP", libc::SIGTRAP),
+    ("ABRT", libc::SIGABRT),
+    ("IOT", libc::SIGIOT),
+    ("BUS", libc::SIGBUS),
+    ("FPE", libc::SIGFPE),
+    ("KILL", libc::SIGKILL),
+    ("USR1", libc::SIGUSR1),
+    ("SEGV", libc::SIGSEGV),
+    ("USR2", libc::SIGUSR2),
+    ("PIPE", libc::SIGPIPE),
+    ("ALRM", libc::SIGALRM),
+    ("TERM", libc::SIGTERM),
+    ("CHLD", libc::SIGCHLD),
+    ("CONT", libc::SIGCONT),
+    ("STOP", libc::SIGSTOP),
+    ("TSTP", libc::SIGTSTP),
+    ("TTIN", libc::SIGTTIN),
+    ("TTOU", libc::SIGTTOU),
+    ("URG", libc::SIGURG),
+    ("XCPU", libc::SIGXCPU),
+    ("XFSZ", libc::SIGXFSZ),
+    ("VTALRM", libc::SIGVTALRM),
+    ("PROF", libc::SIGPROF),
+    ("WINCH", libc::SIGWINCH),
+    ("IO", libc::SIGIO),
+    ("PWR", libc::SIGPWR),
+    ("SYS", libc::SIGSYS),
+];
+
+/// The number of a signal as lxc.container.conf(5) writes it: `SIGPWR`, `SIGRTMIN+3`, `SIGRTMAX-10` or a number.
+pub fn signal_number(text: &str) -> Option<i32> {
+    let known = |number: &i32| (1..=libc::SIGRTMAX()).contains(number);
+    if let Ok(number) = text.parse() {
+        return Some(number).filter(known);
+    }
+    let text = text.to_ascii_uppercase();
+    let name = text.strip_prefix("SIG")?;
+    if let Some((_, number)) = SIGNALS.iter().find(|(known, _)| *known == name) {
+        return Some(*number);
+    }
+    let offset = |rest: &str| rest.parse::<u8>().ok().map(i32::from);
+    let number = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+        (Some(""), _) => libc::SIGRTMIN(),
+        (Some(rest), _) => libc::SIGRTMIN() + offset(rest.strip_prefix('+')?)?,
+        (_, Some("")) => libc::SIGRTMAX(),
+        (_, Some(rest)) => libc::SIGRTMAX() - offset(rest.strip_prefix('-')?)?,
+        (None, None) => return None,
+    };
+    Some(number).filter(known)
+}
+
 /// poll(2) is no call of its own on newer architectures.
 #[cfg(target_arch = "x86_64")]
 const POLLS: [i64; 2] = [libc::SYS_poll, libc::SYS_ppoll];
@@ -287,5 +344,27 @@ pub fn clean_inheritance() {
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
         libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::signal_number;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for (text, number) in [
+            ("SIGPWR", libc::SIGPWR),
+            ("sigterm", libc::SIGTERM),
+            ("10", 10),
+            ("SIGRTMIN", libc::SIGRTMIN()),
+            ("SIGRTMIN+3", libc::SIGRTMIN() + 3),
+            ("SIGRTMAX-10", libc::SIGRTMAX() - 10),
+        ] {
+            assert_eq!(signal_number(text), Some(number), "{text}");
+        }
+        for text in ["", "PWR", "0", "-1", "65", "SIGFOO", "SIGRTMIN3", "SIGRTMIN+200", "SIGRTMAX+1", "SIGRTMIN+-1"] {
+            assert_eq!(signal_number(text), None, "{text}");
+        }
     }
 }

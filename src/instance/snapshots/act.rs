@@ -18,7 +18,8 @@ use crate::profile;
 impl Actor {
     pub(in super::super) async fn snapshot(&mut self, verb: Verb, requestor: Option<&Requestor>) -> Answer {
         let status = self.status();
-        if matches!(status, Status::Starting | Status::Stopping) {
+        // One that is asked to go down may never do so: what leaves it alone goes on.
+        if status == Status::Stopping && matches!(verb, Verb::Restore(_)) {
             return Err(Error::Busy { status });
         }
         let mut stages = Stages::default();
@@ -103,8 +104,10 @@ impl Actor {
         Ok(match &self.state {
             State::Running(live) => Use::Running { frozen: false, pid: live.pid },
             State::Frozen(live) => Use::Running { frozen: true, pid: live.pid },
-            State::Stopped | State::Error | State::Stopping(_) if self.leases.in_use() => Use::Files,
-            State::Stopped | State::Error | State::Stopping(_) => {
+            // Asked to go down, it may take its time, or never do it.
+            State::Stopping(live) => Use::Running { frozen: false, pid: live.pid },
+            State::Stopped | State::Error if self.leases.in_use() => Use::Files,
+            State::Stopped | State::Error => {
                 self.let_go_of_root().await?;
                 Use::None
             }
