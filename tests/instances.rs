@@ -3,7 +3,7 @@
 
 mod support;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{Daemon, exists};
 
 #[test]
@@ -223,4 +223,47 @@ fn the_root_disk_of_a_running_instance_cannot_be_taken_away() {
     }
     assert_eq!(daemon.api("GET", "/1.0/instances/c1", "").1, before);
     daemon.lxc(&["restart", "--force", "c1"]).ok();
+}
+
+/// Whoever has a name by the end is the one that every verb is about, however names went from one to another meanwhile.
+#[test]
+fn names_that_change_hands_lose_nobody() {
+    const ROUNDS: usize = 60;
+    let daemon = Daemon::ready("overlay");
+    daemon.lxc(&["init", "bb", "kept"]).ok();
+    let made = |name: &str| {
+        let source = json!({"type": "image", "alias": "bb"});
+        daemon.api("POST", "/1.0/instances", &json!({"name": name, "source": source}).to_string())
+    };
+    let ends = |(status, answer): (u16, Value)| {
+        if status == 202 {
+            daemon.api("GET", &format!("{}/wait", answer["operation"].as_str().unwrap()), "");
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..ROUNDS {
+                ends(made("x"));
+                ends(daemon.api("POST", "/1.0/instances/x", r#"{"name":"y"}"#));
+                ends(daemon.api("DELETE", "/1.0/instances/y", ""));
+            }
+        });
+        scope.spawn(|| {
+            for _ in 0..ROUNDS {
+                ends(made("y"));
+                ends(daemon.api("DELETE", "/1.0/instances/y", ""));
+            }
+        });
+        // A name that is taken: who means that one must not reach the one that wants it.
+        scope.spawn(|| {
+            for _ in 0..ROUNDS {
+                ends(daemon.api("POST", "/1.0/instances/kept", r#"{"name":"y"}"#));
+                ends(daemon.api("POST", "/1.0/instances/y", r#"{"name":"kept"}"#));
+            }
+        });
+    });
+    for name in ["x", "y", "kept"] {
+        let known = daemon.api("GET", &format!("/1.0/instances/{name}"), "").0 == 200;
+        assert_eq!(daemon.lxc(&["delete", name]).code == 0, known, "{name}");
+    }
 }

@@ -52,14 +52,20 @@ pub(super) async fn of(client: &Client, words: &str, target: &Connection) -> Res
     let fingerprint = fingerprint(&from, &name).await?;
     let mut source = away(client, &from).await?;
     let image = object::path(&["images", &fingerprint]);
-    if from.get(&image).await?["public"] != true {
+    let is_public = from.get(&image).await?["public"] == true;
+    if !is_public {
         let answer = from.request(Method::POST, &format!("{image}/secret"), None).await?;
         let metadata = &answer.metadata["metadata"];
         source["secret"] = metadata["secret"].clone();
     }
     source["type"] = json!("image");
     source["mode"] = json!("pull");
-    source["fingerprint"] = json!(fingerprint);
+    // By its name, the copy of one that anybody may have can follow it.
+    if is_public && by == "alias" {
+        source["alias"] = json!(name);
+    } else {
+        source["fingerprint"] = json!(fingerprint);
+    }
     if !from.project.is_empty() {
         source["project"] = json!(from.project);
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::error::Error;
 use super::guests;
+use super::handles::Addressed;
 use super::lease::Leases;
 use super::policy::{Decision, Verb, decide};
 use super::request::{Answer, Request, StopKind};
@@ -65,7 +66,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 pub(super) struct Actor {
     pub(super) context: Arc<Context>,
     pub(super) key: InstanceKey,
-    requests: mpsc::UnboundedReceiver<Request>,
+    requests: mpsc::UnboundedReceiver<Addressed>,
     published: watch::Sender<Snapshot>,
     pub(super) state: State,
     /// When its last start was done.
@@ -78,7 +79,7 @@ impl Actor {
     pub(super) fn new(
         context: Arc<Context>,
         key: InstanceKey,
-        requests: mpsc::UnboundedReceiver<Request>,
+        requests: mpsc::UnboundedReceiver<Addressed>,
         published: watch::Sender<Snapshot>,
     ) -> Self {
         Self {
@@ -136,7 +137,9 @@ impl Actor {
                 biased;
                 request = self.requests.recv() => match request {
                     None => return,
-                    Some(request) => {
+                    // Meant for an instance whose name this one did not get, or has no more: dropped, it is told so.
+                    Some((Some(of), _)) if of != self.key => {}
+                    Some((_, request)) => {
                         if self.handle(request).await {
                             return;
                         }

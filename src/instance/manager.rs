@@ -17,6 +17,7 @@ use super::create::{self, NewInstance, RootSource};
 use super::error::Error;
 use super::exec::{self, Exec, ExecSpec};
 use super::files;
+use super::handles::{Addressed, Handle, Handles};
 use super::logs::{self, LogName};
 use super::petname;
 use super::publish::Looks;
@@ -54,24 +55,18 @@ pub enum Target {
 /// So many instances are looked at side by side at the daemon's start.
 const ADOPTED_AT_A_TIME: usize = 16;
 
-#[derive(Clone)]
-struct Handle {
-    requests: mpsc::UnboundedSender<Request>,
-    snapshot: watch::Receiver<Snapshot>,
-}
-
 /// How long an instance of which nobody knows whether it runs is left alone before it is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Has an instance looked at until somebody knows how it is: its monitor may answer later, or end.
-async fn look_again(requests: mpsc::WeakUnboundedSender<Request>, mut snapshot: watch::Receiver<Snapshot>) {
+async fn look_again(requests: mpsc::WeakUnboundedSender<Addressed>, mut snapshot: watch::Receiver<Snapshot>) {
     loop {
         tokio::time::sleep(LOOK_AGAIN).await;
         if snapshot.borrow_and_update().status != Status::Error {
             return;
         }
         let Some(requests) = requests.upgrade() else { return };
-        if requests.send(Request::Look).is_err() {
+        if requests.send((None, Request::Look)).is_err() {
             return;
         }
     }
@@ -80,7 +75,7 @@ async fn look_again(requests: mpsc::WeakUnboundedSender<Request>, mut snapshot: 
 /// The instances of the daemon.
 pub struct Manager {
     context: Arc<Context>,
-    handles: Mutex<BTreeMap<InstanceKey, Handle>>,
+    handles: Handles,
     /// Containers of which a stop hook told, until all are adopted.
     ended: Mutex<BTreeMap<String, HookTarget>>,
     limits: files::Limits,
@@ -95,7 +90,7 @@ impl Manager {
     pub fn new(context: Context) -> Self {
         Self {
             context: Arc::new(context),
-            handles: Mutex::default(),
+            handles: Handles::default(),
             ended: Mutex::default(),
             limits: files::Limits::default(),
             consoles: Consoles::default(),
@@ -110,18 +105,14 @@ impl Manager {
         &self.context
     }
 
-    fn handles(&self) -> MutexGuard<'_, BTreeMap<InstanceKey, Handle>> {
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The state of an instance now; one that has no actor is down.
     pub fn snapshot(&self, key: &InstanceKey) -> Snapshot {
-        self.handles().get(key).map_or(Snapshot::STOPPED, |handle| *handle.snapshot.borrow())
+        self.handles.get(key).map_or(Snapshot::STOPPED, |handle| handle.snapshot())
     }
 
     /// Whether the start of some instance is not over.
     pub(super) fn is_any_starting(&self) -> bool {
-        self.handles().values().any(|handle| handle.snapshot.borrow().status == Status::Starting)
+        self.handles.all().iter().any(|handle| handle.snapshot().status == Status::Starting)
     }
 
     fn ended(&self) -> MutexGuard<'_, BTreeMap<String, HookTarget>> {
@@ -133,8 +124,8 @@ impl Manager {
         let (requests, queue) = mpsc::unbounded_channel();
         let (published, snapshot) = watch::channel(first);
         tokio::spawn(Actor::new(Arc::clone(&self.context), key.clone(), queue, published).run());
-        let handle = Handle { requests, snapshot };
-        self.handles().insert(key.clone(), handle.clone());
+        let handle = Handle::new(requests, snapshot);
+        self.handles.put(key.clone(), handle.clone());
         handle
     }
 
@@ -155,14 +146,14 @@ impl Manager {
 
     /// Puts a request into the queue of an instance; false when there is no such instance.
     pub(super) fn send(&self, key: &InstanceKey, request: Request) -> bool {
-        self.handles().get(key).is_some_and(|handle| handle.requests.send(request).is_ok())
+        self.handles.get(key).is_some_and(|handle| handle.send(Some(key), request))
     }
 
     /// Puts a request into the queue of every instance.
     pub(super) fn tell_all(&self, request: impl Fn() -> Request) {
-        for handle in self.handles().values() {
+        for handle in self.handles.all() {
             // One that is just deleted hears nothing.
-            let _ = handle.requests.send(request());
+            handle.send(None, request());
         }
     }
 
@@ -171,11 +162,22 @@ impl Manager {
         key: &InstanceKey,
         request: impl FnOnce(oneshot::Sender<Answer>) -> Request,
     ) -> Result<Stages, Error> {
-        let handle = self.handles().get(key).cloned().ok_or(Error::NotFound)?;
+        let handle = self.handles.get(key).ok_or(Error::NotFound)?;
+        self.ask_by(&handle, key, request).await
+    }
+
+    async fn ask_by(
+        &self,
+        handle: &Handle,
+        key: &InstanceKey,
+        request: impl FnOnce(oneshot::Sender<Answer>) -> Request,
+    ) -> Result<Stages, Error> {
         let (reply, answer) = oneshot::channel();
         self.ended().remove(&key.container());
-        handle.requests.send(request(reply)).map_err(|_| Error::NotFound)?;
-        // The actor ends only with the instance.
+        if !handle.send(Some(key), request(reply)) {
+            return Err(Error::NotFound);
+        }
+        // The actor ends only with the instance, and drops what is meant for another.
         answer.await.map_err(|_| Error::NotFound)?
     }
 
@@ -247,8 +249,9 @@ impl Manager {
     /// [`Error::Running`], or what stands in the way.
     pub async fn delete(&self, key: &InstanceKey, forget: bool, requestor: Option<Requestor>) -> Result<(), Error> {
         let _unseen = self.looks.wait(key).await;
-        self.ask(key, |reply| Request::Delete { forget, requestor, reply }).await?;
-        self.handles().remove(key);
+        let handle = self.handles.get(key).ok_or(Error::NotFound)?;
+        self.ask_by(&handle, key, |reply| Request::Delete { forget, requestor, reply }).await?;
+        self.handles.remove(key, &handle);
         Ok(())
     }
 
@@ -258,19 +261,14 @@ impl Manager {
     /// [`Error::Exists`], [`Error::RenameRunning`], or what stands in the way: then it has its old name.
     pub async fn rename(&self, from: &InstanceKey, to: InstanceKey, requestor: Option<Requestor>) -> Result<(), Error> {
         let _unseen = self.looks.wait(from).await;
-        let handle = self.handles().get(from).cloned().ok_or(Error::NotFound)?;
-        {
-            // Who asks for the new name from now on waits in the same queue.
-            let mut handles = self.handles();
-            if handles.contains_key(&to) {
-                return Err(Error::Exists { key: to });
-            }
-            handles.insert(to.clone(), handle);
+        let handle = self.handles.get(from).ok_or(Error::NotFound)?;
+        // Who asks for the new name from now on waits in the same queue.
+        if !self.handles.put_new(to.clone(), handle.clone()) {
+            return Err(Error::Exists { key: to });
         }
         let new = to.clone();
-        let renamed = self.ask(from, |reply| Request::Rename { to, requestor, reply }).await;
-        let gone = if renamed.is_ok() { from } else { &new };
-        self.handles().remove(gone);
+        let renamed = self.ask_by(&handle, from, |reply| Request::Rename { to, requestor, reply }).await;
+        self.handles.remove(if renamed.is_ok() { from } else { &new }, &handle);
         renamed.map(drop)
     }
 
@@ -357,20 +355,21 @@ impl Manager {
     /// # Errors
     /// [`Error::NotFound`], or when its root cannot be reached.
     pub async fn files(&self, key: &InstanceKey, request: FilesRequest) -> Result<Session, Error> {
-        let handle = self.handles().get(key).cloned().ok_or(Error::NotFound)?;
+        let handle = self.handles.get(key).ok_or(Error::NotFound)?;
         let turn = self.limits.turn(&request).await?;
         let (reply, answer) = oneshot::channel();
-        handle.requests.send(Request::Lease { reply }).map_err(|_| Error::NotFound)?;
+        if !handle.send(Some(key), Request::Lease { reply }) {
+            return Err(Error::NotFound);
+        }
         let lease = answer.await.map_err(|_| Error::NotFound)??;
         files::begin(&self.context, key, turn, lease, request).await
     }
 
     /// The daemon ends: nobody works on files any more, and no root is mounted but those of running containers.
     pub async fn rest(&self) {
-        let handles: Vec<Handle> = self.handles().values().cloned().collect();
-        futures_util::future::join_all(handles.into_iter().map(|handle| async move {
+        futures_util::future::join_all(self.handles.all().into_iter().map(|handle| async move {
             let (reply, done) = oneshot::channel();
-            if handle.requests.send(Request::Rest { reply }).is_ok() {
+            if handle.send(None, Request::Rest { reply }) {
                 let _ = done.await;
             }
         }))
@@ -455,11 +454,11 @@ impl Manager {
 
     /// What a stop hook told.
     pub fn hook(&self, record: &Record) {
-        let handles = self.handles();
-        let handle = handles.iter().find(|(key, _)| key.container() == record.container).map(|(_, handle)| handle);
-        match (record.target, handle) {
+        match (record.target, self.handles.of_container(&record.container)) {
             // An actor that is gone has no container to reboot.
-            (HookTarget::Reboot, Some(handle)) => drop(handle.requests.send(Request::Reboot)),
+            (HookTarget::Reboot, Some((key, handle))) => {
+                handle.send(Some(&key), Request::Reboot);
+            }
             // One that is being adopted just now is told so, too.
             (target, _) => drop(self.ended().insert(record.container.clone(), target)),
         }
@@ -495,24 +494,23 @@ impl Manager {
                     tracing::info!(instance = %key, pid = live.pid, "adopted");
                     // The actor lives: its handle was just made.
                     self.context.guests.up(key, live.pid, live.init.get_ref());
-                    let requests = self.spawn(key, Snapshot { status, pid: live.pid }).requests;
-                    let _ = requests.send(Request::Adopt { live, status });
+                    let handle = self.spawn(key, Snapshot { status, pid: live.pid });
+                    handle.send(None, Request::Adopt { live, status });
                     let kind = model.instances.get(key).and_then(|record| stop::interrupted_restart(record));
                     if let Some(kind) = kind {
                         tracing::info!(instance = %key, "finishing an interrupted restart");
                         // Nobody waits for it any more.
                         let (reply, _) = oneshot::channel();
                         let requestor = None;
-                        let _ =
-                            requests.send(Request::Stop { kind, restart: true, keep_power: false, requestor, reply });
+                        handle.send(None, Request::Stop { kind, restart: true, keep_power: false, requestor, reply });
                     }
                 }
                 Err(error) => {
                     tracing::error!(instance = %key, %error, "the instance could not be adopted");
                     // Whether it runs nobody knows: it is not called stopped.
                     let handle = self.spawn(key, Snapshot { status: Status::Error, pid: 0 });
-                    let _ = handle.requests.send(Request::Unknown);
-                    tokio::spawn(look_again(handle.requests.downgrade(), handle.snapshot));
+                    handle.send(None, Request::Unknown);
+                    tokio::spawn(look_again(handle.weak(), handle.watch()));
                 }
             }
         }

@@ -27,6 +27,7 @@ mod exec;
 mod files;
 mod follow;
 mod guests;
+mod handles;
 mod hardware;
 mod hold;
 mod hotplug;
