@@ -355,13 +355,35 @@ pub(super) async fn pause(client: &Client, names: &Names) -> Result<(), Error> {
 
 /// `delete`.
 pub(super) async fn delete(client: &Client, delete: &Delete) -> Result<(), Error> {
-    let mut agreed = Vec::new();
-    for word in &delete.instances {
-        if !delete.interactive || ask::yes(&format!("Remove {word} (yes/no): ")).await? {
-            agreed.push(word.clone());
+    if delete.interactive {
+        // Nobody is asked about what there is not.
+        for word in &delete.instances {
+            let (at, name) = client.named(word)?;
+            let known = match name.split_once('/') {
+                None => path(&name)?,
+                Some((instance, snapshot)) => {
+                    path(instance)?;
+                    object::checked("snapshot", snapshot)?;
+                    object::path(&["instances", instance, "snapshots", snapshot])
+                }
+            };
+            at.get(&known).await.map_err(|e| e.doing(format!("Cannot delete {name}")))?;
         }
+        // One after the other: a no ends it, and what was agreed to before is done.
+        for word in &delete.instances {
+            if !ask::yes(&format!("Remove {word} (yes/no): ")).await? {
+                return Err(Error::Usage("User aborted delete operation".to_owned()));
+            }
+            unmake(client, delete, std::slice::from_ref(word)).await?;
+        }
+        return Ok(());
     }
-    each(&agreed, async |word| {
+    unmake(client, delete, &delete.instances).await
+}
+
+/// Deletes these without a question.
+async fn unmake(client: &Client, delete: &Delete, names: &[String]) -> Result<(), Error> {
+    each(names, async |word| {
         let (at, name) = client.named(&word)?;
         let failed = |e: Error| e.doing(format!("Cannot delete {name}"));
         if let Some((instance, snapshot)) = name.split_once('/') {
