@@ -376,3 +376,16 @@ fn files_and_where_they_go() {
         "1640\n"
     );
 }
+
+#[test]
+fn a_mount_ends_with_its_instance() {
+    let daemon = Daemon::ready("overlay");
+    let lines = "mkdir $ROOT/mnt; lxc launch bb c1; \
+        (timeout -k 5 40 env lxc file mount c1/etc $ROOT/mnt; echo ended with $?) >$ROOT/said 2>&1 & \
+        for i in $(seq 100); do [ -e $ROOT/mnt/passwd ] && break; sleep 0.1; done; [ -e $ROOT/mnt/passwd ] && echo mounted; \
+        lxc stop -f c1; wait; tail -1 $ROOT/said; grep -q \"$ROOT/mnt \" /proc/self/mounts || echo gone; \
+        fusermount3 -uz $ROOT/mnt 2>/dev/null; rmdir $ROOT/mnt; lxc delete c1";
+    let ours = lines.replace("env lxc", env!("CARGO_BIN_EXE_warren"));
+    let said = line(&daemon, env!("CARGO_BIN_EXE_warren"), &ours);
+    assert!(said.out.contains("mounted\nended with 1\ngone\n"), "{}{}", said.out, said.err);
+}
