@@ -161,8 +161,12 @@ pub(super) async fn create(client: &Client, new: Create, start: bool) -> Result<
         object::merge(&mut body, given);
     }
     let failed = |e: Error| e.doing(format!("Cannot create {}", if name.is_empty() { "the instance" } else { &name }));
-    client.say(&if name.is_empty() { "Creating the instance".to_owned() } else { format!("Creating {name}") })?;
-    let answer = at.request(Method::POST, "/1.0/instances", Some(&body)).await.map_err(failed)?;
+    let answer = at.request(Method::POST, "/1.0/instances", Some(&body)).await;
+    // Nobody creates anything where no server answers.
+    if !matches!(answer, Err(Error::Connect { .. } | Error::Unreachable { .. })) {
+        client.say(&if name.is_empty() { "Creating the instance".to_owned() } else { format!("Creating {name}") })?;
+    }
+    let answer = answer.map_err(failed)?;
     let resources = &answer.metadata["resources"];
     let url = resources["instances"][0].as_str().or(resources["containers"][0].as_str()).unwrap_or_default();
     let made = url.split('?').next().and_then(|url| url.rsplit('/').next()).unwrap_or_default().to_owned();
