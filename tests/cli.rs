@@ -72,7 +72,7 @@ const SAME: &[&str] = &[
     "config get c2 user.a",
     "config get c2 user.nosuch",
     "config get c2 image.os -e",
-    "config unset c2 user.c",
+    "config unset c2 user.nosuch",
     "config set c2 limits.cpu=xx",
     "config set core.nonsense=1",
     "config device list c1",

@@ -4,6 +4,9 @@
 
 mod support;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use support::namespaces::isolated;
@@ -271,4 +274,118 @@ fn networks_forwards_and_acls() {
             ],
         );
     });
+}
+
+#[test]
+fn words_flags_and_questions() {
+    let daemon = Daemon::ready("overlay");
+    alike(
+        &daemon,
+        &[
+            "lxc launch bb c1",
+            "lxc init bb c2 --ephemeral=false",
+            "lxc exec c1 sh -- -c 'echo hi $0 x'",
+            "lxc exec c1 echo -- a -- -t",
+            "lxc exec c1 -- echo a -- b",
+            "lxc exec -- c1 echo -- b",
+            "lxc exec c1 -t=false -- echo x",
+            "lxc exec c1 -T=true -- echo x",
+            "lxc exec c1 echo -n=t -- -n=t",
+            "lxc list --all-projects=true -f csv",
+            "lxc list --all-projects -f csv -c n",
+            "lxc list --all-projects -c ns",
+            "lxc list --all-projects --fast -c n",
+            "lxc list --all-projects -f csv -c ns46tS",
+            "lxc list --all-projects=maybe",
+            "lxc list --all-projects --fast -f csv",
+            "lxc list -f csv -c sn",
+            "lxc list -f csv -c tn --debug=false",
+            "lxc config show --expanded=false c2",
+            "lxc --quiet=1 config show --expanded=0 c2",
+            "lxc delete -i nosuch",
+            "lxc delete -i c1/nosuch",
+            "lxc delete -i c2; lxc list -f csv -c n",
+            "echo n | lxc delete -i c2; lxc list -f csv -c n",
+            "echo no | lxc delete -i c2 nosuch; lxc list -f csv -c n",
+            "echo yes | lxc delete -i c2; lxc list -f csv -c n",
+            "lxc storage volume info p nosuch",
+            "lxc delete -f c1",
+            "lxc --all >/dev/null",
+            "lxc help --all >/dev/null",
+            "lxc --sub-commands >/dev/null",
+            "lxc help --sub-commands >/dev/null",
+            "lxc list --sub-commands",
+            "lxc list --all",
+        ],
+    );
+}
+
+#[test]
+fn files_and_where_they_go() {
+    let daemon = Daemon::ready("overlay");
+    let tree = daemon.root.join("modes");
+    for (name, mode) in [("sticky", 0o1777), ("group", 0o2755), ("plain", 0o700)] {
+        let path = tree.join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    for (name, mode) in [(&b"suid"[..], 0o4755), (b"nothing", 0), (b"odd\xff", 0o644), (b"odd\xfe", 0o640)] {
+        let path = tree.join(OsStr::from_bytes(name));
+        std::fs::write(&path, name).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    std::os::unix::fs::symlink(OsStr::from_bytes(b"to\xff"), tree.join("link")).unwrap();
+    let pulls =
+        |words: &str| format!("cd $ROOT; rm -rf out; mkdir out; cd out; lxc file pull {words}; echo $?; find . | sort");
+    let pulls = [
+        "-r c1/srv/pp new",
+        "-r c1/srv/pp new/",
+        "-r c1/srv/pp/ new",
+        "-r c1/srv/pp .",
+        "-r c1/srv/pp/a new",
+        "-r -p c1/srv/pp deep/new",
+        "-r c1/srv/pp c1/srv/qq new",
+        "c1/srv/pp/a c1/srv/pp/n/b newdir",
+        "c1/srv/pp/a newdir/",
+        "c1/srv/pp/a new",
+        "-p c1/srv/pp/a deep/new",
+        "c1/srv/pp/a deep/new",
+    ]
+    .map(pulls);
+    let mut lines = vec![
+        "lxc launch bb c1",
+        "lxc exec c1 -- sh -c 'set -e; busybox mkdir -p /srv/pp/n /srv/qq; echo a >/srv/pp/a; echo b >/srv/pp/n/b; echo c >/srv/qq/c'",
+    ];
+    lines.extend(pulls.iter().map(String::as_str));
+    lines.push("cd $ROOT; rm -rf out; mkdir out; lxc file pull -r c1/srv/pp out/x && cat out/x/pp/n/b && test -d out/x/pp/n || echo NONE");
+    lines.extend(["rm -rf $ROOT/out", "lxc delete -f c1"]);
+    alike(&daemon, &lines);
+
+    // What the stock client leaves of modes is less; of names it is the same.
+    let ours = |words: &str| line(&daemon, env!("CARGO_BIN_EXE_warren"), words).ok();
+    ours("lxc launch bb c1; lxc exec c1 -- busybox mkdir -p /srv");
+    ours("lxc file push -r $ROOT/modes c1/srv; lxc file push $ROOT/modes/suid c1/srv/one");
+    let modes =
+        "lxc exec c1 -- sh -c 'cd /srv; for f in one modes/*; do busybox stat -c \"%a %n\" $f; done' | od -An -c -w200";
+    let shown = ours(modes).replace(' ', "");
+    let wanted = "4755one\\n2755modes/group\\n777modes/link\\n0modes/nothing\\n640modes/odd376\\n644modes/odd377\\n700modes/plain\\n1777modes/sticky\\n4755modes/suid\\n";
+    assert_eq!(shown.replace('\n', ""), wanted);
+    assert_eq!(ours("lxc exec c1 -- busybox readlink /srv/modes/link | od -An -c").replace(' ', "").trim(), "to377\\n");
+    assert_eq!(
+        ours("lxc file push $ROOT/modes/nothing c1/srv/mode --mode=1640; lxc exec c1 -- busybox stat -c %a /srv/mode"),
+        "1640\n"
+    );
+}
+
+#[test]
+fn a_mount_ends_with_its_instance() {
+    let daemon = Daemon::ready("overlay");
+    let lines = "mkdir $ROOT/mnt; lxc launch bb c1; \
+        (timeout -k 5 40 env lxc file mount c1/etc $ROOT/mnt; echo ended with $?) >$ROOT/said 2>&1 & \
+        for i in $(seq 100); do [ -e $ROOT/mnt/passwd ] && break; sleep 0.1; done; [ -e $ROOT/mnt/passwd ] && echo mounted; \
+        lxc stop -f c1; wait; tail -1 $ROOT/said; grep -q \"$ROOT/mnt \" /proc/self/mounts || echo gone; \
+        fusermount3 -uz $ROOT/mnt 2>/dev/null; rmdir $ROOT/mnt; lxc delete c1";
+    let ours = lines.replace("env lxc", env!("CARGO_BIN_EXE_warren"));
+    let said = line(&daemon, env!("CARGO_BIN_EXE_warren"), &ours);
+    assert!(said.out.contains("mounted\nended with 1\ngone\n"), "{}{}", said.out, said.err);
 }

@@ -230,6 +230,26 @@ fn a_console_is_sized_left_and_given_up() {
 }
 
 #[test]
+fn tables_fit_the_terminal() {
+    let daemon = Daemon::ready("overlay");
+    let place = Place::new();
+    let ok = |arguments: &[&str]| said(&mut place.of(&daemon, arguments)).ok();
+    ok(&["init", "bb", "a-name-stays-whole"]);
+    for words in [&["list"][..], &["image", "list"], &["storage", "volume", "list", "p"], &["remote", "list"]] {
+        let whole = ok(words);
+        for columns in [60, 80, 250] {
+            let mut terminal = Terminal::with(&place.of(&daemon, words), (columns, 30));
+            assert_eq!(terminal.end(), 0, "{}", terminal.seen());
+            let seen = terminal.seen().replace('\r', "");
+            let widest = seen.lines().map(|line| line.chars().count()).max().unwrap();
+            assert!(widest <= usize::from(columns), "{columns}: {words:?}\n{seen}");
+            assert!(words != ["list"] || seen.contains("| a-name-stays-whole |"), "{seen}");
+            assert!(columns != 250 || seen == whole, "{seen}");
+        }
+    }
+}
+
+#[test]
 fn progress_is_for_those_who_watch() {
     let place = Place::new();
     let waits = AtomicUsize::new(0);

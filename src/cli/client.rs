@@ -26,6 +26,9 @@ pub(super) struct Globals {
     /// Use the socket of this host, whatever the default remote is
     #[arg(long, global = true)]
     pub force_local: bool,
+    /// Help is always whole; the stock client takes this everywhere
+    #[arg(long, global = true, hide = true)]
+    pub sub_commands: bool,
     /// Project to work in
     #[arg(long, global = true, value_name = "PROJECT")]
     pub project: Option<String>,

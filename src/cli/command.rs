@@ -13,7 +13,7 @@ use super::{
 
 /// Runs and manages system containers.
 #[derive(Debug, Parser)]
-#[command(name = "warren", version)]
+#[command(name = "warren", version, args_override_self = true)]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub globals: Globals,

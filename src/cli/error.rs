@@ -113,7 +113,9 @@ impl fmt::Display for Error {
             ),
             Self::Lost(reason) => write!(
                 f,
-                "The connection to the daemon broke\n{reason}\nSee whether warrend still runs, and with \"warren list\" what it did"
+                "The connection to the daemon broke\n{}\nSee whether warrend still runs, and with \"warren list\" what it did",
+                // TLS's own words for it lead to a manual for programmers.
+                if reason.contains("close_notify") { "The server closed it without a word" } else { reason.as_str() }
             ),
             Self::Broken(reason) => {
                 write!(f, "The daemon's answer makes no sense\n{reason}\nAre warren and warrend of the same version?")

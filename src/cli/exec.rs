@@ -29,7 +29,7 @@ pub(super) struct Exec {
     instance: String,
     /// Program and arguments, after --
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    pub(super) command: Vec<String>,
     /// Environment variable NAME=value
     #[arg(long = "env")]
     env: Vec<String>,
@@ -47,7 +47,7 @@ pub(super) struct Exec {
     disable_stdin: bool,
     /// With a terminal
     #[arg(short = 't', long)]
-    force_interactive: bool,
+    pub(super) force_interactive: bool,
     /// Without a terminal
     #[arg(short = 'T', long, conflicts_with = "force_interactive")]
     force_noninteractive: bool,

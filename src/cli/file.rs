@@ -1,6 +1,8 @@
 //! `warren file`: files in instances.
 
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -112,19 +114,21 @@ fn place(client: &Client, word: &str) -> Result<Place, Error> {
 }
 
 impl Place {
-    fn url(&self, path: &str) -> String {
-        let path = percent_encoding::utf8_percent_encode(path, percent_encoding::NON_ALPHANUMERIC);
+    /// Names are bytes: what is not UTF-8 stays as it is.
+    fn url(&self, path: impl AsRef<OsStr>) -> String {
+        let path = path.as_ref().as_bytes();
+        let path = percent_encoding::percent_encode(path, percent_encoding::NON_ALPHANUMERIC);
         format!("/1.0/instances/{}/files?path={path}", self.instance)
     }
 
-    fn failed(&self, doing: &str, path: &str) -> impl Fn(Error) -> Error {
-        let what = format!("Cannot {doing} {}{path}", self.instance);
-        move |e: Error| e.doing(what.clone())
+    fn failed(&self, doing: &str, path: impl AsRef<OsStr>) -> Box<dyn Fn(Error) -> Error> {
+        let what = format!("Cannot {doing} {}{}", self.instance, path.as_ref().display());
+        Box::new(move |e: Error| e.doing(what.clone()))
     }
 
     /// Begins to read a path: what it is, and its content.
-    async fn get(&self, path: &str) -> Result<(HeaderMap, http::Response<hyper::body::Incoming>), Error> {
-        let request = Request::builder().uri(self.url(path)).body(Empty::<Bytes>::new());
+    async fn get(&self, path: impl AsRef<OsStr>) -> Result<(HeaderMap, http::Response<hyper::body::Incoming>), Error> {
+        let request = Request::builder().uri(self.url(&path)).body(Empty::<Bytes>::new());
         let request = request.map_err(|e| Error::Usage(e.to_string()))?;
         let response = self.at.begin(request).await?;
         if !response.status().is_success() {
@@ -134,14 +138,14 @@ impl Place {
         Ok((response.headers().clone(), response))
     }
 
-    async fn post<B>(&self, path: &str, about: &About, body: B) -> Result<(), Error>
+    async fn post<B>(&self, path: impl AsRef<OsStr>, about: &About, body: B) -> Result<(), Error>
     where
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::error::Error + Send + Sync + 'static,
     {
         let mut request = Request::builder()
             .method(Method::POST)
-            .uri(self.url(path))
+            .uri(self.url(&path))
             .header(http::header::CONTENT_TYPE, "application/octet-stream")
             .header("X-LXD-type", about.kind)
             .header("X-LXD-write", "overwrite");
@@ -151,28 +155,30 @@ impl Place {
             }
         }
         if let Some(mode) = about.mode {
-            request = request.header("X-LXD-mode", format!("{mode:04o}"));
+            // Without a zero before them digits are decimal.
+            request = request.header("X-LXD-mode", format!("0{mode:o}"));
         }
         let request = request.body(body).map_err(|e| Error::Usage(e.to_string()))?;
         self.at.send(request).await.map(drop).map_err(self.failed("write", path))
     }
 
-    async fn directory(&self, path: &str, about: &About) -> Result<(), Error> {
+    async fn directory(&self, path: impl AsRef<OsStr>, about: &About) -> Result<(), Error> {
         self.post(path, &About { kind: "directory", ..about.clone() }, Empty::<Bytes>::new()).await
     }
 
     /// Makes the directories above a path, where they are missing.
-    async fn parents(&self, path: &str, about: &About) -> Result<(), Error> {
-        let above = About { mode: None, ..about.clone() };
-        for (at, _) in path.match_indices('/').filter(|(at, _)| *at > 0) {
-            if self.get(&path[..at]).await.is_err() {
-                self.directory(&path[..at], &above).await?;
+    async fn parents(&self, path: impl AsRef<OsStr>, about: &About) -> Result<(), Error> {
+        let without_mode = About { mode: None, ..about.clone() };
+        let above: Vec<&Path> = Path::new(&path).ancestors().skip(1).filter(|path| path.parent().is_some()).collect();
+        for path in above.into_iter().rev() {
+            if self.get(path).await.is_err() {
+                self.directory(path, &without_mode).await?;
             }
         }
         Ok(())
     }
 
-    async fn is_directory(&self, path: &str) -> bool {
+    async fn is_directory(&self, path: impl AsRef<OsStr>) -> bool {
         self.get(path).await.is_ok_and(|(headers, _)| header(&headers, "X-LXD-type") == "directory")
     }
 }
@@ -237,12 +243,12 @@ async fn edit(place: &Place) -> Result<(), Error> {
 async fn pull(client: &Client, words: &Pull) -> Result<(), Error> {
     let Some((target, sources)) = words.words.split_last() else { return Ok(()) };
     let path = PathBuf::from(target);
+    let here = |missing: &Path| std::fs::create_dir_all(missing).map_err(local("make", missing));
     let into = target.ends_with('/') || path.is_dir() || sources.len() > 1;
-    if words.create_dirs {
-        let missing = if into { path.as_path() } else { path.parent().unwrap_or(Path::new("")) };
-        if !missing.as_os_str().is_empty() {
-            std::fs::create_dir_all(missing).map_err(local("make", missing))?;
-        }
+    if into {
+        here(&path)?;
+    } else if let Some(above) = path.parent().filter(|above| words.create_dirs && !above.as_os_str().is_empty()) {
+        here(above)?;
     }
     for word in sources {
         let place = place(client, word)?;
@@ -252,7 +258,8 @@ async fn pull(client: &Client, words: &Pull) -> Result<(), Error> {
         match header(&headers, "X-LXD-type").as_str() {
             "directory" if words.recursive => {
                 drop(response);
-                let to = if path.is_dir() && !name.is_empty() { path.join(plain(&name)?) } else { path.clone() };
+                here(&path)?;
+                let to = if name.is_empty() { path.clone() } else { path.join(plain(&name)?) };
                 tree_here(&place, place.path.clone(), to, 0).await?;
             }
             "directory" => {
@@ -289,7 +296,7 @@ async fn file_here(
 ) -> Result<(), Error> {
     if header(headers, "X-LXD-type") == "symlink" {
         let Answer::Other(target) = place.at.read_file(response).await? else { return Ok(()) };
-        let target = String::from_utf8_lossy(&target).trim_end_matches('\n').to_owned();
+        let target = OsString::from_vec(target.strip_suffix(b"\n").unwrap_or(&target).to_vec());
         // One that is there already gives way, as a file would.
         if to.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
             std::fs::remove_file(to).map_err(local("replace", to))?;
@@ -373,9 +380,8 @@ async fn push(client: &Client, words: &Push) -> Result<(), Error> {
             continue;
         }
         let name = path.canonicalize().map_err(local("open", path))?;
-        let name =
-            path.file_name().or(name.file_name()).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let to = if into { format!("{base}/{name}") } else { base.clone() };
+        let name = path.file_name().or(name.file_name()).unwrap_or_default();
+        let to = if into { below(OsStr::new(&base), name) } else { OsString::from(&base) };
         if words.create_dirs {
             place.parents(&to, &given).await?;
         }
@@ -388,18 +394,23 @@ async fn push(client: &Client, words: &Push) -> Result<(), Error> {
     Ok(())
 }
 
+/// A place in a directory of an instance.
+fn below(directory: &OsStr, name: &OsStr) -> OsString {
+    [directory, OsStr::new("/"), name].into_iter().collect()
+}
+
 /// What is sent of a local file: its own owner only for a tree.
 fn of_local(metadata: &std::fs::Metadata, given: &About) -> About {
     About { mode: given.mode.or(Some(metadata.mode() & 0o7777)), ..given.clone() }
 }
 
-async fn file_there(place: &Place, from: &Path, to: &str, given: &About) -> Result<(), Error> {
+async fn file_there(place: &Place, from: &Path, to: &OsStr, given: &About) -> Result<(), Error> {
     let file = tokio::fs::File::open(from).await.map_err(local("open", from))?;
     let metadata = file.metadata().await.map_err(local("open", from))?;
     if metadata.is_dir() {
         return Err(local("open", from)(std::io::ErrorKind::IsADirectory.into()));
     }
-    let what = format!("Pushing {} to {to}", from.display());
+    let what = format!("Pushing {} to {}", from.display(), to.display());
     let (progress, since, all) = (Progress::new(place.at.watched), Instant::now(), metadata.len());
     let stream = futures_util::stream::unfold((file, progress, 0), move |(mut file, mut progress, mut done)| {
         let what = what.clone();
@@ -420,17 +431,17 @@ async fn file_there(place: &Place, from: &Path, to: &str, given: &About) -> Resu
 }
 
 /// Places here, and there.
-type Pairs = Vec<(PathBuf, String)>;
+type Pairs = Vec<(PathBuf, OsString)>;
 
 /// Everything below a directory: directories first, each after its parent, then the rest.
-fn walk(from: &Path, to: &str) -> Result<(Pairs, Pairs), Error> {
+fn walk(from: &Path, to: &OsStr) -> Result<(Pairs, Pairs), Error> {
     let (mut directories, mut rest) = (vec![(from.to_owned(), to.to_owned())], Vec::new());
     let mut next = 0;
     while let Some((path, place)) = directories.get(next).cloned() {
         next += 1;
         for entry in std::fs::read_dir(&path).map_err(local("read", &path))? {
             let entry = entry.map_err(local("read", &path))?;
-            let child = (entry.path(), format!("{place}/{}", entry.file_name().to_string_lossy()));
+            let child = (entry.path(), below(&place, &entry.file_name()));
             // A link to a directory stays a link.
             match entry.file_type().map_err(local("read", &path))? {
                 kind if kind.is_dir() => directories.push(child),
@@ -442,7 +453,7 @@ fn walk(from: &Path, to: &str) -> Result<(Pairs, Pairs), Error> {
     Ok((directories, rest))
 }
 
-async fn tree_there(place: &Place, from: &Path, to: &str, given: &About) -> Result<(), Error> {
+async fn tree_there(place: &Place, from: &Path, to: &OsStr, given: &About) -> Result<(), Error> {
     let (from, to) = (from.to_owned(), to.to_owned());
     let walked = tokio::task::spawn_blocking(move || walk(&from, &to)).await;
     let (directories, rest) = walked.map_err(|e| Error::Broken(e.to_string()))??;
@@ -454,11 +465,11 @@ async fn tree_there(place: &Place, from: &Path, to: &str, given: &About) -> Resu
             place.directory(to, &of_local(&metadata, &of_tree)).await?;
         }
     }
-    let send = async |(path, to): (PathBuf, String)| {
+    let send = async |(path, to): (PathBuf, OsString)| {
         if path.is_symlink() {
             let target = std::fs::read_link(&path).map_err(local("read", &path))?;
             let about = About { kind: "symlink", mode: None, ..given.clone() };
-            return place.post(&to, &about, Full::new(Bytes::from(target.to_string_lossy().into_owned()))).await;
+            return place.post(&to, &about, Full::new(Bytes::from(target.into_os_string().into_vec()))).await;
         }
         file_there(place, &path, &to, &of_tree).await
     };

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
@@ -15,6 +16,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::client::Client;
 use super::connection::{Connection, lost};
 use super::{Error, instance};
+
+/// So long sshfs may take to unmount.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What is mounted where.
 #[derive(Debug, Args)]
@@ -62,17 +66,24 @@ pub(super) async fn run(client: &Client, mount: Mount) -> Result<(), Error> {
     let (Some(input), Some(output)) = (sshfs.stdin.take(), sshfs.stdout.take()) else {
         return Err(Error::Broken("sshfs has no pipes".to_owned()));
     };
-    let (mut session, mut pipes) = (TokioIo::new(session), tokio::io::join(output, input));
+    let ((mut from, mut to), mut input, mut output) = (tokio::io::split(TokioIo::new(session)), input, output);
+    let mut gone = false;
     let [interrupt, terminate, hangup] = &mut signals;
     let status = tokio::select! {
         status = sshfs.wait() => Some(status),
-        // The end of one of both is that of the other, too.
-        _ = tokio::io::copy_bidirectional(&mut session, &mut pipes) => None,
+        // The instance stopped, or the server takes no more of us.
+        _ = tokio::io::copy(&mut from, &mut input) => {
+            gone = true;
+            None
+        }
+        _ = tokio::io::copy(&mut output, &mut to) => None,
         _ = interrupt.recv() => None,
         _ = terminate.recv() => None,
         _ = hangup.recv() => None,
     };
     let asked = status.is_none();
+    // Whoever touches the files waits for an answer, and sshfs for that: without pipes it gives up.
+    drop((from, to, input, output));
     let status = match status {
         Some(status) => status,
         None => {
@@ -80,9 +91,20 @@ pub(super) async fn run(client: &Client, mount: Mount) -> Result<(), Error> {
             if let Some(pid) = sshfs.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
                 let _ = kill_process(pid, Signal::TERM);
             }
-            sshfs.wait().await
+            match tokio::time::timeout(GRACE, sshfs.wait()).await {
+                Ok(status) => status,
+                Err(_) => {
+                    // What is mounted would stay, and hang whoever touches it.
+                    let status = sshfs.kill().await;
+                    let unmount = tokio::process::Command::new("fusermount3").arg("-uz").arg(&target).status().await;
+                    status.and(unmount)
+                }
+            }
         }
     };
+    if gone {
+        return Err(failed(Error::refused("The instance or its server has ended the connection")));
+    }
     let status = status.map_err(|error| Error::Local { doing: "wait for sshfs".to_owned(), error })?;
     if asked || status.success() {
         return Ok(());

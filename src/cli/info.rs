@@ -97,7 +97,7 @@ fn describe(instance: &Value, out: &mut String) {
             ]
         };
         let rows: Vec<Vec<String>> = snapshots.iter().map(row).collect();
-        let drawn = table::draw(&["NAME", "TAKEN AT", "EXPIRES AT", "STATEFUL"], &rows, true);
+        let drawn = table::drawn(&["NAME", "TAKEN AT", "EXPIRES AT", "STATEFUL"], &rows, true);
         let _ = write!(out, "\nSnapshots:\n{drawn}");
     }
 }

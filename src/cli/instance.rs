@@ -161,8 +161,12 @@ pub(super) async fn create(client: &Client, new: Create, start: bool) -> Result<
         object::merge(&mut body, given);
     }
     let failed = |e: Error| e.doing(format!("Cannot create {}", if name.is_empty() { "the instance" } else { &name }));
-    client.say(&if name.is_empty() { "Creating the instance".to_owned() } else { format!("Creating {name}") })?;
-    let answer = at.request(Method::POST, "/1.0/instances", Some(&body)).await.map_err(failed)?;
+    let answer = at.request(Method::POST, "/1.0/instances", Some(&body)).await;
+    // Nobody creates anything where no server answers.
+    if !matches!(answer, Err(Error::Connect { .. } | Error::Unreachable { .. })) {
+        client.say(&if name.is_empty() { "Creating the instance".to_owned() } else { format!("Creating {name}") })?;
+    }
+    let answer = answer.map_err(failed)?;
     let resources = &answer.metadata["resources"];
     let url = resources["instances"][0].as_str().or(resources["containers"][0].as_str()).unwrap_or_default();
     let made = url.split('?').next().and_then(|url| url.rsplit('/').next()).unwrap_or_default().to_owned();
@@ -355,13 +359,35 @@ pub(super) async fn pause(client: &Client, names: &Names) -> Result<(), Error> {
 
 /// `delete`.
 pub(super) async fn delete(client: &Client, delete: &Delete) -> Result<(), Error> {
-    let mut agreed = Vec::new();
-    for word in &delete.instances {
-        if !delete.interactive || ask::yes(&format!("Remove {word} (yes/no): ")).await? {
-            agreed.push(word.clone());
+    if delete.interactive {
+        // Nobody is asked about what there is not.
+        for word in &delete.instances {
+            let (at, name) = client.named(word)?;
+            let known = match name.split_once('/') {
+                None => path(&name)?,
+                Some((instance, snapshot)) => {
+                    path(instance)?;
+                    object::checked("snapshot", snapshot)?;
+                    object::path(&["instances", instance, "snapshots", snapshot])
+                }
+            };
+            at.get(&known).await.map_err(|e| e.doing(format!("Cannot delete {name}")))?;
         }
+        // One after the other: a no ends it, and what was agreed to before is done.
+        for word in &delete.instances {
+            if !ask::yes(&format!("Remove {word} (yes/no): ")).await? {
+                return Err(Error::Usage("User aborted delete operation".to_owned()));
+            }
+            unmake(client, delete, std::slice::from_ref(word)).await?;
+        }
+        return Ok(());
     }
-    each(&agreed, async |word| {
+    unmake(client, delete, &delete.instances).await
+}
+
+/// Deletes these without a question.
+async fn unmake(client: &Client, delete: &Delete, names: &[String]) -> Result<(), Error> {
+    each(names, async |word| {
         let (at, name) = client.named(&word)?;
         let failed = |e: Error| e.doing(format!("Cannot delete {name}"));
         if let Some((instance, snapshot)) = name.split_once('/') {

@@ -17,9 +17,9 @@ use super::{Error, output};
 pub(super) struct List {
     /// [remote:], then filters that must all fit: the beginning of a name, a regular expression, key=value
     filter: Vec<String>,
-    /// Columns: n name, s state, 4 and 6 addresses, t type, S snapshots, a architecture, b pool, c created, d description, D disk usage, e project, f and F image, l last used, m and M memory, N processes, p pid, P profiles, u CPU; [config:|devices:]key[:name][:width]
-    #[arg(short, long, default_value = "ns46tS")]
-    columns: String,
+    /// Columns: n name, s state, 4 and 6 addresses, t type, S snapshots, a architecture, b pool, c created, d description, D disk usage, e project, f and F image, l last used, m and M memory, N processes, p pid, P profiles, u CPU; [config:|devices:]key[:name][:width] (ns46tS)
+    #[arg(short, long)]
+    columns: Option<String>,
     /// Format
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -281,11 +281,15 @@ fn passes(word: &str, instance: &Value) -> bool {
 pub(super) async fn list(client: &Client, list: &List) -> Result<(), Error> {
     let (remote, filters) = client.filtered(&list.filter);
     let at = client.connection(&remote)?;
-    let mut words = if list.fast { "nsacPt".to_owned() } else { list.columns.clone() };
-    if list.all_projects && !words.contains('e') {
-        words.insert(0, 'e');
-    }
-    let columns = columns(&words)?;
+    let words = match &list.columns {
+        // Who names the columns gets those.
+        Some(named) => named,
+        None if list.fast && list.all_projects => "ensacPt",
+        None if list.fast => "nsacPt",
+        None if list.all_projects => "ens46tS",
+        None => "ns46tS",
+    };
+    let columns = columns(words)?;
     // Objects are shown whole.
     let whole = matches!(list.format, Format::Json | Format::Yaml);
     let by_address = filters.iter().any(|word| word.starts_with("ipv4=") || word.starts_with("ipv6="));
@@ -303,17 +307,9 @@ pub(super) async fn list(client: &Client, list: &List) -> Result<(), Error> {
     let mut rows: Vec<Vec<String>> = if whole {
         Vec::new()
     } else {
-        // The name leads while it is sorted.
-        objects
-            .iter()
-            .map(|instance| {
-                let cells = columns.iter().map(|column| column.cell(instance, memory));
-                [text(instance, "project"), text(instance, "name")].into_iter().chain(cells).collect()
-            })
-            .collect()
+        objects.iter().map(|instance| columns.iter().map(|column| column.cell(instance, memory)).collect()).collect()
     };
     sort(&mut rows);
-    rows.iter_mut().for_each(|row| drop(row.drain(..2)));
     let headers: Vec<String> = columns.iter().map(|column| output::harmless(column.header())).collect();
     let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
     show(list.format, &headers, &rows, &objects, INSTANCE.order)

@@ -52,16 +52,16 @@ mod top;
 mod trust;
 mod volume;
 mod warning;
+mod words;
 mod yaml;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 use tokio::signal::unix::{SignalKind, signal};
 
 use client::Client;
-use command::{Arguments, Command};
+use command::Command;
 use error::Error;
 use later::Later;
 use settings::Settings;
@@ -72,8 +72,13 @@ pub fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return failed(&error),
     };
-    let words = command::expanded(std::env::args().collect(), &settings.aliases);
-    let arguments = match words.and_then(Arguments::try_parse_from) {
+    // No word may change without a word about it.
+    let words = match std::env::args_os().map(std::ffi::OsString::into_string).collect::<Result<Vec<_>, _>>() {
+        Ok(words) => words,
+        Err(word) => return failed(&Error::Usage(format!("{} is not UTF-8", word.display()))),
+    };
+    let words = command::expanded(words, &settings.aliases);
+    let arguments = match words.and_then(|words| words::read(&words)) {
         Ok(arguments) => arguments,
         Err(error) => return refused(&error),
     };

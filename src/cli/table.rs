@@ -1,6 +1,7 @@
 //! Tables as the stock client draws them, and the other formats of lists.
 
 use clap::ValueEnum;
+use rustix::termios::tcgetwinsize;
 use serde_json::Value;
 
 use super::{Error, output};
@@ -26,7 +27,7 @@ pub(super) fn show(
     order: &[&str],
 ) -> Result<(), Error> {
     let text = match format {
-        Format::Table => draw(headers, &harmless(rows), true),
+        Format::Table => drawn(headers, &harmless(rows), true),
         Format::Compact => compact(headers, &harmless(rows)),
         Format::Csv => rows.iter().map(|row| csv(row)).collect(),
         Format::Json => return output::json(&format!("{}\n", Value::from(objects.to_vec()))),
@@ -101,6 +102,72 @@ fn compact(headers: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// A table that fits the terminal, where there is one.
+pub(super) fn drawn(headers: &[&str], rows: &[Vec<String>], ruled: bool) -> String {
+    let columns = tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_col));
+    if columns == 0 {
+        return draw(headers, rows, ruled);
+    }
+    let (headers, rows) = fitted(headers, rows, columns);
+    draw(&headers.iter().map(String::as_str).collect::<Vec<_>>(), &rows, ruled)
+}
+
+/// Columns that tell what a row is about: they stay whole as long as others can give way.
+fn identifies(header: &str) -> bool {
+    matches!(header, "NAME" | "ALIAS" | "FINGERPRINT" | "ID" | "UUID" | "LISTEN ADDRESS")
+}
+
+/// So many lines at most are made of one, where it does not tell what the row is about.
+const MOST_LINES: usize = 4;
+
+/// The same cells in as many columns of a terminal: the widest give way first, and are wrapped.
+fn fitted(headers: &[&str], rows: &[Vec<String>], columns: usize) -> (Vec<String>, Vec<Vec<String>>) {
+    let natural = widths(headers, rows);
+    let mut widths = natural.clone();
+    let frame = 3 * widths.len() + 1;
+    for (least, all) in [(8, false), (5, false), (4, false), (8, true), (5, true), (3, true)] {
+        while frame + widths.iter().sum::<usize>() > columns {
+            let may = |at: &usize| widths[*at] > least && (all || !identifies(headers[*at]));
+            // Of several the last: what comes first matters most.
+            let Some(widest) = (0..widths.len()).filter(may).max_by_key(|at| widths[*at]) else { break };
+            widths[widest] -= 1;
+        }
+    }
+    let cell = |at: usize, text: &str, most: usize| {
+        if natural[at] == widths[at] {
+            return text.to_owned();
+        }
+        text.lines().map(|line| wrapped(line, widths[at], most)).collect::<Vec<_>>().join("\n")
+    };
+    let most = |at: usize| if identifies(headers[at]) { usize::MAX } else { MOST_LINES };
+    let row = |row: &Vec<String>| row.iter().enumerate().map(|(at, text)| cell(at, text, most(at))).collect();
+    let headers = headers.iter().enumerate().map(|(at, header)| cell(at, header, usize::MAX)).collect();
+    (headers, rows.iter().map(row).collect())
+}
+
+/// Lines of at most `width` letters, broken where a word ends if one does; of more than `most` the last is cut.
+fn wrapped(line: &str, width: usize, most: usize) -> String {
+    let letters: Vec<char> = line.chars().collect();
+    let (mut lines, mut rest) = (Vec::new(), letters.as_slice());
+    while rest.len() > width && lines.len() + 1 < most {
+        // A blank is not shown where a line ends, so that it may stand just after it.
+        let end = match rest[..=width].iter().rposition(|c| *c == ' ').filter(|at| *at > 0) {
+            Some(blank) => blank,
+            None => rest[..width].iter().rposition(|c| "-/:,._".contains(*c)).map_or(width, |at| at + 1),
+        };
+        lines.push(rest[..end].iter().collect::<String>());
+        rest = &rest[end..];
+        while rest.first() == Some(&' ') {
+            rest = &rest[1..];
+        }
+    }
+    lines.push(match rest.len() > width {
+        true => rest[..width - 1].iter().chain(['…'].iter()).collect(),
+        false => rest.iter().collect(),
+    });
+    lines.join("\n")
+}
+
 /// A table; with `ruled`, a line below each row, as `lxc list` has it.
 pub(crate) fn draw(headers: &[&str], rows: &[Vec<String>], ruled: bool) -> String {
     let widths = widths(headers, rows);
@@ -109,8 +176,15 @@ pub(crate) fn draw(headers: &[&str], rows: &[Vec<String>], ruled: bool) -> Strin
         let cells: String = cells.iter().zip(&widths).map(|(cell, width)| format!(" {cell:width$} |")).collect();
         format!("|{cells}\n")
     };
-    let centred: Vec<String> = headers.iter().zip(&widths).map(|(header, width)| format!("{header:^width$}")).collect();
-    let mut text = rule.clone() + &line(&centred.iter().map(String::as_str).collect::<Vec<_>>()) + &rule;
+    let centred = |at: usize| -> Vec<String> {
+        let at = |header: &str, width: usize| format!("{:^width$}", header.lines().nth(at).unwrap_or(""));
+        headers.iter().zip(&widths).map(|(header, width)| at(header, *width)).collect()
+    };
+    let mut text = rule.clone();
+    for at in 0..headers.iter().map(|header| header.lines().count()).max().unwrap_or(1) {
+        text.push_str(&line(&centred(at).iter().map(String::as_str).collect::<Vec<_>>()));
+    }
+    text.push_str(&rule);
     for row in rows {
         for at in 0..height(row) {
             text.push_str(&line(&row.iter().map(|cell| cell.lines().nth(at).unwrap_or("")).collect::<Vec<_>>()));
@@ -141,6 +215,37 @@ mod tests {
 +------+-----------------+
 ";
         assert_eq!(draw(&["NAME", "IPV4"], &rows, true), wanted);
+    }
+
+    #[test]
+    fn a_table_gives_way_to_the_terminal() {
+        let headers = ["NAME", "DESCRIPTION", "UPLOAD DATE"];
+        let rows = [["a-rather-long-name", "words that can be wrapped", "2026/11/28"].map(str::to_owned).to_vec()];
+        let at = |columns| {
+            let (headers, rows) = fitted(&headers, &rows, columns);
+            draw(&headers.iter().map(String::as_str).collect::<Vec<_>>(), &rows, true)
+        };
+        assert_eq!(at(80), draw(&headers, &rows, true));
+        let wanted = "\
++--------------------+-----------+----------+
+|        NAME        | DESCRIPTI |  UPLOAD  |
+|                    |    ON     |   DATE   |
++--------------------+-----------+----------+
+| a-rather-long-name | words     | 2026/11/ |
+|                    | that can  | 28       |
+|                    | be        |          |
+|                    | wrapped   |          |
++--------------------+-----------+----------+
+";
+        assert_eq!(at(45), wanted);
+        for columns in [20, 30, 40, 60] {
+            let drawn = at(columns);
+            assert!(drawn.lines().all(|line| line.chars().count() <= columns), "{columns}:\n{drawn}");
+        }
+        // Narrower than anybody can read it does not become.
+        assert_eq!(at(1), at(19));
+        assert_eq!(wrapped("abcdefgh", 3, 2), "abc\nde…");
+        assert_eq!(wrapped("10.0.0.1 (eth0)", 8, 4), "10.0.0.1\n(eth0)");
     }
 
     #[test]

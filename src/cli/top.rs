@@ -98,7 +98,7 @@ pub(super) async fn run(client: &Client, top: Top) -> Result<(), Error> {
         before = now;
         rows.sort_by(|(a, left), (b, right)| b.cmp(a).then_with(|| left.cmp(right)));
         let rows: Vec<Vec<String>> = rows.into_iter().map(|(_, row)| row).collect();
-        let drawn = table::draw(&["NAME", "CPU", "MEMORY", "DISK", "RECEIVES", "SENDS", "PROCESSES"], &rows, false);
+        let drawn = table::drawn(&["NAME", "CPU", "MEMORY", "DISK", "RECEIVES", "SENDS", "PROCESSES"], &rows, false);
         let mut out = std::io::stdout().lock();
         // From the top of an empty screen, where there is one.
         let clear = if terminal { "\x1b[H\x1b[2J" } else { "" };

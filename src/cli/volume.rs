@@ -334,9 +334,9 @@ async fn info(volume: &Object<'_>) -> Result<(), Error> {
     if !text(&value, "description").is_empty() {
         out = format!("{out}Description: {}\n", text(&value, "description"));
     }
-    if let Ok(state) = volume.at.get(&format!("{}/state", volume.path)).await
-        && let Some(used) = state["usage"]["used"].as_u64()
-    {
+    // Where it cannot be told this fails, as with the stock client.
+    let state = volume.at.get(&format!("{}/state", volume.path)).await?;
+    if let Some(used) = state["usage"]["used"].as_u64() {
         out.push_str(&format!("Usage: {}\n", output::bytes_as_text(used)));
     }
     let snapshots = volume.at.get(&format!("{}/snapshots?recursion=1", volume.path)).await?;
@@ -348,7 +348,7 @@ async fn info(volume: &Object<'_>) -> Result<(), Error> {
             vec![name, text(snapshot, "description"), output::time_as_text(&text(snapshot, "expires_at"))]
         };
         let rows: Vec<Vec<String>> = snapshots.iter().map(row).collect();
-        out.push_str(&format!("\nSnapshots:\n{}", table::draw(&["NAME", "DESCRIPTION", "EXPIRES AT"], &rows, true)));
+        out.push_str(&format!("\nSnapshots:\n{}", table::drawn(&["NAME", "DESCRIPTION", "EXPIRES AT"], &rows, true)));
     }
     output::print(&output::harmless(&out))
 }
