@@ -127,7 +127,7 @@ fn every_change_is_told_by_its_name_with_who_asked() {
         assert_eq!(told["action"], *action, "{method} {path}: {event}");
         assert_eq!(told["source"], *source, "{method} {path}: {event}");
         assert_eq!(event["project"], "default");
-        let who = json!({"username": "root", "protocol": "unix", "address": "@"});
+        let who = json!({"username": "root", "protocol": "unix", "address": "@", "uid": 0});
         assert_eq!(told["requestor"], who, "{method} {path}");
         // Details have LXD's names.
         let details = match *action {

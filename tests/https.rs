@@ -191,10 +191,19 @@ fn a_certificate_outside_its_dates_is_not_trusted() {
     let daemon = Daemon::bare();
     let address = local(&daemon);
     let day = |days: i64| time::OffsetDateTime::now_utc() + time::Duration::days(days);
-    for (from, to, wanted) in [(-9, -1, "untrusted"), (1, 9, "untrusted"), (-1, 1, "trusted")] {
+    for (from, to, wrong) in [(-9, -1, Some("expired")), (1, 9, Some("isn't valid yet")), (-1, 1, None)] {
         let identity = Identity::with(|params| (params.not_before, params.not_after) = (day(from), day(to)));
-        identity.trust(&daemon);
-        assert_eq!(Client::connect(address, &tls(&VERSIONS, Some(&identity))).auth(), wanted, "{from} {to}");
+        // Nobody is told that it is trusted now, and then is not.
+        match wrong {
+            Some(word) => {
+                let (status, answer) = daemon.api("POST", "/1.0/certificates", &identity.body());
+                assert_eq!(status, 400);
+                assert!(answer["error"].as_str().unwrap().contains(word), "{answer}");
+            }
+            None => identity.trust(&daemon),
+        }
+        let auth = Client::connect(address, &tls(&VERSIONS, Some(&identity))).auth();
+        assert_eq!(auth == "trusted", wrong.is_none(), "{from} {to}");
     }
 }
 

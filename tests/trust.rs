@@ -385,7 +385,9 @@ fn every_event_says_who_asked() {
     identity.trust(&daemon);
     let mut client = Client::connect(address, &tls(&VERSIONS, Some(&identity)));
     let here = client.0.sock.local_addr().unwrap().to_string();
-    let who = json!({"username": identity.known().fingerprint, "protocol": "tls", "address": here});
+    let name = get(&daemon, &identity.url())["name"].clone();
+    let who =
+        json!({"username": identity.known().fingerprint, "protocol": "tls", "address": here, "certificate": name});
     let mut events = Socket::connect(&daemon, "/1.0/events?type=lifecycle,operation&all-projects=true").unwrap();
     let friend = Identity::new();
     let volumes = "/1.0/storage-pools/p/volumes";
@@ -418,6 +420,7 @@ fn every_event_says_who_asked() {
         ("DELETE", &format!("{volumes}/custom/w"), ""),
         ("POST", "/1.0/network-acls", r#"{"name":"a"}"#),
         ("DELETE", "/1.0/network-acls/a", ""),
+        ("POST", CERTIFICATES, r#"{"type":"client","token":true,"name":"later"}"#),
         ("POST", CERTIFICATES, &friend.body()),
         ("PATCH", &friend.url(), r#"{"name":"x"}"#),
         ("PATCH", &friend.url(), &renewal),
@@ -427,7 +430,7 @@ fn every_event_says_who_asked() {
     for (method, path, body) in rows {
         let answer = client.ask(method, path, body);
         assert!(answer.status < 300, "{method} {path}: {answer:?}");
-        if answer.status == 202 {
+        if answer.status == 202 && answer.json()["metadata"]["class"] != "token" {
             let url = answer.json()["operation"].as_str().unwrap().to_owned();
             assert_eq!(client.get(&format!("{url}/wait")).metadata()["err"], "", "{method} {path}");
         }
@@ -447,6 +450,9 @@ fn every_event_says_who_asked() {
     command.arg(daemon.socket()).args(["-d", r#"{"name":"by-daemon"}"#, "http://x/1.0/profiles"]);
     said(&mut command).ok();
     let event = events.next_json();
-    assert_eq!(event["metadata"]["requestor"], json!({"username": "daemon", "protocol": "unix", "address": "@"}));
+    assert_eq!(
+        event["metadata"]["requestor"],
+        json!({"username": "daemon", "protocol": "unix", "address": "@", "uid": 1})
+    );
     done(&daemon, "DELETE", "/1.0/profiles/by-daemon", &Value::Null);
 }

@@ -19,7 +19,7 @@ use super::filter::Filter;
 use super::response::{self, Response};
 pub use crate::auth::Trust;
 use crate::db::Feature;
-use crate::events::lifecycle::Requestor;
+use crate::events::lifecycle::{Requestor, Who};
 use crate::names::{InstanceKey, InstanceName, NameError, ProjectName, Projects};
 
 /// JSON bodies are at most this long, bytes.
@@ -295,17 +295,19 @@ impl Call {
                 username: crate::sys::peercred::user_name(*uid).unwrap_or_else(|| uid.to_string()),
                 protocol: "unix".to_owned(),
                 address: "@".to_owned(),
+                more: Some(Who::Uid(*uid)),
             },
-            Peer::Tls { address, certificate } => Requestor {
+            Peer::Tls { address, certificate } => {
                 // As in LXD, of whom nobody trusts there is only the address.
-                username: certificate
-                    .as_ref()
-                    .filter(|_| self.trust == Trust::Trusted)
-                    .map(|c| c.fingerprint.to_string())
-                    .unwrap_or_default(),
-                protocol: if self.trust == Trust::Trusted { "tls".to_owned() } else { String::new() },
-                address: address.to_string(),
-            },
+                let known = certificate.as_ref().filter(|_| self.trust != Trust::Untrusted);
+                let entry = known.and_then(|known| self.app.db.model().certificates.get(&known.fingerprint).cloned());
+                Requestor {
+                    username: known.map(|known| known.fingerprint.to_string()).unwrap_or_default(),
+                    protocol: if known.is_some() { "tls".to_owned() } else { String::new() },
+                    address: address.to_string(),
+                    more: entry.map(|entry| Who::Certificate(entry.name.clone())),
+                }
+            }
         }
     }
 }

@@ -147,6 +147,14 @@ fn given(call: &Call, text: &str) -> Result<ClientCertificate> {
         }
         (text, _) => ClientCertificate::parse(text)?,
     };
+    let now = crate::db::now();
+    let untimely = |reason: &str| Err(Error::Field { name: "certificate", reason: reason.to_owned() });
+    if now > certificate.not_after {
+        return untimely("The provided certificate is expired: make a new one");
+    }
+    if now < certificate.not_before {
+        return untimely("The provided certificate isn't valid yet: compare the clocks of both hosts");
+    }
     if call.app.authority.revokes(&certificate) { Err(Error::Revoked) } else { Ok(certificate) }
 }
 

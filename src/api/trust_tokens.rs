@@ -141,6 +141,7 @@ pub(super) async fn create(call: &Call, body: wire::CertificatesPost) -> Result<
             Ok::<_, Error>(tx.put_trust_token(row)?)
         })
         .await?;
+    call.lifecycle("certificate-token-created", "/1.0/certificates");
     Ok(response::accepted(&operation(&call.app, &token, Some(call.requestor()))))
 }
 

@@ -8,18 +8,35 @@ use crate::names::ProjectName;
 /// Who asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requestor {
-    /// Certificate name, or name or number of the local user.
+    /// Fingerprint of the certificate, or name (else number) of the local user.
     pub username: String,
     /// `unix`, `tls`.
     pub protocol: String,
     /// Address and port, or `@` for the socket.
     pub address: String,
+    /// Beside what LXD tells: the number of the local user, or the name of the certificate.
+    pub more: Option<Who>,
+}
+
+/// Who somebody is besides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    /// Number of a user of this host.
+    Uid(u32),
+    /// Name in the trust store.
+    Certificate(String),
 }
 
 impl Requestor {
     /// As it stands in an event.
     pub fn to_json(&self) -> Value {
-        json!({"username": self.username, "protocol": self.protocol, "address": self.address})
+        let mut told = json!({"username": self.username, "protocol": self.protocol, "address": self.address});
+        match &self.more {
+            Some(Who::Uid(uid)) => told["uid"] = json!(uid),
+            Some(Who::Certificate(name)) => told["certificate"] = json!(name),
+            None => {}
+        }
+        told
     }
 }
 
