@@ -5,12 +5,12 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use support::api::{done, get, refused};
 use support::image_server::{Fault, ImageServer};
-use support::{Daemon, eventually, run};
+use support::{Daemon, eventually, run, said};
 
 /// incus-simplestreams of Debian, as `packaging/clients` fetched it.
 fn simplestreams(tree: &Path, arguments: &[&str]) {
@@ -662,7 +662,7 @@ fn introduce(client: &Daemon, name: &str, to: &Daemon, url: &str) {
 }
 
 #[test]
-fn the_stock_client_copies_between_daemons_in_each_mode() {
+fn both_clients_copy_between_daemons_in_each_mode() {
     let (from, to) = (Daemon::ready("overlay"), Daemon::ready("overlay"));
     let (url, _) = listen(&to);
     introduce(&from, "to", &to, &url);
@@ -673,13 +673,21 @@ fn the_stock_client_copies_between_daemons_in_each_mode() {
     let unified = from.busybox_unified();
     from.lxc(&["image", "import", unified.to_str().unwrap(), "--alias", "uni"]).ok();
     to.lxc(&["image", "delete", "bb"]).ok();
-    for mode in ["pull", "push", "relay"] {
+    let own_client = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_warren"));
+        command.env("WARREN_DIR", from.state()).env("HOME", from.root.join("own")).stdin(Stdio::null());
+        said(command.args(words))
+    };
+    for (name, url) in [("to", &url), ("from", &own)] {
+        own_client(&["remote", "add", name, url, "--accept-certificate", "--password", "word"]).ok();
+    }
+    for (mode, is_stock) in ["pull", "push", "relay"].into_iter().flat_map(|mode| [(mode, true), (mode, false)]) {
         for image in ["bb", "uni"] {
             let alias = format!("{image}-{mode}");
             let arguments =
                 ["image", "copy", &format!("from:{image}"), "to:", "--mode", mode, "--alias", &alias, "--copy-aliases"];
             println!("{mode} {image}");
-            from.lxc(&arguments).ok();
+            if is_stock { from.lxc(&arguments) } else { own_client(&arguments) }.ok();
             let target = get(&to, &format!("/1.0/images/aliases/{alias}"))["target"].clone();
             assert_eq!(target, get(&from, &format!("/1.0/images/aliases/{image}"))["target"], "{mode}");
             assert_eq!(get(&to, &format!("/1.0/images/aliases/{image}"))["target"], target, "{mode}");

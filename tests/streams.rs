@@ -4,10 +4,11 @@
 
 mod support;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use support::{Daemon, Said, eventually, run};
+use support::tls::local;
+use support::{Daemon, Said, eventually, run, said};
 
 fn sha256(bytes: &[u8]) -> String {
     hex::encode(ring::digest::digest(&ring::digest::SHA256, bytes))
@@ -203,4 +204,57 @@ fn strangers_see_public_images_and_nothing_else() {
         curl(path, &[]).refused("404");
     }
     assert!(curl("/1.0/images", &[]).ok().contains(&secret));
+}
+
+/// What both clients show and fetch of an image server that is only that.
+#[test]
+fn both_clients_show_and_export_what_an_image_server_has() {
+    let daemon = Daemon::ready("dir");
+    let unified = daemon.busybox_unified();
+    daemon.lxc(&["image", "import", unified.to_str().unwrap(), "--alias", "uni"]).ok();
+    ["bb", "uni"].iter().for_each(|alias| public(&daemon, alias, true));
+    let port = local(&daemon).port();
+    let run = |program: &str, words: &str| {
+        let mut command = Command::new(program);
+        let home = daemon.root.join(if program == "lxc" { "stock" } else { "own" });
+        std::fs::create_dir_all(&home).unwrap();
+        command.env("HOME", &home).env("LXD_DIR", daemon.state()).env("WARREN_DIR", daemon.state());
+        command.env("SSL_CERT_FILE", daemon.state().join("server.crt")).current_dir(&home).stdin(Stdio::null());
+        let said = said(command.args(words.split_whitespace()));
+        assert_eq!(said.code, 0, "{program} {words}: {}", said.err);
+        said.out
+    };
+    let own = env!("CARGO_BIN_EXE_warren");
+    for program in ["lxc", own] {
+        run(program, &format!("remote add st https://localhost:{port} --protocol simplestreams --public"));
+        for image in ["bb", "uni"] {
+            std::fs::create_dir_all(daemon.root.join(if program == "lxc" { "stock" } else { "own" }).join(image))
+                .unwrap();
+            run(program, &format!("image export st:{image} {image}"));
+            run(program, &format!("image export st:{image} named-{image}"));
+            assert_eq!(run(program, &format!("image get-property st:{image} os")), "busybox\n");
+        }
+    }
+    for words in ["image list st: -f csv -c fpat", "image show st:uni", "image info st:bb/amd64"] {
+        // The stock client shows each alias with its architecture, too.
+        let plain = |text: String| -> Vec<String> {
+            let known = |line: &&str| !line.contains("/amd64");
+            let mut lines: Vec<String> = text.lines().filter(known).map(str::to_owned).collect();
+            // Properties have no order there.
+            lines.sort();
+            lines
+        };
+        assert_eq!(plain(run("lxc", words)), plain(run(own, words)), "{words}");
+    }
+    assert!(run(own, "image alias list st:un -f csv").starts_with("uni,"));
+    let (stock, ours) = (daemon.root.join("stock"), daemon.root.join("own"));
+    for image in ["bb", "uni"] {
+        for entry in std::fs::read_dir(stock.join(image)).unwrap().flatten() {
+            let same = std::fs::read(ours.join(image).join(entry.file_name())).unwrap();
+            assert_eq!(std::fs::read(entry.path()).unwrap(), same, "{:?}", entry.file_name());
+        }
+    }
+    let named =
+        std::fs::read_dir(&ours).unwrap().flatten().filter(|e| e.file_name().to_string_lossy().starts_with("named"));
+    assert_eq!(named.count(), 3);
 }

@@ -151,16 +151,19 @@ fn of_product(product: &Value) -> Vec<(Value, Vec<File>)> {
         let release = if text("release_title").is_empty() { text("release") } else { text("release_title") };
         let label = contents["label"].as_str().map(|label| format!(" ({label})")).unwrap_or_default();
         let description = format!("{} {release} {}{label} ({version})", text("os"), text("arch"));
-        let image = json!({
+        let mut image = json!({
             "fingerprint": fingerprint, "aliases": [], "architecture": architecture, "public": true, "size": size,
             "type": "container", "auto_update": false, "cached": false, "filename": "",
             "uploaded_at": uploaded(version),
-            "created_at": uploaded(version), "expires_at": "0001-01-01T00:00:00Z", "last_used_at": "0001-01-01T00:00:00Z",
+            "created_at": uploaded(version), "expires_at": "1970-01-01T00:00:00Z", "last_used_at": "1970-01-01T00:00:00Z",
             "properties": {
                 "architecture": text("arch"), "description": description, "os": text("os"), "release": text("release"),
                 "serial": version, "type": kind,
             },
         });
+        if !text("variant").is_empty() {
+            image["properties"]["variant"] = json!(text("variant"));
+        }
         images.push((image, files.collect()));
     }
     // Of the newest that there is an image of.

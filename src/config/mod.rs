@@ -301,6 +301,25 @@ mod tests {
     }
 
     #[test]
+    fn configurations_are_bounded() {
+        assert_eq!(bounded(&config(&"k".repeat(MAX_KEY), "v")), Ok(()));
+        let long = format!("user.{}", "k".repeat(MAX_KEY));
+        assert!(validate_instance(&config(&long, "v"), Scope::Instance).unwrap_err().to_string().contains("255 bytes"));
+        let value = "x".repeat(MAX_VALUE);
+        let many: Config = (0..5).map(|number| (format!("user.{number}"), value.clone())).collect();
+        for result in [
+            validate_instance(&many, Scope::Profile),
+            validate_project(&many),
+            validate_server(&many),
+            validate_pool("dir", &many),
+            validate_volume(&many),
+        ] {
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains("user.") && error.contains("1 MiB"), "{error}");
+        }
+    }
+
+    #[test]
     fn every_row_has_documentation() {
         for row in INSTANCE_KEYS {
             assert!(row.doc.len() > 20, "{}", row.pattern.shown());
