@@ -258,3 +258,21 @@ fn properties_of_any_name_leave_instances_changeable() {
     daemon.lxc(&["restore", "c1", "s"]).ok();
     daemon.lxc(&["copy", "c1/s", "c2"]).ok();
 }
+
+#[test]
+fn the_profiles_of_an_image_follow_their_names() {
+    let daemon = Daemon::ready("dir");
+    let url = format!(
+        "/1.0/images/{}",
+        daemon.api("GET", "/1.0/images/aliases/bb", "").1["metadata"]["target"].as_str().unwrap()
+    );
+    let profiles = || daemon.api("GET", &url, "").1["metadata"]["profiles"].clone();
+    daemon.lxc(&["profile", "create", "more"]).ok();
+    assert_eq!(daemon.api("PATCH", &url, r#"{"profiles":["default","more"]}"#).0, 200);
+    daemon.lxc(&["profile", "rename", "more", "other"]).ok();
+    assert_eq!(profiles(), serde_json::json!(["default", "other"]));
+    daemon.lxc(&["image", "set-property", "bb", "k", "v"]).ok();
+    daemon.lxc(&["profile", "delete", "other"]).ok();
+    assert_eq!(profiles(), serde_json::json!(["default"]));
+    daemon.lxc(&["image", "set-property", "bb", "k", "w"]).ok();
+}

@@ -741,3 +741,39 @@ fn a_project_without_room_fetches_nothing() {
     assert!(code == 400 && error.contains("limits.disk"), "{error}");
     assert_eq!(get(&host.daemon, "/1.0/images?project=p"), json!([]));
 }
+
+/// An image that is here follows its own name on, whatever others come to be it.
+#[test]
+fn a_refresh_that_lands_on_another_image_leaves_it_its_source() {
+    let (from, to) = (Daemon::ready("dir"), Daemon::ready("dir"));
+    let (url, certificate) = listen(&from);
+    to.lxc(&["image", "delete", "bb"]).ok();
+    let unified = from.busybox_unified();
+    from.lxc(&["image", "import", unified.to_str().unwrap(), "--alias", "uni"]).ok();
+    let target =
+        |alias: &str| get(&from, &format!("/1.0/images/aliases/{alias}"))["target"].as_str().unwrap().to_owned();
+    let (first, second) = (target("bb"), target("uni"));
+    for image in [&first, &second] {
+        done(&from, "PATCH", &format!("/1.0/images/{image}"), &json!({"public": true}));
+    }
+    done(&from, "POST", "/1.0/images/aliases", &json!({"name": "moves", "target": first}));
+    for (alias, own) in [("uni", "stays"), ("moves", "follows")] {
+        let source = json!({"type": "image", "mode": "pull", "server": url, "protocol": "lxd",
+            "certificate": certificate, "alias": alias});
+        done(&to, "POST", "/1.0/images", &json!({"source": source, "auto_update": true, "aliases": [{"name": own}]}));
+    }
+    let here = |alias: &str| get(&to, &format!("/1.0/images/aliases/{alias}"))["target"].clone();
+    done(&from, "PUT", "/1.0/images/aliases/moves", &json!({"target": second}));
+    done(&to, "POST", &format!("/1.0/images/{first}/refresh"), &json!({}));
+    assert_eq!((here("stays"), here("follows")), (json!(second), json!(second)));
+    let source = || get(&to, &format!("/1.0/images/{second}"))["update_source"]["alias"].clone();
+    assert_eq!(source(), "uni");
+    // Nor does one that is asked for once more by another name.
+    let again = json!({"type": "image", "mode": "pull", "server": url, "protocol": "lxd",
+        "certificate": certificate, "alias": "moves"});
+    done(&to, "POST", "/1.0/images", &json!({"source": again}));
+    assert_eq!(source(), "uni");
+    done(&from, "PUT", "/1.0/images/aliases/moves", &json!({"target": first}));
+    done(&to, "POST", &format!("/1.0/images/{second}/refresh"), &json!({}));
+    assert_eq!(here("stays"), json!(second));
+}

@@ -7,7 +7,7 @@ use super::error::{Error, Users};
 use super::response::{self, Response};
 use super::wire;
 use crate::config::{self, Scope};
-use crate::db::{Feature, Model, Profile};
+use crate::db::{Feature, Image, Model, Profile};
 use crate::device;
 use crate::instance;
 use crate::names::{ProfileName, ProjectName};
@@ -151,6 +151,14 @@ pub async fn patch(mut call: Call) -> Result<Response> {
     .await
 }
 
+/// The images whose instances get this profile.
+fn images_with(model: &Model, profile: &Profile) -> Vec<Image> {
+    let has = |image: &&Arc<Image>| {
+        image.profiles.contains(&profile.name) && model.holder(&image.project, Feature::Profiles) == profile.project
+    };
+    model.images.values().filter(has).map(|image| (**image).clone()).collect()
+}
+
 /// `POST /1.0/profiles/<name>`: renames.
 pub async fn rename(mut call: Call) -> Result<Response> {
     let body: wire::Profile = call.json().await?;
@@ -177,6 +185,12 @@ pub async fn rename(mut call: Call) -> Result<Response> {
                 }
                 tx.put_instance(instance)?;
             }
+            for mut image in images_with(&model, old) {
+                for name in image.profiles.iter_mut().filter(|name| **name == old.name) {
+                    *name = new.clone();
+                }
+                tx.put_image(image)?;
+            }
             Ok::<_, Error>(tx.delete_profile(&old.project, &old.name)?)
         })
         .await?;
@@ -197,6 +211,10 @@ pub async fn delete(call: Call) -> Result<Response> {
             tx.model().profile(&profile.project, &profile.name).ok_or(Error::NotFound("Profile"))?;
             if let Some(by) = Users::of(used_by(tx.model(), &profile.project, &profile.name)) {
                 return Err(Error::InUse { what: "Profile", name: profile.name.to_string(), by });
+            }
+            for mut image in images_with(tx.model(), &profile) {
+                image.profiles.retain(|name| *name != profile.name);
+                tx.put_image(image)?;
             }
             Ok(tx.delete_profile(&profile.project, &profile.name)?)
         })

@@ -172,6 +172,8 @@ fn changed(old: &Image, keep: &Keep) -> Image {
     if keep.cached {
         return image;
     }
+    // What it follows by a name of its own it goes on following; only a cached one has no such name.
+    let follows = old.update_source.is_some() && !old.cached;
     image.cached = false;
     image.public |= keep.public;
     image.auto_update |= keep.auto_update;
@@ -179,7 +181,7 @@ fn changed(old: &Image, keep: &Keep) -> Image {
     image.profiles = keep.profiles.clone().unwrap_or(image.profiles);
     image.expires_at = keep.expires_at.unwrap_or(image.expires_at);
     image.is_expiry_set |= keep.expires_at.is_some();
-    if let Some(origin) = keep.origin.clone().filter(|origin| !origin.alias.is_empty()) {
+    if let Some(origin) = keep.origin.clone().filter(|origin| !follows && !origin.alias.is_empty()) {
         image.update_source = Some(origin);
     }
     image
