@@ -528,3 +528,19 @@ fn layers_of_an_engine_inside_go_along() {
     daemon.lxc(&["init", "d", "c2"]).ok();
     assert_eq!(pulled(&daemon, "c2/var/lib/docker/layer"), "x");
 }
+
+/// Dates that neither a squashfs nor twelve octal digits can hold.
+#[test]
+fn dates_of_the_far_future_are_no_obstacle() {
+    let daemon = Daemon::ready("dir");
+    daemon.lxc(&["init", "bb", "c1"]).ok();
+    push(&daemon, "c1/root/late", "text");
+    let late = rootfs(&daemon, "p", "c1").join("root/late");
+    run(Command::new("touch").args(["-d", "2345-01-02 03:04:05"]).arg(&late));
+    for compression in ["squashfs", "gzip"] {
+        let image = fingerprint(&daemon, "c1", &json!({"compression_algorithm": compression}));
+        daemon.lxc(&["init", &image, "c2"]).ok();
+        assert_eq!(pulled(&daemon, "c2/root/late"), "text", "{compression}");
+        daemon.lxc(&["delete", "c2"]).ok();
+    }
+}

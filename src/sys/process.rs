@@ -326,6 +326,12 @@ pub fn end_children() -> io::Result<usize> {
     Ok(ended)
 }
 
+/// Has writing to a pipe that nobody reads fail, instead of ending this process. Programs that it starts have it as usual again.
+pub fn ignore_broken_pipes() {
+    // SAFETY: it only changes what this process does on one signal, to nothing.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Puts right what a child inherits from a Rust daemon, and that from who started it: no signal is ignored (SIGPIPE is by
 /// Rust, SIGHUP by nohup(1)) or blocked, every fd from 3 on closes on exec. To be called while the process has one thread.
 pub fn clean_inheritance() {

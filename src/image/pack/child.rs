@@ -15,6 +15,8 @@ const MOST: u32 = 16 << 20;
 /// Entry of `warrend pack`. There is one thread.
 pub fn main() -> ExitCode {
     process::clean_inheritance();
+    // A compressor that has ended says why itself.
+    process::ignore_broken_pipes();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

@@ -223,7 +223,8 @@ impl Writer<'_> {
             uid: 0,
             gid: 0,
             size: text.len() as u64,
-            modified: (date, 0),
+            // As of all files.
+            modified: (if self.to_squashfs { date.min(i64::from(u32::MAX)) } else { date }, 0),
             device: (0, 0),
             sparse: None,
             attributes: &[],
