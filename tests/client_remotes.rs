@@ -167,3 +167,31 @@ fn the_directory_of_the_stock_client_can_be_shared() {
     client(&daemon, WARREN, &late, &format!("remote add three {token}")).refused("does not trust this client");
     assert!(!late.join("config.yml").exists() && !late.join("servercerts/three.crt").exists());
 }
+
+/// Why a stream ended that the server has ended.
+#[test]
+fn a_monitor_that_is_not_trusted_any_more_says_so() {
+    let daemon = Daemon::bare();
+    let address = local(&daemon);
+    daemon.lxc(&["config", "set", "core.trust_password", "word"]).ok();
+    let command = |words: &str| {
+        let mut command = Command::new(WARREN);
+        command.env("HOME", daemon.root.join("own")).env("WARREN_DIR", daemon.state()).stdin(Stdio::null());
+        command.args(words.split(' '));
+        command
+    };
+    said(&mut command(&format!("remote add r https://{address} --accept-certificate --password word"))).ok();
+    let heard = daemon.root.join("heard");
+    let mut monitor = command("monitor r: --type lifecycle");
+    monitor.stdout(std::fs::File::create(&heard).unwrap()).stderr(Stdio::piped());
+    let monitor = monitor.spawn().unwrap();
+    support::eventually("it hears", || {
+        daemon.lxc(&["config", "set", "user.a", "b"]).ok();
+        std::fs::metadata(&heard).unwrap().len() > 0
+    });
+    let list = daemon.api("GET", "/1.0/certificates", "").1;
+    assert_eq!(daemon.api("DELETE", list["metadata"][0].as_str().unwrap(), "").0, 200);
+    let ended = monitor.wait_with_output().unwrap();
+    let err = String::from_utf8(ended.stderr).unwrap();
+    assert!(!ended.status.success() && err.contains("not trusted with this any more"), "{err}");
+}

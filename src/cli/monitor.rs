@@ -71,7 +71,14 @@ pub(super) async fn run(client: &Client, monitor: Monitor) -> Result<(), Error> 
     let mut socket = at.websocket(&path).await?;
     while let Some(message) = socket.next().await {
         let message = message.map_err(|e| Error::Lost(e.to_string()))?;
-        let Message::Text(message) = message else { continue };
+        let message = match message {
+            Message::Text(message) => message,
+            Message::Close(Some(why)) if !why.reason.is_empty() => {
+                let why = Error::refused(output::harmless(why.reason.as_str()));
+                return Err(why.doing("The server has ended the events".to_owned()));
+            }
+            _ => continue,
+        };
         let event: Value = serde_json::from_str(&message).map_err(|e| Error::Broken(e.to_string()))?;
         match shape {
             Shape::Json => output::json(&format!("{event}\n"))?,
