@@ -40,6 +40,8 @@ fn shells_complete_verbs_and_the_names_that_the_server_knows() {
     for name in ["c1", "web1", "web2"] {
         run(&mut by(&daemon, WARREN, &["init", "bb", name]));
     }
+    run(&mut by(&daemon, WARREN, &["snapshot", "c1", "s1"]));
+    run(&mut by(&daemon, WARREN, &["storage", "volume", "create", "p", "v1"]));
     let socket = format!("unix://{}", daemon.socket().display());
     run(&mut by(&daemon, WARREN, &["remote", "add", "far", &socket]));
     let script = |shell: &str| {
@@ -58,6 +60,10 @@ fn shells_complete_verbs_and_the_names_that_the_server_knows() {
         ("warren launch ", "bb\n"),
         ("warren storage volume list ", "p\n"),
         ("warren network acl rule a", "add\n"),
+        ("warren list --project d", "default\n"),
+        ("warren launch bb x --profile d", "default\ndocker\n"),
+        ("warren delete c1/", "c1/s1\n"),
+        ("warren storage volume show p v", "v1\n"),
         ("warren remote switch f", "far\n"),
         ("warren list --fo", "--format\n--force-local\n"),
         // Of another server: what stands before the colon is there already.

@@ -252,7 +252,7 @@ fn a_crash_in_the_middle_of_anything_is_mended_by_the_next_start() {
 fn a_stop_right_after_the_start_is_heard() {
     let daemon = Daemon::ready("overlay");
     daemon.lxc(&["init", "bb", "c1"]).ok();
-    let slow = "#!/bin/sh\nsleep 2\ntrap 'exit 0' USR2\nwhile :; do sleep 1; done\n";
+    let slow = "#!/bin/sh\nsleep 2\ntrap 'exit 0' PWR\nwhile :; do sleep 1; done\n";
     daemon.lxc(&["file", "delete", "c1/sbin/init"]).ok();
     daemon.lxc_with_input(&["file", "push", "-", "c1/sbin/init", "--mode", "0755"], slow.as_bytes()).ok();
     daemon.lxc(&["start", "c1"]).ok();
@@ -264,7 +264,7 @@ fn a_stop_right_after_the_start_is_heard() {
     eventually("init hears", || {
         let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.instance_pid("c1"))).unwrap();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim().to_owned();
-        u64::from_str_radix(&mask, 16).unwrap() & (1 << 11) != 0
+        u64::from_str_radix(&mask, 16).unwrap() & (1 << (libc::SIGPWR - 1)) != 0
     });
     daemon.lxc(&["exec", "c1", "--", "sleep", "1"]).ok();
     assert_eq!(daemon.status("c1"), "Running");

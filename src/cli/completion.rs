@@ -125,6 +125,44 @@ fn listing(verbs: &[&str]) -> Option<&'static str> {
     })
 }
 
+/// What lists the values of a flag, where those are names.
+fn of_flag(flag: &str) -> Option<&'static str> {
+    Some(match flag {
+        "--project" | "--target-project" => "/1.0/projects",
+        "--profile" | "-p" => "/1.0/profiles",
+        "--storage" | "-s" => "/1.0/storage-pools",
+        "--network" | "-n" => "/1.0/networks",
+        _ => return None,
+    })
+}
+
+/// The path that lists what may come next, and what stands before its names: `word` is typed already, without its remote.
+fn next(words: &[String], word: &str) -> Option<(String, String)> {
+    if let Some(path) = words.last().and_then(|flag| of_flag(flag)) {
+        return Some((path.to_owned(), String::new()));
+    }
+    // It goes into a path.
+    let is_plain = |name: &str| {
+        !name.is_empty()
+            && !name.starts_with('.')
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    };
+    let verbs = verbs(words);
+    if let ["storage", "volume", verb, pool] = verbs.as_slice()
+        && !matches!(*verb, "create" | "list" | "ls" | "import")
+    {
+        let pool = pool.split_once(':').map_or(*pool, |(_, pool)| pool);
+        return is_plain(pool).then(|| (format!("/1.0/storage-pools/{pool}/volumes/custom"), String::new()));
+    }
+    match (listing(&verbs)?, word.split_once('/')) {
+        // Snapshots stand behind their instance; a path of a file does, too.
+        ("/1.0/instances", Some((name, _))) if verbs.first() != Some(&"file") => {
+            is_plain(name).then(|| (format!("/1.0/instances/{name}/snapshots"), format!("{name}/")))
+        }
+        (path, _) => Some((path.to_owned(), String::new())),
+    }
+}
+
 /// Nobody who pressed a key waits longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -150,11 +188,14 @@ pub(super) async fn names(client: &Client, words: &Names) -> Result<(), Error> {
         let names: Vec<&str> = settings.remotes.keys().map(String::as_str).collect();
         return output::print(&format!("{}\n", names.join("\n")));
     }
-    let Some(path) = listing(&verbs) else { return Ok(()) };
     // Names of another server, where one is typed already.
-    let remote = words.current.split_once(':').map(|(remote, _)| format!("{remote}:"));
+    let led = words.current.split_once(':');
+    let Some((path, before)) = next(&words.words, led.map_or(words.current.as_str(), |(_, word)| word)) else {
+        return Ok(());
+    };
+    let remote = led.map(|(remote, _)| format!("{remote}:"));
     let at = client.remote(remote.as_deref())?;
-    let Ok(Ok(list)) = tokio::time::timeout(PATIENCE, at.get(path)).await else { return Ok(()) };
+    let Ok(Ok(list)) = tokio::time::timeout(PATIENCE, at.get(&path)).await else { return Ok(()) };
     let base = format!("{path}/");
     let urls = list.as_array().into_iter().flatten().filter_map(|url| url.as_str());
     for url in urls {
@@ -162,7 +203,7 @@ pub(super) async fn names(client: &Client, words: &Names) -> Result<(), Error> {
         let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
         // What a shell would take for something else is not offered.
         if name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:".contains(&b)) {
-            output::print(&format!("{}{name}\n", remote.as_deref().unwrap_or_default()))?;
+            output::print(&format!("{}{before}{name}\n", remote.as_deref().unwrap_or_default()))?;
         }
     }
     Ok(())
@@ -175,8 +216,9 @@ mod tests {
     #[test]
     fn names_follow_verbs_and_verbs_follow_groups() {
         let of = |line: &str| {
+            let (line, word) = line.split_once('|').unwrap_or((line, ""));
             let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-            listing(&verbs(&words)).unwrap_or_default().trim_start_matches("/1.0/")
+            next(&words, word).unwrap_or_default().0.trim_start_matches("/1.0/").to_owned()
         };
         for (line, path) in [
             ("exec", "instances"),
@@ -202,6 +244,17 @@ mod tests {
             ("profile show", "profiles"),
             ("image alias", ""),
             ("image info", "images/aliases"),
+            ("image info|deb/", "images/aliases"),
+            ("list --project", "projects"),
+            ("launch bb x -p", "profiles"),
+            ("launch bb x --storage", "storage-pools"),
+            ("storage volume show default", "storage-pools/default/volumes/custom"),
+            ("storage volume show r:p", "storage-pools/p/volumes/custom"),
+            ("storage volume show a/../b", ""),
+            ("storage volume create default", ""),
+            ("delete|c1/", "instances/c1/snapshots"),
+            ("delete|../", ""),
+            ("file pull|c1/", "instances"),
             ("", ""),
         ] {
             assert_eq!(of(line), path, "{line}");
