@@ -117,6 +117,7 @@ pub async fn create(mut call: Call) -> Result<Response> {
         config: body.config,
         ports: body.ports,
     };
+    crate::config::bounded(&forward.config)?;
     let (key, row, url) = (forward.key(), forward.clone(), url(&forward));
     apply(&call, key, move |tx| {
         // Of two networks only one would get what comes.
@@ -137,6 +138,7 @@ async fn update(call: Call, change: impl FnOnce(&Forward) -> Forward + Send + 's
     let old = find(&call, &call.app.db.model())?;
     call.if_match().check(modifiable(&old))?;
     let new = change(&old);
+    crate::config::bounded(&new.config)?;
     apply(&call, old.key(), move |tx| Ok(tx.put_forward(new)?)).await?;
     call.lifecycle("network-forward-updated", &url(&old));
     Ok(response::empty())
