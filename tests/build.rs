@@ -6,6 +6,7 @@ mod support;
 
 use std::process::{Command, Stdio};
 
+use rustix::process::{Pid, Signal};
 use support::instances::pulled;
 use support::{Daemon, Said, eventually, said};
 
@@ -122,6 +123,72 @@ fn what_is_built_is_imported_and_takes_its_aliases() {
     // The root itself is nobody's to write to.
     assert_eq!(daemon.lxc(&["exec", "c1", "--", "/bin/busybox", "stat", "-c", "%a %u", "/"]).ok(), "755 0\n");
     said(Command::new("sh").arg("-n").arg(daemon.root.join("customize"))).ok();
+}
+
+/// Like the real one it has a tree with mounts in `TMPDIR`, is slow to clean up, and then may not unmount.
+const SLOW: &str = r#"#!/bin/sh
+tree=$(mktemp -d -t mmdebstrap.XXXXXX)
+mkdir "$tree/proc"
+mount -t tmpfs tmpfs "$tree/proc"
+trap 'sleep 1; echo cleaned > "$PLAYED/cleaned"; exit 1' TERM
+read -r pid rest < /proc/self/stat
+echo "$pid $tree" > "$PLAYED/new"
+mv "$PLAYED/new" "$PLAYED/begun"
+while :; do sleep 0.1; done
+"#;
+
+#[test]
+fn a_build_that_is_ended_leaves_nothing() {
+    let daemon = Daemon::bare();
+    let dir = |name: &str| {
+        let dir = daemon.root.join(name);
+        std::fs::create_dir(&dir).unwrap();
+        dir
+    };
+    let (programs, tmp, out) = (dir("programs"), dir("tmp"), dir("out"));
+    std::fs::write(programs.join("mmdebstrap"), SLOW).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(programs.join("mmdebstrap"), mode).unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let (begun, cleaned) = (daemon.root.join("begun"), daemon.root.join("cleaned"));
+    let command = || {
+        let mut command = warren(&daemon);
+        command.env("PATH", &path).env("PLAYED", &daemon.root).env("TMPDIR", &tmp).stdout(Stdio::null());
+        command.args(["image", "build", "debian/12", "--mirror", "http://mirror.invalid/debian"]);
+        command.arg("--output").arg(&out);
+        command
+    };
+    let count = |dir: &std::path::Path| std::fs::read_dir(dir).unwrap().count();
+    // Ends a build by a signal when mmdebstrap works; its exit code, and what mmdebstrap was.
+    let ended = |signal: Signal| {
+        let mut client = command().stderr(Stdio::null()).spawn().unwrap();
+        eventually("mmdebstrap works", || begun.exists());
+        let said = std::fs::read_to_string(&begun).unwrap();
+        std::fs::remove_file(&begun).unwrap();
+        let (pid, tree) = said.trim().split_once(' ').unwrap();
+        assert!(std::path::Path::new(tree).starts_with(&tmp), "{tree}");
+        rustix::process::kill_process(Pid::from_child(&client), signal).unwrap();
+        let status = client.wait().unwrap();
+        (status.code(), std::path::PathBuf::from(format!("/proc/{pid}")))
+    };
+    let mounts = || std::fs::read_to_string("/proc/self/mounts").unwrap();
+    for signal in [Signal::INT, Signal::TERM] {
+        let (code, process) = ended(signal);
+        assert_eq!(code, Some(128 + signal.as_raw()));
+        assert!(cleaned.exists() && !process.exists(), "{signal:?}");
+        assert_eq!((count(&tmp), count(&out)), (0, 0), "{signal:?}");
+        std::fs::remove_file(&cleaned).unwrap();
+    }
+    let (_, process) = ended(Signal::KILL);
+    eventually("mmdebstrap is gone, too", || !process.exists());
+    assert!(!mounts().contains(tmp.to_str().unwrap()));
+    // What it left goes with the next one; what is not a build's stays.
+    assert_eq!((count(&tmp), count(&out)), (1, 1));
+    std::fs::create_dir(tmp.join("mmdebstrap.mine")).unwrap();
+    std::fs::write(programs.join("mmdebstrap"), "#!/bin/sh\necho 'E: no' >&2\nexit 1\n").unwrap();
+    said(&mut command()).refused("no");
+    assert_eq!((count(&tmp), count(&out)), (1, 0));
+    assert!(tmp.join("mmdebstrap.mine").exists());
 }
 
 /// The image that the set-up has built for tests/docker.rs, from this host's own packages.

@@ -117,6 +117,9 @@ impl fmt::Display for Error {
             }
             Self::VolumeExists { volume } => write!(f, "The storage volume {volume:?} already exists"),
             Self::NoSuchVolume { volume } => write!(f, "The storage volume {volume:?} is not there"),
+            Self::Hold { error } if error.kind() == io::ErrorKind::NotFound => {
+                f.write_str("The instance ended or restarted while its files were copied; nothing is kept: try again")
+            }
             Self::Hold { error } => write!(f, "The processes of the instance cannot be held for its snapshot: {error}"),
             Self::NoSpace { path } => {
                 write!(f, "No space left on the disk of {}: free some and try again", shown_path(path))

@@ -4,22 +4,29 @@
 //!  mmdebstrap ── tar ──> mksquashfs ──> rootfs.squashfs ─┐
 //!  recipe ── metadata.yaml, templates/ ──> metadata.tar.xz ┴──> the daemon, or a directory
 //! ```
-//! Packages come from where this host gets its own, unless a mirror is named. As root it is done at once; else in a user namespace.
+//! Packages come from where this host gets its own, unless a mirror is named. As root it is done in namespaces of mounts and
+//! processes; else in a user namespace, too.
 
+mod group;
+mod place;
 mod recipe;
 mod sources;
 mod steps;
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use clap::Args;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::AsyncReadExt;
+use tokio::process::{ChildStderr, Command};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::connection::Connection;
 use super::{Error, output};
 use crate::names::AliasName;
+use group::Group;
+use place::Place;
 use recipe::Spec;
 use steps::Progress;
 
@@ -47,8 +54,8 @@ pub(super) struct Build {
 
 /// What is built, and how it is handed over.
 pub(super) struct Built {
-    /// The files are in this directory, which goes with it.
-    place: Place,
+    /// The files are in one of these directories, which go with it.
+    _places: (Place, Option<Place>),
     /// The metadata.
     pub(super) metadata: PathBuf,
     /// The root.
@@ -57,16 +64,6 @@ pub(super) struct Built {
     pub(super) aliases: Vec<String>,
     /// Anyone may read it.
     pub(super) public: bool,
-}
-
-/// A directory that goes when it is not needed any more.
-struct Place(PathBuf);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // It is a temporary one; nobody is left to be told.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 fn failed(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Error {
@@ -108,25 +105,20 @@ pub(super) async fn build(connection: &Connection, build: Build) -> Result<Optio
     for alias in &build.aliases {
         AliasName::new(alias.clone()).map_err(|error| Error::Usage(format!("--alias {alias:?}: {error}")))?;
     }
-    let place = build.output.as_deref().map(|output| make_place(Some(output))).transpose()?;
+    let place = build.output.as_deref().map(output_place).transpose()?;
     let lines = sources::lines(&spec, build.mirror.as_deref(), host.as_ref())?;
     if build.output.is_none() {
         // Minutes of work are not to be lost to a daemon that is not there.
         connection.get("/1.0").await?;
     }
-    let place = match place {
-        Some(place) => place,
-        None => make_place(None)?,
-    };
-    let built = Built {
-        metadata: place.0.join("metadata.tar.xz"),
-        rootfs: place.0.join("rootfs.squashfs"),
-        aliases: if build.aliases.is_empty() { vec![spec.alias()] } else { build.aliases },
-        public: build.public,
-        place,
-    };
+    // The root is made where large temporary files go; the files of the image where they are to be.
+    let work = work_place()?;
+    let at = place.as_ref().unwrap_or(&work).path();
+    let (metadata, rootfs) = (at.join("metadata.tar.xz"), at.join("rootfs.squashfs"));
     let mut progress = Progress::new();
-    root(&spec, &build.packages, keyring, &lines, &built, &mut progress).await?;
+    root(&spec, &build.packages, keyring, &lines, (&work, &rootfs), &mut progress).await?;
+    let aliases = if build.aliases.is_empty() { vec![spec.alias()] } else { build.aliases };
+    let built = Built { metadata, rootfs, aliases, public: build.public, _places: (work, place) };
     progress.step("Metadata");
     write_metadata(&spec, &built.metadata)?;
     let Some(to) = build.output else { return Ok(Some(built)) };
@@ -138,38 +130,51 @@ pub(super) async fn build(connection: &Connection, build: Build) -> Result<Optio
     output::print(&format!("{0}/metadata.tar.xz {0}/rootfs.squashfs\n", to.display())).map(|()| None)
 }
 
-/// Where it is built: beside where it is to be, or where large temporary files go.
-fn make_place(output: Option<&Path>) -> Result<Place, Error> {
-    let parent = match output {
-        Some(output) => {
-            if let Some(file) = output.ancestors().find(|above| above.exists()).filter(|above| !above.is_dir()) {
-                let shown = file.display();
-                return Err(Error::Usage(format!(
-                    "--output: {shown} is a file: name a directory, which need not be there"
-                )));
-            }
-            std::fs::create_dir_all(output).map_err(failed(format!("create {}", output.display())))?;
-            output.to_owned()
-        }
-        None => std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from),
-    };
-    let path = parent.join(format!(".warren-build-{}", uuid::Uuid::new_v4()));
-    std::fs::create_dir(&path).map_err(failed(format!("create {}", path.display())))?;
-    Ok(Place(path))
+/// A directory beside where the files are to be.
+fn output_place(output: &Path) -> Result<Place, Error> {
+    if let Some(file) = output.ancestors().find(|above| above.exists()).filter(|above| !above.is_dir()) {
+        let shown = file.display();
+        return Err(Error::Usage(format!("--output: {shown} is a file: name a directory, which need not be there")));
+    }
+    std::fs::create_dir_all(output).map_err(failed(format!("create {}", output.display())))?;
+    Place::make(output).map_err(failed(format!("make a directory in {}", output.display())))
 }
 
-/// Ends a program that is still there when nobody waits for it any more: it cleans up then.
-struct Running(Child);
+/// A directory where large temporary files go.
+fn work_place() -> Result<Place, Error> {
+    let named = std::env::var_os("TMPDIR").filter(|named| !named.is_empty());
+    let parent = named.map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    // mmdebstrap's programs run elsewhere.
+    let parent = std::path::absolute(&parent).map_err(failed(format!("find {}", parent.display())))?;
+    Place::make(&parent).map_err(failed(format!("make a directory in {}", parent.display())))
+}
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let Some(pid) = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
-        else {
-            return;
-        };
-        // It may have ended just now.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+/// mmdebstrap. As root it gets its own mounts and processes, of which nothing stays when it has ended, even if it was killed; in a
+/// user namespace it has them anyway. A shell is the first process there: signals would mean nothing to another.
+fn mmdebstrap(unprivileged: bool) -> Command {
+    if unprivileged {
+        let mut command = Command::new("mmdebstrap");
+        command.arg("--mode=unshare");
+        return command;
     }
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--"]);
+    command.args(["sh", "-c", "\"$@\"; exit \"$?\"", "sh", "mmdebstrap", "--mode=root"]);
+    command
+}
+
+/// The lines of what a program says. It is heard to its end, even if nobody takes them: it would be ended by that in the middle of
+/// its clean-up.
+fn told(said: ChildStderr) -> Result<UnboundedReceiver<String>, Error> {
+    let said = BufReader::new(std::fs::File::from(said.into_owned_fd().map_err(failed("hear mmdebstrap"))?));
+    let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in said.split(b'\n').map_while(Result::ok) {
+            // Nobody takes it any more.
+            let _ = tell.send(String::from_utf8_lossy(&line).into_owned());
+        }
+    });
+    Ok(told)
 }
 
 async fn root(
@@ -177,10 +182,10 @@ async fn root(
     packages: &[String],
     keyring: &str,
     lines: &[String],
-    built: &Built,
+    (work, rootfs): (&Place, &Path),
     progress: &mut Progress,
 ) -> Result<(), Error> {
-    let script = built.place.0.join("customize");
+    let script = work.path().join("customize");
     std::fs::write(&script, recipe::customize(spec.variant)).map_err(failed("write the script for the root"))?;
     let mode = |path: &Path| {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -188,57 +193,60 @@ async fn root(
     };
     mode(&script)?;
     // Whoever runs it in a user namespace is another.
-    mode(&built.place.0)?;
+    mode(work.path())?;
+    let tmp = work.path().join("tmp");
+    std::fs::create_dir(&tmp).map_err(failed(format!("create {}", tmp.display())))?;
+    mode(&tmp)?;
     let unprivileged = !rustix::process::geteuid().is_root();
     // The archive need not have an entry for the root itself: then it is whose mksquashfs runs as.
     let mut packer = Command::new(if unprivileged { "unshare" } else { "mksquashfs" });
     if unprivileged {
         packer.args(["--map-root-user", "mksquashfs"]);
     }
-    packer.arg("-").arg(&built.rootfs).args(["-tar", "-comp", "zstd", "-Xcompression-level", "3", "-root-mode", "755"]);
+    packer.arg("-").arg(rootfs).args(["-tar", "-comp", "zstd", "-Xcompression-level", "3", "-root-mode", "755"]);
     packer.args(["-noappend", "-quiet", "-no-progress"]);
     packer.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut packer = Running(packer.spawn().map_err(failed("start mksquashfs"))?);
+    let group = Group::new().map_err(failed("start sh"))?;
+    let mut packer = group.start(&mut packer).map_err(failed("start mksquashfs"))?;
     let missing = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-    let pipe = packer.0.stdin.take().ok_or_else(missing).and_then(|stdin| stdin.into_owned_fd());
+    let pipe = packer.child.stdin.take().ok_or_else(missing).and_then(|stdin| stdin.into_owned_fd());
     let pipe = pipe.map_err(failed("start mksquashfs"))?;
-    let mut maker = Command::new("mmdebstrap");
+    let mut maker = mmdebstrap(unprivileged);
     maker.args([
         "--variant=minbase",
         "--format=tar",
         "--skip=output/dev",
         "--aptopt=Apt::Install-Recommends \"false\"",
     ]);
-    maker.arg(if unprivileged { "--mode=unshare" } else { "--mode=root" });
     maker.args(["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"]);
     maker
         .arg(format!("--include={}", spec.packages(packages)))
         .arg(format!("--components={}", spec.distribution.components().replace(' ', ",")));
     maker.arg(format!("--keyring={keyring}")).arg(format!("--customize-hook={}", script.display()));
     maker.arg(&spec.suite).arg("-").args(lines);
-    maker.stdin(Stdio::null()).stdout(pipe).stderr(Stdio::piped());
-    let mut maker = Running(maker.spawn().map_err(failed("start mmdebstrap"))?);
-    let told = BufReader::new(maker.0.stderr.take().ok_or_else(missing).map_err(failed("hear mmdebstrap"))?);
-    let mut told = told.lines();
+    maker.env("TMPDIR", &tmp).stdin(work.input().map_err(failed("start mmdebstrap"))?);
+    maker.stdout(pipe).stderr(Stdio::piped());
+    let mut maker = group.start(&mut maker).map_err(failed("start mmdebstrap"))?;
+    let mut told = told(maker.child.stderr.take().ok_or_else(missing).map_err(failed("hear mmdebstrap"))?)?;
     let mut last = Vec::new();
-    while let Ok(Some(line)) = told.next_line().await {
+    while let Some(line) = told.recv().await {
         progress.heard(&line);
         last.push(line);
         if last.len() > 200 {
             last.remove(0);
         }
     }
-    let status = maker.0.wait().await.map_err(failed("wait for mmdebstrap"))?;
+    let status = maker.child.wait().await.map_err(failed("wait for mmdebstrap"))?;
     if !status.success() {
         return Err(Error::refused(steps::cause(&last)).doing(format!("mmdebstrap failed for {}", spec.suite)).hint(
             "Are the mirror and the suite right and reachable, and the packages there? See above, and mmdebstrap(1)",
         ));
     }
     let mut said = String::new();
-    if let Some(mut stderr) = packer.0.stderr.take() {
+    if let Some(mut stderr) = packer.child.stderr.take() {
         let _ = stderr.read_to_string(&mut said).await;
     }
-    let status = packer.0.wait().await.map_err(failed("wait for mksquashfs"))?;
+    let status = packer.child.wait().await.map_err(failed("wait for mksquashfs"))?;
     if status.success() {
         Ok(())
     } else {
