@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::error::Error;
 use super::store::{Part, Upload};
+use crate::sys::memory;
 
 /// Less is not worth two threads' turns, bytes.
 const WORTH: usize = 256 * 1024;
@@ -132,6 +133,17 @@ async fn batch(mut upload: Box<Upload>, pieces: Arc<[Bytes]>) -> Result<Box<Uplo
     let mut upload = joined(written.await).and_then(|written| written)?;
     upload.set_digest(digest?);
     Ok(upload)
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // What it had gathered is kept for others no longer than that.
+        if self.count > FULL as u64
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn_blocking(memory::trim);
+        }
+    }
 }
 
 fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, Error> {

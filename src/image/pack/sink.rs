@@ -27,8 +27,8 @@ const GZIP_PIECE: usize = 1 << 20;
 const BZIP2_BLOCK: usize = 100_000;
 /// Input of one block of an xz file, bytes: three times the dictionary, as xz(1) has it.
 const XZ_BLOCKS: u64 = 3;
-/// So much is written before it is made sure that it is on the disk, bytes: the end has little left to wait for.
-const FLUSH: u64 = 64 << 20;
+/// So much is written before the kernel is told to begin with it, bytes: the end has little left to wait for.
+const STRETCH: u64 = 8 << 20;
 
 /// What has been written.
 pub(super) struct Written {
@@ -91,8 +91,8 @@ impl Store {
                 chunk.clear();
                 // Nobody may need it any more.
                 let _ = give_back.try_send(chunk);
-                if waiting >= FLUSH {
-                    file.sync_data()?;
+                if waiting >= STRETCH {
+                    crate::sys::writeback::begin(&file);
                     waiting = 0;
                 }
             }
