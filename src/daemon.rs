@@ -448,3 +448,27 @@ async fn run(arguments: &Arguments, dir: StateDir, inherited: Vec<std::os::fd::O
 fn remove_socket(path: &Path) {
     let _ = std::fs::remove_file(path);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_directory_is_where_it_really_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = std::fs::canonicalize(dir.path()).unwrap();
+        std::fs::create_dir(at.join("there")).unwrap();
+        for (to, name) in [("there", "link"), ("gone", "dangling")] {
+            std::os::unix::fs::symlink(at.join(to), at.join(name)).unwrap();
+        }
+        assert_eq!(real(at.join("link")), at.join("there"));
+        assert_eq!(real(at.join("link/new")), at.join("there/new"));
+        assert_eq!(real(at.join("there/../new")), at.join("new"));
+        // Whoever makes these says what is wrong.
+        assert_eq!(real(at.join("dangling")), at.join("dangling"));
+        assert_eq!(real(at.join("gone/new")), at.join("gone/new"));
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(real("not-there".into()), here.join("not-there"));
+        assert_eq!(real("src".into()), here.join("src"));
+    }
+}

@@ -292,16 +292,19 @@ fn websockets_are_closed_with_a_reason_when_the_daemon_ends() {
     assert_eq!(daemon.instance_pid("c1"), pid);
 }
 
-/// One that nobody connects to is not waited for: it ends with that as its reason, and not with the client's delay.
+/// One that nobody connects to, or not with all that it needs, is not waited for: it ends with that as its reason, and not with
+/// the client's delay.
 #[test]
 fn commands_that_nobody_connects_to_do_not_hold_up_a_shutdown() {
     let mut daemon = with_container();
     let mut events = Socket::connect(&daemon, "/1.0/events?type=operation").unwrap();
     let exec = Session::exec(&daemon, "c1", false, &["true"]);
     let console = Session::post(&daemon, "/1.0/instances/c1/console", &json!({"type": "console"}));
+    let half = Session::exec(&daemon, "c1", false, &["true"]);
+    let mut stdout = half.socket(&daemon, "1");
     std::thread::scope(|scope| {
         let ending = scope.spawn(|| daemon.verb(&["shutdown", "--timeout", "60"]).code);
-        let mut waiting = vec![exec.path("0"), console.path("0")];
+        let mut waiting = vec![exec.path("0"), console.path("0"), half.path("0")];
         while !waiting.is_empty() {
             let about = events.next_json()["metadata"].clone();
             let ours = waiting.iter().position(|path| path.contains(about["id"].as_str().unwrap()));
@@ -312,6 +315,7 @@ fn commands_that_nobody_connects_to_do_not_hold_up_a_shutdown() {
         }
         assert_eq!(ending.join().unwrap(), 0);
     });
+    assert_eq!(stdout.rest().2.1, "The daemon is shutting down");
     daemon.ended();
     daemon.start();
 }

@@ -410,6 +410,8 @@ fn forwards_hand_on_to_instances() {
         lxc(&daemon, "network forward create n1 192.0.2.9").refused("already exists");
         let url = "/1.0/networks/n1/forwards/192.0.2.9";
         refused(&daemon, "POST", "/1.0/networks/n1/forwards", r#"{"listen_address":"x"}"#, 400, "listen address");
+        let long = format!(r#"{{"listen_address":"192.0.2.8","config":{{"user.{}":"v"}}}}"#, "k".repeat(255));
+        refused(&daemon, "POST", "/1.0/networks/n1/forwards", &long, 400, "at most 255 bytes");
         refused(&daemon, "GET", "/1.0/networks/n1/forwards/192.0.2.8", "", 404, "Network forward not found");
         refused(&daemon, "GET", "/1.0/networks/lo/forwards", "", 404, "Network not found");
         // The subnet cannot move away from under a forward.

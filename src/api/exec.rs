@@ -153,10 +153,10 @@ async fn unattended(app: &App, key: &InstanceKey, spec: ExecSpec, handle: &Handl
     result
 }
 
-/// The websockets of these names, in order, once all are connected.
+/// The websockets of these names, in order, once all are connected. Those that are, are told why the others are not waited for.
 pub(super) async fn connect(handle: &mut Handle, names: &[&str]) -> Result<Vec<WebSocket>, instance::Error> {
+    let mut sockets = Vec::new();
     let all = async {
-        let mut sockets = Vec::new();
         for name in names {
             let Some(socket) = handle.socket(name) else { continue };
             sockets.push(socket.await.map_err(|_| match handle.is_abandoned() {
@@ -164,9 +164,20 @@ pub(super) async fn connect(handle: &mut Handle, names: &[&str]) -> Result<Vec<W
                 false => instance::Error::NoConnection,
             })?);
         }
-        Ok(sockets)
+        Ok(())
     };
-    tokio::time::timeout(CONNECT, all).await.unwrap_or(Err(instance::Error::NoConnection))
+    match tokio::time::timeout(CONNECT, all).await.unwrap_or(Err(instance::Error::NoConnection)) {
+        Ok(()) => {
+            handle.has_its_sockets();
+            Ok(sockets)
+        }
+        Err(error) => {
+            let others = names.iter().filter_map(|name| handle.socket(name)?.try_recv().ok());
+            sockets.extend(others.collect::<Vec<_>>());
+            refuse(sockets, &error).await;
+            Err(error)
+        }
+    }
 }
 
 /// Tells a client that waits for data why there will be none.

@@ -239,3 +239,14 @@ pub(super) fn autostart(
     list.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
     list.into_iter().map(|(_, key, delay)| (key, delay)).collect()
 }
+
+/// Tells what of a container found running could not be made as its definition says. One that goes down meanwhile needs it no
+/// more.
+pub(super) fn differs(key: &InstanceKey, pid: i32, error: &dyn std::fmt::Display, what: &'static str) {
+    // An init that has ended has no namespaces, be it reaped or not.
+    if std::fs::metadata(format!("/proc/{pid}/ns/net")).is_ok() {
+        tracing::error!(instance = %key, %error, "{what}");
+    } else {
+        tracing::debug!(instance = %key, %error, "it went down: {what}");
+    }
+}

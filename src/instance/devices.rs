@@ -309,7 +309,7 @@ pub(super) async fn adopted(context: &Arc<Context>, key: &InstanceKey, pid: i32,
         again.limit(Rates::of(&plugs, &places)?).await
     };
     if let Err(error) = changed.await {
-        tracing::error!(instance = %key, %error, "its devices are not those of its definition");
+        super::adopt::differs(key, pid, &error, "its devices are not those of its definition");
     }
 }
 

@@ -284,7 +284,7 @@ pub(super) async fn change(
 /// A container found running at the daemon's start: a change may have been cut off.
 pub(super) async fn adopted(context: &Arc<Context>, key: &InstanceKey, pid: i32, config: &Config) {
     if let Err(error) = switch(context, key, pid, wanted(config)).await {
-        tracing::error!(instance = %key, %error, "its guest interface is not as its definition says");
+        super::adopt::differs(key, pid, &error, "its guest interface is not as its definition says");
     }
 }
 

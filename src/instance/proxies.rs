@@ -398,7 +398,7 @@ pub(super) async fn adopted(context: &Context, key: &InstanceKey, pid: i32, expa
         if record.is_empty() { running.write(&record) } else { Ok(()) }
     });
     if let Err(error) = brought.await {
-        tracing::error!(instance = %key, %error, "its proxies are not those of its definition");
+        super::adopt::differs(key, pid, &error, "its proxies are not those of its definition");
     }
 }
 

@@ -23,7 +23,9 @@ struct State {
     may_cancel: bool,
     /// Of a token: somebody has used it.
     is_used: bool,
-    /// Nobody had connected to its websockets when the daemon began to end.
+    /// Whether its task has the websockets that it needs.
+    is_connected: bool,
+    /// It still waited for websockets when the daemon began to end.
     is_abandoned: bool,
 }
 
@@ -80,6 +82,7 @@ impl Operation {
                 error: String::new(),
                 may_cancel: spec.may_cancel,
                 is_used: false,
+                is_connected: false,
                 is_abandoned: false,
             }),
             ended: watch::Sender::new(false),
@@ -286,11 +289,12 @@ impl Operation {
         waiting.remove(name).ok_or(gone)
     }
 
-    /// Has one end whose websockets nobody has connected to: the daemon does not wait for that when it ends.
+    /// Has one end that still waits for websockets: the daemon does not wait for that when it ends.
     pub fn abandon(&self) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.class == Class::Websocket && waiting.len() == self.secrets.len() {
-            self.state().is_abandoned = true;
+        let mut state = self.state();
+        if self.class == Class::Websocket && !state.is_connected {
+            state.is_abandoned = true;
             // Who waits for one hears that its sender is gone.
             waiting.clear();
         }
@@ -329,6 +333,11 @@ impl Handle {
     /// Takes out the future websocket called `name`. It fails when the operation ends first.
     pub fn socket(&mut self, name: &str) -> Option<oneshot::Receiver<WebSocket>> {
         self.sockets.remove(name)
+    }
+
+    /// Tells that those of its websockets that it needs are connected.
+    pub fn has_its_sockets(&self) {
+        self.operation.state().is_connected = true;
     }
 
     /// Whether its websockets never come, for the daemon ends.

@@ -86,7 +86,7 @@ pub(in crate::instance) async fn adopted(context: &Arc<Context>, key: &InstanceK
         write_down(context, key, pairs(&now, &devices)).await
     };
     if let Err(error) = changed.await {
-        tracing::error!(instance = %key, %error, "its nics are not those of its definition");
+        crate::instance::adopt::differs(key, pid, &error, "its nics are not those of its definition");
     }
 }
 
