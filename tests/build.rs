@@ -180,13 +180,16 @@ fn a_build_that_is_ended_leaves_nothing() {
         std::fs::remove_file(&cleaned).unwrap();
     }
     let (_, process) = ended(Signal::KILL);
-    eventually("mmdebstrap is gone, too", || !process.exists());
+    let left = std::fs::read_dir(&tmp).unwrap().next().unwrap().unwrap().path().join("lock");
+    let left = std::fs::File::options().write(true).open(left).unwrap();
+    eventually("mmdebstrap is gone, too", || !process.exists() && left.try_lock().is_ok());
+    drop(left);
     assert!(!mounts().contains(tmp.to_str().unwrap()));
     // What it left goes with the next one; what is not a build's stays.
     assert_eq!((count(&tmp), count(&out)), (1, 1));
     std::fs::create_dir(tmp.join("mmdebstrap.mine")).unwrap();
-    std::fs::write(programs.join("mmdebstrap"), "#!/bin/sh\necho 'E: no' >&2\nexit 1\n").unwrap();
-    said(&mut command()).refused("no");
+    std::fs::write(programs.join("mmdebstrap"), "#!/bin/sh\necho 'E: nothing here' >&2\nexit 1\n").unwrap();
+    said(&mut command()).refused("nothing here");
     assert_eq!((count(&tmp), count(&out)), (1, 0));
     assert!(tmp.join("mmdebstrap.mine").exists());
 }

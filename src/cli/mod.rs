@@ -145,11 +145,13 @@ async fn interruptible(client: &Client, command: Command) -> Result<u8, Error> {
         Command::Shell { instance } => exec::exec(client, exec::Exec::shell(instance)).await,
         command => {
             tokio::select! {
-                result = command::run(client, command) => result.map(|()| 0),
+                // Signals are heard before anything is begun that they must undo.
+                biased;
                 signal = ending() => {
                     let signal = signal?;
                     Err(Error::Interrupted { signal, cancelled: client.cancel().await })
                 }
+                result = command::run(client, command) => result.map(|()| 0),
             }
         }
     }

@@ -137,6 +137,7 @@ async fn batch(mut upload: Box<Upload>, pieces: Arc<[Bytes]>) -> Result<Box<Uplo
 
 impl Drop for Writer {
     fn drop(&mut self) {
+        self.gathered = Vec::new();
         // What it had gathered is kept for others no longer than that.
         if self.count > FULL as u64
             && let Ok(runtime) = tokio::runtime::Handle::try_current()

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::config;
 use crate::image;
 use crate::names::{PoolName, shown_path};
+use crate::sys::freezer::is_gone;
 use crate::sys::holders::Holder;
 
 /// The errors of this room.
@@ -117,7 +118,7 @@ impl fmt::Display for Error {
             }
             Self::VolumeExists { volume } => write!(f, "The storage volume {volume:?} already exists"),
             Self::NoSuchVolume { volume } => write!(f, "The storage volume {volume:?} is not there"),
-            Self::Hold { error } if error.kind() == io::ErrorKind::NotFound => {
+            Self::Hold { error } if is_gone(error) => {
                 f.write_str("The instance ended or restarted while its files were copied; nothing is kept: try again")
             }
             Self::Hold { error } => write!(f, "The processes of the instance cannot be held for its snapshot: {error}"),

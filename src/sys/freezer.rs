@@ -82,8 +82,13 @@ impl Freezer {
     /// When the file cannot be written.
     pub fn thaw(&self) -> io::Result<()> {
         match self.set(false) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if is_gone(&error) => Ok(()),
             result => result,
         }
     }
+}
+
+/// Whether that means that the group is gone: before its file was opened, or after (cgroup-v2.rst: `ENODEV`).
+pub fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }

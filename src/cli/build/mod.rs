@@ -149,17 +149,24 @@ fn work_place() -> Result<Place, Error> {
     Place::make(&parent).map_err(failed(format!("make a directory in {}", parent.display())))
 }
 
-/// mmdebstrap. As root it gets its own mounts and processes, of which nothing stays when it has ended, even if it was killed; in a
-/// user namespace it has them anyway. A shell is the first process there: signals would mean nothing to another.
-fn mmdebstrap(unprivileged: bool) -> Command {
+/// mmdebstrap. As root it gets its own mounts and processes, of which nothing stays when it has ended, even if it was killed, unless
+/// this host refuses that; in a user namespace it has them anyway. A shell is the first process there: signals would mean nothing
+/// to another.
+async fn mmdebstrap(unprivileged: bool) -> Command {
+    const APART: [&str; 5] = ["--mount", "--pid", "--fork", "--kill-child", "--"];
+    let mut direct = Command::new("mmdebstrap");
     if unprivileged {
-        let mut command = Command::new("mmdebstrap");
-        command.arg("--mode=unshare");
-        return command;
+        direct.arg("--mode=unshare");
+        return direct;
+    }
+    let mut trial = Command::new("unshare");
+    trial.args(APART).arg("true").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if !trial.status().await.is_ok_and(|status| status.success()) {
+        direct.arg("--mode=root");
+        return direct;
     }
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--pid", "--fork", "--kill-child", "--"]);
-    command.args(["sh", "-c", "\"$@\"; exit \"$?\"", "sh", "mmdebstrap", "--mode=root"]);
+    command.args(APART).args(["sh", "-c", "\"$@\"; exit \"$?\"", "sh", "mmdebstrap", "--mode=root"]);
     command
 }
 
@@ -194,7 +201,7 @@ async fn root(
     mode(&script)?;
     // Whoever runs it in a user namespace is another.
     mode(work.path())?;
-    let tmp = work.path().join("tmp");
+    let tmp = work.tmp();
     std::fs::create_dir(&tmp).map_err(failed(format!("create {}", tmp.display())))?;
     mode(&tmp)?;
     let unprivileged = !rustix::process::geteuid().is_root();
@@ -211,22 +218,24 @@ async fn root(
     let missing = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
     let pipe = packer.child.stdin.take().ok_or_else(missing).and_then(|stdin| stdin.into_owned_fd());
     let pipe = pipe.map_err(failed("start mksquashfs"))?;
-    let mut maker = mmdebstrap(unprivileged);
-    maker.args([
+    let mut command = mmdebstrap(unprivileged).await;
+    command.args([
         "--variant=minbase",
         "--format=tar",
         "--skip=output/dev",
         "--aptopt=Apt::Install-Recommends \"false\"",
     ]);
-    maker.args(["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"]);
-    maker
+    command.args(["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"]);
+    command
         .arg(format!("--include={}", spec.packages(packages)))
         .arg(format!("--components={}", spec.distribution.components().replace(' ', ",")));
-    maker.arg(format!("--keyring={keyring}")).arg(format!("--customize-hook={}", script.display()));
-    maker.arg(&spec.suite).arg("-").args(lines);
-    maker.env("TMPDIR", &tmp).stdin(work.input().map_err(failed("start mmdebstrap"))?);
-    maker.stdout(pipe).stderr(Stdio::piped());
-    let mut maker = group.start(&mut maker).map_err(failed("start mmdebstrap"))?;
+    command.arg(format!("--keyring={keyring}")).arg(format!("--customize-hook={}", script.display()));
+    command.arg(&spec.suite).arg("-").args(lines);
+    command.env("TMPDIR", &tmp).stdin(work.input().map_err(failed("start mmdebstrap"))?);
+    command.stdout(pipe).stderr(Stdio::piped());
+    let mut maker = group.start(&mut command).map_err(failed("start mmdebstrap"))?;
+    // It holds an end of the pipe: mksquashfs waits for the last one.
+    drop(command);
     let mut told = told(maker.child.stderr.take().ok_or_else(missing).map_err(failed("hear mmdebstrap"))?)?;
     let mut last = Vec::new();
     while let Some(line) = told.recv().await {
@@ -237,21 +246,21 @@ async fn root(
         }
     }
     let status = maker.child.wait().await.map_err(failed("wait for mmdebstrap"))?;
+    let mut said = String::new();
+    if let Some(mut stderr) = packer.child.stderr.take() {
+        let _ = stderr.read_to_string(&mut said).await;
+    }
+    let packed = packer.child.wait().await.map_err(failed("wait for mksquashfs"))?;
+    // mmdebstrap fails of a full disk, too, without the reason.
+    if said.contains("No space left") || status.success() && !packed.success() {
+        return Err(Error::refused(said.trim().to_owned()).doing("mksquashfs failed".to_owned()));
+    }
     if !status.success() {
         return Err(Error::refused(steps::cause(&last)).doing(format!("mmdebstrap failed for {}", spec.suite)).hint(
             "Are the mirror and the suite right and reachable, and the packages there? See above, and mmdebstrap(1)",
         ));
     }
-    let mut said = String::new();
-    if let Some(mut stderr) = packer.child.stderr.take() {
-        let _ = stderr.read_to_string(&mut said).await;
-    }
-    let status = packer.child.wait().await.map_err(failed("wait for mksquashfs"))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Error::refused(said.trim().to_owned()).doing("mksquashfs failed".to_owned()))
-    }
+    Ok(())
 }
 
 /// LXD's and Debian's words for what this host is.

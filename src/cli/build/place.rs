@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -13,8 +13,12 @@ use uuid::Uuid;
 const MARK: &str = ".warren-build-";
 /// A file in each of them, locked by who works there.
 const LOCK: &str = "lock";
+/// Where mmdebstrap works.
+const TMP: &str = "tmp";
 /// Whoever was killed just now may still make files.
 const TRIES: usize = 20;
+/// What others have left is tried again by the next build.
+const SWEEPS: usize = 2;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A directory that goes when it is not needed any more.
@@ -33,18 +37,19 @@ impl Place {
         let path = parent.join(format!("{MARK}{}", Uuid::new_v4()));
         // It gets its name with its lock: no other build takes it for one that was left.
         let new = path.with_extension("new");
-        fs::create_dir(&new)?;
+        // Others must not lock it.
+        fs::DirBuilder::new().mode(0o700).create(&new)?;
         let made = || {
-            drop(File::create_new(new.join(LOCK))?);
-            let lock = File::open(new.join(LOCK))?;
-            lock.lock()?;
+            let lock = File::options().read(true).write(true).create_new(true).mode(0o600).open(new.join(LOCK))?;
+            // Some file systems have no locks: then nobody takes what was left for his to remove.
+            let _ = lock.try_lock();
             fs::rename(&new, &path)?;
             Ok(lock)
         };
         match made() {
             Ok(lock) => Ok(Self { path, lock }),
             Err(error) => {
-                remove(&new);
+                remove(&new, TRIES);
                 Err(error)
             }
         }
@@ -53,6 +58,11 @@ impl Place {
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where mmdebstrap may work; it is not made yet.
+    pub(super) fn tmp(&self) -> PathBuf {
+        self.path.join(TMP)
     }
 
     /// An input with nothing in it. Programs that have it hold the lock, too, for as long as one of them is there.
@@ -66,7 +76,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        remove(&self.path);
+        remove(&self.path, TRIES);
     }
 }
 
@@ -77,7 +87,7 @@ fn sweep(parent: &Path) {
         let name = entry.file_name();
         let id = name.to_str().and_then(|name| name.strip_prefix(MARK)).map(Uuid::try_parse);
         if matches!(id, Some(Ok(_))) && is_left(&entry.path()) {
-            remove(&entry.path());
+            remove(&entry.path(), SWEEPS);
         }
     }
 }
@@ -90,24 +100,33 @@ fn is_left(path: &Path) -> bool {
     }
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let flags = i32::try_from(flags.bits()).unwrap_or_default();
-    let Ok(lock) = File::options().read(true).custom_flags(flags).open(path.join(LOCK)) else { return false };
+    let Ok(lock) = File::options().read(true).write(true).custom_flags(flags).open(path.join(LOCK)) else {
+        return false;
+    };
     lock.metadata().is_ok_and(|found| found.is_file() && found.uid() == own) && lock.try_lock().is_ok()
 }
 
-/// Removes a directory, but nothing that is mounted below it.
-fn remove(path: &Path) {
-    for attempt in 0..TRIES {
+/// Removes a directory, but nothing that is mounted below it. Its lock goes last: it is known by that.
+fn remove(path: &Path, tries: usize) {
+    if !path.join(TMP).exists() || is_removed(&path.join(TMP), tries) {
+        is_removed(path, tries);
+    }
+}
+
+fn is_removed(path: &Path, tries: usize) -> bool {
+    for attempt in 0..tries {
         if attempt > 0 {
             std::thread::sleep(PAUSE);
         }
         if rm(&mut Command::new("rm"), path) || !path.exists() {
-            return;
+            return true;
         }
         // In a user namespace the files are those of other users.
         if !rustix::process::geteuid().is_root() {
             rm(Command::new("mmdebstrap").args(["--unshare-helper", "rm"]), path);
         }
     }
+    !path.exists()
 }
 
 fn rm(command: &mut Command, path: &Path) -> bool {
