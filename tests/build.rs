@@ -179,6 +179,26 @@ fn a_build_that_is_ended_leaves_nothing() {
         assert_eq!((count(&tmp), count(&out)), (0, 0), "{signal:?}");
         std::fs::remove_file(&cleaned).unwrap();
     }
+    // By nohup it goes on when the terminal goes.
+    {
+        let mut client = Command::new("nohup");
+        let build = command();
+        client.arg(build.get_program()).args(build.get_args());
+        client.envs(build.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut client = client.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        eventually("mmdebstrap works", || begun.exists());
+        let pid = Pid::from_child(&client);
+        rustix::process::kill_process(pid, Signal::HUP).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", client.id())).unwrap();
+        let line = |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        // It is ignored by the kernel, which therefore did not even keep it.
+        let mask = u64::from_str_radix(line("SigIgn:").split_whitespace().last().unwrap(), 16).unwrap();
+        assert_eq!(mask & 1, 1, "{status}");
+        rustix::process::kill_process(pid, Signal::TERM).unwrap();
+        assert_eq!(client.wait().unwrap().code(), Some(128 + Signal::TERM.as_raw()));
+        std::fs::remove_file(&begun).unwrap();
+        std::fs::remove_file(&cleaned).unwrap();
+    }
     let (_, process) = ended(Signal::KILL);
     let left = std::fs::read_dir(&tmp).unwrap().next().unwrap().unwrap().path().join("lock");
     let left = std::fs::File::options().write(true).open(left).unwrap();

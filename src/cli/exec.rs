@@ -119,7 +119,8 @@ pub(super) async fn exec(client: &Client, exec: Exec) -> Result<u8, Error> {
     };
     let mut environment: Config = Config::new();
     for pair in &exec.env {
-        let (name, value) = pair.split_once('=').ok_or_else(|| Error::Usage(format!("{pair:?} is not NAME=value")))?;
+        // As with `lxc`, one without a value is empty.
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         environment.insert(name.to_owned(), value.to_owned());
     }
     if interactive && let Ok(term) = std::env::var("TERM") {

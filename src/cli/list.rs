@@ -245,18 +245,22 @@ fn abbreviates(short: &str, key: &str) -> bool {
     }
 }
 
+/// Whether a value is like a regular expression: like the whole of it, unless that says itself where it begins or ends.
+fn is_like(pattern: &str, value: &str) -> bool {
+    let whole = if pattern.contains(['^', '$']) { pattern.to_owned() } else { format!("^{pattern}$") };
+    Regex::new(&whole).is_ok_and(|pattern| pattern.is_match(value))
+}
+
 /// Whether a value is the wanted one, in any case of letters or as a regular expression.
 fn fits(wanted: &str, value: &str) -> bool {
-    value.eq_ignore_ascii_case(wanted)
-        || Regex::new(&format!("^(?:{wanted})$")).is_ok_and(|pattern| pattern.is_match(value))
+    value.eq_ignore_ascii_case(wanted) || is_like(wanted, value)
 }
 
 /// Whether one filter lets an instance through.
 fn passes(word: &str, instance: &Value) -> bool {
     let Some((key, wanted)) = word.split_once('=') else {
         let name = text(instance, "name");
-        return name.starts_with(word)
-            || Regex::new(&format!("^(?:{word})$")).is_ok_and(|pattern| pattern.is_match(&name));
+        return name.starts_with(word) || is_like(word, &name);
     };
     let any = |value: &str| wanted.split(',').any(|wanted| fits(wanted, value));
     match key {
@@ -268,11 +272,10 @@ fn passes(word: &str, instance: &Value) -> bool {
         "ipv6" => wanted.split(',').any(|wanted| address_in(&instance["state"], "inet6", wanted)),
         _ => {
             let config = instance["expanded_config"].as_object().into_iter().flatten();
-            config.into_iter().filter(|(known, _)| abbreviates(key, known)).any(|(_, value)| {
-                value.as_str().is_some_and(|value| {
-                    value == wanted || Regex::new(&format!("^(?:{wanted})$")).is_ok_and(|p| p.is_match(value))
-                })
-            })
+            config
+                .into_iter()
+                .filter(|(known, _)| abbreviates(key, known))
+                .any(|(_, value)| value.as_str().is_some_and(|value| value == wanted || is_like(wanted, value)))
         }
     }
 }
@@ -330,6 +333,9 @@ mod tests {
             &[][..],
             &["we"],
             &["web", "w"],
+            &["^w"],
+            &["1$"],
+            &["^w|x"],
             &["status=running"],
             &["status=stopped,running"],
             &["web", "user.a=B"],

@@ -58,7 +58,7 @@ mod yaml;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use client::Client;
 use command::Command;
@@ -123,15 +123,36 @@ fn refused(error: &clap::Error) -> ExitCode {
 
 /// The first signal that shall end this program. With it what was done to the terminal is undone.
 async fn ending() -> Result<i32, Error> {
-    let listen = |kind| signal(kind).map_err(|error| Error::Local { doing: "wait for signals".to_owned(), error });
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hangup = listen(SignalKind::hangup())?;
+    let ignored = ignored();
+    let listen = |number: i32| {
+        // Who started it wants it to go on: nohup(1), a shell for what runs in the background.
+        let is_ignored = ignored >> (number - 1) & 1 == 1;
+        let listened = (!is_ignored).then(|| signal(SignalKind::from_raw(number))).transpose();
+        listened.map_err(|error| Error::Local { doing: "wait for signals".to_owned(), error })
+    };
+    let mut interrupt = listen(libc::SIGINT)?;
+    let mut terminate = listen(libc::SIGTERM)?;
+    let mut hangup = listen(libc::SIGHUP)?;
     Ok(tokio::select! {
-        _ = interrupt.recv() => libc::SIGINT,
-        _ = terminate.recv() => libc::SIGTERM,
-        _ = hangup.recv() => libc::SIGHUP,
+        Some(()) = heard(&mut interrupt) => libc::SIGINT,
+        Some(()) = heard(&mut terminate) => libc::SIGTERM,
+        Some(()) = heard(&mut hangup) => libc::SIGHUP,
+        else => std::future::pending().await,
     })
+}
+
+async fn heard(signal: &mut Option<Signal>) -> Option<()> {
+    match signal {
+        Some(signal) => signal.recv().await,
+        None => None,
+    }
+}
+
+/// The signals that this program was started to ignore, a bit for each (`SigIgn` of proc_pid_status(5)).
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
 }
 
 /// Ctrl-C cancels the operations that are waited for. A command in an instance gets its signals itself.

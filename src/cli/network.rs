@@ -213,7 +213,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<(), Error> 
 
 /// Only words with `=`: with two words more than one thing is meant here.
 pub(super) fn pairs_only(words: &[String]) -> Result<Vec<(String, String)>, Error> {
-    match words.iter().find(|word| !word.contains('=')) {
+    match object::unguarded(words).iter().find(|word| !word.contains('=')) {
         Some(word) => Err(Error::Usage(format!("{word:?} is not <key>=<value>"))),
         None => pairs(words),
     }

@@ -189,9 +189,16 @@ pub(super) fn checked(kind: &str, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Without the `--` behind which values may begin with `-`.
+pub(super) fn unguarded(words: &[String]) -> Vec<String> {
+    let guard = words.iter().position(|word| word == "--");
+    words.iter().enumerate().filter(|(at, _)| Some(*at) != guard).map(|(_, word)| word.clone()).collect()
+}
+
 /// `key=value` words; also the two words `key value`. The value `-` is read from stdin.
 pub(super) fn pairs(words: &[String]) -> Result<Vec<(String, String)>, Error> {
-    let split = match words {
+    let words = unguarded(words);
+    let split = match words.as_slice() {
         [key, value] if !key.contains('=') => vec![(key.clone(), value.clone())],
         words => words
             .iter()
@@ -428,6 +435,8 @@ mod tests {
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         assert_eq!(of(&["a", "b=c"]).unwrap(), [pair("a", "b=c")]);
         assert_eq!(of(&["a=b", "c=d=e"]).unwrap(), [pair("a", "b"), pair("c", "d=e")]);
+        assert_eq!(of(&["a", "--", "-5"]).unwrap(), [pair("a", "-5")]);
+        assert_eq!(of(&["--", "a=b", "c=--"]).unwrap(), [pair("a", "b"), pair("c", "--")]);
         assert!(of(&["a"]).is_err() && of(&["a=b", "c"]).is_err());
         assert_eq!(path(&["profiles", "a/b ?é"]), "/1.0/profiles/a%2Fb%20%3F%C3%A9");
         assert!(with_maps(json!({"config": 5})).is_err() && with_maps(json!({"devices": {"a": 5}})).is_err());

@@ -106,13 +106,13 @@ pub(super) async fn build(connection: &Connection, build: Build) -> Result<Optio
         AliasName::new(alias.clone()).map_err(|error| Error::Usage(format!("--alias {alias:?}: {error}")))?;
     }
     let place = build.output.as_deref().map(output_place).transpose()?;
+    // The root is made where large temporary files go; the files of the image where they are to be.
+    let work = work_place()?;
     let lines = sources::lines(&spec, build.mirror.as_deref(), host.as_ref())?;
     if build.output.is_none() {
         // Minutes of work are not to be lost to a daemon that is not there.
         connection.get("/1.0").await?;
     }
-    // The root is made where large temporary files go; the files of the image where they are to be.
-    let work = work_place()?;
     let at = place.as_ref().unwrap_or(&work).path();
     let (metadata, rootfs) = (at.join("metadata.tar.xz"), at.join("rootfs.squashfs"));
     let mut progress = Progress::new();

@@ -13,7 +13,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{JoinHandle, available_parallelism};
 
 use ring::digest::{Context, SHA256};
@@ -51,6 +51,10 @@ fn gone() -> io::Error {
     io::ErrorKind::BrokenPipe.into()
 }
 
+fn copy(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}
+
 fn joined<T>(thread: JoinHandle<T>) -> T {
     match thread.join() {
         Ok(result) => result,
@@ -65,6 +69,8 @@ struct Store {
     used: Receiver<Vec<u8>>,
     hash: JoinHandle<Context>,
     write: JoinHandle<io::Result<u64>>,
+    /// Why writing has ended, for whoever cannot go on by that.
+    cause: Arc<OnceLock<io::Error>>,
 }
 
 impl Store {
@@ -82,10 +88,16 @@ impl Store {
             }
             digest
         })?;
+        let cause = Arc::new(OnceLock::new());
+        let told = Arc::clone(&cause);
         let write = spawn("write", move || {
             let (mut size, mut waiting) = (0, 0);
             for mut chunk in to_write {
-                file.write_all(&chunk)?;
+                if let Err(error) = file.write_all(&chunk) {
+                    // It is the first.
+                    let _ = told.set(copy(&error));
+                    return Err(error);
+                }
                 size += chunk.len() as u64;
                 waiting += chunk.len() as u64;
                 chunk.clear();
@@ -98,12 +110,12 @@ impl Store {
             }
             Ok(size)
         })?;
-        Ok(Self { next, used, hash, write })
+        Ok(Self { next, used, hash, write, cause })
     }
 
     /// Takes a chunk, and gives an empty one.
     fn send(&self, chunk: Vec<u8>) -> io::Result<Vec<u8>> {
-        self.next.send(chunk).map_err(|_| gone())?;
+        self.next.send(chunk).map_err(|_| self.cause.get().map_or_else(gone, copy))?;
         Ok(self.used.try_recv().unwrap_or_default())
     }
 
@@ -405,4 +417,38 @@ impl Sink {
 
 fn options(lzma: &Lzma) -> io::Result<liblzma::stream::LzmaOptions> {
     liblzma::stream::LzmaOptions::new_preset(lzma.preset()).map_err(library)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> File {
+        File::options().write(true).open("/dev/full").unwrap()
+    }
+
+    /// The first error of one that is fed for ever.
+    fn failure(mut feed: impl FnMut(&[u8]) -> io::Result<()>) -> io::ErrorKind {
+        let mut noise = vec![0; CHUNK];
+        let random = ring::rand::SystemRandom::new();
+        loop {
+            ring::rand::SecureRandom::fill(&random, &mut noise).unwrap();
+            if let Err(error) = feed(&noise) {
+                return error.kind();
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_the_reason_that_is_told() {
+        let store = Store::new(full()).unwrap();
+        assert_eq!(failure(|noise| store.send(noise.to_vec()).map(drop)), io::ErrorKind::StorageFull);
+        let chunked = Chunked { chunk: Vec::new(), store: Store::new(full()).unwrap() };
+        let mut encoder = zstd::Encoder::new(chunked, 1).unwrap();
+        assert_eq!(failure(|noise| encoder.write_all(noise)), io::ErrorKind::StorageFull);
+        let mut members = Members::new(full(), GZIP_PIECE, |piece| Ok(piece.to_vec())).unwrap();
+        // Whoever feeds it hears only that it is gone.
+        failure(|noise| members.take(noise));
+        assert_eq!(members.finish().err().map(|error| error.kind()), Some(io::ErrorKind::StorageFull));
+    }
 }
