@@ -159,9 +159,17 @@ fn a_build_that_is_ended_leaves_nothing() {
         command
     };
     let count = |dir: &std::path::Path| std::fs::read_dir(dir).unwrap().count();
+    // By a program that executes another with signals as it says, whatever this test was started with.
+    let by = |starter: &[&str]| {
+        let build = command();
+        let mut client = Command::new(starter[0]);
+        client.args(&starter[1..]).arg(build.get_program()).args(build.get_args());
+        client.envs(build.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        client.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
     // Ends a build by a signal when mmdebstrap works; its exit code, and what mmdebstrap was.
     let ended = |signal: Signal| {
-        let mut client = command().stderr(Stdio::null()).spawn().unwrap();
+        let mut client = by(&["env", "--default-signal"]);
         eventually("mmdebstrap works", || begun.exists());
         let said = std::fs::read_to_string(&begun).unwrap();
         std::fs::remove_file(&begun).unwrap();
@@ -181,11 +189,7 @@ fn a_build_that_is_ended_leaves_nothing() {
     }
     // By nohup it goes on when the terminal goes.
     {
-        let mut client = Command::new("nohup");
-        let build = command();
-        client.arg(build.get_program()).args(build.get_args());
-        client.envs(build.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let mut client = client.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut client = by(&["nohup"]);
         eventually("mmdebstrap works", || begun.exists());
         let pid = Pid::from_child(&client);
         rustix::process::kill_process(pid, Signal::HUP).unwrap();
