@@ -8,8 +8,8 @@ const ARENAS: libc::c_int = 2;
 /// freed until somebody sets it.
 #[cfg(target_env = "gnu")]
 const PIECE: libc::c_int = 256 * 1024;
-/// The free end of a heap goes back when it is longer, bytes. Shorter, it went and came again and again while an image came in, at a
-/// seventh of the time.
+/// The free end of a heap goes back when it is longer, bytes. Shorter, it went and came again and again while an image came in, at an
+/// eighth of the time.
 #[cfg(target_env = "gnu")]
 const END: libc::c_int = 8 * 1024 * 1024;
 
