@@ -88,7 +88,8 @@ impl Freezer {
     }
 }
 
-/// Whether that means that the group is gone: before its file was opened, or after (cgroup-v2.rst: `ENODEV`).
+/// Whether that means that the group is gone: before its file was opened, or after (`ENODEV`, seen with both versions on
+/// Linux 6.18).
 pub fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }

@@ -10,6 +10,7 @@ use tokio::process::{Child, Command};
 
 /// So long programs may clean up.
 const GRACE: Duration = Duration::from_secs(10);
+/// The runtime, which would tell of their end, waits for the one who looks.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Leads the group, and ends all of it when nobody holds the other end of its input any more: even a client that was killed ends.
@@ -30,7 +31,7 @@ impl Group {
         let mut leader = std::process::Command::new("sh");
         leader.args(["-c", WATCH]).process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let leader = leader.spawn()?;
-        // Of what runs it is one.
+        // A process that runs has a number above 0.
         let pid = i32::try_from(leader.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self { leader, pid })
     }
