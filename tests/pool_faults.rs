@@ -165,6 +165,7 @@ fn a_device_that_goes_while_containers_run() {
     std::fs::File::create(&disk).unwrap().set_len(300 << 20).unwrap();
     let attach = || {
         let output = Command::new("losetup").args(["--find", "--show"]).arg(&disk).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
     let device = attach();
@@ -194,6 +195,10 @@ fn a_device_that_goes_while_containers_run() {
     // The kernel lets a device go when its last user has closed it: whoever looks for the pool's has it open for a moment.
     let unmounted = || Command::new("umount").arg(&mnt).status().unwrap().success();
     eventually("nobody uses the disk", unmounted);
+    // A mount namespace that another test made meanwhile keeps the file system for as long as it lives, and one that was
+    // shut down stays so until it is mounted from anew.
+    let is_gone = || Command::new("losetup").arg("-j").arg(&outer).output().unwrap().stdout.is_empty();
+    eventually("no namespace keeps the file system of the disk", is_gone);
     run("mount", &["-o", "loop", outer.to_str().unwrap(), mnt.to_str().unwrap()]);
     let device = attach();
     eventually("it is back", || pool(&daemon, "p")["status"] == "Created");
