@@ -57,7 +57,7 @@ fn shells_complete_verbs_and_the_names_that_the_server_knows() {
         ("warren exec -t --project default w", "web1\nweb2\n"),
         ("warren delete c1 web", "web1\nweb2\n"),
         ("warren file pull c", "c1\n"),
-        ("warren launch ", "bb\n"),
+        ("warren launch ", "bb\nfar:\nimages:\nlocal:\nubuntu:\nubuntu-daily:\n"),
         ("warren storage volume list ", "p\n"),
         ("warren network acl rule a", "add\n"),
         ("warren list --project d", "default\n"),
@@ -69,6 +69,15 @@ fn shells_complete_verbs_and_the_names_that_the_server_knows() {
         // Of another server: what stands before the colon is there already.
         ("warren exec far:w", "web1\nweb2\n"),
         ("warren exec far:", "c1\nweb1\nweb2\n"),
+        ("warren list far:c", "c1\n"),
+        // Other servers, where one may be named.
+        ("warren exec f", "far:\n"),
+        ("warren list lo", "local:\n"),
+        ("warren copy c1 f", "far:\n"),
+        ("warren image list im", "images:\n"),
+        ("warren exec im", "\n"),
+        ("warren list --project f", "\n"),
+        ("warren storage volume show p f", "\n"),
         // The command of an instance is none of ours.
         ("warren exec c1 x", "\n"),
     ] {
@@ -78,7 +87,7 @@ fn shells_complete_verbs_and_the_names_that_the_server_knows() {
     let fish = script("fish");
     for (line, offered) in [
         ("warren exec we", "web1\nweb2\n"),
-        ("warren launch ", "bb\n"),
+        ("warren exec fa", "far:\n"),
         ("warren exec far:w", "far:web1\nfar:web2\n"),
         ("warren sna", "snapshot\tSnapshot instances\n"),
     ] {

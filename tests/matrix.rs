@@ -39,6 +39,10 @@ const REFUSED: &[(&str, &str, &str)] = &[
 const FLAGS: &[(&str, &str, &str)] = &[
     ("", "--target", "names a member of a cluster; refused, as there are none (`none` and nothing pass)"),
     ("", "--destination-target", "the same"),
+    ("copy", "--mode", "to another server: Warren as a server does not send or take instances yet; refused by it"),
+    ("move", "--mode", "the same"),
+    ("storage volume copy", "--mode", "of volumes, the same"),
+    ("storage volume move", "--mode", "the same"),
     ("image copy", "--vm", "virtual machines: there are none; refused"),
     ("image export", "--vm", "the same"),
     ("image info", "--vm", "the same"),

@@ -160,7 +160,8 @@ fn the_authority_may_be_one_of_openssl() {
     std::fs::write(
         dir.join("cnf"),
         "[ca]\ndefault_ca=d\n[d]\ndatabase=index\ncrlnumber=number\ndefault_md=sha256\ndefault_crl_days=9\n\
-         certificate=ca.crt\nprivate_key=ca.key\n",
+         certificate=ca.crt\nprivate_key=ca.key\npolicy=p\nnew_certs_dir=.\nserial=ca.srl\nunique_subject=no\n\
+         [p]\ncommonName=supplied\n",
     )
     .unwrap();
     openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 9 -subj /CN=ca");
@@ -168,18 +169,36 @@ fn the_authority_may_be_one_of_openssl() {
     openssl("x509 -req -in me.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out me.crt -days 9 -extfile ext");
     let read = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap();
     place(&daemon, "server.ca", &read("ca.crt"));
-    let curl = || {
+    let by = |certificate: &str| {
         let url = format!("https://{address}/1.0");
         let mut command = Command::new("curl");
-        command.current_dir(&dir).args(["-sk", "--cert", "me.crt", "--key", "me.key", &url]);
+        command.current_dir(&dir).args(["-sk", "--cert", certificate, "--key", "me.key", &url]);
         let answer: Value = serde_json::from_str(&said(&mut command).ok()).unwrap();
         answer["metadata"]["auth"].clone()
     };
-    assert_eq!(curl(), "trusted");
-    openssl("ca -config cnf -revoke me.crt");
+    assert_eq!(by("me.crt"), "trusted");
+    // Without extensions it makes version 1: as good, while it is valid, and by this authority's key.
+    let first = |arguments: &str, out: &str| {
+        openssl(&format!("{arguments} -in me.csr -out {out}"));
+        let shown = said(Command::new("openssl").current_dir(&dir).args(["x509", "-noout", "-text", "-in", out])).ok();
+        assert!(shown.contains("Version: 1"), "{shown}");
+    };
+    first("x509 -req -CA ca.crt -CAkey ca.key -CAcreateserial -days 9", "first.crt");
+    first("ca -batch -notext -config cnf -startdate 20200101000000Z -enddate 20210101000000Z", "old.crt");
+    openssl("req -x509 -newkey rsa:2048 -nodes -keyout other.key -out other.crt -days 9 -subj /CN=ca");
+    first("x509 -req -CA other.crt -CAkey other.key -CAcreateserial -days 9", "foreign.crt");
+    first("x509 -req -CA ca.crt -CAkey ca.key -CAcreateserial -days 9 -sha1", "weak.crt");
+    for (certificate, wanted) in
+        [("first", "trusted"), ("old", "untrusted"), ("foreign", "untrusted"), ("weak", "untrusted")]
+    {
+        assert_eq!(by(&format!("{certificate}.crt")), wanted, "{certificate}");
+    }
+    for certificate in ["me", "first"] {
+        openssl(&format!("ca -config cnf -revoke {certificate}.crt"));
+    }
     openssl("ca -config cnf -gencrl -out ca.crl");
     place(&daemon, "ca.crl", &read("ca.crl"));
-    assert_eq!(curl(), "untrusted");
+    assert_eq!((by("me.crt"), by("first.crt")), (json!("untrusted"), json!("untrusted")));
     for file in ["server.ca", "ca.crl"] {
         std::fs::remove_file(daemon.state().join(file)).unwrap();
     }

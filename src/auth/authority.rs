@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 
-use super::{ClientCertificate, Error};
+use super::{ClientCertificate, Error, version1};
 
 /// What tells one state of a file from another: inode, length, time of change in nanoseconds. `None`: it is not there.
 type Stamp = Option<(u64, u64, i64, i64)>;
@@ -30,10 +30,15 @@ fn stamp(path: &Path) -> Stamp {
 /// Issuer and serial number of each revoked certificate, in DER.
 type Revoked = BTreeSet<(Vec<u8>, Vec<u8>)>;
 
+/// Who checks chains against the authority's certificates, and these.
+type Roots = (Arc<dyn ClientCertVerifier>, Arc<[CertificateDer<'static>]>);
+
 /// What was read of the files.
 #[derive(Clone)]
 struct Known {
     verifier: Arc<dyn ClientCertVerifier>,
+    /// The certificates of the authority.
+    roots: Arc<[CertificateDer<'static>]>,
     /// `None`: the list is there, and could not be read yet. Then all that the authority signed is refused.
     revoked: Option<Arc<Revoked>>,
 }
@@ -74,10 +79,10 @@ impl Authority {
             state.stamps = stamps;
             match self.read_authority(stamps.0) {
                 Ok(None) => state.known = None,
-                Ok(Some(verifier)) => {
+                Ok(Some((verifier, roots))) => {
                     let revoked = self.read_revocations(stamps.1).map(Arc::new).map_err(told).ok();
                     let before = || state.known.as_ref().and_then(|known| known.revoked.clone());
-                    state.known = Some(Known { verifier, revoked: revoked.or_else(before) });
+                    state.known = Some(Known { verifier, roots, revoked: revoked.or_else(before) });
                 }
                 Err(error) => told(error),
             }
@@ -85,19 +90,20 @@ impl Authority {
         state.known.clone()
     }
 
-    fn read_authority(&self, there: Stamp) -> Result<Option<Arc<dyn ClientCertVerifier>>, Error> {
+    fn read_authority(&self, there: Stamp) -> Result<Option<Roots>, Error> {
         if there.is_none() {
             return Ok(None);
         }
         let wrong = |reason: String| Error::Authority { path: self.certificate.clone(), reason };
-        let mut roots = RootCertStore::empty();
+        let (mut roots, mut all) = (RootCertStore::empty(), Vec::new());
         for certificate in CertificateDer::pem_file_iter(&self.certificate).map_err(|e| wrong(e.to_string()))? {
             let certificate = certificate.map_err(|e| wrong(e.to_string()))?;
-            roots.add(certificate).map_err(|e| wrong(e.to_string()))?;
+            roots.add(certificate.clone()).map_err(|e| wrong(e.to_string()))?;
+            all.push(certificate);
         }
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider()))
             .build()
-            .map(Some)
+            .map(|verifier| Some((verifier, all.into())))
             .map_err(|e| wrong(e.to_string()))
     }
 
@@ -122,7 +128,8 @@ impl Authority {
     pub fn vouches_for(&self, certificate: &ClientCertificate) -> bool {
         let Some((first, rest)) = certificate.chain.split_first() else { return false };
         let Some(known) = self.known() else { return false };
-        known.verifier.verify_client_cert(first, rest, UnixTime::now()).is_ok()
+        let verified = known.verifier.verify_client_cert(first, rest, UnixTime::now());
+        verified.is_ok() || known.roots.iter().any(|root| version1::is_signed_by(first, root))
     }
 
     /// Whether the authority has revoked this certificate.

@@ -9,6 +9,7 @@ mod certificate;
 pub mod password;
 mod tls;
 mod trust;
+mod version1;
 
 use std::fmt;
 use std::path::PathBuf;

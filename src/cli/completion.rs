@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use super::client::Client;
 use super::command::Arguments;
+use super::settings::Remote;
 use super::{Error, output};
 
 /// For which shell.
@@ -48,6 +49,7 @@ _warren_names() {
         names="$(warren completion-names --current "$current" -- "${before[@]:1}" 2>/dev/null)"
         if [[ -n "$names" ]]; then
             COMPREPLY=( $(compgen -W "$names" -- "$current") )
+            [[ ${#COMPREPLY[@]} == 1 && "${COMPREPLY[0]}" == *: ]] && compopt -o nospace 2>/dev/null
             if [[ "$current" == *:* && "$COMP_WORDBREAKS" == *:* ]]; then
                 COMPREPLY=( "${COMPREPLY[@]#"${current%"${current##*:}"}"}" )
             fi
@@ -64,7 +66,8 @@ _warren_names() {
     if [[ "${words[CURRENT]}" != -* ]]; then
         names=( ${(f)"$(warren completion-names --current "${words[CURRENT]}" -- "${(@)words[2,CURRENT-1]}" 2>/dev/null)"} )
         if (( ${#names} )); then
-            compadd -a names
+            compadd -S '' -- ${(M)names:#*:}
+            compadd -- ${names:#*:}
             return
         fi
     fi
@@ -103,7 +106,7 @@ fn listing(verbs: &[&str]) -> Option<&'static str> {
         ["config", "device" | "metadata" | "template" | "trust"]
         | ["config", "trust", ..]
         | ["file" | "config" | "image" | "network" | "profile" | "project" | "storage"]
-        | ["image", "alias" | "build" | "import" | "list"]
+        | ["image", "alias" | "build" | "import"]
         | ["network", "acl" | "forward" | "peer" | "zone"]
         | ["network", "acl", "rule"]
         | ["network", "forward", "port"]
@@ -117,7 +120,8 @@ fn listing(verbs: &[&str]) -> Option<&'static str> {
         ["storage", "volume", _] | ["storage", _] => "/1.0/storage-pools",
         ["project", _] => "/1.0/projects",
         ["config", "device" | "metadata" | "template", _] | ["config", _] | ["file", _, ..] => "/1.0/instances",
-        ["exec" | "shell" | "console" | "info" | "rename" | "snapshot" | "restore" | "publish"]
+        ["list" | "ls", ..]
+        | ["exec" | "shell" | "console" | "info" | "rename" | "snapshot" | "restore" | "publish"]
         | ["start" | "stop" | "restart" | "pause" | "delete" | "rm" | "copy" | "cp" | "move" | "mv", ..] => {
             "/1.0/instances"
         }
@@ -141,13 +145,18 @@ fn next(words: &[String], word: &str) -> Option<(String, String)> {
     if let Some(path) = words.last().and_then(|flag| of_flag(flag)) {
         return Some((path.to_owned(), String::new()));
     }
+    let verbs = verbs(words);
+    let lists = verbs.iter().take(2).any(|verb| matches!(*verb, "list" | "ls"));
+    if lists && words.last().is_some_and(|flag| matches!(flag.as_str(), "-c" | "--columns" | "-f" | "--format")) {
+        // The shell's own script knows them.
+        return None;
+    }
     // It goes into a path.
     let is_plain = |name: &str| {
         !name.is_empty()
             && !name.starts_with('.')
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
     };
-    let verbs = verbs(words);
     if let ["storage", "volume", verb, pool] = verbs.as_slice()
         && !matches!(*verb, "create" | "list" | "ls" | "import")
     {
@@ -161,6 +170,12 @@ fn next(words: &[String], word: &str) -> Option<(String, String)> {
         }
         (path, _) => Some((path.to_owned(), String::new())),
     }
+}
+
+/// Whether the next word may begin with a remote: values of flags and what lies in a pool do not.
+fn may_name_a_remote(words: &[String]) -> bool {
+    let of_pool = matches!(verbs(words).as_slice(), ["storage", "volume", _, _, ..]);
+    !of_pool && words.last().and_then(|flag| of_flag(flag)).is_none()
 }
 
 /// Nobody who pressed a key waits longer.
@@ -195,7 +210,7 @@ pub(super) async fn names(client: &Client, words: &Names) -> Result<(), Error> {
     };
     let remote = led.map(|(remote, _)| format!("{remote}:"));
     let at = client.remote(remote.as_deref())?;
-    let Ok(Ok(list)) = tokio::time::timeout(PATIENCE, at.get(&path)).await else { return Ok(()) };
+    let list = tokio::time::timeout(PATIENCE, at.get(&path)).await.ok().and_then(Result::ok).unwrap_or_default();
     let base = format!("{path}/");
     let urls = list.as_array().into_iter().flatten().filter_map(|url| url.as_str());
     for url in urls {
@@ -204,6 +219,17 @@ pub(super) async fn names(client: &Client, words: &Names) -> Result<(), Error> {
         // What a shell would take for something else is not offered.
         if name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:".contains(&b)) {
             output::print(&format!("{}{before}{name}\n", remote.as_deref().unwrap_or_default()))?;
+        }
+    }
+    if led.is_none() && may_name_a_remote(&words.words) {
+        let images = path.starts_with("/1.0/images");
+        // Whoever has typed nothing yet looks for names, but for those of images elsewhere.
+        let offered = |(name, remote): &(&String, &Remote)| {
+            let typed = !words.current.is_empty() && name.starts_with(&words.current);
+            (images && words.current.is_empty() || typed) && (images || !remote.is_simplestreams())
+        };
+        for (name, _) in client.settings().remotes.iter().filter(offered) {
+            output::print(&format!("{name}:\n"))?;
         }
     }
     Ok(())
@@ -244,6 +270,11 @@ mod tests {
             ("profile show", "profiles"),
             ("image alias", ""),
             ("image info", "images/aliases"),
+            ("image list", "images/aliases"),
+            ("list c1", "instances"),
+            ("list --format", ""),
+            ("image list -c", ""),
+            ("delete -f", "instances"),
             ("image info|deb/", "images/aliases"),
             ("list --project", "projects"),
             ("launch bb x -p", "profiles"),

@@ -190,7 +190,7 @@ async fn pulled(client: &Client, from: &Connection, source: &str, name: &str, wo
     if words.mode != "pull" {
         return Err(Error::absent(
             &format!("transfers by {}", words.mode),
-            "The target fetches from the source: --mode pull",
+            "Between servers of LXD and Incus the target fetches from the source: --mode pull (Warren does not send instances yet)",
         ));
     }
     let (instance, snapshot) =
