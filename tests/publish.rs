@@ -138,9 +138,18 @@ fn the_same_files_give_the_same_fingerprint() {
             daemon.lxc(&["image", "delete", &image]).ok();
             image
         };
-        // But for mksquashfs, which lays files out as its threads come along.
-        ALL.iter().filter(|compression| **compression != "squashfs").map(one).collect()
+        // mksquashfs has no other date than its clock's for a root with a file from the future in it.
+        let of_future = |compression: &&&str| source.starts_with("c3") || **compression != "squashfs";
+        ALL.iter().filter(of_future).map(one).collect()
     };
+    daemon.lxc(&["init", "bb", "c3"]).ok();
+    daemon.lxc(&["file", "push", zoo_dir.join("text").to_str().unwrap(), "c3/root/text"]).ok();
+    let plain = all(&daemon, "c3");
+    assert_eq!(plain.len(), ALL.len());
+    // Not that of the same second.
+    let second = std::time::SystemTime::now();
+    eventually("the next second", || second.elapsed().unwrap().as_secs() >= 1);
+    assert_eq!(plain, all(&daemon, "c3"));
     let first = all(&daemon, "c1");
     assert_eq!(first, all(&daemon, "c2"));
     assert_eq!(first, all(&daemon, "c2/s"));
@@ -148,6 +157,7 @@ fn the_same_files_give_the_same_fingerprint() {
     daemon.spawn_by(&["taskset", "-c", "0"]);
     daemon.verb(&["waitready", "--timeout", "20"]).ok();
     assert_eq!(first, all(&daemon, "c1"));
+    assert_eq!(plain, all(&daemon, "c3"));
     // A copy of an image is an image that is there.
     let image = fingerprint(&daemon, "c1", &json!({}));
     let body = json!({"source": {"type": "instance", "name": "c2"}}).to_string();

@@ -9,7 +9,7 @@
 //!    │ <── {"Done": …} or {"Failed": …} ──────┘
 //! ```
 //! The same files give the same bytes: entries are in the order of their names, no clock and no number of threads has a
-//! say (mksquashfs does not keep to that), and the date of the image is that of the newest change in it.
+//! say, and the date of the image is that of the newest change in it.
 
 mod child;
 pub(super) mod header;

@@ -234,11 +234,14 @@ struct Squashfs {
 }
 
 impl Squashfs {
-    /// `arguments` are known to be harmless.
-    fn new(path: &Path, arguments: &[String]) -> io::Result<Self> {
+    /// `arguments` are known to be harmless; `date`: of the newest change in it, seconds since 1970.
+    fn new(path: &Path, arguments: &[String], date: i64) -> io::Result<Self> {
         let mut command = Command::new("mksquashfs");
-        command.arg("-").arg(path).args(["-tar", "-noappend", "-quiet", "-no-progress", "-mkfs-time", "0"]);
-        command.args(["-root-mode", "0755", "-root-uid", "0", "-root-gid", "0", "-root-time", "0", "-mem", "256M"]);
+        command.arg("-").arg(path).args(["-tar", "-noappend", "-quiet", "-no-progress"]);
+        command.args(["-root-mode", "0755", "-root-uid", "0", "-root-gid", "0", "-mem", "256M"]);
+        // Of a tarball it dates the root by the clock, whatever -root-time says (4.5.1); this is the latest that it gives to
+        // anything.
+        command.env("SOURCE_DATE_EPOCH", date.clamp(0, u32::MAX.into()).to_string());
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| {
             io::Error::new(error.kind(), format!("mksquashfs cannot be run: {error}; install squashfs-tools"))
@@ -296,8 +299,8 @@ fn library(error: impl std::fmt::Display) -> io::Error {
 }
 
 impl Sink {
-    /// Makes the file.
-    pub(super) fn new(path: &Path, compressor: &Compressor) -> io::Result<Self> {
+    /// Makes the file. `date`: of the newest change in what is packed, seconds since 1970.
+    pub(super) fn new(path: &Path, compressor: &Compressor, date: i64) -> io::Result<Self> {
         // The tool makes its own.
         let file = || File::create_new(path);
         let chunked = || Ok::<_, io::Error>(Chunked { chunk: Vec::new(), store: Store::new(file()?)? });
@@ -343,7 +346,9 @@ impl Sink {
                 let stream = liblzma::stream::Stream::new_lzma_encoder(&options(lzma)?).map_err(library)?;
                 Stage::Xz(Box::new(liblzma::write::XzEncoder::new_stream(chunked()?, stream)))
             }
-            Compressor::Squashfs { arguments } => Stage::Squashfs(Squashfs::new(path, arguments)?, path.to_owned()),
+            Compressor::Squashfs { arguments } => {
+                Stage::Squashfs(Squashfs::new(path, arguments, date)?, path.to_owned())
+            }
         };
         Ok(Self { chunk: Vec::with_capacity(CHUNK), stage })
     }

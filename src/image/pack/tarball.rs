@@ -137,7 +137,7 @@ pub(super) fn write(
     date: i64,
     tell: &mut dyn FnMut(u64),
 ) -> Result<Written, Failure> {
-    let mut sink = Sink::new(&request.to, &request.compressor)?;
+    let mut sink = Sink::new(&request.to, &request.compressor, date)?;
     let to_squashfs = matches!(request.compressor, Compressor::Squashfs { .. });
     let mut writer = Writer {
         sink: &mut sink,
