@@ -462,6 +462,7 @@ fn instance(error: &instance::Error) -> StatusCode {
         | instance::Error::ClosedDirectory { .. }
         | instance::Error::AppArmor { .. }
         | instance::Error::EmptyCommand
+        | instance::Error::Ended
         | instance::Error::NotUp { .. }
         | instance::Error::NoConnection
         | instance::Error::CommandNotFound

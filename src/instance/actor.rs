@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::error::Error;
 use super::guests;
 use super::handles::Addressed;
+use super::inside;
 use super::lease::Leases;
 use super::policy::{Decision, Verb, decide};
 use super::request::{Answer, Request, StopKind};
@@ -405,11 +406,12 @@ impl Actor {
         }
         let container = self.context.container(&self.key);
         let freeze = verb == Verb::Freeze;
-        if freeze {
-            self.context.launcher.freeze(&container).await?;
-        } else {
-            self.context.launcher.unfreeze(&container).await?;
-        }
+        let done = match freeze {
+            true => self.context.launcher.freeze(&container).await,
+            false => self.context.launcher.unfreeze(&container).await,
+        };
+        let init = self.live().map_or(0, |live| live.pid);
+        done.map_err(|error| inside::or_ended(error.into(), init))?;
         let state = std::mem::replace(&mut self.state, State::Stopped);
         self.state = match state {
             State::Running(live) | State::Frozen(live) if freeze => State::Frozen(live),

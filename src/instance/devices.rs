@@ -246,8 +246,12 @@ impl Changed {
                 Step::Out(device, plug) => self.running.put_in(device, plug).await.map(drop),
                 Step::Rates(old) => self.running.limit(old.clone()).await,
             };
-            if let Err(error) = undone {
-                tracing::error!(container = %self.running.container.name, %error, "taking a change of devices back");
+            match undone {
+                // With its processes all went that was to be taken back.
+                Ok(()) | Err(Error::Ended) => {}
+                Err(error) => {
+                    tracing::error!(container = %self.running.container.name, %error, "taking a change of devices back");
+                }
             }
         }
         if let Err(error) = self.running.write(self.before.into()).await {

@@ -142,6 +142,8 @@ pub enum Error {
         error: std::io::Error,
     },
     EmptyCommand,
+    /// While something was done with its processes.
+    Ended,
     NotUp {
         status: Status,
     },
@@ -291,6 +293,7 @@ impl fmt::Display for Error {
                 write!(f, "{cause}. Nobody but its owner may pass {path}, above the storage pool: \"chmod o+x {path}\"")
             }
             Self::AppArmor { doing, error } => write!(f, "Cannot {doing}: {error}"),
+            Self::Ended => f.write_str("The instance ended or restarted meanwhile: try again"),
             Self::EmptyCommand => f.write_str("The field \"command\" is empty: name the program to run"),
             Self::NotUp { status: Status::Frozen } => f.write_str("Instance is frozen"),
             Self::NotUp { status: Status::Stopped } => f.write_str("Instance is not running"),

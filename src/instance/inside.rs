@@ -6,11 +6,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::devices::failed;
 use super::error::Error;
 use crate::sys::cgroup;
 use crate::sys::{process, userns};
+
+/// What a failure of something that was done with the processes of a container means, whose init is, or was, `pid`.
+pub(super) fn or_ended(error: Error, pid: i32) -> Error {
+    // One that has ended is in no namespace any more, also while it waits to be reaped.
+    let place = fs::metadata(format!("/proc/{pid}/ns/mnt"));
+    if place.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) { Error::Ended } else { error }
+}
 
 /// The ways into a running container.
 pub(super) struct Inside {
@@ -27,7 +35,12 @@ impl Inside {
     /// Opens those of the process `pid`, if it belongs to the container.
     pub(super) fn open(pid: i32, container: &str) -> Result<Self, Error> {
         let place = PathBuf::from(format!("/proc/{pid}"));
-        let gone = || failed("enter", &place);
+        let gone = || {
+            |error: io::Error| match Errno::from_io_error(&error) {
+                Some(Errno::SRCH | Errno::NOENT) => Error::Ended,
+                _ => failed("enter", &place)(error),
+            }
+        };
         let process = process::pidfd_open(pid).map_err(gone())?;
         let open = |name: &str, flags: OFlags| {
             rustix::fs::open(place.join(name), flags | OFlags::CLOEXEC, Mode::empty())
@@ -43,7 +56,7 @@ impl Inside {
         // The number may be another process's by now; if one of the same container, that will do.
         let groups = fs::read_to_string(place.join("cgroup")).map_err(gone())?;
         if !cgroup::is_of_container(&groups, container) {
-            return Err(gone()(io::ErrorKind::NotFound.into()));
+            return Err(Error::Ended);
         }
         process::pidfd_signal(&inside.process, 0).map_err(gone())?;
         Ok(inside)

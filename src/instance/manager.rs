@@ -18,6 +18,7 @@ use super::error::Error;
 use super::exec::{self, Exec, ExecSpec};
 use super::files;
 use super::handles::{Addressed, Handle, Handles};
+use super::inside;
 use super::logs::{self, LogName};
 use super::petname;
 use super::publish::Looks;
@@ -346,8 +347,8 @@ impl Manager {
     /// # Errors
     /// When it does not run, or cannot be entered.
     pub async fn exec(&self, key: &InstanceKey, spec: ExecSpec) -> Result<Exec, Error> {
-        self.running(key)?;
-        exec::run(&self.context, key, spec).await
+        let init = self.running(key)?.pid;
+        exec::run(&self.context, key, spec).await.map_err(|error| inside::or_ended(error, init))
     }
 
     /// Begins a request about the files of an instance, running or not.

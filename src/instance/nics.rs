@@ -23,6 +23,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use super::inside::or_ended;
 use super::plug::refuse;
 use super::{Context, blocking, networks};
 use crate::api::wire::Config;
@@ -419,7 +420,7 @@ pub(super) async fn started(context: &Context, container: &str, pid: i32) -> Res
 
 fn namespace_of(pid: i32) -> Result<File, Error> {
     let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-    File::open(&path).map_err(|error| Error::Io { doing: "open", path, error })
+    File::open(&path).map_err(|error| or_ended(Error::Io { doing: "open", path, error }, pid))
 }
 
 /// The container is down, or has never come up: nothing of its nics stays.
