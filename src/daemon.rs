@@ -133,7 +133,7 @@ pub fn main(arguments: Vec<String>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             // The last line says why, whatever the log level.
-            eprintln!("Error: {reason}");
+            crate::cli::output::note(&format!("Error: {reason}"));
             ExitCode::FAILURE
         }
     }

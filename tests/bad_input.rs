@@ -169,27 +169,23 @@ fn without_a_range_of_ids_the_refusal_says_which_line_to_add() {
     daemon.lxc(&["launch", "bb", "c1"]).ok();
 }
 
-/// To stop a container may be what makes room: it cannot need room itself.
-#[test]
-fn on_a_full_disk_a_container_can_be_stopped() {
+/// Has the database on a disk of its own, with so many MiB.
+fn with_disk(megabytes: u32, test: impl FnOnce(&mut Daemon)) {
     let mut daemon = Daemon::ready("overlay");
     let database = daemon.state().join("database");
     let aside = daemon.root.join("aside");
     daemon.terminate();
     std::fs::rename(&database, &aside).unwrap();
     std::fs::create_dir(&database).unwrap();
-    run(std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(&database));
+    let size = format!("size={megabytes}m");
+    run(std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(&database));
     run(std::process::Command::new("cp").arg("-a").arg(aside.join(".")).arg(&database));
     daemon.start();
     daemon.lxc(&["launch", "bb", "c1"]).ok();
     let filler = database.join("filler");
     // As far as it goes.
-    let _ = std::fs::write(&filler, vec![0; 4 << 20]);
-    // What is in the log already has its place; what comes has none.
-    let full = || daemon.api("PATCH", "/1.0", &format!(r#"{{"config":{{"user.a":"{}"}}}}"#, "x".repeat(200_000)));
-    refused(&full(), 400, "no space");
-    daemon.lxc(&["stop", "--force", "c1"]).ok();
-    assert_eq!(daemon.status("c1"), "Stopped");
+    let _ = std::fs::write(&filler, vec![0; 32 << 20]);
+    test(&mut daemon);
     std::fs::remove_file(&filler).unwrap();
     daemon.lxc(&["start", "c1"]).ok();
     daemon.lxc(&["delete", "--force", "c1"]).ok();
@@ -200,4 +196,35 @@ fn on_a_full_disk_a_container_can_be_stopped() {
     std::fs::remove_dir(&database).unwrap();
     std::fs::rename(&aside, &database).unwrap();
     daemon.start();
+}
+
+/// What is deleted, or stops, stays so: the room to write that was kept before.
+#[test]
+fn a_full_disk_is_no_reason_to_forget() {
+    with_disk(24, |daemon| {
+        daemon.lxc(&["profile", "create", "gone"]).ok();
+        for round in 0..40 {
+            // More in all than the log and the rows have room for, were it not used again.
+            daemon.lxc(&["config", "set", "c1", &format!("user.a={round}{}", "x".repeat(100_000))]).ok();
+        }
+        daemon.lxc(&["profile", "delete", "gone"]).ok();
+        daemon.lxc(&["stop", "--force", "c1"]).ok();
+        daemon.kill();
+        daemon.start();
+        assert_eq!(daemon.status("c1"), "Stopped");
+        assert!(!daemon.lxc(&["profile", "list", "-f", "csv"]).ok().contains("gone"));
+        daemon.lxc(&["config", "unset", "c1", "user.a"]).ok();
+    });
+}
+
+/// To stop a container may be what makes room: it cannot need room itself.
+#[test]
+fn on_a_full_disk_a_container_can_be_stopped() {
+    with_disk(2, |daemon| {
+        // What is in the log already has its place; what comes has none.
+        let full = || daemon.api("PATCH", "/1.0", &format!(r#"{{"config":{{"user.a":"{}"}}}}"#, "x".repeat(200_000)));
+        refused(&full(), 400, "no space");
+        daemon.lxc(&["stop", "--force", "c1"]).ok();
+        assert_eq!(daemon.status("c1"), "Stopped");
+    });
 }

@@ -153,6 +153,39 @@ fn sql_reads_always_and_changes_only_when_told() {
 }
 
 #[test]
+fn nobody_needs_to_read_what_is_printed() {
+    let daemon = Daemon::bare();
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let closed = || std::os::unix::net::UnixStream::pair().unwrap().0;
+    for verb in [
+        &["sql", "global", ".dump"][..],
+        &["sql", "global", "select 1"],
+        &["init", "--dump"],
+        &["doctor"],
+        &["version"],
+        &["log-level"],
+        &["completion", "bash"],
+    ] {
+        let command = || {
+            let mut command = Command::new(warrend());
+            command.arg("--state-dir").arg(daemon.state()).args(verb);
+            command
+        };
+        let told = said(command().stdout(full()).stderr(Stdio::piped()));
+        assert_eq!(told.code, 1, "{verb:?}: {}", told.err);
+        assert!(told.err.contains("Cannot write the output: No space left"), "{verb:?}: {}", told.err);
+        let code = command().status().unwrap().code();
+        let told = command().stdout(std::os::fd::OwnedFd::from(closed())).stderr(Stdio::piped()).output().unwrap();
+        assert!(told.stderr.is_empty() && told.status.code() == code, "{verb:?}: {told:?}");
+    }
+    let code = Command::new(warrend()).args(["sql", "nosuch", "x"]).stderr(full()).status().unwrap().code();
+    assert_eq!(code, Some(1));
+    let mut nowhere = Command::new(warrend());
+    nowhere.args(["--state-dir", "/proc/nosuch", "sql", "global", "select 1"]);
+    assert_eq!(nowhere.stderr(full()).status().unwrap().code(), Some(1));
+}
+
+#[test]
 fn resources_tell_what_the_stock_client_shows() {
     let daemon = Daemon::bare();
     let (status, answer) = daemon.api("GET", "/1.0/resources", "");

@@ -192,11 +192,20 @@ fn the_authority_may_be_one_of_openssl() {
     openssl("req -x509 -newkey rsa:2048 -nodes -keyout other.key -out other.crt -days 9 -subj /CN=ca");
     first("x509 -req -CA other.crt -CAkey other.key -CAcreateserial -days 9", "foreign.crt");
     first("x509 -req -CA ca.crt -CAkey ca.key -CAcreateserial -days 9 -sha1", "weak.crt");
-    for (certificate, wanted) in
-        [("first", "trusted"), ("old", "untrusted"), ("foreign", "untrusted"), ("weak", "untrusted")]
-    {
+    std::fs::write(dir.join("ext"), "extendedKeyUsage=serverAuth\n").unwrap();
+    openssl("x509 -req -in me.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -days 9 -extfile ext");
+    for (certificate, wanted) in [
+        ("first", "trusted"),
+        ("old", "untrusted"),
+        ("foreign", "untrusted"),
+        ("weak", "untrusted"),
+        ("server", "untrusted"),
+    ] {
         assert_eq!(by(&format!("{certificate}.crt")), wanted, "{certificate}");
     }
+    let log = std::fs::read_to_string(daemon.root.join("log")).unwrap();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("names the authority in server.ca")).collect();
+    assert!(told.len() == 3 && told[2].contains("client authentication"), "{told:?}");
     for certificate in ["me", "first"] {
         openssl(&format!("ca -config cnf -revoke {certificate}.crt"));
     }

@@ -313,6 +313,7 @@ fn storage(error: &storage::Error) -> StatusCode {
         storage::Error::NoSuchPool { .. } => StatusCode::NOT_FOUND,
         storage::Error::Exists { .. } | storage::Error::VolumeExists { .. } => StatusCode::CONFLICT,
         storage::Error::Unavailable { .. }
+        | storage::Error::ShuttingDown
         | storage::Error::UnknownDriver { .. }
         | storage::Error::DriverUnavailable { .. }
         | storage::Error::NoIdMappedMounts { .. }

@@ -18,6 +18,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 
 use super::{ClientCertificate, Error, version1};
+use crate::names::Fingerprint;
 
 /// What tells one state of a file from another: inode, length, time of change in nanoseconds. `None`: it is not there.
 type Stamp = Option<(u64, u64, i64, i64)>;
@@ -47,6 +48,18 @@ struct Known {
 struct State {
     stamps: (Stamp, Stamp),
     known: Option<Known>,
+    /// Certificates of which it was told why they are not trusted, since the files were read.
+    strangers: BTreeSet<Fingerprint>,
+}
+
+/// Of so many certificates it is told why they are not trusted, until the files change.
+const STRANGERS: usize = 100;
+
+/// Whether a certificate says that the holder of the other has signed it.
+fn is_issued_by(certificate: &CertificateDer<'_>, root: &CertificateDer<'_>) -> bool {
+    let parsed = |der| x509_parser::parse_x509_certificate(der).ok().map(|(_, certificate)| certificate);
+    let (Some(certificate), Some(root)) = (parsed(certificate), parsed(root)) else { return false };
+    certificate.issuer().as_raw() == root.subject().as_raw()
 }
 
 fn told(error: Error) {
@@ -77,6 +90,7 @@ impl Authority {
         let stamps = (stamp(&self.certificate), stamp(&self.revocations));
         if state.stamps != stamps {
             state.stamps = stamps;
+            state.strangers.clear();
             match self.read_authority(stamps.0) {
                 Ok(None) => state.known = None,
                 Ok(Some((verifier, roots))) => {
@@ -128,8 +142,27 @@ impl Authority {
     pub fn vouches_for(&self, certificate: &ClientCertificate) -> bool {
         let Some((first, rest)) = certificate.chain.split_first() else { return false };
         let Some(known) = self.known() else { return false };
-        let verified = known.verifier.verify_client_cert(first, rest, UnixTime::now());
-        verified.is_ok() || known.roots.iter().any(|root| version1::is_signed_by(first, root))
+        let Err(error) = known.verifier.verify_client_cert(first, rest, UnixTime::now()) else { return true };
+        if known.roots.iter().any(|root| version1::is_signed_by(first, root)) {
+            return true;
+        }
+        if known.roots.iter().any(|root| is_issued_by(first, root)) {
+            let of_first = "it is of version 1, and not signed by the authority itself with an algorithm of TLS";
+            let reason = if version1::is_one(first) { of_first.to_owned() } else { error.to_string() };
+            self.tell(certificate, &reason);
+        }
+        false
+    }
+
+    /// Why a certificate that names the authority is not trusted: once, and not without end, since anybody can make one.
+    fn tell(&self, certificate: &ClientCertificate, reason: &str) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.strangers.len() < STRANGERS && state.strangers.insert(certificate.fingerprint.clone()) {
+            tracing::warn!(
+                certificate = %certificate.fingerprint, reason,
+                "a client certificate that names the authority in server.ca is not trusted"
+            );
+        }
     }
 
     /// Whether the authority has revoked this certificate.

@@ -8,15 +8,23 @@ use rustls::pki_types::{AlgorithmIdentifier, CertificateDer};
 use x509_parser::der_parser::Oid;
 use x509_parser::x509::X509Version;
 
+/// Whether a certificate is of version 1.
+pub(super) fn is_one(certificate: &CertificateDer<'_>) -> bool {
+    let parsed = x509_parser::parse_x509_certificate(certificate);
+    parsed.is_ok_and(|(_, certificate)| certificate.version() == X509Version::V1 && certificate.extensions().is_empty())
+}
+
 /// Whether a certificate is of version 1, valid now, and signed by the holder of `root`, in one of the ways that TLS may
 /// still use.
 pub(super) fn is_signed_by(certificate: &CertificateDer<'_>, root: &CertificateDer<'_>) -> bool {
+    if !is_one(certificate) {
+        return false;
+    }
     let parsed = |der| x509_parser::parse_x509_certificate(der).ok().map(|(_, certificate)| certificate);
     let (Some(certificate), Some(root)) = (parsed(certificate), parsed(root)) else { return false };
-    let is_one = certificate.version() == X509Version::V1 && certificate.extensions().is_empty();
     // RFC 5280, 4.1.1.2: the algorithm is said twice, and must be the same.
     let says_one_thing = certificate.signature_algorithm == certificate.tbs_certificate.signature;
-    if !is_one || !says_one_thing || certificate.issuer().as_raw() != root.subject().as_raw() {
+    if !says_one_thing || certificate.issuer().as_raw() != root.subject().as_raw() {
         return false;
     }
     let message = certificate.tbs_certificate.as_ref();

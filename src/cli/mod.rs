@@ -35,7 +35,7 @@ mod network_acl;
 mod network_forward;
 mod object;
 mod operation;
-mod output;
+pub(crate) mod output;
 mod profile;
 mod progress;
 mod project;

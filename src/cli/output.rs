@@ -40,7 +40,7 @@ pub(super) fn json(text: &str) -> Result<(), Error> {
 }
 
 /// Prints bytes as they are.
-pub(super) fn bytes(bytes: &[u8]) -> Result<(), Error> {
+pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     written(out.write_all(bytes).and_then(|()| out.flush()))
 }
@@ -62,7 +62,7 @@ pub(super) fn complain(error: &Error) {
 }
 
 /// Tells somebody who looks for a fault.
-pub(super) fn note(text: &str) {
+pub(crate) fn note(text: &str) {
     // Nothing is left to be done when this fails.
     let _ = writeln!(std::io::stderr(), "{}", harmless(text));
 }

@@ -7,6 +7,7 @@ use http::Method;
 
 use super::local::request;
 use crate::api::wire::Config;
+use crate::cli::output;
 use crate::db::{self, Model, Peek};
 use crate::instance::wants_start;
 use crate::profile;
@@ -40,7 +41,7 @@ fn reason(model: &Model) -> Option<&'static str> {
 pub(super) async fn run(dir: &StateDir, debug: bool) -> Result<(), String> {
     let say = |text: &str| {
         if debug {
-            eprintln!("{text}");
+            output::note(text);
         }
     };
     let why = match db::peek(&dir.database()).map_err(|e| e.to_string())? {
@@ -59,7 +60,7 @@ pub(super) async fn run(dir: &StateDir, debug: bool) -> Result<(), String> {
     say(&why);
     if let Err(error) = request(&dir.socket(), Method::GET, "/1.0", None).await {
         // Scripts count on success; a person should know nevertheless.
-        eprintln!("warrend could not be started by its socket: {error}");
+        output::note(&format!("warrend could not be started by its socket: {error}"));
     }
     Ok(())
 }

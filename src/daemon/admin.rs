@@ -9,6 +9,7 @@ use http::Method;
 
 use super::local::{self, request};
 use super::{activate, doctor, import, init, pages, sql};
+use crate::cli::output;
 use crate::state_dir::StateDir;
 
 /// What LXD's daemon has beside running.
@@ -101,7 +102,7 @@ pub(super) fn run(verb: Verb, dir: &StateDir, debug: bool) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("Error: cannot start the runtime: {error}");
+            output::note(&format!("Error: cannot start the runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -115,10 +116,7 @@ pub(super) fn run(verb: Verb, dir: &StateDir, debug: bool) -> ExitCode {
             Verb::LogLevel { level } => log_level(dir, level).await,
             Verb::Import(arguments) => import::run(&arguments).await,
             Verb::Sql(arguments) => sql::run(arguments, dir).await,
-            Verb::Version => {
-                println!("{}", env!("CARGO_PKG_VERSION"));
-                Ok(())
-            }
+            Verb::Version => print(concat!(env!("CARGO_PKG_VERSION"), "\n")),
             Verb::Completion { shell } => pages::completion(shell),
             Verb::Manpage { directory } => pages::manpage(&directory),
         };
@@ -127,10 +125,15 @@ pub(super) fn run(verb: Verb, dir: &StateDir, debug: bool) -> ExitCode {
     match result {
         Ok(code) => code,
         Err(reason) => {
-            eprintln!("Error: {reason}");
+            output::note(&format!("Error: {reason}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints a result; nobody need be left who reads it.
+pub(super) fn print(text: &str) -> Result<(), String> {
+    output::bytes(text.as_bytes()).map_err(|e| e.to_string())
 }
 
 /// So often the socket of a daemon that is still starting is tried.
@@ -160,7 +163,7 @@ async fn log_level(dir: &StateDir, level: Option<String>) -> Result<(), String> 
         }
         None => {
             let answer = request(&socket, Method::GET, "/internal/log-level", None).await.map_err(said)?;
-            println!("{}", answer["level"].as_str().unwrap_or_default());
+            print(&format!("{}\n", answer["level"].as_str().unwrap_or_default()))?;
         }
     }
     Ok(())

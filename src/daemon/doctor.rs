@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use http::Method;
 
+use super::admin::print;
 use super::local::{self, request};
 use crate::api::wire::health::{Check, CheckState, Health};
 use crate::db::{self, Peek};
@@ -20,13 +21,13 @@ pub(super) async fn run(dir: &StateDir) -> Result<ExitCode, String> {
             if !rustix::process::geteuid().is_root() {
                 return Err("no daemon runs that could be asked, and without one only root can try things".to_owned());
             }
-            println!("warrend does not run here: looking without it.");
+            print("warrend does not run here: looking without it.\n")?;
             by_itself(dir)?
         }
         Err(error) => return Err(error.to_string()),
     };
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    print!("{}", report(&health, colour));
+    print(&report(&health, colour))?;
     Ok(if health.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -7,7 +7,7 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::admin::InitArguments;
+use super::admin::{InitArguments, print};
 use super::dialogue::{Dialogue, some};
 use super::local::{self, request};
 use crate::names::ProjectName;
@@ -353,7 +353,7 @@ async fn dump(socket: &Path) -> Result<(), String> {
         profiles: list(get("/1.0/profiles?recursion=1").await?, &["name", "description", "config", "devices"]),
         projects: list(get("/1.0/projects?recursion=1").await?, &["name", "description", "config"]),
     };
-    println!("{}", serde_norway::to_string(&preseed).map_err(|e| e.to_string())?.trim_end());
+    print(&format!("{}\n", serde_norway::to_string(&preseed).map_err(|e| e.to_string())?.trim_end()))?;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Man pages and completions of `warrend`, made from its own arguments when a package is built.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use clap::{Command, CommandFactory};
@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::Arguments;
+use crate::cli::output;
 
 /// The section of administration, man(7).
 const SECTION: &str = "8";
@@ -17,7 +18,7 @@ const SECTION: &str = "8";
 pub(super) fn completion(shell: Shell) -> Result<(), String> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "warrend", &mut script);
-    io::stdout().write_all(&script).map_err(|e| format!("cannot print the script: {e}"))
+    output::bytes(&script).map_err(|e| e.to_string())
 }
 
 /// Writes a page for the daemon and one for each verb.

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use http::Method;
 use serde_json::json;
 
+use super::admin::print;
 use super::local::{self, request};
 use crate::cli::table;
 use crate::db::sql::{self, Answer};
@@ -35,8 +36,8 @@ pub(super) async fn run(arguments: SqlArguments, dir: &StateDir) -> Result<(), S
     let database = dir.database();
     let said = |error: crate::db::Error| error.to_string();
     match arguments.query.as_str() {
-        ".dump" => print!("{}", sql::dump(&database, true).map_err(said)?),
-        ".schema" => print!("{}", sql::dump(&database, false).map_err(said)?),
+        ".dump" => print(&sql::dump(&database, true).map_err(said)?),
+        ".schema" => print(&sql::dump(&database, false).map_err(said)?),
         query => {
             let mut script = query.to_owned();
             if query == "-" {
@@ -48,10 +49,9 @@ pub(super) async fn run(arguments: SqlArguments, dir: &StateDir) -> Result<(), S
             } else {
                 sql::read(&database, &script).map_err(said)?
             };
-            show(&answers);
+            print(&shown(&answers))
         }
     }
-    Ok(())
 }
 
 /// By the daemon's own writer where one runs, else on the file.
@@ -63,22 +63,18 @@ async fn change(dir: &StateDir, script: &str) -> Result<Vec<Answer>, String> {
     }
 }
 
-fn show(answers: &[Answer]) {
-    for (index, answer) in answers.iter().enumerate() {
-        if answers.len() > 1 {
-            println!("=> Query {index}:\n");
-        }
-        match answer {
-            Answer::Affected(count) => println!("Rows affected: {count}"),
+fn shown(answers: &[Answer]) -> String {
+    let shown = answers.iter().enumerate().map(|(index, answer)| {
+        let answer = match answer {
+            Answer::Affected(count) => format!("Rows affected: {count}\n"),
             Answer::Rows { columns, rows } => {
                 let headers: Vec<&str> = columns.iter().map(String::as_str).collect();
                 let cell = |cell: &Option<String>| cell.clone().unwrap_or_else(|| "<nil>".to_owned());
                 let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(cell).collect()).collect();
-                print!("{}", table::draw(&headers, &rows, false));
+                table::draw(&headers, &rows, false)
             }
-        }
-        if answers.len() > 1 {
-            println!();
-        }
-    }
+        };
+        if answers.len() > 1 { format!("=> Query {index}:\n\n{answer}\n") } else { answer }
+    });
+    shown.collect()
 }

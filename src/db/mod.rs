@@ -13,6 +13,7 @@ mod error;
 mod model;
 mod peek;
 mod projects;
+mod reserve;
 mod schema;
 pub mod sql;
 mod tables;

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::error::Error;
 use super::model::Model;
+use super::reserve::Reserve;
 use super::tx::Tx;
 use super::{connection, tables};
 
@@ -44,10 +45,11 @@ impl Database {
         let model = Arc::new(ArcSwap::from_pointee(model));
         let (queue, jobs) = mpsc::channel();
         let published = Arc::clone(&model);
+        let reserve = Reserve::of(&path);
         let thread = std::thread::Builder::new()
             .name("db-writer".to_owned())
             .stack_size(512 * 1024)
-            .spawn(move || run(connection, &jobs, &published))
+            .spawn(move || run(connection, &jobs, &published, reserve))
             .map_err(|e| Error::Open { path: path.display().to_string(), reason: e.to_string() })?;
         Ok((Self { model, queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) }, damaged))
     }
@@ -110,7 +112,8 @@ impl Drop for Database {
     }
 }
 
-fn run(mut connection: SqliteConnection, jobs: &mpsc::Receiver<Job>, published: &ArcSwap<Model>) {
+fn run(mut connection: SqliteConnection, jobs: &mpsc::Receiver<Job>, published: &ArcSwap<Model>, mut reserve: Reserve) {
+    reserve.keep();
     while let Ok(first) = jobs.recv() {
         let mut group = vec![first];
         while group.len() < GROUP
@@ -119,6 +122,7 @@ fn run(mut connection: SqliteConnection, jobs: &mpsc::Receiver<Job>, published: 
             group.push(job);
         }
         commit(&mut connection, group, published);
+        reserve.keep();
     }
     // A clean end leaves no WAL behind for the next start to read.
     if let Err(error) = connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)") {

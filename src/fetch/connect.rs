@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
 use super::error::plain;
-use super::url::is_near;
+use super::url::{is_near, is_on_wire};
 use super::{Body, Client, Error, Url, distrust};
 
 /// A head of a server has at most so many fields…
@@ -51,14 +51,14 @@ impl Client {
             .map_err(|e: http::uri::InvalidUri| Error::Url { url: url.to_string(), reason: e.to_string() })?;
         let proxy = if self.ways.ignored.has(url) { None } else { self.ways.matcher.intercept(&uri) };
         let guard = match guarded_for {
-            Some(origin) => !is_near_host(origin, proxy.is_some()).await,
-            None => false,
+            Some(origin) => Guard::of(origin, proxy.is_some()).await,
+            None => Guard::Nothing,
         };
         let (stream, authorization) = match &proxy {
             None => (dial(url.host(), url.port(), guard, url).await?, None),
             Some(proxy) => {
                 // Names are the proxy's to resolve; what is plainly near is refused here.
-                if guard && literal(url.host()).is_some_and(is_near) {
+                if literal(url.host()).is_some_and(|address| guard.refuses(address)) {
                     return Err(near(url));
                 }
                 let named = crate::names::without_user(&proxy.uri().to_string());
@@ -69,7 +69,7 @@ impl Client {
                 }
                 let host = proxy.uri().host().ok_or_else(|| wrong("it has no host"))?;
                 let host = host.trim_start_matches('[').trim_end_matches(']');
-                let dialled = dial(host, proxy.uri().port_u16().unwrap_or(80), false, url).await;
+                let dialled = dial(host, proxy.uri().port_u16().unwrap_or(80), Guard::Nothing, url).await;
                 let mut stream = dialled.map_err(|error| match error {
                     Error::Connect { reason, .. } => told(format!("it cannot be reached: {reason}"), true),
                     Error::Resolve { reason, .. } => told(format!("its name cannot be resolved: {reason}"), true),
@@ -112,21 +112,46 @@ fn near(url: &Url) -> Error {
     Error::Redirect { from: "The server".to_owned(), to: url.to_string(), reason }
 }
 
-/// Whether who was asked first is itself so near: then it may lead to its own neighbours.
-async fn is_near_host(url: &Url, by_proxy: bool) -> bool {
-    match literal(url.host()) {
-        Some(address) => is_near(address),
-        None if by_proxy => false,
-        None => match tokio::net::lookup_host((url.host(), url.port())).await {
-            Ok(mut found) => found.any(|address| is_near(address.ip())),
-            Err(_) => false,
-        },
+/// What a server may not lead to: services nearby believe whoever reaches them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Guard {
+    /// It hangs on the same wire itself, or was not led to.
+    Nothing,
+    /// It is on this host: what only hangs on the same wire, as the metadata services of clouds do.
+    Wire,
+    /// It is elsewhere: this host, too.
+    Near,
+}
+
+impl Guard {
+    /// Against what leads on from this server.
+    async fn of(url: &Url, by_proxy: bool) -> Self {
+        let found: Vec<IpAddr> = match literal(url.host()) {
+            Some(address) => vec![address],
+            None if by_proxy => Vec::new(),
+            None => match tokio::net::lookup_host((url.host(), url.port())).await {
+                Ok(found) => found.map(|address| address.ip()).collect(),
+                Err(_) => Vec::new(),
+            },
+        };
+        match (found.iter().any(|address| is_on_wire(*address)), found.iter().any(|address| is_near(*address))) {
+            (true, _) => Self::Nothing,
+            (false, true) => Self::Wire,
+            (false, false) => Self::Near,
+        }
+    }
+
+    fn refuses(self, address: IpAddr) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Wire => is_on_wire(address),
+            Self::Near => is_near(address),
+        }
     }
 }
 
-/// Connects to the first address that answers. With `guard` a near one is refused: the address that was looked at is the one
-/// that is connected to.
-async fn dial(host: &str, port: u16, guard: bool, url: &Url) -> Result<TcpStream, Error> {
+/// Connects to the first address that answers; the address that `guard` has looked at is the one that is connected to.
+async fn dial(host: &str, port: u16, guard: Guard, url: &Url) -> Result<TcpStream, Error> {
     let addresses: Vec<SocketAddr> = match literal(host) {
         Some(address) => vec![SocketAddr::new(address, port)],
         None => {
@@ -134,7 +159,7 @@ async fn dial(host: &str, port: u16, guard: bool, url: &Url) -> Result<TcpStream
             found.map_err(|error| Error::Resolve { host: host.to_owned(), reason: unresolved(&error) })?.collect()
         }
     };
-    if guard && addresses.iter().any(|address| is_near(address.ip())) {
+    if addresses.iter().any(|address| guard.refuses(address.ip())) {
         return Err(near(url));
     }
     let mut last = "it has no address".to_owned();

@@ -107,9 +107,12 @@ async fn what_a_server_far_away_says_leads_to_nobody_near() {
         assert!(matches!(error, Error::Redirect { .. }), "{error}");
     }
     assert!(asked.lock().unwrap().is_empty(), "nothing was sent");
-    // One that is near itself may.
+    // One that is near itself may, but not to what only hangs on the wire.
     for origin in [&url(port), &named] {
         assert_eq!(read(&direct().guarded(origin), &url(port)).await.unwrap(), b"ok");
+        let wire = Url::parse("http://169.254.169.254/latest/meta-data").unwrap();
+        let error = read(&direct().guarded(origin), &wire).await.unwrap_err();
+        assert!(matches!(error, Error::Redirect { .. }), "{error}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Addresses of HTTP and HTTPS.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use http::Uri;
 
@@ -209,12 +209,18 @@ impl fmt::Display for Url {
 /// Whether an address leads to this host itself or to what only hangs on the same wire: services there believe whoever
 /// reaches them, such as the metadata services of clouds.
 pub(super) fn is_near(address: IpAddr) -> bool {
-    let near4 = |v4: Ipv4Addr| v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_broadcast();
-    let near6 =
-        |v6: Ipv6Addr| v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local() || v6.is_multicast();
-    match address {
-        IpAddr::V4(v4) => near4(v4) || v4.is_multicast(),
-        IpAddr::V6(v6) => near6(v6) || v6.to_ipv4_mapped().is_some_and(near4),
+    let here = match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_unspecified(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified(),
+    };
+    here || is_on_wire(address)
+}
+
+/// Whether an address leads to what only hangs on the same wire.
+pub(super) fn is_on_wire(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || v4.is_multicast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_multicast(),
     }
 }
 
@@ -281,6 +287,15 @@ mod tests {
         }
         for far in ["10.0.0.1", "192.0.2.1", "2001:db8::1", "fd00::1"] {
             assert!(!is_near(far.parse().unwrap()), "{far}");
+        }
+        for (address, wire) in [
+            ("127.0.0.1", false),
+            ("::1", false),
+            ("169.254.1.1", true),
+            ("::ffff:169.254.1.1", true),
+            ("fe80::1", true),
+        ] {
+            assert_eq!(is_on_wire(address.parse().unwrap()), wire, "{address}");
         }
     }
 }

@@ -25,7 +25,7 @@ pub(super) async fn delete(
     // Before anything is written down: what lies in a pool that is away cannot go, and must not be forgotten unasked.
     let pool = match context.pools.get(&context.db.model().instances.get(key).ok_or(Error::NotFound)?.pool) {
         Ok(pool) => Some(pool),
-        Err(cause) if !forget => return Err(Error::Away { cause }),
+        Err(cause @ storage::Error::Unavailable { .. }) if !forget => return Err(Error::Away { cause }),
         Err(storage::Error::Unavailable { .. }) => None,
         Err(error) => return Err(error.into()),
     };

@@ -74,3 +74,25 @@ impl Inside {
         own.is_err() || own == theirs
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn what_has_ended_is_no_error_of_the_kernel() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(matches!(or_ended(Error::EmptyCommand, own), Error::EmptyCommand));
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(pid), options).unwrap();
+        let pid = pid.as_raw_nonzero().get();
+        for _ in ["not yet reaped", "gone"] {
+            assert!(matches!(or_ended(Error::EmptyCommand, pid), Error::Ended));
+            assert!(matches!(Inside::open(pid, "c1"), Err(Error::Ended)));
+            child.wait().unwrap();
+        }
+    }
+}

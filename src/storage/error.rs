@@ -14,35 +14,112 @@ use crate::sys::holders::Holder;
 #[derive(Debug)]
 #[expect(missing_docs, reason = "Display says what each one means; fields are named after what they hold")]
 pub enum Error {
-    NoSuchPool { pool: PoolName },
-    Exists { pool: PoolName },
-    Unavailable { pool: PoolName, reason: String },
-    UnknownDriver { driver: String },
-    DriverUnavailable { driver: &'static str, reason: String },
-    NoIdMappedMounts { reason: String },
+    NoSuchPool {
+        pool: PoolName,
+    },
+    Exists {
+        pool: PoolName,
+    },
+    Unavailable {
+        pool: PoolName,
+        reason: String,
+    },
+    /// No pool is used any more.
+    ShuttingDown,
+    UnknownDriver {
+        driver: String,
+    },
+    DriverUnavailable {
+        driver: &'static str,
+        reason: String,
+    },
+    NoIdMappedMounts {
+        reason: String,
+    },
     ShiftRefused,
-    Shifted { pool: PoolName },
+    Shifted {
+        pool: PoolName,
+    },
     Key(config::Error),
-    Source { source: String, reason: String },
-    Absent { source: String, reason: String },
-    Format { path: PathBuf, said: String },
-    Mount { device: PathBuf, place: PathBuf, options: String, error: io::Error },
-    QuotaTooSmall { path: PathBuf, used: u64, asked: u64 },
-    NoQuotas { path: PathBuf, reason: String },
-    Busy { pool: PoolName, holders: Vec<Holder> },
-    Value { key: &'static str, value: String, expected: &'static str },
-    NotEmpty { path: PathBuf },
-    InUse { pool: PoolName, by: String },
-    VolumeExists { volume: String },
-    NoSuchVolume { volume: String },
-    Hold { error: io::Error },
-    NoSpace { path: PathBuf },
-    Full { pool: PoolName, path: PathBuf },
-    ReadOnly { pool: PoolName, path: PathBuf },
-    Failing { pool: PoolName, doing: &'static str, path: PathBuf, error: io::Error },
+    Source {
+        source: String,
+        reason: String,
+    },
+    Absent {
+        source: String,
+        reason: String,
+    },
+    Format {
+        path: PathBuf,
+        said: String,
+    },
+    Mount {
+        device: PathBuf,
+        place: PathBuf,
+        options: String,
+        error: io::Error,
+    },
+    QuotaTooSmall {
+        path: PathBuf,
+        used: u64,
+        asked: u64,
+    },
+    NoQuotas {
+        path: PathBuf,
+        reason: String,
+    },
+    Busy {
+        pool: PoolName,
+        holders: Vec<Holder>,
+    },
+    Value {
+        key: &'static str,
+        value: String,
+        expected: &'static str,
+    },
+    NotEmpty {
+        path: PathBuf,
+    },
+    InUse {
+        pool: PoolName,
+        by: String,
+    },
+    VolumeExists {
+        volume: String,
+    },
+    NoSuchVolume {
+        volume: String,
+    },
+    Hold {
+        error: io::Error,
+    },
+    NoSpace {
+        path: PathBuf,
+    },
+    Full {
+        pool: PoolName,
+        path: PathBuf,
+    },
+    ReadOnly {
+        pool: PoolName,
+        path: PathBuf,
+    },
+    Failing {
+        pool: PoolName,
+        doing: &'static str,
+        path: PathBuf,
+        error: io::Error,
+    },
     Image(image::Error),
-    Damaged { path: PathBuf, reason: String },
-    Io { doing: &'static str, path: PathBuf, error: io::Error },
+    Damaged {
+        path: PathBuf,
+        reason: String,
+    },
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        error: io::Error,
+    },
 }
 
 impl fmt::Display for Error {
@@ -53,6 +130,7 @@ impl fmt::Display for Error {
             Self::Unavailable { pool, reason } => {
                 write!(f, "Storage pool {:?} is not available: {reason}", pool.as_str())
             }
+            Self::ShuttingDown => f.write_str("The daemon is shutting down"),
             Self::UnknownDriver { driver } => {
                 write!(
                     f,

@@ -270,6 +270,7 @@ impl Registry {
         let Some(entry) = pools.get_mut(name) else { return Err(Error::NoSuchPool { pool: name.clone() }) };
         let pool = match &entry.opened {
             Ok(pool) => pool,
+            Err(_) if self.rests.load(Ordering::Relaxed) => return Err(Error::ShuttingDown),
             Err(reason) => return Err(Error::Unavailable { pool: name.clone(), reason: reason.clone() }),
         };
         let Some(reason) = lost(pool) else { return Ok(Arc::clone(pool)) };
