@@ -34,6 +34,22 @@ COMPREPLY=()
 printf '%s\n' "${COMPREPLY[@]}"
 "#;
 
+/// What a shell within offers: compadd is told to say so, in the place of showing it.
+const ASK_ZSH: &str = r#"
+zmodload zsh/zpty
+zpty inner zsh -f -i
+inner() { zpty -w inner "$1"; }
+inner "unset zle_bracketed_paste; PS1=; $1"
+inner 'compadd() { local -a all; builtin compadd -O all "$@"; (( $#all )) && print -r -- "<$all>" >> $HOME/offered; builtin compadd "$@" }'
+inner 'bindkey "^I" complete-word; zle -C complete-word complete-word _main_complete; print ready'
+zpty -r inner ignored '*ready*ready*'
+rm -f $HOME/offered; : > $HOME/offered
+zpty -n -w inner "$2"$'\t'
+for round in {1..200}; do [[ -s $HOME/offered ]] && break; sleep 0.05; done
+zpty -d inner
+sed -n 's/^<\(.*\)>$/\1/p' $HOME/offered | head -1
+"#;
+
 #[test]
 fn shells_complete_verbs_and_the_names_that_the_server_knows() {
     let daemon = Daemon::ready("overlay");
@@ -77,6 +93,13 @@ fn shells_complete_verbs_and_the_names_that_the_server_knows() {
         ("warren image list im", "images:\n"),
         ("warren exec im", "\n"),
         ("warren list --project f", "\n"),
+        ("warren list --project=d", "default\n"),
+        ("warren --project=d", "default\n"),
+        ("warren list --format=c", "csv\ncompact\n"),
+        ("warren exec --mode ", "auto\ninteractive\nnon-interactive\n"),
+        ("warren restore c1 s", "s1\n"),
+        ("warren restore far:c1 ", "s1\n"),
+        ("warren config device override c1 r", "root\n"),
         ("warren storage volume show p f", "\n"),
         // The command of an instance is none of ours.
         ("warren exec c1 x", "\n"),
@@ -88,6 +111,9 @@ fn shells_complete_verbs_and_the_names_that_the_server_knows() {
     for (line, offered) in [
         ("warren exec we", "web1\nweb2\n"),
         ("warren exec fa", "far:\n"),
+        ("warren list --project=d", "--project=default\n"),
+        ("warren list --project d", "default\n"),
+        ("warren exec --mode a", "auto\n"),
         ("warren exec far:w", "far:web1\nfar:web2\n"),
         ("warren sna", "snapshot\tSnapshot instances\n"),
     ] {
@@ -95,9 +121,25 @@ fn shells_complete_verbs_and_the_names_that_the_server_knows() {
         let answer = said(&mut by(&daemon, "fish", &["--no-config", "-c", &ask])).ok();
         assert_eq!(answer, offered, "{line:?}");
     }
-    // zsh completes only for somebody at a terminal: here it reads the script and has the function.
-    let ask = format!("autoload -Uz compinit; compinit -D -u; source {}; print $_comps[warren]", script("zsh"));
-    assert_eq!(said(&mut by(&daemon, "zsh", &["-f", "-c", &ask])).ok(), "_warren_names\n");
+    // zsh completes only for somebody at a terminal: it is given one, once with the script read, once with it where zsh
+    // looks for functions by their names.
+    let zsh = script("zsh");
+    std::fs::create_dir(daemon.root.join("functions")).unwrap();
+    std::fs::copy(&zsh, daemon.root.join("functions/_warren")).unwrap();
+    for read in [
+        format!("autoload -Uz compinit; compinit -D -u; source {zsh}"),
+        format!("fpath=({}/functions $fpath); autoload -Uz compinit; compinit -D -u", daemon.root.display()),
+    ] {
+        for (line, offered) in [
+            ("warren start we", "web1 web2"),
+            ("warren delete c", "c1"),
+            ("warren list fa", "far:"),
+            ("warren image delete b", "bb"),
+        ] {
+            let answer = said(&mut by(&daemon, "zsh", &["-f", "-c", ASK_ZSH, "zsh", &read, line])).ok();
+            assert_eq!(answer.trim(), offered, "{line:?}");
+        }
+    }
 }
 
 #[test]

@@ -37,15 +37,36 @@ pub(super) struct Names {
     words: Vec<String>,
 }
 
+impl Names {
+    /// A flag and its value in one word as two, and what stands before the value then.
+    fn apart(&self) -> (Self, String) {
+        let (words, current) = (self.words.clone(), self.current.clone());
+        match current.split_once('=') {
+            Some((flag, value)) if flag.starts_with("--") => {
+                let words = words.into_iter().chain([flag.to_owned()]).collect();
+                (Self { current: value.to_owned(), words }, format!("{flag}="))
+            }
+            _ => (Self { current, words }, String::new()),
+        }
+    }
+}
+
 /// After the verbs and flags that are known from the start: names that the server knows. Bash takes a word with a colon
 /// for three, so the line itself is read, and what it has of the word already is not given again.
 const BASH: &str = r#"
 _warren_names() {
     local line="${COMP_LINE:0:COMP_POINT}" names
     local current="${line##*[[:space:]]}"
+    local -a before
+    read -ra before <<< "${line%"$current"}"
+    if [[ "$current" == --*=* ]]; then
+        # Bash takes what is before the sign, and the sign, for words of their own.
+        before+=("${current%%=*}")
+        current="${current#*=}"
+        COMPREPLY=( $(compgen -W "$(warren completion-names --current "$current" -- "${before[@]:1}" 2>/dev/null)" -- "$current") )
+        return
+    fi
     if [[ "$current" != -* ]]; then
-        local -a before
-        read -ra before <<< "${line%"$current"}"
         names="$(warren completion-names --current "$current" -- "${before[@]:1}" 2>/dev/null)"
         if [[ -n "$names" ]]; then
             COMPREPLY=( $(compgen -W "$names" -- "$current") )
@@ -60,11 +81,13 @@ _warren_names() {
 }
 complete -F _warren_names -o nosort -o bashdefault -o default warren
 "#;
+/// In the place of the end of what is generated: the file may be read by `source`, or be the function of its name (autoload).
 const ZSH: &str = r#"
 _warren_names() {
     local -a names
-    if [[ "${words[CURRENT]}" != -* ]]; then
-        names=( ${(f)"$(warren completion-names --current "${words[CURRENT]}" -- "${(@)words[2,CURRENT-1]}" 2>/dev/null)"} )
+    local current="${words[CURRENT]}"
+    if [[ "$current" != -* ]]; then
+        names=( ${(f)"$(warren completion-names --current "$current" -- "${(@)words[2,CURRENT-1]}" 2>/dev/null)"} )
         if (( ${#names} )); then
             compadd -S '' -- ${(M)names:#*:}
             compadd -- ${names:#*:}
@@ -74,9 +97,16 @@ _warren_names() {
     _warren "$@"
 }
 compdef _warren_names warren
+if [ "$funcstack[1]" = "_warren" ]; then
+    _warren_names "$@"
+fi
 "#;
+const ZSH_END: &str = "if [ \"$funcstack[1]\" = \"_warren\" ]";
 const FISH: &str = r#"
 complete -c warren -f -a '(warren completion-names --current=(commandline -ct) -- (commandline -opc)[2..-1] 2>/dev/null)'
+for flag in project target-project profile storage network mode format
+    complete -c warren -l $flag -x -a "(warren completion-names -- (commandline -opc)[2..-1] --$flag 2>/dev/null)"
+end
 "#;
 
 /// Prints the script for a shell.
@@ -89,6 +119,10 @@ pub(super) fn completion(words: &Completion) -> Result<(), Error> {
         Shell::Fish => FISH,
         _ => "",
     };
+    if words.shell == Shell::Zsh {
+        let end = script.windows(ZSH_END.len()).rposition(|bytes| bytes == ZSH_END.as_bytes());
+        script.truncate(end.unwrap_or(script.len()));
+    }
     script.extend_from_slice(names.as_bytes());
     output::bytes(&script)
 }
@@ -104,7 +138,6 @@ pub(super) fn manpage(words: &Manpage) -> Result<(), Error> {
 fn listing(verbs: &[&str]) -> Option<&'static str> {
     Some(match verbs {
         ["config", "device" | "metadata" | "template" | "trust"]
-        | ["config", "trust", ..]
         | ["file" | "config" | "image" | "network" | "profile" | "project" | "storage"]
         | ["image", "alias" | "build" | "import"]
         | ["network", "acl" | "forward" | "peer" | "zone"]
@@ -114,6 +147,8 @@ fn listing(verbs: &[&str]) -> Option<&'static str> {
         | ["profile", "device"]
         | ["storage", "volume"] => return None,
         ["launch" | "init"] | ["image", "alias", _] | ["image", _, ..] => "/1.0/images/aliases",
+        ["config", "trust", "remove" | "rm" | "show" | "edit"] => "/1.0/certificates",
+        ["config", "trust", ..] => return None,
         ["profile", ..] => "/1.0/profiles",
         ["network", "acl", "rule", _] | ["network", "acl", _] => "/1.0/network-acls",
         ["network", "forward", "port", _] | ["network", "forward", _] | ["network", _] => "/1.0/networks",
@@ -140,16 +175,43 @@ fn of_flag(flag: &str) -> Option<&'static str> {
     })
 }
 
-/// The path that lists what may come next, and what stands before its names: `word` is typed already, without its remote.
-fn next(words: &[String], word: &str) -> Option<(String, String)> {
-    if let Some(path) = words.last().and_then(|flag| of_flag(flag)) {
-        return Some((path.to_owned(), String::new()));
-    }
+/// The values of a flag, where those are always the same.
+fn fixed(flag: &str, verbs: &[&str]) -> Option<&'static [&'static str]> {
+    let lists = verbs.iter().take(3).any(|verb| matches!(*verb, "list" | "ls" | "list-tokens"));
+    Some(match flag {
+        "--format" | "-f" if lists => &["table", "csv", "json", "yaml", "compact"],
+        "--columns" | "-c" if lists => &[],
+        "--mode" if verbs.first() == Some(&"exec") => &["auto", "interactive", "non-interactive"],
+        "--mode" => &["pull", "push", "relay"],
+        _ => return None,
+    })
+}
+
+/// What may come next.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Next {
+    /// What is known from the start.
+    fixed: &'static [&'static str],
+    /// What lists the names…
+    path: String,
+    /// …in this map of the object; none: by their URLs.
+    map: Option<&'static str>,
+    /// What stands before each of them.
+    before: String,
+    /// Of the remote that a word before names, not this one.
+    remote: Option<String>,
+}
+
+/// What may come next: `word` is typed already, without its remote.
+fn next(words: &[String], word: &str) -> Option<Next> {
     let verbs = verbs(words);
-    let lists = verbs.iter().take(2).any(|verb| matches!(*verb, "list" | "ls"));
-    if lists && words.last().is_some_and(|flag| matches!(flag.as_str(), "-c" | "--columns" | "-f" | "--format")) {
-        // The shell's own script knows them.
-        return None;
+    if let Some(flag) = words.last() {
+        if let Some(path) = of_flag(flag) {
+            return Some(Next { path: path.to_owned(), ..Next::default() });
+        }
+        if let Some(fixed) = fixed(flag, &verbs) {
+            return Some(Next { fixed, ..Next::default() });
+        }
     }
     // It goes into a path.
     let is_plain = |name: &str| {
@@ -157,25 +219,44 @@ fn next(words: &[String], word: &str) -> Option<(String, String)> {
             && !name.starts_with('.')
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
     };
-    if let ["storage", "volume", verb, pool] = verbs.as_slice()
-        && !matches!(*verb, "create" | "list" | "ls" | "import")
-    {
-        let pool = pool.split_once(':').map_or(*pool, |(_, pool)| pool);
-        return is_plain(pool).then(|| (format!("/1.0/storage-pools/{pool}/volumes/custom"), String::new()));
+    // What an object has that was named before.
+    let of = |named: &str, path: fn(&str) -> String, map| {
+        let (remote, name) = named.split_once(':').map_or((None, named), |(remote, name)| (Some(remote), name));
+        let remote = remote.map(|remote| format!("{remote}:"));
+        is_plain(name).then(|| Next { path: path(name), map, remote, ..Next::default() })
+    };
+    match verbs.as_slice() {
+        ["storage", "volume", "create" | "list" | "ls" | "import", _] => return None,
+        ["storage", "volume", _, pool] => {
+            return of(pool, |pool| format!("/1.0/storage-pools/{pool}/volumes/custom"), None);
+        }
+        ["restore", instance] => return of(instance, |name| format!("/1.0/instances/{name}/snapshots"), None),
+        ["config", "device", "get" | "set" | "unset" | "remove" | "rm", instance] => {
+            return of(instance, |name| format!("/1.0/instances/{name}"), Some("devices"));
+        }
+        ["config", "device", "override", instance] => {
+            return of(instance, |name| format!("/1.0/instances/{name}"), Some("expanded_devices"));
+        }
+        _ => {}
     }
     match (listing(&verbs)?, word.split_once('/')) {
         // Snapshots stand behind their instance; a path of a file does, too.
-        ("/1.0/instances", Some((name, _))) if verbs.first() != Some(&"file") => {
-            is_plain(name).then(|| (format!("/1.0/instances/{name}/snapshots"), format!("{name}/")))
-        }
-        (path, _) => Some((path.to_owned(), String::new())),
+        ("/1.0/instances", Some((name, _))) if verbs.first() != Some(&"file") => is_plain(name).then(|| Next {
+            path: format!("/1.0/instances/{name}/snapshots"),
+            before: format!("{name}/"),
+            ..Next::default()
+        }),
+        (path, _) => Some(Next { path: path.to_owned(), ..Next::default() }),
     }
 }
 
-/// Whether the next word may begin with a remote: values of flags and what lies in a pool do not.
+/// Whether the next word may begin with a remote: values of flags and what an object has do not.
 fn may_name_a_remote(words: &[String]) -> bool {
-    let of_pool = matches!(verbs(words).as_slice(), ["storage", "volume", _, _, ..]);
-    !of_pool && words.last().and_then(|flag| of_flag(flag)).is_none()
+    let of_object = matches!(
+        verbs(words).as_slice(),
+        ["storage", "volume", _, _, ..] | ["restore", _, ..] | ["config", "device", _, _, ..]
+    );
+    !of_object && words.last().and_then(|flag| of_flag(flag)).is_none()
 }
 
 /// Nobody who pressed a key waits longer.
@@ -197,6 +278,7 @@ fn verbs(words: &[String]) -> Vec<&str> {
 
 /// Prints the names that may come next. A server that does not answer offers none, and nobody is told.
 pub(super) async fn names(client: &Client, words: &Names) -> Result<(), Error> {
+    let (words, flag) = &words.apart();
     let verbs = verbs(&words.words);
     if let ["remote", _] = verbs.as_slice() {
         let settings = client.settings();
@@ -205,20 +287,35 @@ pub(super) async fn names(client: &Client, words: &Names) -> Result<(), Error> {
     }
     // Names of another server, where one is typed already.
     let led = words.current.split_once(':');
-    let Some((path, before)) = next(&words.words, led.map_or(words.current.as_str(), |(_, word)| word)) else {
+    let Some(next) = next(&words.words, led.map_or(words.current.as_str(), |(_, word)| word)) else {
         return Ok(());
     };
+    for word in next.fixed {
+        output::print(&format!("{flag}{word}\n"))?;
+    }
+    let path = next.path;
+    if path.is_empty() {
+        return Ok(());
+    }
     let remote = led.map(|(remote, _)| format!("{remote}:"));
-    let at = client.remote(remote.as_deref())?;
+    let at = client.remote(next.remote.as_deref().or(remote.as_deref()))?;
     let list = tokio::time::timeout(PATIENCE, at.get(&path)).await.ok().and_then(Result::ok).unwrap_or_default();
     let base = format!("{path}/");
-    let urls = list.as_array().into_iter().flatten().filter_map(|url| url.as_str());
-    for url in urls {
-        let name = url.split('?').next().unwrap_or_default().trim_start_matches(base.as_str());
-        let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
+    let names: Vec<String> = match next.map {
+        Some(map) => list[map].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect(),
+        None => {
+            let urls = list.as_array().into_iter().flatten().filter_map(|url| url.as_str());
+            let name = |url: &str| {
+                let name = url.split('?').next().unwrap_or_default().trim_start_matches(base.as_str());
+                percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned()
+            };
+            urls.map(name).collect()
+        }
+    };
+    for name in names {
         // What a shell would take for something else is not offered.
         if name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:".contains(&b)) {
-            output::print(&format!("{}{before}{name}\n", remote.as_deref().unwrap_or_default()))?;
+            output::print(&format!("{flag}{}{}{name}\n", remote.as_deref().unwrap_or_default(), next.before))?;
         }
     }
     if led.is_none() && may_name_a_remote(&words.words) {
@@ -244,7 +341,9 @@ mod tests {
         let of = |line: &str| {
             let (line, word) = line.split_once('|').unwrap_or((line, ""));
             let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-            next(&words, word).unwrap_or_default().0.trim_start_matches("/1.0/").to_owned()
+            let next = next(&words, word).unwrap_or_default();
+            let map = next.map.map(|map| format!(".{map}")).unwrap_or_default();
+            next.fixed.join(" ") + next.path.trim_start_matches("/1.0/") + &map
         };
         for (line, path) in [
             ("exec", "instances"),
@@ -259,7 +358,14 @@ mod tests {
             ("config show", "instances"),
             ("config device", ""),
             ("config device add", "instances"),
-            ("config trust remove", ""),
+            ("config trust remove", "certificates"),
+            ("config trust add", ""),
+            ("config device remove c1", "instances/c1.devices"),
+            ("config device override r:c1", "instances/c1.expanded_devices"),
+            ("restore c1", "instances/c1/snapshots"),
+            ("restore c1 s", ""),
+            ("exec --mode", "auto interactive non-interactive"),
+            ("copy c1 c2 --mode", "pull push relay"),
             ("network", ""),
             ("network acl", ""),
             ("network acl show", "network-acls"),
@@ -272,7 +378,7 @@ mod tests {
             ("image info", "images/aliases"),
             ("image list", "images/aliases"),
             ("list c1", "instances"),
-            ("list --format", ""),
+            ("list --format", "table csv json yaml compact"),
             ("image list -c", ""),
             ("delete -f", "instances"),
             ("image info|deb/", "images/aliases"),
