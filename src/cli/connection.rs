@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio_tungstenite::WebSocketStream;
 
+use super::fields;
 use super::limits::{self, Limits};
 use super::progress::Progress;
 use super::tls::Meeting;
@@ -227,6 +228,19 @@ impl Connection {
 
     /// Reads an answer and its headers; a refusal becomes an error.
     pub(super) async fn read(&self, response: Response<Incoming>) -> Result<(Answer, HeaderMap), Error> {
+        let (bytes, headers) = self.body(response).await?;
+        if !is_json(&headers) {
+            return Ok((Answer::Other(bytes), headers));
+        }
+        let envelope: Envelope = serde_json::from_slice(&bytes).map_err(|e| Error::Broken(e.to_string()))?;
+        if envelope.kind == "error" {
+            return Err(Error::refused(envelope.error));
+        }
+        Ok((Answer::Json(envelope), headers))
+    }
+
+    /// The bytes of an answer, and its headers; those of JSON are none that would take too much memory.
+    async fn body(&self, response: Response<Incoming>) -> Result<(Bytes, HeaderMap), Error> {
         let (head, body) = response.into_parts();
         let json = is_json(&head.headers);
         let refused = head.status.is_client_error() || head.status.is_server_error();
@@ -243,17 +257,13 @@ impl Connection {
                     "Servers of the API redirect nobody, and nobody is followed: \"warren remote set-url {remote} <URL>\" sets another address"
                 )));
             }
-            return Ok((Answer::Other(bytes), head.headers));
+            return Ok((bytes, head.headers));
         }
         if self.debug {
             output::note(&String::from_utf8_lossy(&bytes));
         }
         limits.weigh(&bytes)?;
-        let envelope: Envelope = serde_json::from_slice(&bytes).map_err(|e| Error::Broken(e.to_string()))?;
-        if envelope.kind == "error" {
-            return Err(Error::refused(envelope.error));
-        }
-        Ok((Answer::Json(envelope), head.headers))
+        Ok((bytes, head.headers))
     }
 
     /// A JSON request with headers of its own.
@@ -284,6 +294,16 @@ impl Connection {
     /// The metadata that `path` answers.
     pub(super) async fn get(&self, path: &str) -> Result<Value, Error> {
         Ok(self.request(Method::GET, path, None).await?.metadata)
+    }
+
+    /// The objects of a list, with these fields of them alone; most of the time that a list takes is that of making values.
+    pub(super) async fn get_fields(&self, path: &str, fields: &[&str]) -> Result<Vec<Value>, Error> {
+        let response = self.begin(Self::json(Method::GET, path, None, None)?).await?;
+        let (bytes, headers) = self.body(response).await?;
+        if !is_json(&headers) {
+            return Err(Error::Broken("It is not JSON".to_owned()));
+        }
+        fields::of(&bytes, fields)
     }
 
     /// The same with the tag of its version.

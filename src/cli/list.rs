@@ -75,6 +75,30 @@ impl Column {
         matches!(self, Self::Known('4' | '6' | 'S' | 'D' | 'm' | 'M' | 'N' | 'p' | 'u'))
     }
 
+    /// The fields of an instance that it is made of.
+    fn fields(&self) -> &'static [&'static str] {
+        match self {
+            Self::Known(letter) => match letter {
+                'n' => &["name"],
+                's' => &["status"],
+                't' => &["type", "ephemeral"],
+                'S' => &["snapshots"],
+                'a' => &["architecture"],
+                'b' => &["expanded_devices"],
+                'c' => &["created_at"],
+                'd' => &["description"],
+                'e' => &["project"],
+                'f' | 'F' => &["expanded_config"],
+                'l' => &["last_used_at"],
+                'L' => &["location"],
+                'P' => &["profiles"],
+                _ => &["state"],
+            },
+            Self::Key { device: Some(_), .. } => &["expanded_devices"],
+            Self::Key { device: None, .. } => &["expanded_config"],
+        }
+    }
+
     fn cell(&self, instance: &Value, memory: u64) -> String {
         let letter = match self {
             Self::Known(letter) => *letter,
@@ -298,9 +322,14 @@ pub(super) async fn list(client: &Client, list: &List) -> Result<(), Error> {
     let by_address = filters.iter().any(|word| word.starts_with("ipv4=") || word.starts_with("ipv6="));
     let recursion = if whole || by_address || columns.iter().any(Column::needs_state) { 2 } else { 1 };
     let projects = if list.all_projects { "&all-projects=true" } else { "" };
-    let mut objects = match at.get(&format!("/1.0/instances?recursion={recursion}{projects}")).await? {
-        Value::Array(objects) => objects,
-        _ => return Err(Error::Broken("It is no list of instances".to_owned())),
+    let path = format!("/1.0/instances?recursion={recursion}{projects}");
+    let mut objects = if whole || !filters.is_empty() {
+        match at.get(&path).await? {
+            Value::Array(objects) => objects,
+            _ => return Err(Error::Broken("It is no list of instances".to_owned())),
+        }
+    } else {
+        at.get_fields(&path, &columns.iter().flat_map(Column::fields).copied().collect::<Vec<_>>()).await?
     };
     objects.retain(|instance| filters.iter().all(|word| passes(word, instance)));
     let memory = match columns.iter().any(|column| matches!(column, Column::Known('M'))) {

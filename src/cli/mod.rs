@@ -16,6 +16,7 @@ mod device;
 mod editor;
 mod error;
 mod exec;
+mod fields;
 mod file;
 mod file_mount;
 mod image;
