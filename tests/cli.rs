@@ -511,7 +511,7 @@ fn hostile_servers_do_no_harm() {
         (&["list", "-f", "compact"], json(&instances), 0),
         (&["list", "-f", "yaml"], json(&instances), 0),
         (&["list"], json("{}"), 1),
-        (&["list"], json("[[[]]]"), 0),
+        (&["list"], json("[[[]]]"), 1),
         (&["list"], error, 1),
         (&["info", "c1"], json(&instances), 0),
         (
