@@ -139,8 +139,8 @@ fn the_same_files_give_the_same_fingerprint() {
             image
         };
         // mksquashfs has no other date than its clock's for a root with a file from the future in it.
-        let of_future = |compression: &&&str| source.starts_with("c3") || **compression != "squashfs";
-        ALL.iter().filter(of_future).map(one).collect()
+        let comparable = |compression: &&&str| source.starts_with("c3") || **compression != "squashfs";
+        ALL.iter().filter(comparable).map(one).collect()
     };
     daemon.lxc(&["init", "bb", "c3"]).ok();
     daemon.lxc(&["file", "push", zoo_dir.join("text").to_str().unwrap(), "c3/root/text"]).ok();

@@ -17,7 +17,8 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 
-use super::{ClientCertificate, Error, version1};
+use super::version1::{self, Judgement};
+use super::{ClientCertificate, Error};
 use crate::names::Fingerprint;
 
 /// What tells one state of a file from another: inode, length, time of change in nanoseconds. `None`: it is not there.
@@ -54,13 +55,6 @@ struct State {
 
 /// Of so many certificates it is told why they are not trusted, until the files change.
 const STRANGERS: usize = 100;
-
-/// Whether a certificate says that the holder of the other has signed it.
-fn is_issued_by(certificate: &CertificateDer<'_>, root: &CertificateDer<'_>) -> bool {
-    let parsed = |der| x509_parser::parse_x509_certificate(der).ok().map(|(_, certificate)| certificate);
-    let (Some(certificate), Some(root)) = (parsed(certificate), parsed(root)) else { return false };
-    certificate.issuer().as_raw() == root.subject().as_raw()
-}
 
 fn told(error: Error) {
     tracing::error!(%error, "what was read before holds on");
@@ -143,13 +137,16 @@ impl Authority {
         let Some((first, rest)) = certificate.chain.split_first() else { return false };
         let Some(known) = self.known() else { return false };
         let Err(error) = known.verifier.verify_client_cert(first, rest, UnixTime::now()) else { return true };
-        if known.roots.iter().any(|root| version1::is_signed_by(first, root)) {
-            return true;
-        }
-        if known.roots.iter().any(|root| is_issued_by(first, root)) {
-            let of_first = "it is of version 1, and not signed by the authority itself with an algorithm of TLS";
-            let reason = if version1::is_one(first) { of_first.to_owned() } else { error.to_string() };
-            self.tell(certificate, &reason);
+        match version1::judge(first, &known.roots) {
+            Judgement::Signed => return true,
+            Judgement::Unsigned => {
+                self.tell(
+                    certificate,
+                    "it is of version 1, and not signed by the authority itself with an algorithm of TLS",
+                );
+            }
+            Judgement::Later => self.tell(certificate, &error.to_string()),
+            Judgement::Foreign => {}
         }
         false
     }

@@ -6,7 +6,8 @@
 //!  db.sqlite-wal   ├ changes ┤· · · · · · · · ·┤   all changes until they are brought into the rows
 //! ```
 //! The blocks lie behind the end of the files (`FALLOC_FL_KEEP_SIZE`, fallocate(2)), so that SQLite sees nothing of them. It
-//! writes its log from the beginning again when all of it has been brought over (<https://sqlite.org/wal.html>).
+//! writes its log from the beginning again when all of it has been brought over (<https://sqlite.org/wal.html>). Where a file
+//! system copies what is written over (btrfs), that second round needs room of its own, and may find none.
 
 use std::fs::{self, File};
 use std::io;
